@@ -1,0 +1,802 @@
+package warmtier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sync/errgroup"
+)
+
+/*
+Compaction copies the live records of victims into targets and gives the victims back, while reads
+and writes go on. The shape is that of log-structured memory's cleaner (Rumble, Kejriwal, Ousterhout:
+"Log-structured Memory for DRAM-based Storage", FAST '14, section 4); what differs is that a round is
+all or nothing, and that readers hold a lock for a moment instead of an epoch.
+
+	seal    every lane goes on in a new segment: victims are immutable from here on, and what is
+	        written meanwhile lands elsewhere.
+	walk    the index is read once for the victims ahead: it knows which records are live, so dead
+	        ones are never touched.
+	round   build   workers verify live records, copy them to targets, and stage for each one
+	                (old slot, new slot). Nothing of it is visible.
+	        commit  targets enter the table; each staged slot goes from old to new if the index still
+	                says old. If not, the memory was superseded and its copy is dead on arrival.
+	        swap    victims nothing points to leave the table, under contentMu's write lock.
+	        Rounds go on until no victim is left. An error in build or commit undoes the round.
+
+Why no reader sees a wrong byte. During commit old and new location are both in the table, and the
+records there hold the same bytes: which one a reader follows cannot be observed. A reader holds
+contentMu from reading the location until it has copied or pinned, so the swap waits for whoever
+read an old location, and whoever reads one later finds only locations that stay. Both shortcuts are
+wrong: slots first, segments after, lets a reader follow a new location into a table without its
+target; segments first lets it follow an old location into a table without its victim.
+
+Why no write is lost. Writes go to active segments, which are never victims. A slot is exchanged
+under its shard's lock, comparing the whole slot: a Put or Delete before that makes the comparison
+fail, one after it works on the new slot. The location compared cannot have been used for another
+record meanwhile, since its segment has been in the table all along.
+
+I5 (who retires): only the goroutine that set Store.compacting takes segments out of the table, Close
+aside, which waits for it. So compaction reads victims and targets with no lock and no pin.
+I6 (empty victims): a victim leaves the table only with live = 0, and live cannot grow again: nothing
+is written to a sealed segment, and undo ends the compaction. The walk is what finds live records;
+this check is what makes an error there a failed compaction instead of a lost memory.
+
+A round ends when its targets are full, not when a victim is: a victim that was copied in part stays
+in the table with fewer live bytes and is gone on with in the next round. So every target but the
+last is full, and no round has to be planned to fit.
+
+Recycling: the memory of victims without pins becomes the next round's targets, and a bounded round
+maps a new segment only when there is none to recycle. The first round therefore has one target and
+is small, the following grow up to MaxOverhead, and the compaction as a whole maps one segment more
+than the store had. Fresh pages would cost more than the copying (a first touch is a page fault).
+*/
+
+const (
+	// copyChunk is how many bytes a worker copies between two looks at its context, and two
+	// offers of its processor to others: 10 to 20 us.
+	copyChunk = 64 << 10
+
+	// walkBatch slots are read, and flipBatch slots exchanged, in one hold of a shard's lock: a
+	// few us each.
+	walkBatch = 1024
+	flipBatch = 128
+
+	// walkAhead is how many victims one walk of the index lists live records for. A walk costs
+	// about 1 ns per slot, the list 4 bytes per live record.
+	walkAhead = 32
+)
+
+// Stages of a compaction, in CompactionProgress.
+const (
+	StageBuild  = "build"  // copying live records
+	StageCommit = "commit" // pointing the index to the copies
+	StageSwap   = "swap"   // giving victims back
+)
+
+// CompactionProgress says how far a compaction is.
+type CompactionProgress struct {
+	Stage         string // the stage under way, or just ended: StageBuild, StageCommit or StageSwap
+	Round         int    // 1 for the first
+	Victims       int    // segments to be compacted
+	VictimsDone   int    // of them, given back
+	BytesTotal    int64  // live bytes to be copied
+	BytesCopied   int64  // of them, copied
+	MemoriesMoved int64
+	Elapsed       time.Duration
+}
+
+// Compact gives back the space of all dead bytes, as far as its bounds allow: see
+// [CompactionOptions]. Reads and writes go on meanwhile; the longest anybody waits for it is one
+// batch of index slots, or MaxSwapPause. Segments without dead bytes stay, unless they were sealed
+// half empty and can be merged.
+//
+// It copies every live record of the segments it compacts and holds, beyond them, one segment (with
+// a negative MaxOverhead: all live bytes again) and about 28 bytes per memory of a round.
+//
+// When ctx is cancelled it stops within milliseconds: finished rounds stay, the current one is
+// undone. The statistics returned with an error are those of what was done.
+//
+// Errors: [ErrCompactionInProgress]; [ErrClosed]; [ErrReadOnly]; [ErrCompactionFailed], which wraps
+// ctx's error, [ErrInsufficientMemory], [ErrNoSpace], [ErrClosed] when Close cancelled it, or
+// [ErrCorrupt] when a live record is damaged. The damaged segment is left alone from then on, so
+// that the next compaction can give back the others.
+func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
+	if s.opts.ReadOnly {
+		return CompactionStats{}, ErrReadOnly
+	}
+	ctx, done, err := s.begin(ctx)
+	if err != nil {
+		return CompactionStats{}, err
+	}
+	defer done()
+	if !s.compacting.CompareAndSwap(false, true) {
+		return CompactionStats{}, ErrCompactionInProgress
+	}
+	defer s.compacting.Store(false)
+
+	c := &compaction{s: s, start: time.Now(), maxTargets: math.MaxInt}
+	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
+		c.maxTargets = int(max(1, bound/c.segmentSize()))
+	}
+	c.stats.before(s.Stats())
+	err = c.run(ctx)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrCompactionFailed, err)
+	}
+	c.stats.after(s.Stats(), time.Since(c.start))
+	s.history.addCompaction(c.stats, err)
+	return c.stats, err
+}
+
+// compaction is one call of Compact.
+type compaction struct {
+	s          *Store
+	start      time.Time
+	stats      CompactionStats
+	progress   CompactionProgress
+	maxTargets int       // of one round
+	victims    []*victim // not looked at yet
+	work       []*victim // walked, not empty yet
+	pool       [][]byte  // memory of victims, to be used again
+	extra      int64     // bytes mapped by this compaction less those it unmapped
+	staged     []moves   // of the current round, one for each worker; kept for the next
+}
+
+// victim is a segment on its way out.
+type victim struct {
+	seg  *segment
+	live []uint32 // offsets of live records not copied yet, in units of 8 bytes, ascending
+}
+
+// move is one staged change of the index.
+type move struct {
+	from, to slot
+	size     uint32 // of the record, bytes
+}
+
+// moves are staged changes by shard.
+type moves [shardCount][]move
+
+func (c *compaction) run(ctx context.Context) error {
+	defer c.drainPool()
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	c.s.sealLanes()
+	if err := c.s.reach(pointCompactSealed); err != nil {
+		return err
+	}
+	c.chooseVictims()
+	for {
+		if err := c.fillWork(ctx); err != nil {
+			return err
+		}
+		if len(c.work) == 0 {
+			return nil
+		}
+		if err := c.round(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// chooseVictims lists the sealed segments with dead bytes, those with most of them first; and the
+// ones sealed early, when there is something to merge them with.
+func (c *compaction) chooseVictims() {
+	var merge []*victim
+	copying := false
+	for _, seg := range c.s.segments.all() {
+		live := seg.live.Load()
+		if !seg.is(stateSealed) || live > 0 && seg.damaged.Load() {
+			continue
+		}
+		if seg.deadBytes() > 0 {
+			c.victims = append(c.victims, &victim{seg: seg})
+			copying = copying || live > 0
+		} else if seg.early.Load() {
+			merge = append(merge, &victim{seg: seg})
+		}
+	}
+	// One segment sealed early is what every compaction leaves behind.
+	if copying || len(merge) > 1 {
+		c.victims = append(c.victims, merge...)
+	}
+	dead := make(map[*segment]int64, len(c.victims)) // a snapshot: sorting needs keys that stay
+	for _, v := range c.victims {
+		dead[v.seg] = v.seg.deadBytes()
+		c.progress.BytesTotal += v.seg.live.Load()
+	}
+	slices.SortFunc(c.victims, func(a, b *victim) int {
+		return int(max(-1, min(1, dead[b.seg]-dead[a.seg])))
+	})
+	c.progress.Victims = len(c.victims)
+}
+
+// fillWork walks the index for further victims until the next round's targets can be filled: a
+// target is left half empty only when no victim is left.
+func (c *compaction) fillWork(ctx context.Context) error {
+	for len(c.victims) > 0 && (c.unbounded() || c.liveWork() < int64(c.maxTargets)*c.segmentSize()) {
+		n := len(c.victims)
+		if !c.unbounded() {
+			n = min(n, walkAhead)
+		}
+		group := c.victims[:n]
+		c.victims = c.victims[n:]
+		if err := c.walk(ctx, group); err != nil {
+			return err
+		}
+		c.work = append(c.work, group...)
+		if err := c.s.reach(pointCompactWalked); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *compaction) unbounded() bool    { return c.maxTargets == math.MaxInt }
+func (c *compaction) segmentSize() int64 { return int64(c.s.opts.SegmentSize) }
+
+func (c *compaction) liveWork() (total int64) {
+	for _, v := range c.work {
+		total += v.seg.live.Load()
+	}
+	return total
+}
+
+// walk lists the live records of group. It need not see one moment: a record that is live when its
+// shard is read may be superseded later, which the flip will find; none can become live.
+func (c *compaction) walk(ctx context.Context, group []*victim) error {
+	number := make([]int, len(*c.s.segments.entries.Load())) // segment index -> 1 + position in group
+	for i, v := range group {
+		number[v.seg.index] = i + 1
+	}
+	found := make([][][]uint32, c.s.opts.Compaction.Workers)
+	for worker := range found {
+		found[worker] = make([][]uint32, len(group))
+	}
+	err := c.parallel(ctx, func(ctx context.Context, worker, shard int) error {
+		c.walkShard(&c.s.shards[shard], number, found[worker])
+		return context.Cause(ctx)
+	})
+	for i, v := range group {
+		for worker := range found {
+			v.live = append(v.live, found[worker][i]...)
+		}
+		slices.Sort(v.live)
+	}
+	return err
+}
+
+// walkShard appends the offset of each slot of sh that lies in a victim to the list of that victim.
+func (c *compaction) walkShard(sh *shard, number []int, found [][]uint32) {
+	var slots []slot
+	for from := uint32(0); from < tagCount; {
+		sh.mu.RLock()
+		to := sh.rangeEnd(from, walkBatch)
+		slots = sh.table.appendRange(slots[:0], from, to)
+		sh.mu.RUnlock()
+		for _, w := range slots {
+			index := int(w.location() >> c.s.offsetBits)
+			if index >= len(number) || number[index] == 0 {
+				continue
+			}
+			list := &found[number[index]-1]
+			*list = append(*list, uint32(w.location()&(1<<c.s.offsetBits-1)))
+		}
+		from = to
+		runtime.Gosched()
+	}
+}
+
+// parallel calls fn for every shard, on as many goroutines as there are workers, until one fails.
+func (c *compaction) parallel(ctx context.Context, fn func(ctx context.Context, worker, shard int) error) error {
+	var next atomic.Int32
+	g, ctx := errgroup.WithContext(ctx)
+	for worker := range c.s.opts.Compaction.Workers {
+		g.Go(func() error {
+			for i := next.Add(1) - 1; i < shardCount; i = next.Add(1) - 1 {
+				if err := fn(ctx, worker, int(i)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// round is one all-or-nothing unit: build, commit, swap.
+type round struct {
+	c          *compaction
+	maxTargets int
+
+	mu        sync.Mutex // guards what follows
+	work      []*victim  // not taken by a worker yet
+	targets   []*segment // the last one is being filled
+	full      bool       // no target has room, and no further one may be mapped
+	published bool
+	bytes     atomic.Int64  // copied
+	tick      chan struct{} // something was copied; nil when nobody wants to know
+}
+
+// round runs one round and drops the finished victims from c.work. On an error, and on a panic of
+// OnProgress, the store is as it was before.
+func (c *compaction) round(ctx context.Context) error {
+	allowed, err := c.allowedTargets()
+	if err != nil {
+		return err
+	}
+	r := &round{c: c, maxTargets: allowed, work: c.work}
+	if c.s.opts.Compaction.OnProgress != nil {
+		r.tick = make(chan struct{}, 1)
+	}
+	finished := false
+	defer func() {
+		if !finished {
+			r.undo()
+		}
+	}()
+	c.progress.Round++
+	if err := r.build(ctx); err != nil {
+		return err
+	}
+	if err := c.s.reach(pointCompactBuilt); err != nil {
+		return err
+	}
+	c.report(StageBuild, r.bytes.Load())
+	moved, superseded, err := r.commit(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.s.reach(pointCompactCommitted); err != nil {
+		return err
+	}
+	leaving, rest, err := c.sortOut()
+	if err != nil {
+		return err
+	}
+	finished = true
+	r.finish(leaving)
+	c.work = rest
+	c.stats.Rounds++
+	c.stats.MemoriesMoved += moved
+	c.stats.MemoriesSuperseded += superseded
+	c.progress.BytesCopied += r.bytes.Load()
+	c.progress.VictimsDone += len(leaving)
+	c.progress.MemoriesMoved += moved
+	c.report(StageSwap, 0)
+	return nil
+}
+
+// allowedTargets is how many targets the next round may fill. A bounded round uses recycled memory,
+// or one fresh segment when there is none; an unbounded one takes what it needs.
+func (c *compaction) allowedTargets() (int, error) {
+	recycled := len(c.pool)
+	n := min(c.maxTargets, max(1, recycled))
+	need := n
+	if c.unbounded() {
+		n = math.MaxInt
+		// What the live bytes take when every tail wastes as much as it may.
+		need = int(c.liveWork()/(c.segmentSize()-c.segmentSize()/largeShare)) + 1
+	}
+	available, known := c.s.availableMemory()
+	if need <= recycled || !known || c.liveWork() == 0 {
+		return n, nil
+	}
+	usable := int64(float64(available) * c.s.opts.Compaction.MaxMemoryFraction)
+	fits := usable / c.segmentSize()
+	switch {
+	case fits >= int64(need-recycled):
+		return n, nil
+	case fits == 0 && recycled == 0:
+		return 0, &InsufficientMemoryError{Needed: c.segmentSize(), Available: usable}
+	}
+	return recycled + int(fits), nil
+}
+
+func (s *Store) availableMemory() (int64, bool) {
+	if s.hooks.available != nil {
+		return s.hooks.available()
+	}
+	return availableMemory()
+}
+
+// build copies live records until there are none left or the targets are full.
+func (r *round) build(ctx context.Context) error {
+	c := r.c
+	c.stage()
+	ctx, cancel := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	for worker := range c.s.opts.Compaction.Workers {
+		g.Go(func() error { return r.copyVictims(ctx, &c.staged[worker]) })
+	}
+	done := make(chan struct{})
+	var err error
+	go func() {
+		err = g.Wait()
+		close(done)
+	}()
+	defer func() { // OnProgress may panic: the workers must be gone before the round is undone
+		cancel()
+		<-done
+	}()
+	for {
+		select {
+		case <-r.tick:
+			c.report(StageBuild, r.bytes.Load())
+		case <-done:
+			c.noteOverhead()
+			return err
+		}
+	}
+}
+
+// stage makes room for the moves of a round.
+func (c *compaction) stage() {
+	if c.staged == nil {
+		c.staged = make([]moves, c.s.opts.Compaction.Workers)
+	}
+	for w := range c.staged {
+		for i := range c.staged[w] {
+			c.staged[w][i] = c.staged[w][i][:0]
+		}
+	}
+}
+
+// noteOverhead accounts for what is held at the end of a build, when it is most.
+func (c *compaction) noteOverhead() {
+	held := c.extra
+	for w := range c.staged {
+		for i := range c.staged[w] {
+			held += int64(cap(c.staged[w][i])) * int64(unsafe.Sizeof(move{}))
+		}
+	}
+	for _, v := range c.work {
+		held += int64(cap(v.live)) * 4
+	}
+	c.stats.PeakOverheadBytes = max(c.stats.PeakOverheadBytes, held)
+}
+
+// copyVictims is one worker.
+func (r *round) copyVictims(ctx context.Context, staged *moves) error {
+	var headers []header
+	for {
+		v := r.take()
+		if v == nil {
+			return nil
+		}
+		for len(v.live) > 0 {
+			var err error
+			var size int
+			headers, size, err = r.readHeaders(v, headers[:0])
+			if err != nil {
+				return err
+			}
+			target, offset, err := r.reserve(size)
+			if target == nil || err != nil {
+				return err
+			}
+			if err := r.copyChunk(v, headers, target, offset, staged); err != nil {
+				return err
+			}
+			v.live = v.live[len(headers):]
+			r.bytes.Add(int64(size))
+			select {
+			case r.tick <- struct{}{}:
+			default:
+			}
+			runtime.Gosched()
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// take gives a victim to a worker, nil when there is nothing more to do in this round.
+func (r *round) take() *victim {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.full || len(r.work) == 0 {
+		return nil
+	}
+	v := r.work[0]
+	r.work = r.work[1:]
+	return v
+}
+
+// readHeaders appends the headers of the next records of v to headers, as many as make a chunk, and
+// sums up their sizes.
+func (r *round) readHeaders(v *victim, headers []header) (_ []header, size int, err error) {
+	limit := min(copyChunk, r.c.s.opts.SegmentSize/largeShare)
+	tail := int(v.seg.tail.Load())
+	for _, unit := range v.live {
+		if err := r.c.s.reach(pointCompactRecord); err != nil {
+			return nil, 0, err
+		}
+		offset := int(unit) * recordAlign
+		h, ok := decodeHeader(v.seg.mem[min(offset, tail):tail])
+		if !ok {
+			return nil, 0, v.damaged(offset, "no valid header")
+		}
+		if size > 0 && size+h.size() > limit {
+			break
+		}
+		headers = append(headers, h)
+		size += h.size()
+	}
+	return headers, size, nil
+}
+
+func (v *victim) damaged(offset int, reason string) error {
+	v.seg.damaged.Store(true)
+	return &CorruptError{File: v.seg.name(), Offset: int64(offset), Reason: reason}
+}
+
+// reserve finds room for size bytes in a target; nil when the round is full. A chunk never spans
+// two targets, so each of them stays without gaps.
+func (r *round) reserve(size int) (target *segment, offset int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := len(r.targets); n > 0 && r.targets[n-1].room() >= size {
+		target = r.targets[n-1]
+	} else {
+		if n > 0 {
+			r.targets[n-1].seal(false)
+		}
+		if n == r.maxTargets {
+			r.full = true
+		}
+		if r.full {
+			return nil, 0, nil
+		}
+		if target, err = r.c.newTarget(); err != nil {
+			return nil, 0, err
+		}
+		r.targets = append(r.targets, target)
+	}
+	offset = int(target.tail.Load())
+	target.tail.Add(int64(size))
+	return target, offset, nil
+}
+
+// newTarget returns an empty segment that has its place in the table and is not there yet.
+func (c *compaction) newTarget() (*segment, error) {
+	if err := c.s.reach(pointCompactTarget); err != nil {
+		return nil, err
+	}
+	var mem []byte
+	if n := len(c.pool); n > 0 {
+		mem = c.pool[n-1]
+		c.pool = c.pool[:n-1]
+	} else {
+		var err error
+		if mem, err = c.s.mapper.acquire(c.s.opts.SegmentSize); err != nil {
+			return nil, err
+		}
+		c.extra += int64(len(mem))
+	}
+	target := newSegment(c.s.segments.newID(), mem)
+	if err := c.s.segments.assign(target, c.s.maxSegments()); err != nil {
+		c.recycle(mem)
+		return nil, err
+	}
+	target.seal(true)
+	return target, nil
+}
+
+// copyChunk verifies and copies the next records of v, with these headers, to target.
+func (r *round) copyChunk(v *victim, headers []header, target *segment, offset int, staged *moves) error {
+	s := r.c.s
+	for i, h := range headers {
+		from := int(v.live[i]) * recordAlign
+		rec := v.seg.mem[from : from+h.size()]
+		if h.kind != kindMemory || !intactRecord(rec, h, v.seg.seed) {
+			return v.damaged(from, "checksum mismatch")
+		}
+		copyRecord(target.mem[offset:offset+h.size()], rec, h, v.seg.seed, target.seed)
+		number, tag := splitHash(s.hashBytes(recordID(rec, h)))
+		staged[number] = append(staged[number], move{
+			from: makeSlot(tag, s.locate(v.seg, from)),
+			to:   makeSlot(tag, s.locate(target, offset)),
+			size: uint32(h.size()),
+		})
+		offset += h.size()
+	}
+	return nil
+}
+
+// commit makes the copies visible.
+func (r *round) commit(ctx context.Context) (moved, superseded int64, err error) {
+	c := r.c
+	r.publish()
+	var m, sup atomic.Int64
+	err = c.parallel(ctx, func(ctx context.Context, _, shard int) error {
+		for w := range c.staged {
+			for batch := range slices.Chunk(c.staged[w][shard], flipBatch) {
+				n, err := c.s.flip(&c.s.shards[shard], batch)
+				m.Add(int64(n))
+				sup.Add(int64(len(batch) - n))
+				if err == nil {
+					err = context.Cause(ctx)
+				}
+				if err != nil {
+					return err
+				}
+				runtime.Gosched()
+			}
+		}
+		return nil
+	})
+	return m.Load(), sup.Load(), err
+}
+
+// publish puts the targets into the table.
+func (r *round) publish() {
+	s := r.c.s
+	s.contentMu.RLock()
+	defer s.contentMu.RUnlock()
+	for _, target := range r.targets {
+		s.segments.publish(target)
+	}
+	r.published = true
+}
+
+// flip exchanges the slots of batch that the index still has, and says how many.
+func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for _, m := range batch {
+		if err := s.reach(pointCompactFlip); err != nil {
+			return flipped, err
+		}
+		if pos, ok := sh.table.find(m.from); ok {
+			sh.table.set(pos, m.to)
+			s.moveLive(m)
+			flipped++
+		}
+	}
+	sh.version.Add(1)
+	return flipped, nil
+}
+
+func (s *Store) moveLive(m move) {
+	from, _ := s.resolve(m.from.location())
+	to, _ := s.resolve(m.to.location())
+	from.live.Add(-int64(m.size))
+	to.live.Add(int64(m.size))
+}
+
+// sortOut parts c.work into the victims that are empty and those the next round goes on with.
+func (c *compaction) sortOut() (leaving []*segment, rest []*victim, err error) {
+	for _, v := range c.work {
+		live := v.seg.live.Load()
+		switch {
+		case live == 0:
+			leaving = append(leaving, v.seg)
+		case len(v.live) > 0:
+			rest = append(rest, v)
+		default: // I6
+			err = errors.Join(err, fmt.Errorf("warmtier: internal error: %s has %d live bytes the walk did not find",
+				v.seg.name(), live))
+		}
+	}
+	return leaving, rest, err
+}
+
+// finish takes the empty victims out of the store: the point of no return is behind.
+func (r *round) finish(leaving []*segment) {
+	c := r.c
+	for _, seg := range leaving {
+		c.stats.BytesReclaimed += seg.recordBytes()
+	}
+	for _, target := range r.targets {
+		c.stats.BytesReclaimed -= target.recordBytes()
+	}
+	c.swap(leaving)
+	_ = c.s.reach(pointCompactSwapped)
+	if n := len(r.targets); n > 0 {
+		last := r.targets[n-1]
+		last.seal(int64(last.room()) > c.segmentSize()/largeShare)
+		// A recycled target may have pages beyond its tail that no record will ever use.
+		if err := discard(last.mem[roundUp(int(last.tail.Load()), pageSize):]); err != nil {
+			c.s.opts.Logger.Warn("unused pages could not be given back", "error", err)
+		}
+	}
+}
+
+// swap takes segs out of the table and their memory back.
+func (c *compaction) swap(segs []*segment) {
+	if len(segs) == 0 {
+		return
+	}
+	s := c.s
+	runtime.Gosched() // a fresh time slice: being preempted inside would stop everybody
+	s.contentMu.Lock()
+	start := time.Now()
+	s.segments.removeLocked(segs)
+	pause := time.Since(start)
+	s.contentMu.Unlock()
+	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, pause)
+
+	s.segments.reuse(segs)
+	for _, seg := range segs {
+		if s.retire(seg) {
+			c.recycle(seg.mem)
+		}
+	}
+}
+
+// recycle keeps mem for the next targets, or unmaps it.
+func (c *compaction) recycle(mem []byte) {
+	if len(mem) == c.s.opts.SegmentSize && len(c.pool) < c.maxTargets {
+		c.pool = append(c.pool, mem)
+		return
+	}
+	c.s.release(mem)
+	c.extra -= int64(len(mem))
+}
+
+func (c *compaction) drainPool() {
+	for _, mem := range c.pool {
+		c.s.release(mem)
+	}
+	c.pool = nil
+}
+
+// undo takes back a round: every flip whose new slot is still there. Where it is not, the memory was
+// superseded after the flip, and neither record is live. Nothing here can fail.
+func (r *round) undo() {
+	c := r.c
+	if !r.published { // nobody has seen the targets
+		c.s.segments.reuse(r.targets)
+		for _, target := range r.targets {
+			c.recycle(target.mem)
+		}
+		return
+	}
+	for w := range c.staged {
+		for i := range c.staged[w] {
+			for batch := range slices.Chunk(c.staged[w][i], flipBatch) {
+				c.s.unflip(&c.s.shards[i], batch)
+			}
+		}
+	}
+	c.swap(r.targets)
+}
+
+// unflip is flip backwards.
+func (s *Store) unflip(sh *shard, batch []move) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for _, m := range batch {
+		if pos, ok := sh.table.find(m.to); ok {
+			sh.table.set(pos, m.from)
+			s.moveLive(move{from: m.to, to: m.from, size: m.size})
+		}
+	}
+	sh.version.Add(1)
+}
+
+// report calls OnProgress. REQUIRES: no lock held.
+func (c *compaction) report(stage string, copied int64) {
+	fn := c.s.opts.Compaction.OnProgress
+	if fn == nil {
+		return
+	}
+	p := c.progress
+	p.Stage = stage
+	p.BytesCopied += copied
+	p.Elapsed = time.Since(c.start)
+	assertUnlocked()
+	fn(p)
+}

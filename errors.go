@@ -1,0 +1,84 @@
+package warmtier
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of Open.
+var (
+	// ErrInvalidOptions is returned by [Open] when a field of [Options] is out of its range; the
+	// message names every such field with its value.
+	ErrInvalidOptions = errors.New("warmtier: invalid options")
+	// ErrVersion is returned by [Open] when a file has a format version this package cannot read.
+	ErrVersion = errors.New("warmtier: unknown format version")
+	// ErrLocked is returned by [Open] when another store holds the directory.
+	ErrLocked = errors.New("warmtier: directory is locked by another store")
+)
+
+// Errors of calls on an open store.
+var (
+	// ErrNotFound is returned when no memory has the id.
+	ErrNotFound = errors.New("warmtier: memory not found")
+	// ErrClosed is returned by every call on a store after [Store.Close] has begun.
+	ErrClosed = errors.New("warmtier: store is closed")
+	// ErrInvalidID is returned for an id that is empty or longer than [MaxIDLen].
+	ErrInvalidID = errors.New("warmtier: invalid id")
+	// ErrContentTooLarge is returned for a content longer than [MaxContentLen].
+	ErrContentTooLarge = errors.New("warmtier: content too large")
+	// ErrReadOnly is returned by calls that write to a store opened with Options.ReadOnly.
+	ErrReadOnly = errors.New("warmtier: store is read-only")
+	// ErrNoSpace is returned when there is no memory or file space for another segment, or none for
+	// a larger index. It wraps the cause.
+	ErrNoSpace = errors.New("warmtier: no space")
+	// ErrSyncFailed is returned once a flush has failed, and by every write from then on.
+	ErrSyncFailed = errors.New("warmtier: sync failed, store takes no more writes")
+	// ErrCorrupt is returned when stored bytes fail their checksum or their bounds. errors.As finds
+	// the [*CorruptError] with the place.
+	ErrCorrupt = errors.New("warmtier: corrupt record")
+)
+
+// Errors of compaction and maintenance.
+var (
+	// ErrCompactionInProgress is returned by [Store.Compact] while another compaction runs.
+	ErrCompactionInProgress = errors.New("warmtier: compaction in progress")
+	// ErrCompactionFailed is returned by [Store.Compact] when a compaction ended early, cancelled or
+	// failed. It wraps the cause. Finished rounds stay, the last one is undone.
+	ErrCompactionFailed = errors.New("warmtier: compaction failed")
+	// ErrInsufficientMemory is returned by [Store.Compact] when not even one segment fits into the
+	// memory the process may use. errors.As finds the [*InsufficientMemoryError] with the figures.
+	ErrInsufficientMemory = errors.New("warmtier: insufficient memory")
+)
+
+// CorruptError says where damage was met. errors.Is(err, ErrCorrupt) holds for it.
+type CorruptError struct {
+	File   string // path of the segment file; "segment N" in a memory store
+	Offset int64  // of the record in the segment, bytes
+	ID     string // of the memory, "" when the damage leaves it unknown
+	Reason string // what was wrong
+}
+
+// Error names the file, the offset and the reason, and leaves the id out: ids are user data and do
+// not belong in logs.
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("%v: %s at offset %d: %s", ErrCorrupt, e.File, e.Offset, e.Reason)
+}
+
+// Is reports whether target is [ErrCorrupt].
+func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
+
+// InsufficientMemoryError says how much memory a compaction needed and how much it may take.
+// errors.Is(err, ErrInsufficientMemory) holds for it.
+type InsufficientMemoryError struct {
+	Needed    int64 // bytes for the smallest round, one segment
+	Available int64 // bytes: available to the process times MaxMemoryFraction
+}
+
+// Error gives both figures.
+func (e *InsufficientMemoryError) Error() string {
+	return fmt.Sprintf("%v: compaction needs %d bytes, may take %d",
+		ErrInsufficientMemory, e.Needed, e.Available)
+}
+
+// Is reports whether target is [ErrInsufficientMemory].
+func (e *InsufficientMemoryError) Is(target error) bool { return target == ErrInsufficientMemory }

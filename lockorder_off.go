@@ -1,0 +1,15 @@
+//go:build !warmtier_invariants
+
+package warmtier
+
+import "sync"
+
+// rankedMutex and rankedRWMutex are the plain mutexes of package sync; under the build tag
+// warmtier_invariants every lock checks its rank instead (lockorder_on.go).
+type (
+	rankedMutex[R rank]   struct{ sync.Mutex }
+	rankedRWMutex[R rank] struct{ sync.RWMutex }
+)
+
+// assertUnlocked panics under warmtier_invariants when the calling goroutine holds a lock.
+func assertUnlocked() {}

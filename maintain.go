@@ -1,0 +1,140 @@
+package warmtier
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// SkipReason says why a maintenance cycle did not compact.
+type SkipReason string
+
+// Reasons, in the order in which they are looked at.
+const (
+	SkipThreshold SkipReason = "threshold"  // FragmentationRatio under FragmentationThreshold
+	SkipSize      SkipReason = "size"       // TotalBytes under MinBytes
+	SkipRateLimit SkipReason = "rate_limit" // the last automatic compaction less than MinPeriod ago
+	SkipBusy      SkipReason = "busy"       // another compaction runs
+	SkipMemory    SkipReason = "memory"     // not even one segment fits into the memory it may take
+)
+
+// MaintenanceReport says what one maintenance cycle saw and did.
+type MaintenanceReport struct {
+	FragmentationRatio float64         // when the cycle began
+	TotalBytes         int64           // likewise
+	Compacted          bool            // a compaction ran, to its end
+	Skipped            SkipReason      // why none was started; empty when one was
+	Compaction         CompactionStats // of the compaction, also when it failed
+	Duration           time.Duration
+}
+
+// maintenance is the state of the background cycle.
+type maintenance struct {
+	mu   sync.Mutex // one cycle at a time; only ever tried, so it has no place in the lock order
+	last time.Time  // when the last automatic compaction began; zero before the first
+}
+
+// startMaintenance starts the background cycle.
+func (s *Store) startMaintenance() {
+	if s.opts.Maintenance.Disabled || s.opts.ReadOnly {
+		return
+	}
+	s.running.Add(1)
+	go func() {
+		defer s.running.Done()
+		ticker := time.NewTicker(s.opts.Maintenance.Interval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-s.lifetime.Done():
+				return
+			case <-ticker.C:
+				s.cycle()
+			}
+		}
+	}()
+}
+
+// cycle is Maintain for the background: what goes wrong is logged, and counted by the compaction.
+func (s *Store) cycle() {
+	r, err := s.Maintain(s.lifetime)
+	switch {
+	case errors.Is(err, ErrClosed):
+	case err != nil:
+		s.opts.Logger.Error("automatic compaction failed", "error", err,
+			"fragmentation", r.FragmentationRatio, "total_bytes", r.TotalBytes)
+	case r.Compacted:
+		s.opts.Logger.Info("automatic compaction", "duration", r.Compaction.Duration,
+			"reclaimed_bytes", r.Compaction.BytesReclaimed,
+			"fragmentation_before", r.Compaction.FragmentationBefore,
+			"fragmentation_after", r.Compaction.FragmentationAfter)
+	case r.Skipped == SkipMemory:
+		s.opts.Logger.Warn("automatic compaction put off: memory is short",
+			"fragmentation", r.FragmentationRatio, "total_bytes", r.TotalBytes)
+	default:
+		s.opts.Logger.Debug("maintenance had nothing to do", "reason", r.Skipped,
+			"fragmentation", r.FragmentationRatio, "total_bytes", r.TotalBytes)
+	}
+}
+
+// Maintain runs one maintenance cycle now, by the rules of [MaintenanceOptions] and whether or not
+// the background cycle is disabled: it compacts when they say so. The report says what it saw, what
+// it did, and why when it did nothing; doing nothing is no error.
+//
+// Errors: [ErrClosed], [ErrReadOnly], and those of [Store.Compact] when a compaction was started and
+// failed, except that memory too short for one segment, or another compaction under way, is a
+// reason to skip and not an error.
+func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
+	if s.opts.ReadOnly {
+		return MaintenanceReport{}, ErrReadOnly
+	}
+	ctx, done, err := s.begin(ctx)
+	if err != nil {
+		return MaintenanceReport{}, err
+	}
+	defer done()
+	start := time.Now()
+	st := s.Stats()
+	r := MaintenanceReport{FragmentationRatio: st.FragmentationRatio, TotalBytes: st.TotalBytes}
+	if err := context.Cause(ctx); err != nil {
+		return r, err
+	}
+	if !s.maintenance.mu.TryLock() {
+		r.Skipped = SkipBusy
+		return r, nil
+	}
+	defer s.maintenance.mu.Unlock()
+	r.Skipped = s.reasonToSkip(st, start)
+	if r.Skipped == "" {
+		r.Compaction, err = s.Compact(ctx)
+		switch {
+		case err == nil:
+			r.Compacted = true
+		case errors.Is(err, ErrCompactionInProgress):
+			r.Skipped, err = SkipBusy, nil
+		case errors.Is(err, ErrInsufficientMemory) && r.Compaction.Rounds == 0:
+			r.Skipped, err = SkipMemory, nil
+		}
+		if r.Skipped == "" {
+			s.maintenance.last = start
+		}
+	}
+	r.Duration = time.Since(start)
+	s.history.addCycle(r)
+	return r, err
+}
+
+// reasonToSkip applies the rules; empty means compact.
+func (s *Store) reasonToSkip(st Stats, now time.Time) SkipReason {
+	m := s.opts.Maintenance
+	switch {
+	case st.FragmentationRatio < m.FragmentationThreshold:
+		return SkipThreshold
+	case st.TotalBytes < m.MinBytes:
+		return SkipSize
+	case !s.maintenance.last.IsZero() && now.Sub(s.maintenance.last) < m.MinPeriod:
+		return SkipRateLimit
+	}
+	return ""
+}

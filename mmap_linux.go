@@ -1,0 +1,17 @@
+//go:build linux && !race
+
+package warmtier
+
+import "golang.org/x/sys/unix"
+
+// hugePageSize is where asking for huge pages begins to make sense.
+const hugePageSize = 2 << 20 // bytes
+
+// adviseHuge asks for huge pages under mem. A first touch is a page fault, which costs a few us and
+// on virtual machines over 10: with pages of 2 MiB there are 512 times fewer. Where the kernel has
+// none to give, everything works as before.
+func adviseHuge(mem []byte) {
+	if len(mem) >= hugePageSize {
+		_ = unix.Madvise(mem, unix.MADV_HUGEPAGE)
+	}
+}

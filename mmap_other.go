@@ -1,0 +1,18 @@
+//go:build !unix && !race
+
+package warmtier
+
+import "github.com/edsrzf/mmap-go"
+
+// mapPrivate maps memory backed by the page file; without a name it is nobody else's.
+func mapPrivate(size int) ([]byte, error) {
+	return mmap.MapRegion(nil, size, mmap.RDWR, mmap.ANON, 0)
+}
+
+func unmapPrivate(mem []byte) error {
+	m := mmap.MMap(mem)
+	return m.Unmap()
+}
+
+// discard keeps the pages: there is no portable advice for it here.
+func discard([]byte) error { return nil }

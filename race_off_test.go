@@ -1,0 +1,5 @@
+//go:build !race
+
+package warmtier
+
+const raceEnabled = false

@@ -1,0 +1,287 @@
+package warmtier
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math/bits"
+	"sync/atomic"
+)
+
+/*
+A segment is one mapped region that holds records back to back behind a header. Its life:
+
+	active ──seal──▶ sealed ──swap──▶ retired ──last unpin──▶ memory unmapped or used again
+
+Active: one lane appends to it. Sealed: immutable. Retired: out of the segment table, mapped as
+long as someone holds a pin.
+
+I4 (references): the table counts as one reference, every pin as another; whoever drops the last
+one owns the memory. A pin is only taken with contentMu held, on a segment found in the table; the
+swap takes segments out under contentMu's write lock. So no pin can come after the table's
+reference is gone, and a segment is never touched after its memory was given away.
+*/
+
+const (
+	// segmentHeaderSize bytes are kept free at the start of a segment: no record is ever at offset
+	// 0, and a segment in a file has its header there.
+	segmentHeaderSize = 64
+
+	// A record over 1/16 of a segment, and over 1 MiB, gets a segment of its own. So a segment that
+	// was sealed because the next record did not fit is at least 15/16 full, and what is copied
+	// into a shared segment with locks held takes no longer than 1/16 of one.
+	largeShare   = 16
+	minLargeSize = 1 << 20 // bytes
+)
+
+type segmentState int32
+
+const (
+	stateActive segmentState = iota
+	stateSealed
+	stateRetired
+)
+
+// segment is safe for concurrent use as far as each field says.
+type segment struct {
+	id    uint64 // never used twice in a store
+	index int    // in the segment table: part of the location of each record
+	mem   []byte // the bytes below tail are immutable (I1)
+	seed  uint32 // of the checksums of its records
+	large bool   // made for the one record it holds
+
+	state   atomic.Int32
+	damaged atomic.Bool  // a compaction met damage here; written by compactions
+	early   atomic.Bool  // sealed although it had room: compactions merge such segments
+	tail    atomic.Int64 // bytes in use, header included; grows under the lane's lock while active
+	live    atomic.Int64 // bytes of records the index points to; changes under shard locks
+	refs    atomic.Int64 // 1 for the table and 1 for each pin
+}
+
+func newSegment(id uint64, mem []byte) *segment {
+	seg := &segment{id: id, mem: mem, seed: segmentSeed(id)}
+	seg.tail.Store(segmentHeaderSize)
+	seg.refs.Store(1)
+	return seg
+}
+
+func segmentSeed(id uint64) uint32 {
+	return crc32.Checksum(binary.LittleEndian.AppendUint64(nil, id), castagnoli)
+}
+
+func (seg *segment) room() int          { return len(seg.mem) - int(seg.tail.Load()) }
+func (seg *segment) recordBytes() int64 { return seg.tail.Load() - segmentHeaderSize }
+func (seg *segment) deadBytes() int64   { return seg.recordBytes() - seg.live.Load() }
+func (seg *segment) is(st segmentState) bool {
+	return segmentState(seg.state.Load()) == st
+}
+
+// name is what errors call the segment.
+func (seg *segment) name() string { return fmt.Sprintf("segment %d", seg.id) }
+
+// seal makes seg immutable; early says that more records would have fitted. REQUIRES: the lock of
+// the lane that appends to it, or nobody else knows seg yet.
+func (seg *segment) seal(early bool) {
+	seg.early.Store(early)
+	seg.state.Store(int32(stateSealed))
+}
+
+// pin keeps seg mapped. REQUIRES: contentMu held, seg found in the table.
+func (seg *segment) pin() { seg.refs.Add(1) }
+
+// unpin drops a pin, and unmaps a retired segment with its last one.
+func (s *Store) unpin(seg *segment) {
+	if seg.refs.Add(-1) == 0 {
+		s.retiredBytes.Add(-int64(len(seg.mem)))
+		s.release(seg.mem)
+	}
+}
+
+// retire drops the table's reference. last is true when no pin is left: the memory is the caller's
+// then. REQUIRES: seg is out of the table.
+func (s *Store) retire(seg *segment) (last bool) {
+	seg.state.Store(int32(stateRetired))
+	s.retiredBytes.Add(int64(len(seg.mem)))
+	if seg.refs.Add(-1) > 0 {
+		return false
+	}
+	s.retiredBytes.Add(-int64(len(seg.mem)))
+	return true
+}
+
+// release unmaps mem. No call can do anything about a failure, so it is logged.
+func (s *Store) release(mem []byte) {
+	if err := s.mapper.release(mem); err != nil {
+		s.opts.Logger.Error("memory could not be given back", "error", err)
+	}
+}
+
+// segmentTable turns the segment part of a location into a segment. Entries come one by one, with
+// contentMu read-held; they go under its write lock. A reader needs no more than contentMu.
+type segmentTable struct {
+	mu      rankedMutex[tableRank] // guards what follows, not the loads of entries
+	entries atomic.Pointer[[]atomic.Pointer[segment]]
+	used    int   // entries[used:] were never used
+	free    []int // entries that were, and are empty
+	nextID  uint64
+}
+
+// at returns the segment at index, nil when there is none.
+func (t *segmentTable) at(index int) *segment {
+	entries := *t.entries.Load()
+	if index >= len(entries) {
+		return nil
+	}
+	return entries[index].Load()
+}
+
+// all returns the segments of the table, in no particular order.
+func (t *segmentTable) all() []*segment {
+	entries := *t.entries.Load()
+	list := make([]*segment, 0, len(entries))
+	for i := range entries {
+		if seg := entries[i].Load(); seg != nil {
+			list = append(list, seg)
+		}
+	}
+	return list
+}
+
+func (t *segmentTable) newID() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.nextID++
+	return t.nextID
+}
+
+// assign gives seg an index, so that locations can name it.
+func (t *segmentTable) assign(seg *segment, limit int) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.free); n > 0 {
+		seg.index = t.free[n-1]
+		t.free = t.free[:n-1]
+		return nil
+	}
+	if t.used == limit {
+		return fmt.Errorf("%w: the store has %d segments, the most it can address", ErrNoSpace, limit)
+	}
+	seg.index = t.used
+	t.used++
+	return nil
+}
+
+// publish puts seg into the table; from here on locations can be followed to it. REQUIRES: contentMu
+// read-held, seg has an index.
+func (t *segmentTable) publish(seg *segment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	entries := *t.entries.Load()
+	if seg.index >= len(entries) {
+		grown := make([]atomic.Pointer[segment], max(16, seg.index+1, 2*len(entries)))
+		for i := range entries {
+			grown[i].Store(entries[i].Load())
+		}
+		t.entries.Store(&grown)
+		entries = grown
+	}
+	entries[seg.index].Store(seg)
+}
+
+// removeLocked takes segs out of the table. REQUIRES: contentMu write-held. It does nothing else, so
+// that the hold stays short; reuse makes the entries available afterwards.
+func (t *segmentTable) removeLocked(segs []*segment) {
+	entries := *t.entries.Load()
+	for _, seg := range segs {
+		entries[seg.index].Store(nil)
+	}
+}
+
+// reuse lets other segments have the indexes of segs. REQUIRES: segs are not in the table.
+func (t *segmentTable) reuse(segs []*segment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, seg := range segs {
+		t.free = append(t.free, seg.index)
+	}
+}
+
+// offsetBitsFor is the number of location bits for offsets in segments of this size; the others
+// number segments. A large segment may be longer: its one record starts right behind the header.
+func offsetBitsFor(segmentSize int) uint {
+	return uint(bits.Len(uint(segmentSize/recordAlign - 1)))
+}
+
+func (s *Store) locate(seg *segment, offset int) location {
+	return location(seg.index)<<s.offsetBits | location(offset/recordAlign)
+}
+
+func (s *Store) resolve(loc location) (seg *segment, offset int) {
+	return s.segments.at(int(loc >> s.offsetBits)), int(loc&(1<<s.offsetBits-1)) * recordAlign
+}
+
+// maxSegments is how many segments locations can tell apart.
+func (s *Store) maxSegments() int { return 1 << min(locationBits-s.offsetBits, 30) }
+
+// lane is one appender. The shards of a lane write one at a time.
+type lane struct {
+	laneState
+	_ [cacheLines - 24%cacheLines]byte // never on one cache line with the next lane
+}
+
+type laneState struct {
+	mu     rankedMutex[laneRank]
+	active *segment // guarded by mu; nil before the first record, and after a seal
+}
+
+// reserveLocked returns a segment with room for size bytes at its tail. A lane that rolls publishes the
+// new segment with contentMu read-held: between swaps the table only grows. REQUIRES: ln.mu held,
+// contentMu read-held.
+func (s *Store) reserveLocked(ln *lane, size int) (*segment, error) {
+	if ln.active != nil && ln.active.room() >= size {
+		return ln.active, nil
+	}
+	mem, err := s.mapper.acquire(s.opts.SegmentSize)
+	if err != nil {
+		return nil, err
+	}
+	seg := newSegment(s.segments.newID(), mem)
+	if err := s.segments.assign(seg, s.maxSegments()); err != nil {
+		s.release(mem)
+		return nil, err
+	}
+	s.segments.publish(seg)
+	if ln.active != nil {
+		ln.active.seal(false)
+	}
+	ln.active = seg
+	return seg, nil
+}
+
+// newLargeSegment returns a sealed segment, in no table yet, with room for one record of size bytes.
+func (s *Store) newLargeSegment(size int) (*segment, error) {
+	mem, err := s.mapper.acquire(roundUp(segmentHeaderSize+size, pageSize))
+	if err != nil {
+		return nil, err
+	}
+	seg := newSegment(s.segments.newID(), mem)
+	seg.large = true
+	seg.seal(false)
+	return seg, nil
+}
+
+// sealLanes seals every active segment that holds a record. Lanes get a new one with their next
+// record.
+func (s *Store) sealLanes() {
+	s.contentMu.RLock()
+	defer s.contentMu.RUnlock()
+	for i := range s.lanes {
+		ln := &s.lanes[i]
+		ln.mu.Lock()
+		if ln.active != nil && ln.active.recordBytes() > 0 {
+			ln.active.seal(true)
+			ln.active = nil
+		}
+		ln.mu.Unlock()
+	}
+}

@@ -1,0 +1,238 @@
+package warmtier
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// maxFindings is how many findings a report lists; the others are counted.
+const maxFindings = 1000
+
+// Finding is one thing that is not as it must be.
+type Finding struct {
+	File    string // as in CorruptError; "index" when the index itself is wrong
+	Offset  int64  // of the record, bytes
+	ID      string // of the memory, "" when unknown
+	Problem string
+}
+
+// VerifyReport is the result of [Store.Verify].
+type VerifyReport struct {
+	Segments  int
+	Records   int   // read in segments, dead ones included
+	Memories  int   // found by way of the index
+	BytesRead int64 // of records
+	// Findings lists what is wrong, at most 1000 of the FindingCount there are.
+	Findings     []Finding
+	FindingCount int
+	// Quiescent is true when no write and no compaction came between. Only then could counts and
+	// bytes be held against the index; records and slots are checked one by one in any case.
+	Quiescent bool
+	Duration  time.Duration
+}
+
+// Verify reads every record of every segment, and every slot of the index, and checks each
+// invariant: records lie back to back within bounds and have their checksums; each slot leads to a
+// live record whose id belongs to that slot; no id has two; counts, live and dead bytes agree with
+// the index. It runs beside reads, writes and compactions, and holds locks for a batch at a time.
+// Cost: about that of reading all content once, and two look-ups per record.
+//
+// Errors: [ErrCorrupt] when there is a finding (the report lists them), [ErrClosed], ctx's error.
+func (s *Store) Verify(ctx context.Context) (VerifyReport, error) {
+	start := time.Now()
+	ctx, done, err := s.begin(ctx)
+	if err != nil {
+		return VerifyReport{}, err
+	}
+	defer done()
+	v := &verifier{s: s, live: map[uint64]int64{}}
+	before := s.changes()
+	err = v.checkSegments(ctx)
+	if err == nil {
+		err = v.checkIndex(ctx)
+	}
+	v.report.Quiescent = err == nil && before == s.changes() && !s.compacting.Load()
+	if v.report.Quiescent {
+		v.checkTotals()
+	}
+	v.report.Duration = time.Since(start)
+	if err == nil && v.report.FindingCount > 0 {
+		f := v.report.Findings[0]
+		err = &CorruptError{File: f.File, Offset: f.Offset, ID: f.ID, Reason: f.Problem}
+	}
+	return v.report, err
+}
+
+// changes grows with every change of the index, and with every compaction that ends.
+func (s *Store) changes() (n int64) {
+	for i := range s.shards {
+		n += s.shards[i].version.Load()
+	}
+	s.history.mu.Lock()
+	defer s.history.mu.Unlock()
+	return n + s.history.compactions + s.history.failures
+}
+
+// verifier is one call of Verify.
+type verifier struct {
+	s         *Store
+	report    VerifyReport
+	reachable int              // records that the index points to, counted while reading segments
+	live      map[uint64]int64 // bytes of them by segment id
+}
+
+func (v *verifier) found(f Finding) {
+	v.report.FindingCount++
+	if len(v.report.Findings) < maxFindings {
+		v.report.Findings = append(v.report.Findings, f)
+	}
+}
+
+// checkSegments reads the segments one by one, each under a pin.
+func (v *verifier) checkSegments(ctx context.Context) error {
+	for index := 0; ; index++ {
+		v.s.contentMu.RLock()
+		entries := len(*v.s.segments.entries.Load())
+		seg := v.s.segments.at(index)
+		if seg != nil {
+			seg.pin()
+		}
+		v.s.contentMu.RUnlock()
+		if index >= entries {
+			return nil
+		}
+		if seg == nil {
+			continue
+		}
+		err := v.checkSegment(ctx, seg)
+		v.s.unpin(seg)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// checkSegment reads the records of one segment back to back.
+func (v *verifier) checkSegment(ctx context.Context, seg *segment) error {
+	v.report.Segments++
+	tail := int(seg.tail.Load())
+	for offset, n := segmentHeaderSize, 0; offset < tail; n++ {
+		if n%1024 == 0 {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+		}
+		rec := seg.mem[offset:tail]
+		h, ok := decodeHeader(rec)
+		if !ok {
+			// Where the next record begins is unknown; those the index points to are checked with it.
+			v.found(Finding{File: seg.name(), Offset: int64(offset), Problem: "no valid header"})
+			return nil
+		}
+		id := string(recordID(rec, h))
+		if !intactRecord(rec, h, seg.seed) {
+			v.found(Finding{File: seg.name(), Offset: int64(offset), ID: id, Problem: "checksum mismatch"})
+		}
+		if v.s.pointsTo(id, v.s.locate(seg, offset)) {
+			v.reachable++
+			v.live[seg.id] += int64(h.size())
+		}
+		v.report.Records++
+		v.report.BytesRead += int64(h.size())
+		offset += h.size()
+	}
+	return nil
+}
+
+// pointsTo reports whether the index has loc for id.
+func (s *Store) pointsTo(id string, loc location) bool {
+	sh, tag := s.place(id)
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	_, ok := sh.table.find(makeSlot(tag, loc))
+	return ok
+}
+
+// checkIndex follows every slot.
+func (v *verifier) checkIndex(ctx context.Context) error {
+	var slots []slot
+	for i := range v.s.shards {
+		for from := uint32(0); from < tagCount; {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			slots, from = v.checkSlots(i, from, slots)
+		}
+	}
+	return nil
+}
+
+// checkSlots checks the slots of a few tags, from one on, and returns the tag to go on with.
+func (v *verifier) checkSlots(number int, from uint32, slots []slot) ([]slot, uint32) {
+	s := v.s
+	sh := &s.shards[number]
+	s.contentMu.RLock()
+	defer s.contentMu.RUnlock()
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	to := sh.rangeEnd(from, iterationBatch)
+	slots = sh.table.appendRange(slots[:0], from, to)
+	ids := make(map[string]bool, len(slots))
+	for _, w := range slots {
+		v.report.Memories++
+		m, err := s.follow(w.location())
+		if err != nil {
+			v.found(Finding{File: "index", Offset: int64(w.location()), Problem: err.Error()})
+			continue
+		}
+		id := string(recordID(m.rec, m.h))
+		place := Finding{File: m.seg.name(), Offset: int64(m.offset), ID: id}
+		if n, tag := splitHash(s.hash(id)); n != number || tag != w.tag() {
+			place.Problem = fmt.Sprintf("its slot is in shard %d with tag %#x, not %d with %#x", number, w.tag(), n, tag)
+			v.found(place)
+		}
+		if ids[id] {
+			place.Problem = "its id has two slots"
+			v.found(place)
+		}
+		ids[id] = true
+		if !m.intact() {
+			place.Problem = "live, and its checksum does not match"
+			v.found(place)
+		}
+		if pos, ok := sh.table.find(w); !ok || sh.table.get(pos) != w {
+			place.Problem = "its slot cannot be reached from its home"
+			v.found(place)
+		}
+	}
+	return slots, to
+}
+
+// checkTotals holds the counters against what was read. REQUIRES: nothing changed meanwhile.
+func (v *verifier) checkTotals() {
+	index := func(problem string, args ...any) {
+		v.found(Finding{File: "index", Problem: fmt.Sprintf(problem, args...)})
+	}
+	s := v.s
+	if v.report.Memories != s.Len() {
+		index("%d memories counted, %d slots", s.Len(), v.report.Memories)
+	}
+	if v.reachable != v.report.Memories {
+		index("%d slots, %d of them lead to the start of a record", v.report.Memories, v.reachable)
+	}
+	var live int64
+	for _, seg := range s.segments.all() {
+		if counted := seg.live.Load(); counted != v.live[seg.id] {
+			v.found(Finding{File: seg.name(), Problem: fmt.Sprintf("%d live bytes counted, %d found", counted, v.live[seg.id])})
+		}
+		live += v.live[seg.id]
+	}
+	st := s.Stats()
+	if st.LiveBytes != live {
+		index("%d live bytes counted in shards, %d found", st.LiveBytes, live)
+	}
+	if st.TotalBytes != v.report.BytesRead {
+		index("%d bytes in records, %d read", st.TotalBytes, v.report.BytesRead)
+	}
+}
