@@ -655,6 +655,8 @@ func (r *round) publish() {
 func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	sh.version.Add(1)
+	defer sh.version.Add(1)
 	for _, m := range batch {
 		if err := s.reach(pointCompactFlip); err != nil {
 			return flipped, err
@@ -665,7 +667,6 @@ func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 			flipped++
 		}
 	}
-	sh.version.Add(1)
 	return flipped, nil
 }
 
@@ -778,13 +779,14 @@ func (r *round) undo() {
 func (s *Store) unflip(sh *shard, batch []move) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	sh.version.Add(1)
+	defer sh.version.Add(1)
 	for _, m := range batch {
 		if pos, ok := sh.table.find(m.to); ok {
 			sh.table.set(pos, m.from)
 			s.moveLive(move{from: m.to, to: m.from, size: m.size})
 		}
 	}
-	sh.version.Add(1)
 }
 
 // report calls OnProgress. REQUIRES: no lock held.

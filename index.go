@@ -162,7 +162,7 @@ type shardState struct {
 	table     table
 	memories  atomic.Int64 // slots in use
 	liveBytes atomic.Int64 // sizes of the records they point to
-	version   atomic.Int64 // counts the changes of the table
+	version   atomic.Int64 // grows before and after each change of slots and byte counts
 
 	puts, deletes atomic.Int64 // written under mu
 	gets, misses  atomic.Int64 // written by readers; per shard, so that no line is written by all

@@ -258,7 +258,7 @@ func (s *Store) reserveLocked(ln *lane, size int) (*segment, error) {
 	return seg, nil
 }
 
-// newLargeSegment returns a sealed segment, in no table yet, with room for one record of size bytes.
+// newLargeSegment returns a segment, in no table yet, with room for one record of size bytes.
 func (s *Store) newLargeSegment(size int) (*segment, error) {
 	mem, err := s.mapper.acquire(roundUp(segmentHeaderSize+size, pageSize))
 	if err != nil {
@@ -266,7 +266,6 @@ func (s *Store) newLargeSegment(size int) (*segment, error) {
 	}
 	seg := newSegment(s.segments.newID(), mem)
 	seg.large = true
-	seg.seal(false)
 	return seg, nil
 }
 

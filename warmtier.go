@@ -205,6 +205,9 @@ func (s *Store) put(p put) error {
 	_ = s.reach(pointPutAppended) // nothing can fail between the record and the index
 	offset := int(seg.tail.Load()) - p.size
 	s.pointTo(sh, old.pos, exists, old.h.size(), makeSlot(tag, s.locate(seg, offset)), p.size)
+	if p.large != nil {
+		seg.seal(false) // not earlier: a compaction would take it for dead
+	}
 	return nil
 }
 
@@ -236,6 +239,8 @@ func (s *Store) appendLocked(ln *lane, p put) (seg *segment, err error) {
 func (s *Store) pointTo(sh *shard, pos int, exists bool, oldSize int, w slot, size int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	sh.version.Add(1)
+	defer sh.version.Add(1)
 	delta := int64(size)
 	if exists {
 		superseded, _ := s.resolve(sh.table.get(pos).location())
@@ -248,7 +253,6 @@ func (s *Store) pointTo(sh *shard, pos int, exists bool, oldSize int, w slot, si
 	seg.live.Add(int64(size))
 	sh.table.set(pos, w)
 	sh.liveBytes.Add(delta)
-	sh.version.Add(1)
 	sh.puts.Add(1)
 }
 
@@ -272,12 +276,13 @@ func (s *Store) Delete(id string) (existed bool, err error) {
 	sh.mu.Lock()
 	m, exists, err := s.findLocked(sh, tag, id)
 	if exists {
+		sh.version.Add(1)
 		m.seg.live.Add(-int64(m.h.size()))
 		sh.table.remove(m.pos)
 		sh.memories.Add(-1)
 		sh.liveBytes.Add(-int64(m.h.size()))
-		sh.version.Add(1)
 		sh.deletes.Add(1)
+		sh.version.Add(1)
 	}
 	sh.mu.Unlock()
 	if exists {
