@@ -1,0 +1,296 @@
+package warmtier_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/warmtier/warmtier"
+)
+
+func Example() {
+	s, err := warmtier.Open("", nil)
+	if err != nil {
+		panic(err)
+	}
+	defer s.Close()
+
+	if err := s.Put("user:42", []byte("likes tea")); err != nil {
+		panic(err)
+	}
+	content, err := s.Get("user:42")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Printf("%s\n", content)
+	// Output: likes tea
+}
+
+// mustOpen is for short examples, with segments as small; a program handles the error.
+func mustOpen() *warmtier.Store {
+	s, err := warmtier.Open("", &warmtier.Options{SegmentSize: 1 << 20})
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+func ExampleOpen() {
+	s, err := warmtier.Open("", &warmtier.Options{
+		SegmentSize: 8 << 20, // 8 MiB
+		Compaction:  warmtier.CompactionOptions{Workers: 2},
+		Maintenance: warmtier.MaintenanceOptions{
+			Interval:               10 * time.Second,
+			FragmentationThreshold: 0.3,
+		},
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer s.Close()
+	fmt.Println(s.Len(), "memories")
+
+	_, err = warmtier.Open("", &warmtier.Options{SegmentSize: -1})
+	fmt.Println(errors.Is(err, warmtier.ErrInvalidOptions))
+	// Output:
+	// 0 memories
+	// true
+}
+
+func ExampleStore_Put() {
+	s := mustOpen()
+	defer s.Close()
+
+	content := []byte("first version")
+	if err := s.Put("note", content); err != nil {
+		panic(err)
+	}
+	clear(content) // the store keeps nothing of what it was given
+
+	got, _ := s.Get("note")
+	fmt.Printf("%s\n", got)
+
+	_ = s.Put("note", []byte("second version"))
+	got, _ = s.Get("note")
+	fmt.Printf("%s\n", got)
+
+	fmt.Println(errors.Is(s.Put("", nil), warmtier.ErrInvalidID))
+	// Output:
+	// first version
+	// second version
+	// true
+}
+
+func ExampleStore_Get() {
+	s := mustOpen()
+	defer s.Close()
+	_ = s.Put("greeting", []byte("hello"))
+
+	content, err := s.Get("greeting")
+	fmt.Printf("%s %v\n", content, err)
+
+	_, err = s.Get("absent")
+	fmt.Println(errors.Is(err, warmtier.ErrNotFound))
+	// Output:
+	// hello <nil>
+	// true
+}
+
+func ExampleStore_AppendContent() {
+	s := mustOpen()
+	defer s.Close()
+	_ = s.Put("a", []byte("one"))
+	_ = s.Put("b", []byte("two"))
+
+	buf := make([]byte, 0, 4096) // used for many memories: no allocation
+	for _, id := range []string{"a", "b"} {
+		var err error
+		buf, err = s.AppendContent(buf[:0], id)
+		if err != nil {
+			panic(err)
+		}
+		fmt.Printf("%s: %s\n", id, buf)
+	}
+	// Output:
+	// a: one
+	// b: two
+}
+
+func ExampleStore_View() {
+	s := mustOpen()
+	defer s.Close()
+	_ = s.Put("numbers", []byte{1, 2, 3, 4})
+
+	sum := 0
+	err := s.View("numbers", func(content []byte) error {
+		for _, b := range content { // no copy was made; content is valid in here only
+			sum += int(b)
+		}
+		return nil
+	})
+	fmt.Println(sum, err)
+	// Output: 10 <nil>
+}
+
+func ExampleStore_Has() {
+	s := mustOpen()
+	defer s.Close()
+	_ = s.Put("here", nil) // a memory may be empty
+
+	fmt.Println(s.Has("here"), s.Has("elsewhere"))
+	// Output: true false
+}
+
+func ExampleStore_Delete() {
+	s := mustOpen()
+	defer s.Close()
+	_ = s.Put("session", []byte("..."))
+
+	for range 2 {
+		existed, err := s.Delete("session")
+		fmt.Println(existed, err)
+	}
+	// Output:
+	// true <nil>
+	// false <nil>
+}
+
+func ExampleStore_Len() {
+	s := mustOpen()
+	defer s.Close()
+	for i := range 3 {
+		_ = s.Put(fmt.Sprint("memory ", i), nil)
+	}
+	fmt.Println(s.Len())
+	// Output: 3
+}
+
+func ExampleStore_All() {
+	s := mustOpen()
+	defer s.Close()
+	_ = s.Put("cat", []byte("meow"))
+	_ = s.Put("dog", []byte("woof"))
+	_ = s.Put("fish", nil)
+
+	var lines []string
+	for id, content := range s.All() {
+		if len(content) == 0 {
+			_, _ = s.Delete(id) // the loop may write to the store
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("%s says %s", id, content))
+	}
+	slices.Sort(lines) // All has no order
+	for _, line := range lines {
+		fmt.Println(line)
+	}
+	fmt.Println(s.Len(), "left")
+	// Output:
+	// cat says meow
+	// dog says woof
+	// 2 left
+}
+
+func ExampleStore_Compact() {
+	s := mustOpen()
+	defer s.Close()
+	for i := range 100 {
+		_ = s.Put(fmt.Sprint("memory ", i), make([]byte, 1000))
+	}
+	for i := range 75 {
+		_, _ = s.Delete(fmt.Sprint("memory ", i))
+	}
+
+	// A compaction runs beside reads and writes, and stops when its context is cancelled.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	stats, err := s.Compact(ctx)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("moved", stats.MemoriesMoved, "memories")
+	fmt.Printf("fragmentation %.2f -> %.2f\n", stats.FragmentationBefore, stats.FragmentationAfter)
+	// Output:
+	// moved 25 memories
+	// fragmentation 0.75 -> 0.00
+}
+
+func ExampleStore_Maintain() {
+	s, err := warmtier.Open("", &warmtier.Options{
+		SegmentSize: 1 << 20,
+		// No background cycle: the program says when.
+		Maintenance: warmtier.MaintenanceOptions{Disabled: true, FragmentationThreshold: 0.4, MinBytes: 1000},
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer s.Close()
+	for i := range 10 {
+		_ = s.Put(fmt.Sprint("memory ", i), make([]byte, 1000))
+	}
+
+	for _, id := range []string{"memory 0", "memory 1", "memory 2", "memory 3"} {
+		_, _ = s.Delete(id)
+		report, err := s.Maintain(context.Background())
+		if err != nil {
+			panic(err)
+		}
+		fmt.Printf("%.1f compacted: %v %s\n", report.FragmentationRatio, report.Compacted, report.Skipped)
+	}
+	// Output:
+	// 0.1 compacted: false threshold
+	// 0.2 compacted: false threshold
+	// 0.3 compacted: false threshold
+	// 0.4 compacted: true
+}
+
+func ExampleStore_Stats() {
+	s := mustOpen()
+	defer s.Close()
+	_ = s.Put("a", make([]byte, 1003)) // with header, id and padding: 1024 bytes
+	_ = s.Put("b", make([]byte, 1003))
+	_, _ = s.Delete("a")
+
+	st := s.Stats()
+	fmt.Println(st.Memories, "memory,", st.LiveBytes, "live bytes,", st.DeadBytes, "dead bytes")
+	fmt.Println("fragmentation ratio", st.FragmentationRatio)
+	// Output:
+	// 1 memory, 1024 live bytes, 1024 dead bytes
+	// fragmentation ratio 0.5
+}
+
+func ExampleStore_Verify() {
+	s := mustOpen()
+	defer s.Close()
+	_ = s.Put("a", []byte("content"))
+	_ = s.Put("a", []byte("newer content"))
+
+	report, err := s.Verify(context.Background())
+	fmt.Println(report.Records, "records,", report.Memories, "memory,", len(report.Findings), "findings,", err)
+	// Output: 2 records, 1 memory, 0 findings, <nil>
+}
+
+func ExampleStore_Sync() {
+	s := mustOpen()
+	defer s.Close()
+	_ = s.Put("a", []byte("content"))
+
+	fmt.Println(s.Sync()) // in a memory store there is nothing to do
+	// Output: <nil>
+}
+
+func ExampleStore_Close() {
+	s := mustOpen()
+	_ = s.Put("a", []byte("content"))
+
+	fmt.Println(s.Close())
+	_, err := s.Get("a")
+	fmt.Println(errors.Is(err, warmtier.ErrClosed))
+	fmt.Println(s.Close()) // again, to no effect
+	// Output:
+	// <nil>
+	// true
+	// <nil>
+}

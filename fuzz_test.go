@@ -1,0 +1,89 @@
+package warmtier
+
+import (
+	"bytes"
+	"math"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// FuzzRecord: whatever the bytes, decoding them does not panic, and what it accepts lies within them.
+// What is intact besides is exactly what encoding gives, padding aside.
+func FuzzRecord(f *testing.F) {
+	whole := encodeRecord(header{kind: kindMemory, seq: 5}, "an id", []byte("and its content"), 7)
+	tombstone := encodeRecord(header{kind: kindTombstone, seq: math.MaxUint64}, "\x00", nil, 7)
+	hostile := bytes.Clone(whole)
+	copy(hostile[6:], bytes.Repeat([]byte{0xff}, 6))
+	for _, data := range [][]byte{
+		nil, whole, tombstone, hostile, whole[:recordHeaderSize], whole[:len(whole)-1],
+		append(bytes.Clone(tombstone), whole...), make([]byte, 100), bytes.Repeat([]byte{0xff}, 100),
+	} {
+		f.Add(data, uint32(7))
+	}
+	f.Fuzz(func(t *testing.T, data []byte, seed uint32) {
+		before := bytes.Clone(data)
+		h, ok := decodeHeader(data)
+		if !ok {
+			return
+		}
+		require.LessOrEqual(t, h.size(), len(data))
+		require.Zero(t, h.size()%recordAlign)
+		require.GreaterOrEqual(t, h.size(), recordHeaderSize+h.idLen+h.contentLen)
+		id, content := recordID(data, h), recordContent(data, h)
+		require.Len(t, id, h.idLen)
+		require.Len(t, content, h.contentLen)
+		require.Equal(t, len(content), cap(content))
+		again := encodeRecord(h, string(id), content, seed)
+		covered := recordHeaderSize + h.idLen + h.contentLen
+		require.Equal(t, bytes.Equal(again[:covered], data[:covered]), intactRecord(data, h, seed))
+		require.Equal(t, before, data, "reading wrote")
+	})
+}
+
+// FuzzOperations: a program of calls has the results it has on a map, and leaves a store that
+// verifies. Three bytes are one call: which, on what id, and how (a size, or where a compaction fails).
+func FuzzOperations(f *testing.F) {
+	f.Add([]byte{0, 1, 10, 0, 2, 20, 4, 0, 0, 2, 1, 0, 1, 2, 0, 4, 0, 0}, uint8(1))
+	f.Add([]byte{0, 1, 255, 0, 1, 254, 0, 1, 253, 5, 3, 1, 3, 1, 0, 4, 0, 0}, uint8(0))
+	f.Add([]byte{0, 1, 1, 0, 2, 1, 0, 3, 1, 1, 2, 0, 5, 5, 2, 6, 0, 0, 5, 6, 1, 4, 0, 0}, uint8(3))
+	f.Add(bytes.Repeat([]byte{0, 1, 250, 0, 2, 250, 1, 1, 0, 5, 4, 3}, 20), uint8(2))
+	f.Add([]byte{}, uint8(9))
+	f.Fuzz(func(t *testing.T, program []byte, hashBits uint8) {
+		opts := quiet()
+		opts.Compaction.Workers = 1 + int(hashBits)%2
+		opts.Compaction.MaxOverhead = []int64{0, -1, 1}[hashBits%3]
+		bits := int(hashBits % 40)
+		hash := func(id string) uint64 { return uint64(oneLane(id)) << 8 >> (56 - bits) << (64 - bits) }
+		s, err := open("", opts, hooks{hash: hash})
+		require.NoError(t, err)
+		h := &historyTest{t: t, s: s, model: map[string][]byte{}}
+		for ; len(program) >= 3 && h.version < 500; program = program[3:] {
+			call, i, how := program[0]%7, int(program[1]), int(program[2])
+			switch call {
+			case 0:
+				h.put(i, how*how) // up to 65,025: nearly a segment
+			case 1:
+				h.remove(i)
+			case 2:
+				h.get(i)
+			case 3:
+				h.view(i)
+			case 4:
+				h.compact(nil)
+			case 5:
+				points := []point{pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
+					pointCompactBuilt, pointCompactFlip, pointCompactCommitted}
+				h.compact(failAt(points[i%len(points)], int64(how)+1, &injectedFault{"program"}))
+			case 6:
+				requireAll(t, s, h.model)
+			}
+		}
+		requireIntact(t, s)
+		requireAll(t, s, h.model)
+		mustCompact(t, s)
+		requireAll(t, s, h.model)
+		require.NoError(t, s.Close())
+		require.Zero(t, s.mapper.bytes.Load())
+	})
+}

@@ -1,0 +1,142 @@
+//go:build warmtier_invariants
+
+package warmtier
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// rankedLocker is a lock of one rank, by the way it is taken.
+type rankedLocker struct {
+	name         string
+	rank         int
+	lock, unlock func()
+}
+
+func rankedLockers() []rankedLocker {
+	var (
+		content rankedRWMutex[contentRank]
+		ln      rankedMutex[laneRank]
+		sh      rankedRWMutex[shardRank]
+		table   rankedMutex[tableRank]
+	)
+	return []rankedLocker{
+		{"content for writing", 1, content.Lock, content.Unlock},
+		{"content for reading", 1, content.RLock, content.RUnlock},
+		{"lane", 2, ln.Lock, ln.Unlock},
+		{"shard for writing", 3, sh.Lock, sh.Unlock},
+		{"shard for reading", 3, sh.RLock, sh.RUnlock},
+		{"table", 4, table.Lock, table.Unlock},
+	}
+}
+
+// Goal: a lock taken against the order, or a second one of the same kind, panics before it can
+// block; in order they pass. Method: every ordered pair of two fresh locks.
+func TestLockOrder_Pairs(t *testing.T) {
+	for i := range rankedLockers() {
+		for j := range rankedLockers() {
+			first, second := rankedLockers()[i], rankedLockers()[j]
+			t.Run(fmt.Sprintf("%s, then %s", first.name, second.name), func(t *testing.T) {
+				first.lock()
+				defer first.unlock()
+				if first.rank < second.rank {
+					require.NotPanics(t, second.lock)
+					second.unlock()
+					return
+				}
+				require.PanicsWithValue(t, fmt.Sprintf(
+					"warmtier: lock order violated: rank %d taken while rank %d is held", second.rank, first.rank),
+					second.lock)
+			})
+		}
+	}
+}
+
+// Goal: the whole order passes at once, and again after the release; another goroutine's locks do
+// not count. Method: take all four ranks with a lock held elsewhere.
+func TestLockOrder_WholeOrderPasses(t *testing.T) {
+	elsewhere := rankedLockers()[5]
+	locked, release, released := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(released)
+		elsewhere.lock()
+		close(locked)
+		<-release
+		elsewhere.unlock()
+	}()
+	<-locked
+	for range 2 {
+		ls := rankedLockers()
+		for _, i := range []int{1, 2, 4, 5} {
+			require.NotPanics(t, ls[i].lock)
+		}
+		for _, i := range []int{1, 2, 4, 5} { // the order of release is free
+			require.NotPanics(t, ls[i].unlock)
+		}
+	}
+	close(release)
+	<-released
+}
+
+// Goal: an unlock by a goroutine that does not hold the lock panics. Method: unlock elsewhere.
+func TestLockOrder_UnlockByAnotherPanics(t *testing.T) {
+	l := rankedLockers()[2]
+	l.lock()
+	done := make(chan any)
+	go func() {
+		defer func() { done <- recover() }()
+		released[laneRank]()
+	}()
+	require.NotNil(t, <-done)
+	l.unlock()
+}
+
+// Goal: assertUnlocked, which stands before every call of user code, sees each kind of lock.
+func TestLockOrder_AssertUnlocked(t *testing.T) {
+	require.NotPanics(t, assertUnlocked)
+	for _, l := range rankedLockers() {
+		t.Run(l.name, func(t *testing.T) {
+			l.lock()
+			defer l.unlock()
+			require.Panics(t, assertUnlocked)
+		})
+	}
+}
+
+// Goal: callbacks of View, All and OnProgress run with no lock held. Method: assert it in each,
+// during a compaction as well as outside one, and again after each call.
+func TestLockOrder_CallbacksHoldNoLock(t *testing.T) {
+	called := map[string]int{}
+	opts := quiet()
+	opts.Compaction.Workers = 2
+	opts.Compaction.OnProgress = func(CompactionProgress) {
+		called["progress"]++
+		assertUnlocked()
+	}
+	s := openTest(t, opts, hooks{})
+	fill(t, s, 0, 1000, 100)
+	deleteWhere(t, s, 0, 1000, odd)
+	view := func() {
+		require.NoError(t, s.View(idOf(0), func([]byte) error {
+			called["view"]++
+			assertUnlocked()
+			return nil
+		}))
+		for range s.All() {
+			called["all"]++
+			assertUnlocked()
+		}
+		assertUnlocked()
+	}
+	view()
+	_, err := s.Compact(context.Background())
+	require.NoError(t, err)
+	view()
+	require.Equal(t, 2, called["view"])
+	require.Equal(t, 1000, called["all"])
+	require.GreaterOrEqual(t, called["progress"], 2)
+}

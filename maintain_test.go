@@ -1,0 +1,351 @@
+package warmtier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// maintained are the options of quiet, with every rule but the threshold out of the way.
+func maintained() *Options {
+	opts := quiet()
+	opts.Maintenance.MinBytes = 1
+	opts.Maintenance.MinPeriod = 1
+	return opts
+}
+
+// fragment gives s 1000 records of one size, memories 0 to 999, and makes n of them dead.
+func fragment(t *testing.T, s *Store, n int) {
+	t.Helper()
+	fill(t, s, 0, 1000, 100)
+	deleteWhere(t, s, 0, n, all)
+}
+
+// recordBytes is the size of the records of fragment.
+var recordBytes = int64(recordSize(len(idOf(0)), 100))
+
+// afterwards waits for d on the clock of a synctest bubble, and then for everybody to be idle.
+func afterwards(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+func maintain(t *testing.T, s *Store) MaintenanceReport {
+	t.Helper()
+	r, err := s.Maintain(context.Background())
+	require.NoError(t, err)
+	return r
+}
+
+// Goal: the cycle compacts at the threshold and above it, and not below. Method: exact ratios, built
+// of records of one size.
+func TestMaintain_Threshold(t *testing.T) {
+	for _, c := range []struct {
+		threshold float64 // 0: the default of one half
+		dead      int     // of 1000
+		compacts  bool
+	}{
+		{0, 0, false}, {0, 499, false}, {0, 500, true}, {0, 501, true}, {0, 1000, true},
+		{0.25, 249, false}, {0.25, 250, true}, {0.999, 998, false}, {0.999, 999, true}, {1, 999, false}, {1, 1000, true},
+	} {
+		t.Run(fmt.Sprintf("threshold %v, %d of 1000 dead", c.threshold, c.dead), func(t *testing.T) {
+			opts := maintained()
+			opts.Maintenance.FragmentationThreshold = c.threshold
+			s := openTest(t, opts, hooks{})
+			fragment(t, s, c.dead)
+			r := maintain(t, s)
+			require.Equal(t, float64(c.dead)/1000, r.FragmentationRatio)
+			require.Equal(t, 1000*recordBytes, r.TotalBytes)
+			require.Equal(t, c.compacts, r.Compacted)
+			st := s.Stats()
+			require.EqualValues(t, 1, st.MaintenanceCycles)
+			if c.compacts {
+				require.Empty(t, r.Skipped)
+				require.Empty(t, st.LastMaintenanceDecision)
+				require.EqualValues(t, 1, st.AutomaticCompactions)
+				require.EqualValues(t, 1, st.Compactions)
+				require.Zero(t, st.DeadBytes)
+				require.Equal(t, int64(c.dead)*recordBytes, r.Compaction.BytesReclaimed)
+			} else {
+				require.Equal(t, SkipThreshold, r.Skipped)
+				require.Equal(t, SkipThreshold, st.LastMaintenanceDecision)
+				require.Zero(t, st.AutomaticCompactions)
+				require.Zero(t, st.Compactions)
+				require.Equal(t, CompactionStats{}, r.Compaction)
+			}
+			requireContents(t, s, 0, 1000, 100, func(i int) bool { return i >= c.dead })
+		})
+	}
+}
+
+// Goal: a store under MinBytes is left alone, one of exactly MinBytes is not; the default is
+// 100,000,000. Method: MinBytes around the bytes of the store.
+func TestMaintain_MinBytes(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		minBytes int64
+		skipped  SkipReason
+	}{
+		{"one byte more than there are", 1000*recordBytes + 1, SkipSize},
+		{"as many as there are", 1000 * recordBytes, ""},
+		{"default", 0, SkipSize},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			opts := maintained()
+			opts.Maintenance.MinBytes = c.minBytes
+			s := openTest(t, opts, hooks{})
+			fragment(t, s, 600)
+			r := maintain(t, s)
+			require.Equal(t, c.skipped, r.Skipped)
+			require.Equal(t, c.skipped == "", r.Compacted)
+		})
+	}
+}
+
+// Goal: MinPeriod lies between the beginnings of two automatic compactions; skipped cycles and calls
+// of Compact do not count. Method: the clock of a bubble, one nanosecond before and at the period.
+func TestMaintain_MinPeriod(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		option, period time.Duration
+	}{{"default", 0, 5 * time.Minute}, {"one hour", time.Hour, time.Hour}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := maintained()
+				opts.Maintenance.MinPeriod = c.option
+				s := openTest(t, opts, hooks{})
+				fragment(t, s, 0)
+				require.Equal(t, SkipThreshold, maintain(t, s).Skipped)
+				deleteWhere(t, s, 0, 600, all)
+				require.True(t, maintain(t, s).Compacted, "the first one waits for nothing")
+
+				fragment(t, s, 600)
+				mustCompact(t, s)
+				fragment(t, s, 600)
+				afterwards(c.period - 1)
+				require.Equal(t, SkipRateLimit, maintain(t, s).Skipped)
+				require.Equal(t, SkipRateLimit, s.Stats().LastMaintenanceDecision)
+				afterwards(1)
+				require.True(t, maintain(t, s).Compacted)
+				require.EqualValues(t, 2, s.Stats().AutomaticCompactions)
+			})
+		})
+	}
+}
+
+// Goal: a cycle beside a compaction, or beside another cycle, is skipped and no error. Method: hold
+// the one at a point while the other runs.
+func TestMaintain_Busy(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		first func(s *Store) error
+	}{
+		{"Compact runs", func(s *Store) error { _, err := s.Compact(context.Background()); return err }},
+		{"Maintain runs", func(s *Store) error { _, err := s.Maintain(context.Background()); return err }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			hold := pauseAt(pointCompactSealed)
+			s := openTest(t, maintained(), hooks{at: hold.hook})
+			fragment(t, s, 600)
+			first := make(chan error)
+			go func() { first <- c.first(s) }()
+			<-hold.reached
+			r := maintain(t, s)
+			require.Equal(t, SkipBusy, r.Skipped)
+			require.False(t, r.Compacted)
+			close(hold.proceed)
+			require.NoError(t, <-first)
+			require.EqualValues(t, 1, s.Stats().Compactions)
+			require.Zero(t, s.Stats().CompactionFailures)
+
+			fragment(t, s, 600)
+			require.True(t, maintain(t, s).Compacted, "being busy does not count as a compaction")
+		})
+	}
+}
+
+// Goal: memory too short for one segment is a reason to skip and no error, changes nothing, and the
+// next cycle tries again. Method: say what is available.
+func TestMaintain_MemoryShort(t *testing.T) {
+	available := int64(0)
+	opts := maintained()
+	opts.Maintenance.MinPeriod = time.Hour
+	s := openTest(t, opts, hooks{available: func() (int64, bool) { return available, true }})
+	fragment(t, s, 600)
+	before := s.Stats()
+	r := maintain(t, s)
+	require.Equal(t, SkipMemory, r.Skipped)
+	require.False(t, r.Compacted)
+	require.Equal(t, SkipMemory, s.Stats().LastMaintenanceDecision)
+	require.Zero(t, s.Stats().AutomaticCompactions)
+	requireSameState(t, before, s.Stats())
+	available = 1 << 40
+	require.True(t, maintain(t, s).Compacted)
+	requireContents(t, s, 0, 1000, 100, func(i int) bool { return i >= 600 })
+}
+
+// Goal: Maintain returns what made its compaction fail, with the report of what it saw; the rate limit
+// holds for the failed compaction too. Method: an injected fault.
+func TestMaintain_CompactionFails(t *testing.T) {
+	injected := errors.New("injected fault")
+	opts := maintained()
+	opts.Maintenance.MinPeriod = time.Hour
+	s := openTest(t, opts, hooks{at: failAt(pointCompactFlip, 3, injected)})
+	fragment(t, s, 600)
+	before := s.Stats()
+	r, err := s.Maintain(context.Background())
+	require.ErrorIs(t, err, ErrCompactionFailed)
+	require.ErrorIs(t, err, injected)
+	require.False(t, r.Compacted)
+	require.Empty(t, r.Skipped)
+	require.Equal(t, 0.6, r.FragmentationRatio)
+	require.Equal(t, 0.6, r.Compaction.FragmentationAfter)
+	requireSameState(t, before, s.Stats())
+	require.EqualValues(t, 1, s.Stats().CompactionFailures)
+	require.Equal(t, SkipRateLimit, maintain(t, s).Skipped)
+}
+
+// Goal: Maintain works without a background cycle, and there is none when it is disabled or the store
+// is read-only. Method: count goroutines.
+func TestMaintain_Disabled(t *testing.T) {
+	goroutines := runtime.NumGoroutine()
+	s := openTest(t, maintained(), hooks{})
+	require.Equal(t, goroutines, runtime.NumGoroutine())
+	fragment(t, s, 600)
+	require.True(t, maintain(t, s).Compacted)
+
+	opts := maintained()
+	opts.ReadOnly, opts.Maintenance.Disabled = true, false
+	s = openTest(t, opts, hooks{})
+	require.Equal(t, goroutines, runtime.NumGoroutine())
+	_, err := s.Maintain(context.Background())
+	require.ErrorIs(t, err, ErrReadOnly)
+	require.Zero(t, s.Stats().MaintenanceCycles)
+}
+
+// Goal: the background cycle runs every Interval, compacts by the rules, logs what it did without ids,
+// and ends with Close. Method: the clock of a bubble.
+func TestMaintain_BackgroundCycle(t *testing.T) {
+	for _, c := range []struct {
+		name             string
+		option, interval time.Duration
+	}{{"default", 0, 30 * time.Second}, {"one minute", time.Minute, time.Minute}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				logger, log := logTo()
+				opts := maintained()
+				opts.Logger = logger
+				opts.Maintenance.Disabled = false
+				opts.Maintenance.Interval = c.option
+				s := openTest(t, opts, hooks{})
+				fragment(t, s, 0)
+
+				afterwards(c.interval - 1)
+				require.Zero(t, s.Stats().MaintenanceCycles)
+				afterwards(1)
+				require.EqualValues(t, 1, s.Stats().MaintenanceCycles)
+				require.Equal(t, SkipThreshold, s.Stats().LastMaintenanceDecision)
+				require.Contains(t, log.String(), "level=DEBUG")
+
+				deleteWhere(t, s, 0, 600, all)
+				require.Zero(t, s.Stats().Compactions)
+				afterwards(c.interval)
+				st := s.Stats()
+				require.EqualValues(t, 2, st.MaintenanceCycles)
+				require.EqualValues(t, 1, st.AutomaticCompactions)
+				require.EqualValues(t, 1, st.Compactions)
+				require.Zero(t, st.DeadBytes)
+				require.Contains(t, log.String(), "level=INFO")
+				require.Contains(t, log.String(), fmt.Sprintf("reclaimed_bytes=%d", 600*recordBytes))
+				require.NotContains(t, log.String(), "memory-")
+				requireContents(t, s, 0, 1000, 100, func(i int) bool { return i >= 600 })
+
+				require.NoError(t, s.Close())
+				afterwards(100 * c.interval)
+				require.EqualValues(t, 2, s.Stats().MaintenanceCycles, "cycles after Close")
+			})
+		})
+	}
+}
+
+// Goal: an automatic compaction that fails is logged and counted, and the cycle goes on. Method: an
+// injected fault in the first one.
+func TestMaintain_BackgroundFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logger, log := logTo()
+		opts := maintained()
+		opts.Logger = logger
+		opts.Maintenance.Disabled = false
+		opts.Maintenance.Interval = time.Second
+		s := openTest(t, opts, hooks{at: failAt(pointCompactBuilt, 1, errors.New("injected fault"))})
+		fragment(t, s, 600)
+		before := s.Stats()
+		afterwards(time.Second)
+		st := s.Stats()
+		require.EqualValues(t, 1, st.AutomaticCompactions)
+		require.EqualValues(t, 1, st.CompactionFailures)
+		require.Zero(t, st.Compactions)
+		requireSameState(t, before, st)
+		require.Contains(t, log.String(), "level=ERROR")
+		require.Contains(t, log.String(), "injected fault")
+
+		afterwards(time.Second)
+		st = s.Stats()
+		require.EqualValues(t, 2, st.AutomaticCompactions)
+		require.EqualValues(t, 1, st.CompactionFailures)
+		require.EqualValues(t, 1, st.Compactions)
+		require.Zero(t, st.DeadBytes)
+		requireContents(t, s, 0, 1000, 100, func(i int) bool { return i >= 600 })
+		require.NoError(t, s.Close())
+	})
+}
+
+// Goal: when memory is short the cycle warns and tries again. Method: nothing is available at first.
+func TestMaintain_BackgroundMemoryShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logger, log := logTo()
+		opts := maintained()
+		opts.Logger = logger
+		opts.Maintenance.Disabled = false
+		opts.Maintenance.Interval = time.Second
+		asked := 0
+		s := openTest(t, opts, hooks{available: func() (int64, bool) {
+			asked++
+			return int64(asked-1) << 40, true
+		}})
+		fragment(t, s, 600)
+		afterwards(time.Second)
+		require.Equal(t, SkipMemory, s.Stats().LastMaintenanceDecision)
+		require.Contains(t, log.String(), "level=WARN")
+		afterwards(time.Second)
+		require.Zero(t, s.Stats().DeadBytes)
+		require.NoError(t, s.Close())
+	})
+}
+
+// Goal: Close ends an automatic compaction under way, without an error in the log: nothing failed.
+// Method: hold the compaction at a point while Close begins.
+func TestMaintain_CloseEndsCompaction(t *testing.T) {
+	hold := pauseAt(pointCompactWalked)
+	logger, log := logTo()
+	opts := maintained()
+	opts.Logger = logger
+	opts.Maintenance.Disabled = false
+	opts.Maintenance.Interval = time.Millisecond
+	s := openTest(t, opts, hooks{at: hold.hook})
+	fragment(t, s, 1000)
+	fill(t, s, 0, 300, 100)
+	<-hold.reached
+	closed := make(chan error)
+	go func() { closed <- s.Close() }()
+	<-s.lifetime.Done()
+	close(hold.proceed)
+	require.NoError(t, <-closed)
+	require.NotContains(t, log.String(), "level=ERROR")
+}

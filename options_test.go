@@ -1,0 +1,152 @@
+package warmtier
+
+import (
+	"math"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Goal: zero values and nil mean the documented defaults. Method: compare with the literals of the
+// documentation.
+func TestOptions_Defaults(t *testing.T) {
+	s, err := Open("", nil)
+	require.NoError(t, err)
+	defer s.Close()
+	require.Equal(t, 32<<20, s.opts.SegmentSize)
+	require.Equal(t, time.Second, s.opts.SyncInterval)
+	require.Equal(t, max(1, runtime.GOMAXPROCS(0)/2), s.opts.Compaction.Workers)
+	require.EqualValues(t, 4*(32<<20), s.opts.Compaction.MaxOverhead)
+	require.InDelta(t, 0.5, s.opts.Compaction.MaxMemoryFraction, 0)
+	require.Equal(t, 30*time.Second, s.opts.Maintenance.Interval)
+	require.InDelta(t, 0.5, s.opts.Maintenance.FragmentationThreshold, 0)
+	require.EqualValues(t, 100_000_000, s.opts.Maintenance.MinBytes)
+	require.Equal(t, 5*time.Minute, s.opts.Maintenance.MinPeriod)
+	require.NotNil(t, s.opts.Logger)
+}
+
+// Goal: SegmentSize is rounded up to whole pages and at least 64 KiB, and the default of MaxOverhead
+// follows it. Method: a table.
+func TestOptions_SegmentSizeRounded(t *testing.T) {
+	page := os.Getpagesize()
+	for _, c := range []struct {
+		name       string
+		size, want int
+	}{
+		{"one byte", 1, 64 << 10},
+		{"least size", 64 << 10, 64 << 10},
+		{"one byte over the least size", 64<<10 + 1, 64<<10 + page},
+		{"whole pages", 1 << 20, 1 << 20},
+		{"one byte short of whole pages", 1<<20 - 1, 1 << 20},
+		{"largest size", 1 << 30, 1 << 30},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			opts := quiet()
+			opts.SegmentSize = c.size
+			s := openTest(t, opts, hooks{})
+			require.Equal(t, c.want, s.opts.SegmentSize)
+			require.EqualValues(t, 4*c.want, s.opts.Compaction.MaxOverhead)
+		})
+	}
+}
+
+// Goal: every option out of its range is refused, by name and with its value, and a store is not
+// opened. Method: one bad option at a time, then all of them at once.
+func TestOptions_BadValuesNamed(t *testing.T) {
+	faults := []struct {
+		name string
+		bad  func(o *Options)
+		want string
+	}{
+		{"negative segment size", func(o *Options) { o.SegmentSize = -1 }, "SegmentSize is -1"},
+		{"segment size over 1 GiB", func(o *Options) { o.SegmentSize = 1<<30 + 1 }, "SegmentSize is 1073741825"},
+		{"negative workers", func(o *Options) { o.Compaction.Workers = -2 }, "Compaction.Workers is -2"},
+		{"too many workers", func(o *Options) { o.Compaction.Workers = 1025 }, "Compaction.Workers is 1025"},
+		{"negative fraction", func(o *Options) { o.Compaction.MaxMemoryFraction = -0.25 },
+			"Compaction.MaxMemoryFraction is -0.25"},
+		{"fraction over 1", func(o *Options) { o.Compaction.MaxMemoryFraction = 1.5 },
+			"Compaction.MaxMemoryFraction is 1.5"},
+		{"fraction that is no number", func(o *Options) { o.Compaction.MaxMemoryFraction = math.NaN() },
+			"Compaction.MaxMemoryFraction is NaN"},
+		{"negative interval", func(o *Options) { o.Maintenance.Interval = -time.Second },
+			"Maintenance.Interval is -1s"},
+		{"negative threshold", func(o *Options) { o.Maintenance.FragmentationThreshold = -1 },
+			"Maintenance.FragmentationThreshold is -1"},
+		{"threshold over 1", func(o *Options) { o.Maintenance.FragmentationThreshold = 1.01 },
+			"Maintenance.FragmentationThreshold is 1.01"},
+		{"threshold that is no number", func(o *Options) { o.Maintenance.FragmentationThreshold = math.NaN() },
+			"Maintenance.FragmentationThreshold is NaN"},
+		{"infinite threshold", func(o *Options) { o.Maintenance.FragmentationThreshold = math.Inf(1) },
+			"Maintenance.FragmentationThreshold is +Inf"},
+		{"negative least size", func(o *Options) { o.Maintenance.MinBytes = -5 }, "Maintenance.MinBytes is -5"},
+		{"negative period", func(o *Options) { o.Maintenance.MinPeriod = -time.Minute },
+			"Maintenance.MinPeriod is -1m0s"},
+	}
+	for _, f := range faults {
+		t.Run(f.name, func(t *testing.T) {
+			var opts Options
+			f.bad(&opts)
+			s, err := Open("", &opts)
+			require.Nil(t, s)
+			require.ErrorIs(t, err, ErrInvalidOptions)
+			require.ErrorContains(t, err, f.want)
+		})
+	}
+	t.Run("all at once", func(t *testing.T) {
+		opts := Options{
+			SegmentSize: -1,
+			Compaction:  CompactionOptions{Workers: -2, MaxMemoryFraction: 2},
+			Maintenance: MaintenanceOptions{
+				Interval: -1, FragmentationThreshold: 3, MinBytes: -4, MinPeriod: -5,
+			},
+		}
+		_, err := Open("", &opts)
+		require.ErrorIs(t, err, ErrInvalidOptions)
+		for _, field := range []string{
+			"SegmentSize", "Compaction.Workers", "Compaction.MaxMemoryFraction", "Maintenance.Interval",
+			"Maintenance.FragmentationThreshold", "Maintenance.MinBytes", "Maintenance.MinPeriod",
+		} {
+			require.ErrorContains(t, err, field+" is ")
+		}
+	})
+}
+
+// Goal: the limits themselves are in range, and so is what the documentation gives a meaning to.
+// Method: open a store with each.
+func TestOptions_LimitsAccepted(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		set  func(o *Options)
+	}{
+		{"most workers", func(o *Options) { o.Compaction.Workers = 1024 }},
+		{"whole memory", func(o *Options) { o.Compaction.MaxMemoryFraction = 1 }},
+		{"no overhead bound", func(o *Options) { o.Compaction.MaxOverhead = -1 }},
+		{"overhead of one byte", func(o *Options) { o.Compaction.MaxOverhead = 1 }},
+		{"threshold 1", func(o *Options) { o.Maintenance.FragmentationThreshold = 1 }},
+		{"sync only when asked", func(o *Options) { o.SyncInterval = -1 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			opts := quiet()
+			c.set(opts)
+			s := openTest(t, opts, hooks{})
+			fill(t, s, 0, 600, 100)
+			deleteWhere(t, s, 0, 600, odd)
+			mustCompact(t, s)
+			requireContents(t, s, 0, 600, 100, func(i int) bool { return !odd(i) })
+		})
+	}
+}
+
+// Goal: Open copies the options: neither does it write to them, nor do later changes reach the store.
+// Method: compare and change after Open.
+func TestOptions_CopiedAtOpen(t *testing.T) {
+	opts := &Options{SegmentSize: 100_000, Maintenance: MaintenanceOptions{Disabled: true}}
+	s := openTest(t, opts, hooks{})
+	require.Equal(t, &Options{SegmentSize: 100_000, Maintenance: MaintenanceOptions{Disabled: true}}, opts)
+	opts.SegmentSize, opts.ReadOnly = 1<<20, true
+	require.NoError(t, s.Put("id", nil))
+	require.Equal(t, roundUp(100_000, pageSize), s.opts.SegmentSize)
+}

@@ -1,0 +1,153 @@
+package warmtier
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// encodeRecord is the bytes of a record as a Put writes them.
+func encodeRecord(h header, id string, content []byte, seed uint32) []byte {
+	h.idLen, h.contentLen = len(id), len(content)
+	rec := make([]byte, h.size())
+	putBody(rec, id, content)
+	putHeader(rec, h, bodyChecksum(id, content), seed)
+	return rec
+}
+
+// Goal: the bytes of a record and the seed of a segment are what the format says, on every machine.
+// Method: literals, made with another implementation of CRC-32C.
+func TestRecord_GoldenBytes(t *testing.T) {
+	require.EqualValues(t, 0xc514cfad, segmentSeed(1))
+	require.EqualValues(t, 0x26f9021c, segmentSeed(0x0102030405060708))
+
+	for _, c := range []struct {
+		name    string
+		h       header
+		id      string
+		content []byte
+		seed    uint32
+		want    string
+	}{
+		{"memory of segment 1", header{kind: kindMemory, seq: 7}, "ab", []byte("hello"), segmentSeed(1),
+			"bf28ecf4" + "01000200" + "05000000" + "0700000000000000" + "6162" + "68656c6c6f" + "0000000000"},
+		{"memory without content, no seed", header{kind: kindMemory, seq: math.MaxUint64}, "\x00", nil, 0,
+			"1c02a9b8" + "01000100" + "00000000" + "ffffffffffffffff" + "00" + "000000"},
+		{"tombstone", header{kind: kindTombstone, seq: 1 << 32}, "gone", nil, 0xffffffff,
+			"59a6aecf" + "02000400" + "00000000" + "0000000001000000" + "676f6e65"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			require.Equal(t, c.want, hex.EncodeToString(encodeRecord(c.h, c.id, c.content, c.seed)))
+		})
+	}
+}
+
+// Goal: what was encoded is decoded again, whatever lies behind it, and takes no more than 32 bytes
+// beyond id and content. Method: a table of lengths around the padding.
+func TestRecord_RoundTrip(t *testing.T) {
+	for _, idLen := range []int{1, 2, 3, 4, 5, 11, 12, 13, 255, 256, MaxIDLen} {
+		for _, contentLen := range []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 4096} {
+			id, content := strings.Repeat("i", idLen), contentOf(idLen, contentLen, contentLen)[:contentLen]
+			in := header{kind: kindMemory, seq: uint64(idLen)<<32 | uint64(contentLen)}
+			rec := encodeRecord(in, id, content, 42)
+			require.Zero(t, len(rec)%recordAlign)
+			require.LessOrEqual(t, len(rec), idLen+contentLen+32)
+
+			h, ok := decodeHeader(append(rec, "what lies behind"...))
+			require.True(t, ok)
+			require.Equal(t, len(rec), h.size())
+			require.Equal(t, in.kind, h.kind)
+			require.Equal(t, in.seq, h.seq)
+			require.Equal(t, id, string(recordID(rec, h)))
+			require.True(t, bytes.Equal(content, recordContent(rec, h)))
+			require.Equal(t, contentLen, cap(recordContent(rec, h)), "room to append into the next record")
+			require.True(t, intactRecord(rec, h, 42))
+			require.False(t, intactRecord(rec, h, 43), "a record of another segment verifies")
+		}
+	}
+}
+
+// Goal: a copy in another segment has the checksum of that segment. Method: copy, then verify with
+// either seed.
+func TestRecord_CopyChangesSeed(t *testing.T) {
+	from, to := segmentSeed(1), segmentSeed(2)
+	rec := encodeRecord(header{kind: kindMemory, seq: 9}, "id", []byte("some content"), from)
+	h, ok := decodeHeader(rec)
+	require.True(t, ok)
+	dst := bytes.Repeat([]byte{0xee}, len(rec)+8)
+	copyRecord(dst[:len(rec)], rec, h, from, to)
+	require.Equal(t, encodeRecord(h, "id", []byte("some content"), to), dst[:len(rec)])
+	require.Equal(t, bytes.Repeat([]byte{0xee}, 8), dst[len(rec):], "bytes behind the copy")
+}
+
+// Goal: no flipped bit of header, id or content goes unnoticed. Method: every bit of one record;
+// padding, which holds nothing, is not covered.
+func TestRecord_EveryFlippedBitDetected(t *testing.T) {
+	const id = "flip"
+	content := []byte("every single bit of it")
+	rec := encodeRecord(header{kind: kindMemory, seq: 3}, id, content, 77)
+	behind := make([]byte, 1024) // so that a longer length stays in bounds
+	for bit := range (recordHeaderSize + len(id) + len(content)) * 8 {
+		damaged := append(bytes.Clone(rec), behind...)
+		damaged[bit/8] ^= 1 << (bit % 8)
+		h, ok := decodeHeader(damaged)
+		require.False(t, ok && intactRecord(damaged, h, 77), "bit %d of byte %d", bit%8, bit/8)
+	}
+}
+
+// Goal: lengths that reach out of bounds, unknown kinds and flags, and bytes that never were a record
+// are refused before anything is read through them. Method: a table of damaged headers.
+func TestRecord_HostileHeadersRefused(t *testing.T) {
+	good := encodeRecord(header{kind: kindMemory, seq: 1}, "id", []byte("content"), 0)
+	with := func(change func(rec []byte)) []byte {
+		rec := bytes.Clone(good)
+		change(rec)
+		return rec
+	}
+	for _, c := range []struct {
+		name string
+		rec  []byte
+	}{
+		{"nil", nil},
+		{"nothing", []byte{}},
+		{"one byte short of a header", good[:recordHeaderSize-1]},
+		{"header alone", good[:recordHeaderSize]},
+		{"one byte short of its padding", good[:len(good)-1]},
+		{"zeros", make([]byte, 64)},
+		{"ones", bytes.Repeat([]byte{0xff}, 64)},
+		{"kind 0", with(func(rec []byte) { rec[4] = 0 })},
+		{"kind 3", with(func(rec []byte) { rec[4] = 3 })},
+		{"unknown flag", with(func(rec []byte) { rec[5] = 1 })},
+		{"id length 0", with(func(rec []byte) { rec[6], rec[7] = 0, 0 })},
+		{"longest id length", with(func(rec []byte) { rec[6], rec[7] = 0xff, 0xff })},
+		{"content length one over the record", with(func(rec []byte) { rec[8] = 8 + 4 })},
+		{"content length 1 GiB", with(func(rec []byte) { copy(rec[8:], []byte{0, 0, 0, 0x40}) })},
+		{"content length over 1 GiB", with(func(rec []byte) { copy(rec[8:], []byte{1, 0, 0, 0x40}) })},
+		{"content length negative in 32 bits", with(func(rec []byte) { copy(rec[8:], []byte{0, 0, 0, 0x80}) })},
+		{"longest content length", with(func(rec []byte) { copy(rec[8:], []byte{0xff, 0xff, 0xff, 0xff}) })},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, ok := decodeHeader(c.rec)
+			require.False(t, ok)
+		})
+	}
+	_, ok := decodeHeader(good)
+	require.True(t, ok, "the undamaged record")
+}
+
+// Goal: sizes are what the format says: header, id, content, rounded up to 8. Method: a table.
+func TestRecord_Size(t *testing.T) {
+	for _, c := range []struct{ idLen, contentLen, want int }{
+		{1, 0, 24}, {4, 0, 24}, {4, 1, 32}, {12, 0, 32}, {12, 1, 40}, {16, 512, 552},
+		{MaxIDLen, MaxContentLen, 1<<30 + 65_560},
+	} {
+		t.Run(fmt.Sprintf("id of %d and content of %d bytes", c.idLen, c.contentLen), func(t *testing.T) {
+			require.Equal(t, c.want, recordSize(c.idLen, c.contentLen))
+		})
+	}
+}
