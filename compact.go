@@ -69,10 +69,6 @@ const (
 	// few us each.
 	walkBatch = 1024
 	flipBatch = 128
-
-	// walkAhead is how many victims one walk of the index lists live records for. A walk costs
-	// about 1 ns per slot, the list 4 bytes per live record.
-	walkAhead = 32
 )
 
 // Stages of a compaction, in CompactionProgress.
@@ -161,10 +157,43 @@ type victim struct {
 type move struct {
 	from, to slot
 	size     uint32 // of the record, bytes
+	shard    uint8
 }
 
-// moves are staged changes by shard.
-type moves [shardCount][]move
+// moves are the staged changes of one worker.
+type moves struct {
+	list  []move
+	start [shardCount + 1]int // after sort, those of shard i are list[start[i]:start[i+1]]
+}
+
+// sort brings the moves into the order of their shards, in place and in linear time (American flag
+// sort: McIlroy, Bostic, McIlroy, "Engineering Radix Sort", Computing Systems 6(1), 1993, section
+// 3.1). A list for each shard would take up to twice the memory.
+func (m *moves) sort() {
+	clear(m.start[:])
+	for _, mv := range m.list {
+		m.start[int(mv.shard)+1]++
+	}
+	for i := range shardCount {
+		m.start[i+1] += m.start[i]
+	}
+	var next [shardCount]int // where the next move of each shard goes
+	copy(next[:], m.start[:])
+	for shard := range shardCount {
+		for next[shard] < m.start[shard+1] {
+			at := next[shard]
+			if home := int(m.list[at].shard); home != shard {
+				m.list[at], m.list[next[home]] = m.list[next[home]], m.list[at]
+				next[home]++
+				continue
+			}
+			next[shard]++
+		}
+	}
+}
+
+// of returns the moves of a shard. REQUIRES: sort was called.
+func (m *moves) of(shard int) []move { return m.list[m.start[shard]:m.start[shard+1]] }
 
 func (c *compaction) run(ctx context.Context) error {
 	defer c.drainPool()
@@ -225,10 +254,7 @@ func (c *compaction) chooseVictims() {
 // target is left half empty only when no victim is left.
 func (c *compaction) fillWork(ctx context.Context) error {
 	for len(c.victims) > 0 && (c.unbounded() || c.liveWork() < int64(c.maxTargets)*c.segmentSize()) {
-		n := len(c.victims)
-		if !c.unbounded() {
-			n = min(n, walkAhead)
-		}
+		n := c.groupSize()
 		group := c.victims[:n]
 		c.victims = c.victims[n:]
 		if err := c.walk(ctx, group); err != nil {
@@ -240,6 +266,21 @@ func (c *compaction) fillWork(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// groupSize is how many victims the next walk looks for. It goes over the whole index, so it looks
+// ahead; but not over more than two rounds, since each live record it finds is 4 bytes held.
+func (c *compaction) groupSize() int {
+	if c.unbounded() {
+		return len(c.victims)
+	}
+	ahead := 2 * int64(c.maxTargets) * c.segmentSize()
+	for n, v := range c.victims {
+		if ahead -= v.seg.live.Load(); ahead < 0 {
+			return n + 1
+		}
+	}
+	return len(c.victims)
 }
 
 func (c *compaction) unbounded() bool    { return c.maxTargets == math.MaxInt }
@@ -320,7 +361,7 @@ type round struct {
 	maxTargets int
 
 	mu        sync.Mutex // guards what follows
-	work      []*victim  // not taken by a worker yet
+	work      []*victim  // those with records left to copy are at the front
 	targets   []*segment // the last one is being filled
 	full      bool       // no target has room, and no further one may be mapped
 	published bool
@@ -345,6 +386,11 @@ func (c *compaction) round(ctx context.Context) error {
 			r.undo()
 		}
 	}()
+	for _, v := range c.work {
+		if v.seg.live.Load() == 0 {
+			v.live = nil // superseded since the walk
+		}
+	}
 	c.progress.Round++
 	if err := r.build(ctx); err != nil {
 		return err
@@ -360,6 +406,7 @@ func (c *compaction) round(ctx context.Context) error {
 	if err := c.s.reach(pointCompactCommitted); err != nil {
 		return err
 	}
+	c.report(StageCommit, r.bytes.Load())
 	leaving, rest, err := c.sortOut()
 	if err != nil {
 		return err
@@ -446,9 +493,7 @@ func (c *compaction) stage() {
 		c.staged = make([]moves, c.s.opts.Compaction.Workers)
 	}
 	for w := range c.staged {
-		for i := range c.staged[w] {
-			c.staged[w][i] = c.staged[w][i][:0]
-		}
+		c.staged[w].list = c.staged[w].list[:0]
 	}
 }
 
@@ -456,9 +501,7 @@ func (c *compaction) stage() {
 func (c *compaction) noteOverhead() {
 	held := c.extra
 	for w := range c.staged {
-		for i := range c.staged[w] {
-			held += int64(cap(c.staged[w][i])) * int64(unsafe.Sizeof(move{}))
-		}
+		held += int64(cap(c.staged[w].list)) * int64(unsafe.Sizeof(move{}))
 	}
 	for _, v := range c.work {
 		held += int64(cap(v.live)) * 4
@@ -468,73 +511,84 @@ func (c *compaction) noteOverhead() {
 
 // copyVictims is one worker.
 func (r *round) copyVictims(ctx context.Context, staged *moves) error {
-	var headers []header
+	var ch chunk
 	for {
-		v := r.take()
-		if v == nil {
-			return nil
+		if err := r.take(&ch); err != nil || len(ch.headers) == 0 {
+			return err
 		}
-		for len(v.live) > 0 {
-			var err error
-			var size int
-			headers, size, err = r.readHeaders(v, headers[:0])
-			if err != nil {
-				return err
-			}
-			target, offset, err := r.reserve(size)
-			if target == nil || err != nil {
-				return err
-			}
-			if err := r.copyChunk(v, headers, target, offset, staged); err != nil {
-				return err
-			}
-			v.live = v.live[len(headers):]
-			r.bytes.Add(int64(size))
-			select {
-			case r.tick <- struct{}{}:
-			default:
-			}
-			runtime.Gosched()
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
+		if err := r.copyChunk(&ch, staged); err != nil {
+			return err
+		}
+		r.bytes.Add(int64(ch.size))
+		select {
+		case r.tick <- struct{}{}:
+		default:
+		}
+		runtime.Gosched()
+		if err := context.Cause(ctx); err != nil {
+			return err
 		}
 	}
 }
 
-// take gives a victim to a worker, nil when there is nothing more to do in this round.
-func (r *round) take() *victim {
+// chunk is a few live records that lie one behind the other in a victim, and their place in a target.
+type chunk struct {
+	v       *victim
+	live    []uint32 // offsets in the victim, in units of 8 bytes
+	headers []header
+	size    int // bytes
+	target  *segment
+	offset  int // in target
+}
+
+// take makes ch the next records to be copied; without headers when there are none, or the targets
+// are full. Workers share the victims one by one: if each had its own, as many victims would be copied
+// in part and be given back later, and the targets filled meanwhile would be fresh memory.
+func (r *round) take(ch *chunk) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	ch.headers = ch.headers[:0]
+	for len(r.work) > 0 && len(r.work[0].live) == 0 {
+		r.work = r.work[1:]
+	}
 	if r.full || len(r.work) == 0 {
 		return nil
 	}
-	v := r.work[0]
-	r.work = r.work[1:]
-	return v
+	ch.v = r.work[0]
+	if err := r.readHeaders(ch); err != nil {
+		return err
+	}
+	n := len(ch.headers)
+	if reserved, err := r.reserve(ch); err != nil || !reserved {
+		ch.headers = ch.headers[:0]
+		return err
+	}
+	ch.live, ch.v.live = ch.v.live[:n], ch.v.live[n:]
+	return nil
 }
 
-// readHeaders appends the headers of the next records of v to headers, as many as make a chunk, and
-// sums up their sizes.
-func (r *round) readHeaders(v *victim, headers []header) (_ []header, size int, err error) {
+// readHeaders fills ch with the headers of its victim's next records. REQUIRES: r.mu held.
+func (r *round) readHeaders(ch *chunk) error {
 	limit := min(copyChunk, r.c.s.opts.SegmentSize/largeShare)
-	tail := int(v.seg.tail.Load())
-	for _, unit := range v.live {
+	seg := ch.v.seg
+	tail := int(seg.tail.Load())
+	ch.size = 0
+	for _, unit := range ch.v.live {
 		if err := r.c.s.reach(pointCompactRecord); err != nil {
-			return nil, 0, err
+			return err
 		}
 		offset := int(unit) * recordAlign
-		h, ok := decodeHeader(v.seg.mem[min(offset, tail):tail])
+		h, ok := decodeHeader(seg.mem[min(offset, tail):tail])
 		if !ok {
-			return nil, 0, v.damaged(offset, "no valid header")
+			return ch.v.damaged(offset, "no valid header")
 		}
-		if size > 0 && size+h.size() > limit {
+		if ch.size > 0 && ch.size+h.size() > limit {
 			break
 		}
-		headers = append(headers, h)
-		size += h.size()
+		ch.headers = append(ch.headers, h)
+		ch.size += h.size()
 	}
-	return headers, size, nil
+	return nil
 }
 
 func (v *victim) damaged(offset int, reason string) error {
@@ -542,31 +596,27 @@ func (v *victim) damaged(offset int, reason string) error {
 	return &CorruptError{File: v.seg.name(), Offset: int64(offset), Reason: reason}
 }
 
-// reserve finds room for size bytes in a target; nil when the round is full. A chunk never spans
-// two targets, so each of them stays without gaps.
-func (r *round) reserve(size int) (target *segment, offset int, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if n := len(r.targets); n > 0 && r.targets[n-1].room() >= size {
-		target = r.targets[n-1]
-	} else {
+// reserve finds room for ch in a target; false when the round is full. A chunk never spans two
+// targets, so each of them stays without gaps. REQUIRES: r.mu held.
+func (r *round) reserve(ch *chunk) (bool, error) {
+	n := len(r.targets)
+	if n == 0 || r.targets[n-1].room() < ch.size {
 		if n > 0 {
 			r.targets[n-1].seal(false)
 		}
-		if n == r.maxTargets {
-			r.full = true
+		if r.full = n >= r.maxTargets; r.full {
+			return false, nil
 		}
-		if r.full {
-			return nil, 0, nil
-		}
-		if target, err = r.c.newTarget(); err != nil {
-			return nil, 0, err
+		target, err := r.c.newTarget()
+		if err != nil {
+			return false, err
 		}
 		r.targets = append(r.targets, target)
 	}
-	offset = int(target.tail.Load())
-	target.tail.Add(int64(size))
-	return target, offset, nil
+	ch.target = r.targets[len(r.targets)-1]
+	ch.offset = int(ch.target.tail.Load())
+	ch.target.tail.Add(int64(ch.size))
+	return true, nil
 }
 
 // newTarget returns an empty segment that has its place in the table and is not there yet.
@@ -594,21 +644,23 @@ func (c *compaction) newTarget() (*segment, error) {
 	return target, nil
 }
 
-// copyChunk verifies and copies the next records of v, with these headers, to target.
-func (r *round) copyChunk(v *victim, headers []header, target *segment, offset int, staged *moves) error {
-	s := r.c.s
-	for i, h := range headers {
-		from := int(v.live[i]) * recordAlign
-		rec := v.seg.mem[from : from+h.size()]
-		if h.kind != kindMemory || !intactRecord(rec, h, v.seg.seed) {
-			return v.damaged(from, "checksum mismatch")
+// copyChunk verifies and copies the records of ch.
+func (r *round) copyChunk(ch *chunk, staged *moves) error {
+	s, seg, target := r.c.s, ch.v.seg, ch.target
+	offset := ch.offset
+	for i, h := range ch.headers {
+		from := int(ch.live[i]) * recordAlign
+		rec := seg.mem[from : from+h.size()]
+		if h.kind != kindMemory || !intactRecord(rec, h, seg.seed) {
+			return ch.v.damaged(from, "checksum mismatch")
 		}
-		copyRecord(target.mem[offset:offset+h.size()], rec, h, v.seg.seed, target.seed)
+		copyRecord(target.mem[offset:offset+h.size()], rec, h, target.seed)
 		number, tag := splitHash(s.hashBytes(recordID(rec, h)))
-		staged[number] = append(staged[number], move{
-			from: makeSlot(tag, s.locate(v.seg, from)),
-			to:   makeSlot(tag, s.locate(target, offset)),
-			size: uint32(h.size()),
+		staged.list = append(staged.list, move{
+			from:  makeSlot(tag, s.locate(seg, from)),
+			to:    makeSlot(tag, s.locate(target, offset)),
+			size:  uint32(h.size()),
+			shard: uint8(number),
 		})
 		offset += h.size()
 	}
@@ -618,11 +670,14 @@ func (r *round) copyChunk(v *victim, headers []header, target *segment, offset i
 // commit makes the copies visible.
 func (r *round) commit(ctx context.Context) (moved, superseded int64, err error) {
 	c := r.c
+	for w := range c.staged {
+		c.staged[w].sort()
+	}
 	r.publish()
 	var m, sup atomic.Int64
 	err = c.parallel(ctx, func(ctx context.Context, _, shard int) error {
 		for w := range c.staged {
-			for batch := range slices.Chunk(c.staged[w][shard], flipBatch) {
+			for batch := range slices.Chunk(c.staged[w].of(shard), flipBatch) {
 				n, err := c.s.flip(&c.s.shards[shard], batch)
 				m.Add(int64(n))
 				sup.Add(int64(len(batch) - n))
@@ -682,10 +737,10 @@ func (c *compaction) sortOut() (leaving []*segment, rest []*victim, err error) {
 	for _, v := range c.work {
 		live := v.seg.live.Load()
 		switch {
-		case live == 0:
-			leaving = append(leaving, v.seg)
 		case len(v.live) > 0:
 			rest = append(rest, v)
+		case live == 0:
+			leaving = append(leaving, v.seg)
 		default: // I6
 			err = errors.Join(err, fmt.Errorf("warmtier: internal error: %s has %d live bytes the walk did not find",
 				v.seg.name(), live))
@@ -766,8 +821,8 @@ func (r *round) undo() {
 		return
 	}
 	for w := range c.staged {
-		for i := range c.staged[w] {
-			for batch := range slices.Chunk(c.staged[w][i], flipBatch) {
+		for i := range c.s.shards {
+			for batch := range slices.Chunk(c.staged[w].of(i), flipBatch) {
 				c.s.unflip(&c.s.shards[i], batch)
 			}
 		}

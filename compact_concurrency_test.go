@@ -948,7 +948,7 @@ func TestCompact_ShardResizedDuringRound(t *testing.T) {
 			var grown, shrunk int
 			write := func(put bool) {
 				for i := n; i < n+more; i++ {
-					err := error(nil)
+					var err error
 					if put {
 						err = s.Put(idOf(i), contentOf(i, 0, size))
 					} else {

@@ -249,8 +249,8 @@ func ExampleStore_Maintain() {
 func ExampleStore_Stats() {
 	s := mustOpen()
 	defer s.Close()
-	_ = s.Put("a", make([]byte, 1003)) // with header, id and padding: 1024 bytes
-	_ = s.Put("b", make([]byte, 1003))
+	_ = s.Put("a", make([]byte, 995)) // with header, id and padding: 1024 bytes
+	_ = s.Put("b", make([]byte, 995))
 	_, _ = s.Delete("a")
 
 	st := s.Stats()

@@ -16,7 +16,8 @@ func encodeRecord(h header, id string, content []byte, seed uint32) []byte {
 	h.idLen, h.contentLen = len(id), len(content)
 	rec := make([]byte, h.size())
 	putBody(rec, id, content)
-	putHeader(rec, h, bodyChecksum(id, content), seed)
+	h.contentSum = checksum(content)
+	putHeader(rec, h, seed)
 	return rec
 }
 
@@ -35,11 +36,11 @@ func TestRecord_GoldenBytes(t *testing.T) {
 		want    string
 	}{
 		{"memory of segment 1", header{kind: kindMemory, seq: 7}, "ab", []byte("hello"), segmentSeed(1),
-			"bf28ecf4" + "01000200" + "05000000" + "0700000000000000" + "6162" + "68656c6c6f" + "0000000000"},
+			"11457cf1" + "4cbb719a" + "01000200" + "05000000" + "0700000000000000" + "616268656c6c6f00"},
 		{"memory without content, no seed", header{kind: kindMemory, seq: math.MaxUint64}, "\x00", nil, 0,
-			"1c02a9b8" + "01000100" + "00000000" + "ffffffffffffffff" + "00" + "000000"},
+			"595fa708" + "00000000" + "01000100" + "00000000" + "ffffffffffffffff" + "0000000000000000"},
 		{"tombstone", header{kind: kindTombstone, seq: 1 << 32}, "gone", nil, 0xffffffff,
-			"59a6aecf" + "02000400" + "00000000" + "0000000001000000" + "676f6e65"},
+			"d56b684e" + "00000000" + "02000400" + "00000000" + "0000000001000000" + "676f6e6500000000"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			require.Equal(t, c.want, hex.EncodeToString(encodeRecord(c.h, c.id, c.content, c.seed)))
@@ -80,7 +81,7 @@ func TestRecord_CopyChangesSeed(t *testing.T) {
 	h, ok := decodeHeader(rec)
 	require.True(t, ok)
 	dst := bytes.Repeat([]byte{0xee}, len(rec)+8)
-	copyRecord(dst[:len(rec)], rec, h, from, to)
+	copyRecord(dst[:len(rec)], rec, h, to)
 	require.Equal(t, encodeRecord(h, "id", []byte("some content"), to), dst[:len(rec)])
 	require.Equal(t, bytes.Repeat([]byte{0xee}, 8), dst[len(rec):], "bytes behind the copy")
 }
@@ -120,16 +121,16 @@ func TestRecord_HostileHeadersRefused(t *testing.T) {
 		{"one byte short of its padding", good[:len(good)-1]},
 		{"zeros", make([]byte, 64)},
 		{"ones", bytes.Repeat([]byte{0xff}, 64)},
-		{"kind 0", with(func(rec []byte) { rec[4] = 0 })},
-		{"kind 3", with(func(rec []byte) { rec[4] = 3 })},
-		{"unknown flag", with(func(rec []byte) { rec[5] = 1 })},
-		{"id length 0", with(func(rec []byte) { rec[6], rec[7] = 0, 0 })},
-		{"longest id length", with(func(rec []byte) { rec[6], rec[7] = 0xff, 0xff })},
-		{"content length one over the record", with(func(rec []byte) { rec[8] = 8 + 4 })},
-		{"content length 1 GiB", with(func(rec []byte) { copy(rec[8:], []byte{0, 0, 0, 0x40}) })},
-		{"content length over 1 GiB", with(func(rec []byte) { copy(rec[8:], []byte{1, 0, 0, 0x40}) })},
-		{"content length negative in 32 bits", with(func(rec []byte) { copy(rec[8:], []byte{0, 0, 0, 0x80}) })},
-		{"longest content length", with(func(rec []byte) { copy(rec[8:], []byte{0xff, 0xff, 0xff, 0xff}) })},
+		{"kind 0", with(func(rec []byte) { rec[8] = 0 })},
+		{"kind 3", with(func(rec []byte) { rec[8] = 3 })},
+		{"unknown flag", with(func(rec []byte) { rec[9] = 1 })},
+		{"id length 0", with(func(rec []byte) { rec[10], rec[11] = 0, 0 })},
+		{"longest id length", with(func(rec []byte) { rec[10], rec[11] = 0xff, 0xff })},
+		{"content length one over the record", with(func(rec []byte) { rec[12] = 15 })},
+		{"content length 1 GiB", with(func(rec []byte) { copy(rec[12:], []byte{0, 0, 0, 0x40}) })},
+		{"content length over 1 GiB", with(func(rec []byte) { copy(rec[12:], []byte{1, 0, 0, 0x40}) })},
+		{"content length negative in 32 bits", with(func(rec []byte) { copy(rec[12:], []byte{0, 0, 0, 0x80}) })},
+		{"longest content length", with(func(rec []byte) { copy(rec[12:], []byte{0xff, 0xff, 0xff, 0xff}) })},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, ok := decodeHeader(c.rec)
@@ -143,7 +144,7 @@ func TestRecord_HostileHeadersRefused(t *testing.T) {
 // Goal: sizes are what the format says: header, id, content, rounded up to 8. Method: a table.
 func TestRecord_Size(t *testing.T) {
 	for _, c := range []struct{ idLen, contentLen, want int }{
-		{1, 0, 24}, {4, 0, 24}, {4, 1, 32}, {12, 0, 32}, {12, 1, 40}, {16, 512, 552},
+		{1, 0, 32}, {8, 0, 32}, {8, 1, 40}, {12, 4, 40}, {16, 0, 40}, {16, 512, 552},
 		{MaxIDLen, MaxContentLen, 1<<30 + 65_560},
 	} {
 		t.Run(fmt.Sprintf("id of %d and content of %d bytes", c.idLen, c.contentLen), func(t *testing.T) {

@@ -3,9 +3,9 @@ package warmtier
 import (
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"math/bits"
 	"sync/atomic"
+	"unsafe"
 )
 
 /*
@@ -66,7 +66,7 @@ func newSegment(id uint64, mem []byte) *segment {
 }
 
 func segmentSeed(id uint64) uint32 {
-	return crc32.Checksum(binary.LittleEndian.AppendUint64(nil, id), castagnoli)
+	return checksum(binary.LittleEndian.AppendUint64(nil, id))
 }
 
 func (seg *segment) room() int          { return len(seg.mem) - int(seg.tail.Load()) }
@@ -226,7 +226,7 @@ func (s *Store) maxSegments() int { return 1 << min(locationBits-s.offsetBits, 3
 // lane is one appender. The shards of a lane write one at a time.
 type lane struct {
 	laneState
-	_ [cacheLines - 24%cacheLines]byte // never on one cache line with the next lane
+	_ [cacheLines - unsafe.Sizeof(laneState{})%cacheLines]byte // as with shards
 }
 
 type laneState struct {

@@ -145,7 +145,7 @@ func (s *Store) Put(id string, content []byte) error {
 		return fmt.Errorf("%w: %d bytes, limit %d", ErrContentTooLarge, len(content), MaxContentLen)
 	}
 	size := recordSize(len(id), len(content))
-	p := put{id: id, content: content, size: size, body: bodyChecksum(id, content)}
+	p := put{id: id, content: content, size: size, sum: checksum(content)}
 	if size > s.largeSize() {
 		// Mapped and filled before any lock is taken: it may take a second.
 		seg, err := s.newLargeSegment(size)
@@ -172,7 +172,7 @@ type put struct {
 	id      string
 	content []byte
 	size    int
-	body    uint32   // checksum, as from bodyChecksum
+	sum     uint32   // of content
 	large   *segment // holds the body of a large record already, else nil
 }
 
@@ -226,8 +226,14 @@ func (s *Store) appendLocked(ln *lane, p put) (seg *segment, err error) {
 	if p.large == nil {
 		putBody(rec, p.id, p.content)
 	}
-	h := header{kind: kindMemory, idLen: len(p.id), contentLen: len(p.content), seq: s.sequence.Add(1)}
-	putHeader(rec, h, p.body, seg.seed)
+	h := header{
+		contentSum: p.sum,
+		kind:       kindMemory,
+		idLen:      len(p.id),
+		contentLen: len(p.content),
+		seq:        s.sequence.Add(1),
+	}
+	putHeader(rec, h, seg.seed)
 	seg.tail.Store(int64(tail + p.size))
 	return seg, nil
 }
@@ -319,9 +325,7 @@ func (m match) corrupt(id, reason string) error {
 	return &CorruptError{File: m.seg.name(), Offset: int64(m.offset), ID: id, Reason: reason}
 }
 
-func (m match) intact() bool { return intactRecord(m.rec, m.h, m.seg.seed) }
-
-// follow reads the header of the record at loc. REQUIRES: contentMu held.
+// follow reads header and id of the record at loc, and verifies them. REQUIRES: contentMu held.
 func (s *Store) follow(loc location) (match, error) {
 	seg, offset := s.resolve(loc)
 	if seg == nil {
@@ -334,18 +338,16 @@ func (s *Store) follow(loc location) (match, error) {
 	}
 	m.rec = seg.mem[offset:tail]
 	h, ok := decodeHeader(m.rec)
-	if !ok || h.kind != kindMemory {
-		return m, m.corrupt("", "no valid header")
+	if !ok || h.kind != kindMemory || !intactHead(m.rec, h, seg.seed) {
+		return m, m.corrupt("", "damaged header or id")
 	}
 	m.h = h
 	return m, nil
 }
 
-// findLocked looks id up, and compares it with the ids of the records themselves. A record that has
-// id's tag and another id is another memory, or id's own with damage: before id is called absent,
-// such records are verified. REQUIRES: sh.mu held, contentMu held.
+// findLocked looks id up, and compares it with the ids of the records themselves. A damaged head
+// among the records it meets is an error, since it may be id's. REQUIRES: sh.mu held, contentMu held.
 func (s *Store) findLocked(sh *shard, tag uint32, id string) (m match, exists bool, err error) {
-	others := false
 	pos, w := sh.table.first(tag)
 	for ; w != 0; pos, w = sh.table.following(pos, tag) {
 		m, err = s.follow(w.location())
@@ -356,28 +358,8 @@ func (s *Store) findLocked(sh *shard, tag uint32, id string) (m match, exists bo
 			m.pos = pos
 			return m, true, nil
 		}
-		others = true
-	}
-	if others {
-		if err := s.verifyTagLocked(sh, tag); err != nil {
-			return match{}, false, err
-		}
 	}
 	return match{pos: pos}, false, nil
-}
-
-// verifyTagLocked returns ErrCorrupt when a record with this tag is damaged.
-func (s *Store) verifyTagLocked(sh *shard, tag uint32) error {
-	for pos, w := sh.table.first(tag); w != 0; pos, w = sh.table.following(pos, tag) {
-		m, err := s.follow(w.location())
-		if err != nil {
-			return err
-		}
-		if !m.intact() {
-			return m.corrupt("", "checksum mismatch")
-		}
-	}
-	return nil
 }
 
 // lookup finds id and returns with contentMu read-held when err is nil, so that the match can be
@@ -459,7 +441,7 @@ func (s *Store) AppendContent(dst []byte, id string) ([]byte, error) {
 // appendVerified copies first and then checks the copy, which nobody else can write to.
 func (s *Store) appendVerified(dst []byte, id string, m match) ([]byte, error) {
 	out := append(dst, recordContent(m.rec, m.h)...)
-	if finishChecksum(bodyChecksum(id, out[len(dst):]), m.rec, m.seg.seed) != m.h.checksum {
+	if !intactContent(out[len(dst):], m.h) {
 		s.corruptRecords.Add(1)
 		return dst, m.corrupt(id, "checksum mismatch")
 	}
@@ -485,7 +467,8 @@ func (s *Store) viewPinned(id string, m match, fn func(content []byte) error) er
 	m.seg.pin()
 	s.contentMu.RUnlock()
 	defer s.unpin(m.seg)
-	if !m.intact() {
+	content := recordContent(m.rec, m.h)
+	if !intactContent(content, m.h) {
 		s.corruptRecords.Add(1)
 		return m.corrupt(id, "checksum mismatch")
 	}
@@ -493,7 +476,7 @@ func (s *Store) viewPinned(id string, m match, fn func(content []byte) error) er
 		return err
 	}
 	assertUnlocked()
-	return fn(recordContent(m.rec, m.h))
+	return fn(content)
 }
 
 // Has reports whether id has a memory. It reads no content and verifies none; an invalid id, a
