@@ -345,8 +345,16 @@ func (c *compaction) round(ctx context.Context) error {
 			r.undo()
 		}
 	}()
+	for _, v := range c.work {
+		if v.seg.live.Load() == 0 {
+			v.live = nil // superseded since the walk
+		}
+	}
 	c.progress.Round++
 	if err := r.build(ctx); err != nil {
+		return err
+	}
+	if err := r.carryTombstones(); err != nil {
 		return err
 	}
 	if err := c.s.reach(pointCompactBuilt); err != nil {
@@ -362,6 +370,9 @@ func (c *compaction) round(ctx context.Context) error {
 	}
 	leaving, rest, err := c.sortOut()
 	if err != nil {
+		return err
+	}
+	if err := c.s.commitTargets(leaving, r.targets); err != nil {
 		return err
 	}
 	finished = true
@@ -380,6 +391,9 @@ func (c *compaction) round(ctx context.Context) error {
 // allowedTargets is how many targets the next round may fill. A bounded round uses recycled memory,
 // or one fresh segment when there is none; an unbounded one takes what it needs.
 func (c *compaction) allowedTargets() (int, error) {
+	if c.s.disk != nil {
+		return c.maxTargets, nil // files: the page cache gives way when memory is short
+	}
 	recycled := len(c.pool)
 	n := min(c.maxTargets, max(1, recycled))
 	need := n
@@ -467,7 +481,8 @@ func (c *compaction) noteOverhead() {
 }
 
 // copyVictims is one worker.
-func (r *round) copyVictims(ctx context.Context, staged *moves) error {
+func (r *round) copyVictims(ctx context.Context, staged *moves) (err error) {
+	defer r.c.s.catchFault(armFaults(), &err)
 	var headers []header
 	for {
 		v := r.take()
@@ -481,11 +496,11 @@ func (r *round) copyVictims(ctx context.Context, staged *moves) error {
 			if err != nil {
 				return err
 			}
-			target, offset, err := r.reserve(size)
-			if target == nil || err != nil {
+			at, err := r.reserve(len(headers), size)
+			if at.seg == nil || err != nil {
 				return err
 			}
-			if err := r.copyChunk(v, headers, target, offset, staged); err != nil {
+			if err := r.copyChunk(v, headers, at, staged); err != nil {
 				return err
 			}
 			v.live = v.live[len(headers):]
@@ -544,75 +559,107 @@ func (v *victim) damaged(offset int, reason string) error {
 
 // reserve finds room for size bytes in a target; nil when the round is full. A chunk never spans
 // two targets, so each of them stays without gaps.
-func (r *round) reserve(size int) (target *segment, offset int, err error) {
+func (r *round) reserve(n, size int) (at cursor, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if n := len(r.targets); n > 0 && r.targets[n-1].room() >= size {
-		target = r.targets[n-1]
-	} else {
-		if n > 0 {
-			r.targets[n-1].seal(false)
+	target := r.last()
+	if target == nil || target.room(n) < size {
+		if target != nil {
+			target.seal(false)
 		}
-		if n == r.maxTargets {
-			r.full = true
+		if r.full = r.full || len(r.targets) >= r.maxTargets; r.full {
+			return cursor{}, nil
 		}
-		if r.full {
-			return nil, 0, nil
-		}
-		if target, err = r.c.newTarget(); err != nil {
-			return nil, 0, err
+		if target, err = r.c.newTarget(size); err != nil {
+			return cursor{}, err
 		}
 		r.targets = append(r.targets, target)
 	}
-	offset = int(target.tail.Load())
-	target.tail.Add(int64(size))
-	return target, offset, nil
+	at = cursor{seg: target, offset: int(target.tail.Load()), record: int(target.records.Load())}
+	target.grew(n, size)
+	return at, nil
 }
 
-// newTarget returns an empty segment that has its place in the table and is not there yet.
-func (c *compaction) newTarget() (*segment, error) {
+// last is the target being filled, nil when there is none.
+func (r *round) last() *segment {
+	if len(r.targets) == 0 {
+		return nil
+	}
+	return r.targets[len(r.targets)-1]
+}
+
+// cursor is a place in a target that was reserved.
+type cursor struct {
+	seg    *segment
+	offset int // of the next record
+	record int // its number in the segment
+}
+
+// newTarget returns an empty segment that has its place in the table and is not there yet. It has
+// room for size bytes, which may be more than SegmentSize: another process may have filled the
+// victim, with larger segments.
+func (c *compaction) newTarget(size int) (*segment, error) {
 	if err := c.s.reach(pointCompactTarget); err != nil {
 		return nil, err
 	}
-	var mem []byte
-	if n := len(c.pool); n > 0 {
-		mem = c.pool[n-1]
-		c.pool = c.pool[:n-1]
-	} else {
-		var err error
-		if mem, err = c.s.mapper.acquire(c.s.opts.SegmentSize); err != nil {
-			return nil, err
-		}
-		c.extra += int64(len(mem))
+	target, err := c.emptySegment(max(c.s.opts.SegmentSize, roundUp(segmentHeaderSize+size+digestSize, pageSize)))
+	if err != nil {
+		return nil, err
 	}
-	target := newSegment(c.s.segments.newID(), mem)
 	if err := c.s.segments.assign(target, c.s.maxSegments()); err != nil {
-		c.recycle(mem)
+		c.s.discardSegment(target)
 		return nil, err
 	}
 	target.seal(true)
 	return target, nil
 }
 
-// copyChunk verifies and copies the next records of v, with these headers, to target.
-func (r *round) copyChunk(v *victim, headers []header, target *segment, offset int, staged *moves) error {
+// emptySegment returns a segment in recycled memory, or a new one.
+func (c *compaction) emptySegment(size int) (*segment, error) {
+	if n := len(c.pool); n > 0 && size == c.s.opts.SegmentSize {
+		mem := c.pool[n-1]
+		c.pool = c.pool[:n-1]
+		return newSegment(c.s.segments.newID(kindTarget), mem, kindTarget), nil
+	}
+	seg, err := c.s.createSegment(size, kindTarget, true)
+	if err == nil {
+		c.extra += int64(size)
+	}
+	return seg, err
+}
+
+// copyChunk verifies and copies the next records of v, with these headers, to the place reserved.
+func (r *round) copyChunk(v *victim, headers []header, at cursor, staged *moves) error {
 	s := r.c.s
 	for i, h := range headers {
 		from := int(v.live[i]) * recordAlign
 		rec := v.seg.mem[from : from+h.size()]
-		if h.kind != kindMemory || !intactRecord(rec, h, v.seg.seed) {
+		body, ok := checkRecord(rec, h, v.seg.seed)
+		if h.kind != kindMemory || !ok {
 			return v.damaged(from, "checksum mismatch")
 		}
-		copyRecord(target.mem[offset:offset+h.size()], rec, h, v.seg.seed, target.seed)
 		number, tag := splitHash(s.hashBytes(recordID(rec, h)))
 		staged[number] = append(staged[number], move{
 			from: makeSlot(tag, s.locate(v.seg, from)),
-			to:   makeSlot(tag, s.locate(target, offset)),
+			to:   makeSlot(tag, s.locate(at.seg, at.offset)),
 			size: uint32(h.size()),
 		})
-		offset += h.size()
+		r.put(&at, rec, h, body)
 	}
 	return nil
+}
+
+// put copies one record to at, and moves at behind it.
+func (r *round) put(at *cursor, rec []byte, h header, body uint32) {
+	copyRecord(at.seg.mem[at.offset:at.offset+h.size()], rec, h, body, at.seg.seed)
+	if at.seg.file != nil {
+		at.seg.putDigest(at.record, recordID(rec, h))
+		r.mu.Lock()
+		at.seg.minSeq = min(at.seg.minSeq, h.seq)
+		r.mu.Unlock()
+	}
+	at.offset += h.size()
+	at.record++
 }
 
 // commit makes the copies visible.
@@ -682,10 +729,10 @@ func (c *compaction) sortOut() (leaving []*segment, rest []*victim, err error) {
 	for _, v := range c.work {
 		live := v.seg.live.Load()
 		switch {
-		case live == 0:
-			leaving = append(leaving, v.seg)
 		case len(v.live) > 0:
 			rest = append(rest, v)
+		case live == 0:
+			leaving = append(leaving, v.seg)
 		default: // I6
 			err = errors.Join(err, fmt.Errorf("warmtier: internal error: %s has %d live bytes the walk did not find",
 				v.seg.name(), live))
@@ -705,9 +752,14 @@ func (r *round) finish(leaving []*segment) {
 	}
 	c.swap(leaving)
 	_ = c.s.reach(pointCompactSwapped)
-	if n := len(r.targets); n > 0 {
-		last := r.targets[n-1]
-		last.seal(int64(last.room()) > c.segmentSize()/largeShare)
+	for _, seg := range leaving {
+		c.s.removeFile(seg)
+	}
+	if last := r.last(); last != nil {
+		last.seal(int64(last.room(1)) > c.s.mergeableRoom())
+		if last.file != nil {
+			return
+		}
 		// A recycled target may have pages beyond its tail that no record will ever use.
 		if err := discard(last.mem[roundUp(int(last.tail.Load()), pageSize):]); err != nil {
 			c.s.opts.Logger.Warn("unused pages could not be given back", "error", err)
@@ -732,19 +784,19 @@ func (c *compaction) swap(segs []*segment) {
 	s.segments.reuse(segs)
 	for _, seg := range segs {
 		if s.retire(seg) {
-			c.recycle(seg.mem)
+			c.recycle(seg)
 		}
 	}
 }
 
-// recycle keeps mem for the next targets, or unmaps it.
-func (c *compaction) recycle(mem []byte) {
-	if len(mem) == c.s.opts.SegmentSize && len(c.pool) < c.maxTargets {
-		c.pool = append(c.pool, mem)
+// recycle keeps the memory of seg, which nobody can reach, for the next targets, or unmaps it.
+func (c *compaction) recycle(seg *segment) {
+	if seg.file == nil && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) < c.maxTargets {
+		c.pool = append(c.pool, seg.mem)
 		return
 	}
-	c.s.release(mem)
-	c.extra -= int64(len(mem))
+	c.s.free(seg)
+	c.extra -= int64(len(seg.mem))
 }
 
 func (c *compaction) drainPool() {
@@ -761,7 +813,8 @@ func (r *round) undo() {
 	if !r.published { // nobody has seen the targets
 		c.s.segments.reuse(r.targets)
 		for _, target := range r.targets {
-			c.recycle(target.mem)
+			c.recycle(target)
+			c.s.removeFile(target)
 		}
 		return
 	}
@@ -773,6 +826,9 @@ func (r *round) undo() {
 		}
 	}
 	c.swap(r.targets)
+	for _, target := range r.targets {
+		c.s.removeFile(target)
+	}
 }
 
 // unflip is flip backwards.

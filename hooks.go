@@ -15,6 +15,8 @@ const (
 	pointCompactFlip      point = "compact: slot about to be flipped"
 	pointCompactCommitted point = "compact: round committed, victims in the table"
 	pointCompactSwapped   point = "compact: victims out of the table"
+	pointManifestWritten  point = "manifest: synced under its temporary name"
+	pointManifestRenamed  point = "manifest: renamed, directory not synced"
 )
 
 // hooks are the knobs of tests; the zero value is production.

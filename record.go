@@ -10,7 +10,8 @@ import (
 A record is one stored version of a memory, or a tombstone:
 
 	offset  bytes
-	0       4      checksum: CRC-32C of id ‖ content ‖ header bytes 4 to 19, xor the segment's seed
+	0       4      checksum: CRC-32C of id ‖ content ‖ header bytes 4 to 19, xor the segment's seed;
+	               1 in place of 0, so that 0 means: not finished
 	4       1      kind: 1 memory, 2 tombstone; never 0, so zeroed bytes are no record
 	5       1      flags, 0; a set bit this version does not know makes a record unreadable
 	6       2      id length
@@ -23,8 +24,8 @@ All integers are little endian. Why it looks like this:
   - The checksum ends with the header, so that the long part of it (id and content) is computed
     before any lock is taken, and the sequence number can be drawn under the lane's lock.
   - The seed is the CRC-32C of the segment's id: bytes that belong to another segment, or to an
-    earlier life of the same memory, do not verify. CRC is linear, so a copy into another segment
-    gets its checksum by exchanging seeds, without reading the content a second time.
+    earlier life of the same memory, do not verify. A copy into another segment gets a new checksum
+    from the body's part of it, without reading the content a second time.
   - Lengths are checked against the segment before they are used, and the checksum after.
 
 I1 (immutability): the bytes below a segment's tail never change while any reader can reach them.
@@ -90,14 +91,19 @@ func bodyChecksum(id string, content []byte) uint32 {
 
 // finishChecksum turns the checksum of the body of the record at rec into that of the record.
 func finishChecksum(body uint32, rec []byte, seed uint32) uint32 {
-	return crc32.Update(body, castagnoli, rec[4:recordHeaderSize]) ^ seed
+	return max(1, crc32.Update(body, castagnoli, rec[4:recordHeaderSize])^seed)
 }
 
-// intactRecord reports whether the record at rec, whose header is h, has the checksum it should
-// have in a segment with this seed.
+// checkRecord returns the body part of the checksum of the record at rec, whose header is h, and
+// whether the whole is what it should be in a segment with this seed.
+func checkRecord(rec []byte, h header, seed uint32) (body uint32, ok bool) {
+	body = crc32.Update(0, castagnoli, rec[recordHeaderSize:recordHeaderSize+h.idLen+h.contentLen])
+	return body, finishChecksum(body, rec, seed) == h.checksum
+}
+
 func intactRecord(rec []byte, h header, seed uint32) bool {
-	body := crc32.Update(0, castagnoli, rec[recordHeaderSize:recordHeaderSize+h.idLen+h.contentLen])
-	return finishChecksum(body, rec, seed) == h.checksum
+	_, ok := checkRecord(rec, h, seed)
+	return ok
 }
 
 // recordID is the id inside rec, aliasing it.
@@ -129,8 +135,9 @@ func putHeader(rec []byte, h header, body, seed uint32) {
 	binary.LittleEndian.PutUint32(rec[0:], finishChecksum(body, rec, seed))
 }
 
-// copyRecord copies the record rec, verified and with header h, to dst in another segment.
-func copyRecord(dst, rec []byte, h header, fromSeed, toSeed uint32) {
+// copyRecord copies the record rec with header h to dst, in a segment with this seed; body is from
+// checkRecord.
+func copyRecord(dst, rec []byte, h header, body, seed uint32) {
 	copy(dst, rec[:h.size()])
-	binary.LittleEndian.PutUint32(dst, h.checksum^fromSeed^toSeed)
+	binary.LittleEndian.PutUint32(dst, finishChecksum(body, dst, seed))
 }
