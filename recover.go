@@ -85,6 +85,8 @@ type recovery struct {
 	found    []*recovered
 	leftover []string // files of segments that do not count
 
+	perShard int // memories expected in each shard
+
 	mu         sync.Mutex
 	tombstones []slotPlace // that may be in the index
 	maxSeq     uint64
@@ -299,11 +301,7 @@ func (r *recovery) scan() error {
 	for _, f := range r.found {
 		expected += int(f.state.records)
 	}
-	for i := range r.s.shards {
-		if err := r.s.prepare(&r.s.shards[i], expected/shardCount); err != nil {
-			return err
-		}
-	}
+	r.perShard = expected / shardCount
 	g, ctx := errgroup.WithContext(context.Background())
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for _, f := range r.found {
@@ -342,7 +340,7 @@ func (r *recovery) scanSegment(ctx context.Context, f *recovered) (err error) {
 		seg.grew(1, h.size())
 		seg.minSeq = min(seg.minSeq, h.seq)
 		maxSeq = max(maxSeq, h.seq)
-		place, err := r.s.recoverRecord(seg, offset, rec, h)
+		place, err := r.putRecord(seg, offset, rec, h)
 		if err != nil {
 			return err
 		}
@@ -428,8 +426,9 @@ func (r *recovery) resync(f *recovered, offset int) (next int) {
 	return next
 }
 
-// recoverRecord puts the record at offset into the index, unless a newer one of its id is there.
-func (s *Store) recoverRecord(seg *segment, offset int, rec []byte, h header) (slotPlace, error) {
+// putRecord puts the record at offset into the index, unless a newer one of its id is there.
+func (r *recovery) putRecord(seg *segment, offset int, rec []byte, h header) (slotPlace, error) {
+	s := r.s
 	id := recordID(rec, h)
 	number, tag := splitHash(s.hashBytes(id))
 	sh := &s.shards[number]
@@ -437,7 +436,7 @@ func (s *Store) recoverRecord(seg *segment, offset int, rec []byte, h header) (s
 	place := slotPlace{sh: sh, w: w}
 	sh.lane.mu.Lock() // the order of locks, and of prepare, is that of a Put
 	defer sh.lane.mu.Unlock()
-	if err := s.prepare(sh, int(sh.memories.Load())+1); err != nil {
+	if err := s.prepare(sh, max(r.perShard, int(sh.memories.Load())+1)); err != nil {
 		return place, err
 	}
 	sh.mu.Lock()
@@ -528,6 +527,7 @@ func (r *recovery) report() {
 		log.Warn("tails cut that were not finished", "bytes", r.torn)
 	}
 	if st.FragmentationRatio > warnFragmentation && st.TotalBytes > warnBytes {
+		r.s.maintenance.startup = true
 		log.Warn("store is fragmented, the first maintenance cycle will compact it",
 			"fragmentation", st.FragmentationRatio, "total_bytes", st.TotalBytes)
 	}
