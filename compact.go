@@ -105,13 +105,16 @@ type CompactionProgress struct {
 // When ctx is cancelled it stops within milliseconds: finished rounds stay, the current one is
 // undone. The statistics returned with an error are those of what was done.
 //
-// Errors: [ErrCompactionInProgress]; [ErrClosed]; [ErrReadOnly]; [ErrCompactionFailed], which wraps
+// Errors: [ErrCompactionInProgress]; [ErrClosed]; [ErrReadOnly]; [ErrSyncFailed]; [ErrCompactionFailed], which wraps
 // ctx's error, [ErrInsufficientMemory], [ErrNoSpace], [ErrClosed] when Close cancelled it, or
 // [ErrCorrupt] when a live record is damaged. The damaged segment is left alone from then on, so
 // that the next compaction can give back the others.
 func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
 	if s.opts.ReadOnly {
 		return CompactionStats{}, ErrReadOnly
+	}
+	if err := s.failedSync(); err != nil {
+		return CompactionStats{}, err
 	}
 	ctx, done, err := s.begin(ctx)
 	if err != nil {
@@ -129,6 +132,9 @@ func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
 	}
 	c.stats.before(s.Stats())
 	err = c.run(ctx)
+	if s.disk != nil {
+		s.keepSpare()
+	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrCompactionFailed, err)
 	}
@@ -324,6 +330,7 @@ type round struct {
 	targets   []*segment // the last one is being filled
 	full      bool       // no target has room, and no further one may be mapped
 	published bool
+	uncertain bool          // after a crash either side may count: no file may go
 	bytes     atomic.Int64  // copied
 	tick      chan struct{} // something was copied; nil when nobody wants to know
 }
@@ -372,7 +379,7 @@ func (c *compaction) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.s.commitTargets(leaving, r.targets); err != nil {
+	if r.uncertain, err = c.s.commitTargets(leaving, r.targets); err != nil {
 		return err
 	}
 	finished = true
@@ -827,7 +834,9 @@ func (r *round) undo() {
 	}
 	c.swap(r.targets)
 	for _, target := range r.targets {
-		c.s.removeFile(target)
+		if !r.uncertain {
+			c.s.removeFile(target)
+		}
 	}
 }
 

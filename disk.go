@@ -60,14 +60,15 @@ func (s *Store) createFile(id uint64, size int, kind segmentKind, lastResort boo
 	name := segmentFileName(id)
 	spare := false
 	file, err := d.fs.create(name, size)
-	if errors.Is(err, ErrNoSpace) && lastResort && size == s.opts.SegmentSize {
-		file, err = d.takeSpare(name)
+	if errors.Is(err, ErrNoSpace) && lastResort {
+		file, err = d.takeSpare(name, size)
 		spare = err == nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("warmtier: cannot make segment file %s: %w", name, err)
 	}
-	h := fileHeader{kind: kind, id: id, capacity: uint64(size), store: d.store}
+	_ = s.reach(pointSegmentCreated)
+	h := fileHeader{kind: kind, large: size > s.opts.SegmentSize, id: id, capacity: uint64(size), store: d.store}
 	if kind == kindTarget {
 		h.bound = s.sequence.Load()
 	}
@@ -101,15 +102,22 @@ func (s *Store) detach(seg *segment) {
 	}
 }
 
-// takeSpare makes the space kept back a segment file.
-func (d *disk) takeSpare(name string) (mappedFile, error) {
-	if err := d.fs.rename(spareName, name); err != nil {
-		return nil, fmt.Errorf("%w, and no space is kept back: %w", ErrNoSpace, err)
+// takeSpare makes the space kept back a segment file of size bytes.
+func (d *disk) takeSpare(name string, size int) (mappedFile, error) {
+	file, err := d.fs.open(spareName, true)
+	if err == nil && len(file.bytes()) != size {
+		err = errors.Join(fmt.Errorf("%d bytes", len(file.bytes())), file.close())
 	}
-	return d.fs.open(name, true)
+	if err != nil {
+		return nil, fmt.Errorf("%w, and what is kept back is of no use: %w", ErrNoSpace, err)
+	}
+	if err := d.fs.rename(spareName, name); err != nil {
+		return nil, errors.Join(noSpace(err), file.close())
+	}
+	return file, nil
 }
 
-// keepSpare reserves space for the next time the disk is full, if it can.
+// keepSpare reserves space for the next time the disk is full, if it can and has none.
 func (s *Store) keepSpare() {
 	file, err := s.disk.fs.create(spareName, s.opts.SegmentSize)
 	if err == nil {
@@ -136,6 +144,7 @@ func (s *Store) removeFile(seg *segment) {
 	if seg.file == nil {
 		return
 	}
+	_ = s.reach(pointUnlink)
 	if err := s.disk.fs.remove(seg.name()); err != nil {
 		s.opts.Logger.Warn("segment file could not be removed", "file", seg.name(), "error", err)
 	}
@@ -227,6 +236,7 @@ func (s *Store) flushAll() error {
 		if err := seg.file.sync(0, len(seg.mem)); err != nil {
 			return fmt.Errorf("%s: %w", seg.name(), err)
 		}
+		_ = s.reach(pointFlushed)
 		seg.generation++
 		fileState{
 			generation: seg.generation,
@@ -235,6 +245,9 @@ func (s *Store) flushAll() error {
 			sealed:     sealed,
 		}.encode(seg.mem)
 		seg.synced.Store(tail)
+		seg.durable.Store(true)
+		seg.stateUnsynced.Store(true)
+		_ = s.reach(pointStateWritten)
 	}
 	return s.listSegments()
 }
@@ -298,8 +311,12 @@ func (s *Store) snapshotManifest(leaving, joining []*segment) manifest {
 		m.pending = append(m.pending, id)
 	}
 	for _, seg := range t.all() {
-		if seg.committed.Load() && !skip[seg] {
+		switch {
+		case skip[seg] || !seg.committed.Load():
+		case seg.durable.Load():
 			m.listed = append(m.listed, seg.id)
+		default: // a power loss may leave nothing of it, not even its header
+			m.pending = append(m.pending, seg.id)
 		}
 	}
 	for _, seg := range joining {
@@ -330,6 +347,7 @@ func (s *Store) writeManifest(m manifest) (renamed bool, err error) {
 	if err := d.fs.syncDir(); err != nil {
 		return true, err
 	}
+	_ = s.reach(pointManifestSynced)
 	d.listed = make(map[uint64]bool, len(m.listed))
 	for _, id := range m.listed {
 		d.listed[id] = true
@@ -337,13 +355,13 @@ func (s *Store) writeManifest(m manifest) (renamed bool, err error) {
 	return true, nil
 }
 
-// commitTargets makes a round durable: from here on its targets count, and leaving does not. An error
-// means that the round can be undone: the manifest is as it was, or the store takes no more writes
-// and both sets of files stay.
-func (s *Store) commitTargets(leaving, targets []*segment) error {
+// commitTargets makes a round durable: from here on its targets count, and leaving does not. After an
+// error the round has to be undone. Where uncertain is true, nobody knows which manifest a power loss
+// would leave: the store takes no more writes, and the files of both sides must stay.
+func (s *Store) commitTargets(leaving, targets []*segment) (uncertain bool, err error) {
 	d := s.disk
 	if d == nil {
-		return nil
+		return false, nil
 	}
 	for _, target := range targets {
 		target.generation++
@@ -355,27 +373,28 @@ func (s *Store) commitTargets(leaving, targets []*segment) error {
 			sealed:     true,
 		}.encode(target.mem)
 		if err := target.file.sync(0, len(target.mem)); err != nil {
-			return d.fail(fmt.Errorf("%s: %w", target.name(), err))
+			return false, d.fail(fmt.Errorf("%s: %w", target.name(), err))
 		}
 		target.synced.Store(tail)
+		target.durable.Store(true)
 	}
 	d.manifestMu.Lock()
 	defer d.manifestMu.Unlock()
 	if len(targets) > 0 {
 		if err := d.fs.syncDir(); err != nil {
-			return d.fail(err)
+			return false, d.fail(err)
 		}
 	}
 	if renamed, err := s.writeManifest(s.snapshotManifest(leaving, targets)); err != nil {
 		if renamed {
-			return d.fail(err)
+			err = d.fail(err)
 		}
-		return err
+		return renamed, err
 	}
 	for _, target := range targets {
 		target.committed.Store(true)
 	}
-	return nil
+	return false, nil
 }
 
 // carryTombstones copies, at the end of a build, the tombstones of the victims about to leave that
@@ -481,15 +500,20 @@ func (s *Store) finishDisk() error {
 		return nil
 	}
 	s.sealLanes()
+	_ = s.reach(pointCloseSealed)
 	if err := s.flush(); err != nil {
 		return err
 	}
+	_ = s.reach(pointCloseFlushed)
 	return s.flushStates()
 }
 
 // flushStates makes the headers durable that flushAll wrote after the data.
 func (s *Store) flushStates() error {
 	for _, seg := range s.segments.all() {
+		if !seg.stateUnsynced.Load() {
+			continue
+		}
 		if err := seg.file.sync(0, segmentHeaderSize); err != nil {
 			return s.disk.fail(fmt.Errorf("%s: %w", seg.name(), err))
 		}
@@ -506,7 +530,10 @@ func (s *Store) closeDisk() error {
 }
 
 // bootID is the kernel's name for the time since the machine started, zeros where there is none.
-func bootID() (id [16]byte) {
+func (s *Store) bootID() (id [16]byte) {
+	if s.hooks.boot != nil {
+		return s.hooks.boot()
+	}
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return id

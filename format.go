@@ -25,7 +25,8 @@ tell whose record it was that is damaged, so that a repair never uncovers an old
 	offset  bytes
 	0       8      magic "WARMSEG\x00"; written last
 	8       4      format version
-	12      4      kind: 1 lane, 2 target
+	12      2      kind: 1 lane, 2 target
+	14      2      1 when made for a single record, larger than a segment
 	16      8      id
 	24      8      capacity: the size of the file
 	32      16     id of the store
@@ -61,7 +62,7 @@ const (
 )
 
 // segmentKind says who filled a segment. Targets count only once a manifest lists them.
-type segmentKind uint32
+type segmentKind uint16
 
 const (
 	kindLane   segmentKind = 1
@@ -88,6 +89,7 @@ func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 // fileHeader is the part of a segment's header that never changes.
 type fileHeader struct {
 	kind     segmentKind
+	large    bool
 	id       uint64
 	capacity uint64
 	store    storeID
@@ -97,7 +99,11 @@ type fileHeader struct {
 // encode writes h to mem, the magic last: a file whose header was never finished has none.
 func (h fileHeader) encode(mem []byte) {
 	binary.LittleEndian.PutUint32(mem[8:], formatVersion)
-	binary.LittleEndian.PutUint32(mem[12:], uint32(h.kind))
+	binary.LittleEndian.PutUint16(mem[12:], uint16(h.kind))
+	mem[14] = 0
+	if h.large {
+		mem[14] = 1
+	}
 	binary.LittleEndian.PutUint64(mem[16:], h.id)
 	binary.LittleEndian.PutUint64(mem[24:], h.capacity)
 	copy(mem[32:48], h.store[:])
@@ -125,7 +131,8 @@ func decodeFileHeader(mem []byte) (h fileHeader, err error) {
 		return h, errors.New("header checksum mismatch")
 	}
 	h = fileHeader{
-		kind:     segmentKind(binary.LittleEndian.Uint32(mem[12:])),
+		kind:     segmentKind(binary.LittleEndian.Uint16(mem[12:])),
+		large:    mem[14] == 1,
 		id:       binary.LittleEndian.Uint64(mem[16:]),
 		capacity: binary.LittleEndian.Uint64(mem[24:]),
 		store:    storeID(mem[32:48]),

@@ -59,7 +59,7 @@ func (s *Store) openDirectory(dir string) error {
 
 // openDisk recovers the store in fs. On an error nothing is mapped or locked.
 func (s *Store) openDisk(files fileSystem, lock *os.File) error {
-	s.disk = &disk{fs: files, lock: lock, boot: bootID(), mapped: map[*segment]bool{}}
+	s.disk = &disk{fs: files, lock: lock, boot: s.bootID(), mapped: map[*segment]bool{}}
 	s.disk.changed = sync.NewCond(&s.disk.mu)
 	r := &recovery{s: s}
 	err := r.run()
@@ -133,6 +133,7 @@ func (r *recovery) run() error {
 		_, err := r.dropLost()
 		return err
 	}
+	_ = r.s.reach(pointRecoverScanned)
 	if err := r.settle(); err != nil {
 		return err
 	}
@@ -285,7 +286,8 @@ func (r *recovery) adopt(file mappedFile, h fileHeader, state fileState) error {
 	r.s.attach(seg, file)
 	seg.committed.Store(true)
 	seg.generation = state.generation
-	seg.large = len(seg.mem) > r.s.opts.SegmentSize && state.records == 1
+	seg.large = h.large
+	seg.durable.Store(true)
 	if err := r.s.segments.assign(seg, r.s.maxSegments()); err != nil {
 		r.s.free(seg)
 		return err
@@ -302,6 +304,15 @@ func (r *recovery) scan() error {
 		expected += int(f.state.records)
 	}
 	r.perShard = expected / shardCount
+	// Locations must reach into the largest segment, whatever SegmentSize it was made with. A large
+	// one has its record at the start.
+	largest := r.s.opts.SegmentSize
+	for _, f := range r.found {
+		if !f.seg.large {
+			largest = max(largest, len(f.seg.mem))
+		}
+	}
+	r.s.offsetBits = offsetBitsFor(largest)
 	g, ctx := errgroup.WithContext(context.Background())
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for _, f := range r.found {
@@ -500,6 +511,7 @@ func (r *recovery) settle() error {
 		}
 		f.seg.synced.Store(tail)
 	}
+	_ = s.reach(pointRecoverSealed)
 	d.manifestMu.Lock()
 	defer d.manifestMu.Unlock()
 	if err := d.fs.syncDir(); err != nil {
@@ -508,10 +520,15 @@ func (r *recovery) settle() error {
 	if _, err := s.writeManifest(s.snapshotManifest(nil, nil)); err != nil {
 		return err
 	}
+	_ = s.reach(pointRecoverListed)
 	for _, name := range r.leftover {
 		if err := d.fs.remove(name); err != nil {
 			return err
 		}
+	}
+	// A new one: the old may be of another size, or have been left unfinished.
+	if err := d.fs.remove(spareName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	s.keepSpare()
 	return nil

@@ -75,7 +75,7 @@ func (r *recovery) repair() error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	if err := s.commitTargets(damaged, nil); err != nil {
+	if _, err := s.commitTargets(damaged, nil); err != nil {
 		return err
 	}
 	s.contentMu.Lock()

@@ -57,6 +57,8 @@ type segment struct {
 	large bool   // made for the one record it holds
 	spare bool   // made from the space kept back: tombstones only
 
+	durable       atomic.Bool // the file, its header included, was synced once
+	stateUnsynced atomic.Bool // the state in the header has changed since the last sync of it
 	// What follows is used by directory stores. minSeq and tombstones are guarded by the lock of
 	// the lane that appends; whoever finds the segment sealed may read them.
 	minSeq     uint64       // the lowest sequence number in it
@@ -338,6 +340,7 @@ func (s *Store) reserveLocked(ln *lane, size int, tombstone bool) (*segment, err
 		return nil, err
 	}
 	s.segments.publish(seg)
+	_ = s.reach(pointLaneRolled)
 	if ln.active != nil {
 		ln.active.seal(int64(ln.active.room(1)) > s.mergeableRoom())
 	}

@@ -139,6 +139,9 @@ func (v *verifier) checkSegment(ctx context.Context, seg *segment) (err error) {
 		if !intactRecord(rec, h, seg.seed) {
 			v.found(Finding{File: seg.name(), Offset: int64(offset), ID: id, Problem: "checksum mismatch"})
 		}
+		if seg.file != nil && seg.digestOf(n) != digest(recordID(rec, h)) {
+			v.found(Finding{File: seg.name(), Offset: int64(offset), ID: id, Problem: "digest mismatch"})
+		}
 		if v.s.pointsTo(id, v.s.locate(seg, offset)) {
 			v.reachable++
 			v.live[seg.id] += int64(h.size())

@@ -236,6 +236,7 @@ func (s *Store) appendLocked(ln *lane, p put) (seg *segment, err error) {
 	if p.large == nil {
 		putBody(rec, p.id, p.content)
 	}
+	_ = s.reach(pointPutBody)
 	h := header{kind: p.kind, idLen: len(p.id), contentLen: len(p.content), seq: s.sequence.Add(1)}
 	seg.minSeq = min(seg.minSeq, h.seq)
 	if seg.file != nil {
@@ -306,6 +307,7 @@ func (s *Store) remove(id string) (existed bool, err error) {
 	if err := s.appendTombstone(ln, id); err != nil {
 		return false, err
 	}
+	_ = s.reach(pointDeleteAppended)
 	s.removeSlot(sh, m.pos, m.h.size())
 	// A table that cannot be made smaller stays as it is: nothing is wrong with it.
 	_ = s.prepare(sh, int(sh.memories.Load()))
