@@ -202,7 +202,7 @@ func (c *compaction) chooseVictims() {
 	copying := false
 	for _, seg := range c.s.segments.all() {
 		live := seg.live.Load()
-		if !seg.is(stateSealed) || live > 0 && seg.damaged.Load() {
+		if !seg.is(stateSealed) || (live > 0 || len(seg.tombstones) > 0) && seg.damaged.Load() {
 			continue
 		}
 		if seg.deadBytes() > 0 {

@@ -36,6 +36,7 @@ type disk struct {
 	lock  *os.File // holds the lock of the directory; nil where a read-only store could not take it
 	store storeID
 	boot  [16]byte
+	key   sipKey
 
 	failure atomic.Pointer[error] // the first failed flush; set once
 
@@ -246,6 +247,7 @@ func (s *Store) flushAll() error {
 		}.encode(seg.mem)
 		seg.synced.Store(tail)
 		seg.durable.Store(true)
+		seg.sealedInFile.Store(sealed)
 		seg.stateUnsynced.Store(true)
 		_ = s.reach(pointStateWritten)
 	}
@@ -263,13 +265,13 @@ func (seg *segment) extent() (records, tail int64) {
 	}
 }
 
-// pinDirty pins the committed segments that have grown since they were flushed. Targets are flushed
+// pinDirty pins the committed segments that have grown or were sealed since they were flushed. Targets are flushed
 // by the compaction that fills them.
 func (s *Store) pinDirty() (dirty []*segment) {
 	s.contentMu.RLock()
 	defer s.contentMu.RUnlock()
 	for _, seg := range s.segments.all() {
-		if seg.committed.Load() && seg.tail.Load() > seg.synced.Load() {
+		if seg.committed.Load() && (seg.tail.Load() > seg.synced.Load() || seg.is(stateSealed) && !seg.sealedInFile.Load()) {
 			seg.pin()
 			dirty = append(dirty, seg)
 		}
@@ -377,6 +379,7 @@ func (s *Store) commitTargets(leaving, targets []*segment) (uncertain bool, err 
 		}
 		target.synced.Store(tail)
 		target.durable.Store(true)
+		target.sealedInFile.Store(true)
 	}
 	d.manifestMu.Lock()
 	defer d.manifestMu.Unlock()
@@ -505,7 +508,11 @@ func (s *Store) finishDisk() error {
 		return err
 	}
 	_ = s.reach(pointCloseFlushed)
-	return s.flushStates()
+	if err := s.flushStates(); err != nil {
+		return err
+	}
+	s.writeHint()
+	return nil
 }
 
 // flushStates makes the headers durable that flushAll wrote after the data.

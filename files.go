@@ -108,8 +108,8 @@ func (d *osFileSystem) open(name string, writable bool) (mappedFile, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if info.Size() == 0 || info.Size() > maxFileSize {
-		// Nothing to map; the caller finds no header.
+	if size := info.Size(); size == 0 || int64(int(size)) != size {
+		// Nothing that could be mapped; the caller finds no header.
 		return emptyFile{}, f.Close()
 	}
 	m, err := mapFile(f, int(info.Size()), writable)
@@ -119,9 +119,8 @@ func (d *osFileSystem) open(name string, writable bool) (mappedFile, error) {
 	return m, nil
 }
 
-// maxFileSize is more than any segment can have: content and id of the longest record, and a page
-// for what is around it.
-const maxFileSize = MaxContentLen + MaxIDLen + 1<<16
+// maxManifestSize bounds what is read into memory as a whole.
+const maxManifestSize = 1 << 30 // bytes
 
 // emptyFile stands for a file that is too short, or too long, to be one of ours.
 type emptyFile struct{}
@@ -136,7 +135,7 @@ func (d *osFileSystem) readFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close() // read only: nothing can be lost
-	return io.ReadAll(io.LimitReader(f, maxFileSize))
+	return io.ReadAll(io.LimitReader(f, maxManifestSize))
 }
 
 func (d *osFileSystem) writeFile(name string, data []byte) error {

@@ -62,7 +62,12 @@ func (s *Store) openDisk(files fileSystem, lock *os.File) error {
 	s.disk = &disk{fs: files, lock: lock, boot: s.bootID(), mapped: map[*segment]bool{}}
 	s.disk.changed = sync.NewCond(&s.disk.mu)
 	r := &recovery{s: s}
-	err := r.run()
+	var key [16]byte
+	_, err := rand.Read(key[:])
+	s.disk.key = decodeSipKey(key[:])
+	if err == nil {
+		err = r.run()
+	}
 	if err != nil {
 		for _, seg := range s.segments.all() {
 			s.free(seg)
@@ -123,10 +128,13 @@ func (r *recovery) run() error {
 		if err := r.openSegments(); err != nil {
 			return err
 		}
-		if err := r.scan(); err != nil {
-			return err
+		r.chooseLocations()
+		if !r.loadHint() {
+			if err := r.scan(); err != nil {
+				return err
+			}
+			r.dropTombstones()
 		}
-		r.dropTombstones()
 	}
 	r.s.sequence.Store(r.maxSeq)
 	if r.s.opts.ReadOnly {
@@ -297,13 +305,8 @@ func (r *recovery) adopt(file mappedFile, h fileHeader, state fileState) error {
 	return nil
 }
 
-// scan reads the segments in parallel.
-func (r *recovery) scan() error {
-	expected := 0
-	for _, f := range r.found {
-		expected += int(f.state.records)
-	}
-	r.perShard = expected / shardCount
+// chooseLocations decides how locations are made up.
+func (r *recovery) chooseLocations() {
 	// Locations must reach into the largest segment, whatever SegmentSize it was made with. A large
 	// one has its record at the start.
 	largest := r.s.opts.SegmentSize
@@ -313,6 +316,15 @@ func (r *recovery) scan() error {
 		}
 	}
 	r.s.offsetBits = offsetBitsFor(largest)
+}
+
+// scan reads the segments in parallel.
+func (r *recovery) scan() error {
+	expected := 0
+	for _, f := range r.found {
+		expected += int(f.state.records)
+	}
+	r.perShard = expected / shardCount
 	g, ctx := errgroup.WithContext(context.Background())
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for _, f := range r.found {
@@ -497,6 +509,7 @@ func (r *recovery) settle() error {
 	s, d := r.s, r.s.disk
 	for _, f := range r.found {
 		tail := f.seg.tail.Load()
+		f.seg.sealedInFile.Store(true)
 		if f.state.sealed && int64(f.state.synced) == tail || f.damaged {
 			f.seg.synced.Store(tail)
 			continue
@@ -526,9 +539,12 @@ func (r *recovery) settle() error {
 			return err
 		}
 	}
-	// A new one: the old may be of another size, or have been left unfinished.
-	if err := d.fs.remove(spareName); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	// The hint is of the past from the next write on. The space kept back is made anew: the old
+	// file may be of another size, or unfinished.
+	for _, name := range []string{hintName, spareName, manifestTempName} {
+		if err := d.fs.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	s.keepSpare()
 	return nil

@@ -58,6 +58,7 @@ type segment struct {
 	spare bool   // made from the space kept back: tombstones only
 
 	durable       atomic.Bool // the file, its header included, was synced once
+	sealedInFile  atomic.Bool // the state in the header says so
 	stateUnsynced atomic.Bool // the state in the header has changed since the last sync of it
 	// What follows is used by directory stores. minSeq and tombstones are guarded by the lock of
 	// the lane that appends; whoever finds the segment sealed may read them.
