@@ -21,7 +21,7 @@ What a directory store does beyond a memory store, so that what was acknowledged
 	power     Sync flushes segments, then the directory, then the manifest that lists new segments;
 	          only then is what came before it durable. What was durable is written into the headers
 	          of the segments (fileState), so that damage there is told from a torn tail.
-	compaction  Targets are flushed, then a manifest takes the victims out and the targets in: one
+	compaction  Everything is flushed, targets too, then a manifest takes the victims out and the targets in: one
 	          rename. Before it the victims count, after it the targets; both hold the same bytes.
 	          Then the slots' victims leave the table, and their files are removed.
 
@@ -364,6 +364,11 @@ func (s *Store) commitTargets(leaving, targets []*segment) (uncertain bool, err 
 	d := s.disk
 	if d == nil {
 		return false, nil
+	}
+	// What superseded the records that go with leaving must be durable first: else a power loss could
+	// leave neither version.
+	if err := s.flush(); err != nil {
+		return false, err
 	}
 	for _, target := range targets {
 		target.generation++
