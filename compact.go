@@ -101,13 +101,16 @@ type CompactionProgress struct {
 // When ctx is cancelled it stops within milliseconds: finished rounds stay, the current one is
 // undone. The statistics returned with an error are those of what was done.
 //
-// Errors: [ErrCompactionInProgress]; [ErrClosed]; [ErrReadOnly]; [ErrCompactionFailed], which wraps
+// Errors: [ErrCompactionInProgress]; [ErrClosed]; [ErrReadOnly]; [ErrSyncFailed]; [ErrCompactionFailed], which wraps
 // ctx's error, [ErrInsufficientMemory], [ErrNoSpace], [ErrClosed] when Close cancelled it, or
 // [ErrCorrupt] when a live record is damaged. The damaged segment is left alone from then on, so
 // that the next compaction can give back the others.
 func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
 	if s.opts.ReadOnly {
 		return CompactionStats{}, ErrReadOnly
+	}
+	if err := s.failedSync(); err != nil {
+		return CompactionStats{}, err
 	}
 	ctx, done, err := s.begin(ctx)
 	if err != nil {
@@ -125,6 +128,9 @@ func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
 	}
 	c.stats.before(s.Stats())
 	err = c.run(ctx)
+	if s.disk != nil {
+		s.keepSpare()
+	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrCompactionFailed, err)
 	}
@@ -225,7 +231,7 @@ func (c *compaction) chooseVictims() {
 	copying := false
 	for _, seg := range c.s.segments.all() {
 		live := seg.live.Load()
-		if !seg.is(stateSealed) || live > 0 && seg.damaged.Load() {
+		if !seg.is(stateSealed) || (live > 0 || len(seg.tombstones) > 0) && seg.damaged.Load() {
 			continue
 		}
 		if seg.deadBytes() > 0 {
@@ -365,6 +371,7 @@ type round struct {
 	targets   []*segment // the last one is being filled
 	full      bool       // no target has room, and no further one may be mapped
 	published bool
+	uncertain bool          // after a crash either side may count: no file may go
 	bytes     atomic.Int64  // copied
 	tick      chan struct{} // something was copied; nil when nobody wants to know
 }
@@ -395,6 +402,9 @@ func (c *compaction) round(ctx context.Context) error {
 	if err := r.build(ctx); err != nil {
 		return err
 	}
+	if err := r.carryTombstones(); err != nil {
+		return err
+	}
 	if err := c.s.reach(pointCompactBuilt); err != nil {
 		return err
 	}
@@ -409,6 +419,9 @@ func (c *compaction) round(ctx context.Context) error {
 	c.report(StageCommit, r.bytes.Load())
 	leaving, rest, err := c.sortOut()
 	if err != nil {
+		return err
+	}
+	if r.uncertain, err = c.s.commitTargets(leaving, r.targets); err != nil {
 		return err
 	}
 	finished = true
@@ -427,6 +440,9 @@ func (c *compaction) round(ctx context.Context) error {
 // allowedTargets is how many targets the next round may fill. A bounded round uses recycled memory,
 // or one fresh segment when there is none; an unbounded one takes what it needs.
 func (c *compaction) allowedTargets() (int, error) {
+	if c.s.disk != nil {
+		return c.maxTargets, nil // files: the page cache gives way when memory is short
+	}
 	recycled := len(c.pool)
 	n := min(c.maxTargets, max(1, recycled))
 	need := n
@@ -510,7 +526,8 @@ func (c *compaction) noteOverhead() {
 }
 
 // copyVictims is one worker.
-func (r *round) copyVictims(ctx context.Context, staged *moves) error {
+func (r *round) copyVictims(ctx context.Context, staged *moves) (err error) {
+	defer r.c.s.catchFault(armFaults(), &err)
 	var ch chunk
 	for {
 		if err := r.take(&ch); err != nil || len(ch.headers) == 0 {
@@ -539,6 +556,7 @@ type chunk struct {
 	size    int // bytes
 	target  *segment
 	offset  int // in target
+	record  int // number in target of the first one
 }
 
 // take makes ch the next records to be copied; without headers when there are none, or the targets
@@ -599,49 +617,67 @@ func (v *victim) damaged(offset int, reason string) error {
 // reserve finds room for ch in a target; false when the round is full. A chunk never spans two
 // targets, so each of them stays without gaps. REQUIRES: r.mu held.
 func (r *round) reserve(ch *chunk) (bool, error) {
-	n := len(r.targets)
-	if n == 0 || r.targets[n-1].room() < ch.size {
-		if n > 0 {
-			r.targets[n-1].seal(false)
+	target := r.last()
+	if target == nil || target.room(len(ch.headers)) < ch.size {
+		if target != nil {
+			target.seal(false)
 		}
-		if r.full = n >= r.maxTargets; r.full {
+		if r.full = len(r.targets) >= r.maxTargets; r.full {
 			return false, nil
 		}
-		target, err := r.c.newTarget()
-		if err != nil {
+		var err error
+		if target, err = r.c.newTarget(ch.size); err != nil {
 			return false, err
 		}
 		r.targets = append(r.targets, target)
 	}
-	ch.target = r.targets[len(r.targets)-1]
-	ch.offset = int(ch.target.tail.Load())
-	ch.target.tail.Add(int64(ch.size))
+	ch.target, ch.offset, ch.record = target, int(target.tail.Load()), int(target.records.Load())
+	for _, h := range ch.headers {
+		target.minSeq = min(target.minSeq, h.seq)
+	}
+	target.grew(len(ch.headers), ch.size)
 	return true, nil
 }
 
-// newTarget returns an empty segment that has its place in the table and is not there yet.
-func (c *compaction) newTarget() (*segment, error) {
+// last is the target being filled, nil when there is none.
+func (r *round) last() *segment {
+	if len(r.targets) == 0 {
+		return nil
+	}
+	return r.targets[len(r.targets)-1]
+}
+
+// newTarget returns an empty segment that has its place in the table and is not there yet. It has
+// room for size bytes, which may be more than SegmentSize: another process may have filled the
+// victim, with larger segments.
+func (c *compaction) newTarget(size int) (*segment, error) {
 	if err := c.s.reach(pointCompactTarget); err != nil {
 		return nil, err
 	}
-	var mem []byte
-	if n := len(c.pool); n > 0 {
-		mem = c.pool[n-1]
-		c.pool = c.pool[:n-1]
-	} else {
-		var err error
-		if mem, err = c.s.mapper.acquire(c.s.opts.SegmentSize); err != nil {
-			return nil, err
-		}
-		c.extra += int64(len(mem))
+	target, err := c.emptySegment(max(c.s.opts.SegmentSize, roundUp(segmentHeaderSize+size+digestSize, pageSize)))
+	if err != nil {
+		return nil, err
 	}
-	target := newSegment(c.s.segments.newID(), mem)
 	if err := c.s.segments.assign(target, c.s.maxSegments()); err != nil {
-		c.recycle(mem)
+		c.s.discardSegment(target)
 		return nil, err
 	}
 	target.seal(true)
 	return target, nil
+}
+
+// emptySegment returns a segment in recycled memory, or a new one.
+func (c *compaction) emptySegment(size int) (*segment, error) {
+	if n := len(c.pool); n > 0 && size == c.s.opts.SegmentSize {
+		mem := c.pool[n-1]
+		c.pool = c.pool[:n-1]
+		return newSegment(c.s.segments.newID(kindTarget), mem, kindTarget), nil
+	}
+	seg, err := c.s.createSegment(size, kindTarget, true)
+	if err == nil {
+		c.extra += int64(size)
+	}
+	return seg, err
 }
 
 // copyChunk verifies and copies the records of ch.
@@ -655,6 +691,9 @@ func (r *round) copyChunk(ch *chunk, staged *moves) error {
 			return ch.v.damaged(from, "checksum mismatch")
 		}
 		copyRecord(target.mem[offset:offset+h.size()], rec, h, target.seed)
+		if target.file != nil {
+			target.putDigest(ch.record+i, recordID(rec, h))
+		}
 		number, tag := splitHash(s.hashBytes(recordID(rec, h)))
 		staged.list = append(staged.list, move{
 			from:  makeSlot(tag, s.locate(seg, from)),
@@ -760,9 +799,14 @@ func (r *round) finish(leaving []*segment) {
 	}
 	c.swap(leaving)
 	_ = c.s.reach(pointCompactSwapped)
-	if n := len(r.targets); n > 0 {
-		last := r.targets[n-1]
-		last.seal(int64(last.room()) > c.segmentSize()/largeShare)
+	for _, seg := range leaving {
+		c.s.removeFile(seg)
+	}
+	if last := r.last(); last != nil {
+		last.seal(int64(last.room(1)) > c.s.mergeableRoom())
+		if last.file != nil {
+			return
+		}
 		// A recycled target may have pages beyond its tail that no record will ever use.
 		if err := discard(last.mem[roundUp(int(last.tail.Load()), pageSize):]); err != nil {
 			c.s.opts.Logger.Warn("unused pages could not be given back", "error", err)
@@ -787,19 +831,19 @@ func (c *compaction) swap(segs []*segment) {
 	s.segments.reuse(segs)
 	for _, seg := range segs {
 		if s.retire(seg) {
-			c.recycle(seg.mem)
+			c.recycle(seg)
 		}
 	}
 }
 
-// recycle keeps mem for the next targets, or unmaps it.
-func (c *compaction) recycle(mem []byte) {
-	if len(mem) == c.s.opts.SegmentSize && len(c.pool) < c.maxTargets {
-		c.pool = append(c.pool, mem)
+// recycle keeps the memory of seg, which nobody can reach, for the next targets, or unmaps it.
+func (c *compaction) recycle(seg *segment) {
+	if seg.file == nil && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) < c.maxTargets {
+		c.pool = append(c.pool, seg.mem)
 		return
 	}
-	c.s.release(mem)
-	c.extra -= int64(len(mem))
+	c.s.free(seg)
+	c.extra -= int64(len(seg.mem))
 }
 
 func (c *compaction) drainPool() {
@@ -816,7 +860,8 @@ func (r *round) undo() {
 	if !r.published { // nobody has seen the targets
 		c.s.segments.reuse(r.targets)
 		for _, target := range r.targets {
-			c.recycle(target.mem)
+			c.recycle(target)
+			c.s.removeFile(target)
 		}
 		return
 	}
@@ -828,6 +873,11 @@ func (r *round) undo() {
 		}
 	}
 	c.swap(r.targets)
+	for _, target := range r.targets {
+		if !r.uncertain {
+			c.s.removeFile(target)
+		}
+	}
 }
 
 // unflip is flip backwards.

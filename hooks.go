@@ -5,7 +5,11 @@ type point string
 
 // Points, in the order in which a call passes them.
 const (
+	pointPutBody          point = "put: body written, header not"
 	pointPutAppended      point = "put: record written, index not"
+	pointDeleteAppended   point = "delete: tombstone written, index not"
+	pointSegmentCreated   point = "segment: file made and mapped, header not written"
+	pointLaneRolled       point = "lane: new segment published, old one not sealed"
 	pointViewPinned       point = "view: record pinned, callback not called"
 	pointCompactSealed    point = "compact: lanes sealed"
 	pointCompactWalked    point = "compact: live records listed"
@@ -15,12 +19,24 @@ const (
 	pointCompactFlip      point = "compact: slot about to be flipped"
 	pointCompactCommitted point = "compact: round committed, victims in the table"
 	pointCompactSwapped   point = "compact: victims out of the table"
+	pointUnlink           point = "compact: file about to be removed"
+	pointFlushed          point = "sync: segment flushed, state not written"
+	pointStateWritten     point = "sync: state written"
+	pointManifestWritten  point = "manifest: synced under its temporary name"
+	pointManifestRenamed  point = "manifest: renamed, directory not synced"
+	pointManifestSynced   point = "manifest: in force"
+	pointCloseSealed      point = "close: lanes sealed"
+	pointCloseFlushed     point = "close: everything flushed"
+	pointRecoverScanned   point = "open: segments read, nothing changed"
+	pointRecoverSealed    point = "open: tails sealed, manifest not written"
+	pointRecoverListed    point = "open: manifest written, leftovers not removed"
 )
 
 // hooks are the knobs of tests; the zero value is production.
 type hooks struct {
 	hash      func(id string) uint64        // replaces the seeded hash
 	available func() (bytes int64, ok bool) // replaces what the system says
+	boot      func() [16]byte               // replaces the kernel's boot id
 	at        func(point) error             // called at every point, with or without locks held
 }
 

@@ -241,6 +241,9 @@ func (s *Store) hash(id string) uint64 {
 	if s.hooks.hash != nil {
 		return s.hooks.hash(id)
 	}
+	if s.disk != nil {
+		return sipHash(s.disk.key, id)
+	}
 	return maphash.String(s.hashSeed, id)
 }
 
@@ -248,6 +251,9 @@ func (s *Store) hash(id string) uint64 {
 func (s *Store) hashBytes(id []byte) uint64 {
 	if s.hooks.hash != nil {
 		return s.hooks.hash(string(id))
+	}
+	if s.disk != nil {
+		return sipHash(s.disk.key, id)
 	}
 	return maphash.Bytes(s.hashSeed, id)
 }

@@ -31,8 +31,10 @@ type MaintenanceReport struct {
 
 // maintenance is the state of the background cycle.
 type maintenance struct {
-	mu   sync.Mutex // one cycle at a time; only ever tried, so it has no place in the lock order
-	last time.Time  // when the last automatic compaction began; zero before the first
+	mu sync.Mutex // one cycle at a time; only ever tried, so it has no place in the lock order
+	// startup makes the first cycle compact whatever size and ratio: Open found the store fragmented.
+	startup bool
+	last    time.Time // when the last automatic compaction began; zero before the first
 }
 
 // startMaintenance starts the background cycle.
@@ -129,6 +131,8 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 func (s *Store) reasonToSkip(st Stats, now time.Time) SkipReason {
 	m := s.opts.Maintenance
 	switch {
+	case s.maintenance.startup:
+		s.maintenance.startup = false
 	case st.FragmentationRatio < m.FragmentationThreshold:
 		return SkipThreshold
 	case st.TotalBytes < m.MinBytes:

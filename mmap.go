@@ -24,9 +24,19 @@ func (m *mapper) acquire(size int) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: cannot map %d bytes: %w", ErrNoSpace, size, err)
 	}
+	m.adopt(size)
+	return mem, nil
+}
+
+// adopt counts size bytes that were mapped from a file, and forget takes them back.
+func (m *mapper) adopt(size int) {
 	m.bytes.Add(int64(size))
 	m.mappings.Add(1)
-	return mem, nil
+}
+
+func (m *mapper) forget(size int) {
+	m.bytes.Add(int64(-size))
+	m.mappings.Add(-1)
 }
 
 // release gives memory of acquire back to the operating system.
@@ -35,7 +45,6 @@ func (m *mapper) release(mem []byte) error {
 	if err := unmapPrivate(mem); err != nil {
 		return fmt.Errorf("warmtier: cannot unmap %d bytes: %w", size, err)
 	}
-	m.bytes.Add(int64(-size))
-	m.mappings.Add(-1)
+	m.forget(size)
 	return nil
 }

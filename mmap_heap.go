@@ -2,6 +2,12 @@
 
 package warmtier
 
+import (
+	"errors"
+	"io"
+	"os"
+)
+
 // mapPrivate returns memory the race detector watches.
 func mapPrivate(size int) ([]byte, error) { return make([]byte, size), nil }
 
@@ -16,3 +22,35 @@ func unmapPrivate(mem []byte) error {
 
 // discard gives the pages of mem back and leaves it mapped.
 func discard([]byte) error { return nil }
+
+// mapping is a file read onto the heap. Bytes reach the file with sync and close.
+type mapping struct {
+	f        *os.File
+	mem      []byte
+	writable bool
+}
+
+func mapFile(f *os.File, size int, writable bool) (mappedFile, error) {
+	mem := make([]byte, size)
+	if _, err := f.ReadAt(mem, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return &mapping{f: f, mem: mem, writable: writable}, nil
+}
+
+func (m *mapping) bytes() []byte { return m.mem }
+
+func (m *mapping) sync(from, to int) error {
+	if _, err := m.f.WriteAt(m.mem[from:to], int64(from)); err != nil {
+		return err
+	}
+	return m.f.Sync()
+}
+
+func (m *mapping) close() error {
+	var err error
+	if m.writable {
+		_, err = m.f.WriteAt(m.mem, 0)
+	}
+	return errors.Join(err, m.f.Close())
+}

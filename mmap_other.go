@@ -2,7 +2,12 @@
 
 package warmtier
 
-import "github.com/edsrzf/mmap-go"
+import (
+	"errors"
+	"os"
+
+	"github.com/edsrzf/mmap-go"
+)
 
 // mapPrivate maps memory backed by the page file; without a name it is nobody else's.
 func mapPrivate(size int) ([]byte, error) {
@@ -16,3 +21,6 @@ func unmapPrivate(mem []byte) error {
 
 // discard keeps the pages: there is no portable advice for it here.
 func discard([]byte) error { return nil }
+
+// mapFile is not needed: directory stores need flock, which only Unix has.
+func mapFile(*os.File, int, bool) (mappedFile, error) { return nil, errors.ErrUnsupported }

@@ -3,6 +3,8 @@
 package warmtier
 
 import (
+	"os"
+
 	"github.com/edsrzf/mmap-go"
 	"golang.org/x/sys/unix"
 )
@@ -29,4 +31,41 @@ func discard(mem []byte) error {
 		return nil
 	}
 	return unix.Madvise(mem, unix.MADV_DONTNEED)
+}
+
+// mapping is a file mapped into memory. It needs no descriptor: the mapping holds the file, and
+// msync reports the errors of its pages.
+type mapping struct {
+	mem  mmap.MMap
+	path string
+}
+
+// mapFile maps the size bytes of f, and closes f when it succeeds.
+func mapFile(f *os.File, size int, writable bool) (mappedFile, error) {
+	prot := mmap.RDONLY
+	if writable {
+		prot = mmap.RDWR
+	}
+	mem, err := mmap.MapRegion(f, size, prot, 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &mapping{mem: mem, path: f.Name()}, f.Close()
+}
+
+func (m *mapping) bytes() []byte { return m.mem }
+func (m *mapping) close() error  { return m.mem.Unmap() }
+
+// sync flushes the pages that hold the bytes from from to to. msync wants whole pages, and mmap-go
+// flushes what it is given.
+func (m *mapping) sync(from, to int) error {
+	from -= from % pageSize
+	to = min(roundUp(to, pageSize), len(m.mem))
+	if from >= to {
+		return nil
+	}
+	if err := m.mem[from:to].Flush(); err != nil {
+		return err
+	}
+	return syncDevice(m.path)
 }

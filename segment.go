@@ -3,6 +3,7 @@ package warmtier
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"math/bits"
 	"sync/atomic"
 	"unsafe"
@@ -25,13 +26,16 @@ reference is gone, and a segment is never touched after its memory was given awa
 const (
 	// segmentHeaderSize bytes are kept free at the start of a segment: no record is ever at offset
 	// 0, and a segment in a file has its header there.
-	segmentHeaderSize = 64
+	segmentHeaderSize = 128
 
 	// A record over 1/16 of a segment, and over 1 MiB, gets a segment of its own. So a segment that
 	// was sealed because the next record did not fit is at least 15/16 full, and what is copied
 	// into a shared segment with locks held takes no longer than 1/16 of one.
 	largeShare   = 16
 	minLargeSize = 1 << 20 // bytes
+
+	// 1/256 of a segment file is for tombstones, so that Delete works on a full disk.
+	tombstoneShare = 256
 )
 
 type segmentState int32
@@ -44,24 +48,40 @@ const (
 
 // segment is safe for concurrent use as far as each field says.
 type segment struct {
-	id    uint64 // never used twice in a store
-	index int    // in the segment table: part of the location of each record
-	mem   []byte // the bytes below tail are immutable (I1)
+	id    uint64     // never used twice in a store
+	index int        // in the segment table: part of the location of each record
+	mem   []byte     // the bytes below tail are immutable (I1)
+	file  mappedFile // what mem is a mapping of; nil in a memory store
+	kind  segmentKind
 	seed  uint32 // of the checksums of its records
 	large bool   // made for the one record it holds
+	spare bool   // made from the space kept back: tombstones only
+
+	durable       atomic.Bool // the file, its header included, was synced once
+	sealedInFile  atomic.Bool // the state in the header says so
+	stateUnsynced atomic.Bool // the state in the header has changed since the last sync of it
+	// What follows is used by directory stores. minSeq and tombstones are guarded by the lock of
+	// the lane that appends; whoever finds the segment sealed may read them.
+	minSeq     uint64       // the lowest sequence number in it
+	tombstones []uint32     // their offsets, in units of 8 bytes
+	committed  atomic.Bool  // belongs into manifests: every lane's segment, and targets of finished rounds
+	generation uint64       // of the newest state in the file; guarded by disk.syncing
+	synced     atomic.Int64 // bytes up to here are durable
 
 	state   atomic.Int32
 	damaged atomic.Bool  // a compaction met damage here; written by compactions
 	early   atomic.Bool  // sealed although it had room: compactions merge such segments
+	records atomic.Int64 // before tail; changes with it
 	tail    atomic.Int64 // bytes in use, header included; grows under the lane's lock while active
 	live    atomic.Int64 // bytes of records the index points to; changes under shard locks
 	refs    atomic.Int64 // 1 for the table and 1 for each pin
 }
 
-func newSegment(id uint64, mem []byte) *segment {
-	seg := &segment{id: id, mem: mem, seed: segmentSeed(id)}
+func newSegment(id uint64, mem []byte, kind segmentKind) *segment {
+	seg := &segment{id: id, mem: mem, kind: kind, seed: segmentSeed(id), minSeq: math.MaxUint64}
 	seg.tail.Store(segmentHeaderSize)
 	seg.refs.Store(1)
+	seg.committed.Store(kind == kindLane)
 	return seg
 }
 
@@ -69,7 +89,21 @@ func segmentSeed(id uint64) uint32 {
 	return checksum(binary.LittleEndian.AppendUint64(nil, id))
 }
 
-func (seg *segment) room() int          { return len(seg.mem) - int(seg.tail.Load()) }
+// room is the number of bytes left for n records; a file keeps some for their digests.
+func (seg *segment) room(n int) int {
+	end := len(seg.mem)
+	if seg.file != nil {
+		end = digestAt(end, int(seg.records.Load())+n-1)
+	}
+	return end - int(seg.tail.Load())
+}
+
+// grew accounts for n records, of size bytes together, written at the tail.
+func (seg *segment) grew(n, size int) {
+	seg.records.Add(int64(n))
+	seg.tail.Add(int64(size))
+}
+
 func (seg *segment) recordBytes() int64 { return seg.tail.Load() - segmentHeaderSize }
 func (seg *segment) deadBytes() int64   { return seg.recordBytes() - seg.live.Load() }
 func (seg *segment) is(st segmentState) bool {
@@ -77,7 +111,12 @@ func (seg *segment) is(st segmentState) bool {
 }
 
 // name is what errors call the segment.
-func (seg *segment) name() string { return fmt.Sprintf("segment %d", seg.id) }
+func (seg *segment) name() string {
+	if seg.file != nil {
+		return segmentFileName(seg.id)
+	}
+	return fmt.Sprintf("segment %d", seg.id)
+}
 
 // seal makes seg immutable; early says that more records would have fitted. REQUIRES: the lock of
 // the lane that appends to it, or nobody else knows seg yet.
@@ -93,7 +132,7 @@ func (seg *segment) pin() { seg.refs.Add(1) }
 func (s *Store) unpin(seg *segment) {
 	if seg.refs.Add(-1) == 0 {
 		s.retiredBytes.Add(-int64(len(seg.mem)))
-		s.release(seg.mem)
+		s.free(seg)
 	}
 }
 
@@ -107,6 +146,15 @@ func (s *Store) retire(seg *segment) (last bool) {
 	}
 	s.retiredBytes.Add(-int64(len(seg.mem)))
 	return true
+}
+
+// free unmaps a segment nobody can reach.
+func (s *Store) free(seg *segment) {
+	if seg.file != nil {
+		s.detach(seg)
+		return
+	}
+	s.release(seg.mem)
 }
 
 // release unmaps mem. No call can do anything about a failure, so it is logged.
@@ -123,7 +171,8 @@ type segmentTable struct {
 	entries atomic.Pointer[[]atomic.Pointer[segment]]
 	used    int   // entries[used:] were never used
 	free    []int // entries that were, and are empty
-	nextID  uint64
+	lastID  uint64
+	pending map[uint64]bool // ids of segments that lanes have asked for and not published yet
 }
 
 // at returns the segment at index, nil when there is none.
@@ -147,11 +196,23 @@ func (t *segmentTable) all() []*segment {
 	return list
 }
 
-func (t *segmentTable) newID() uint64 {
+// newID draws an id. One for a lane is pending until publish or abandon: a manifest written meanwhile
+// must not take the file for a leftover.
+func (t *segmentTable) newID(kind segmentKind) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.nextID++
-	return t.nextID
+	t.lastID++
+	if kind == kindLane {
+		t.pending[t.lastID] = true
+	}
+	return t.lastID
+}
+
+// abandon ends the pending state of a segment that will not be published.
+func (t *segmentTable) abandon(id uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.pending, id)
 }
 
 // assign gives seg an index, so that locations can name it.
@@ -186,6 +247,7 @@ func (t *segmentTable) publish(seg *segment) {
 		entries = grown
 	}
 	entries[seg.index].Store(seg)
+	delete(t.pending, seg.id)
 }
 
 // removeLocked takes segs out of the table. REQUIRES: contentMu write-held. It does nothing else, so
@@ -234,37 +296,76 @@ type laneState struct {
 	active *segment // guarded by mu; nil before the first record, and after a seal
 }
 
-// reserveLocked returns a segment with room for size bytes at its tail. A lane that rolls publishes the
-// new segment with contentMu read-held: between swaps the table only grows. REQUIRES: ln.mu held,
-// contentMu read-held.
-func (s *Store) reserveLocked(ln *lane, size int) (*segment, error) {
-	if ln.active != nil && ln.active.room() >= size {
-		return ln.active, nil
+// createSegment makes a segment of size bytes that is in no table yet. lastResort allows it to take
+// the space kept back for deletions and compactions.
+func (s *Store) createSegment(size int, kind segmentKind, lastResort bool) (*segment, error) {
+	id := s.segments.newID(kind)
+	seg, err := s.mapSegment(id, size, kind, lastResort)
+	if err != nil {
+		s.segments.abandon(id)
 	}
-	mem, err := s.mapper.acquire(s.opts.SegmentSize)
+	return seg, err
+}
+
+func (s *Store) mapSegment(id uint64, size int, kind segmentKind, lastResort bool) (*segment, error) {
+	if s.disk != nil {
+		return s.createFile(id, size, kind, lastResort)
+	}
+	mem, err := s.mapper.acquire(size)
 	if err != nil {
 		return nil, err
 	}
-	seg := newSegment(s.segments.newID(), mem)
+	return newSegment(id, mem, kind), nil
+}
+
+// discardSegment gets rid of a segment that never was in the table.
+func (s *Store) discardSegment(seg *segment) {
+	s.segments.abandon(seg.id)
+	s.free(seg)
+	s.removeFile(seg)
+}
+
+// reserveLocked returns a segment with room for a record of size bytes at its tail. A lane that rolls
+// publishes the new segment with contentMu read-held: between swaps the table only grows. REQUIRES:
+// ln.mu held, contentMu read-held.
+func (s *Store) reserveLocked(ln *lane, size int, tombstone bool) (*segment, error) {
+	if seg := ln.active; seg != nil && seg.room(1) >= size+s.keptBack(tombstone) && (tombstone || !seg.spare) {
+		return seg, nil
+	}
+	seg, err := s.createSegment(s.opts.SegmentSize, kindLane, tombstone)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.segments.assign(seg, s.maxSegments()); err != nil {
-		s.release(mem)
+		s.discardSegment(seg)
 		return nil, err
 	}
 	s.segments.publish(seg)
+	_ = s.reach(pointLaneRolled)
 	if ln.active != nil {
-		ln.active.seal(false)
+		ln.active.seal(int64(ln.active.room(1)) > s.mergeableRoom())
 	}
 	ln.active = seg
 	return seg, nil
 }
 
+// keptBack is how many bytes of an active segment only tombstones may have.
+func (s *Store) keptBack(tombstone bool) int {
+	if s.disk == nil || tombstone {
+		return 0
+	}
+	return s.opts.SegmentSize / tombstoneShare
+}
+
+// mergeableRoom is the room from which on a sealed segment counts as sealed early.
+func (s *Store) mergeableRoom() int64 { return int64(s.opts.SegmentSize / largeShare) }
+
 // newLargeSegment returns a segment, in no table yet, with room for one record of size bytes.
 func (s *Store) newLargeSegment(size int) (*segment, error) {
-	mem, err := s.mapper.acquire(roundUp(segmentHeaderSize+size, pageSize))
+	seg, err := s.createSegment(roundUp(segmentHeaderSize+size+digestSize, pageSize), kindLane, false)
 	if err != nil {
 		return nil, err
 	}
-	seg := newSegment(s.segments.newID(), mem)
 	seg.large = true
 	return seg, nil
 }

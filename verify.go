@@ -118,7 +118,8 @@ func (v *verifier) checkSegments(ctx context.Context) error {
 }
 
 // checkSegment reads the records of one segment back to back.
-func (v *verifier) checkSegment(ctx context.Context, seg *segment) error {
+func (v *verifier) checkSegment(ctx context.Context, seg *segment) (err error) {
+	defer v.s.catchFault(armFaults(), &err)
 	v.report.Segments++
 	tail := int(seg.tail.Load())
 	for offset, n := segmentHeaderSize, 0; offset < tail; n++ {
@@ -137,6 +138,9 @@ func (v *verifier) checkSegment(ctx context.Context, seg *segment) error {
 		id := string(recordID(rec, h))
 		if !intactRecord(rec, h, seg.seed) {
 			v.found(Finding{File: seg.name(), Offset: int64(offset), ID: id, Problem: "checksum mismatch"})
+		}
+		if seg.file != nil && seg.digestOf(n) != digest(recordID(rec, h)) {
+			v.found(Finding{File: seg.name(), Offset: int64(offset), ID: id, Problem: "digest mismatch"})
 		}
 		if v.s.pointsTo(id, v.s.locate(seg, offset)) {
 			v.reachable++
@@ -173,14 +177,21 @@ func (v *verifier) checkIndex(ctx context.Context) error {
 }
 
 // checkSlots checks the slots of a few tags, from one on, and returns the tag to go on with.
-func (v *verifier) checkSlots(number int, from uint32, slots []slot) ([]slot, uint32) {
+func (v *verifier) checkSlots(number int, from uint32, slots []slot) (_ []slot, to uint32) {
+	var fault error
+	defer func() {
+		if fault != nil {
+			v.found(Finding{File: "index", Problem: fault.Error()})
+		}
+	}()
+	defer v.s.catchFault(armFaults(), &fault)
 	s := v.s
 	sh := &s.shards[number]
 	s.contentMu.RLock()
 	defer s.contentMu.RUnlock()
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
-	to := sh.rangeEnd(from, iterationBatch)
+	to = sh.rangeEnd(from, iterationBatch)
 	slots = sh.table.appendRange(slots[:0], from, to)
 	ids := make(map[string]bool, len(slots))
 	for _, w := range slots {

@@ -77,6 +77,7 @@ type Store struct {
 	// nothing is allocated, mapped or written to a segment.
 	shards [shardCount]shard
 
+	disk           *disk         // nil in a memory store
 	sequence       atomic.Uint64 // the last sequence number drawn
 	retiredBytes   atomic.Int64  // mapped for pins alone
 	corruptRecords atomic.Int64  // met by reads, compactions and All
@@ -109,9 +110,6 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
-	if dir != "" {
-		return nil, fmt.Errorf("warmtier: open %q: directory stores: %w", dir, errors.ErrUnsupported)
-	}
 	s := &Store{
 		opts:      opts.withDefaults(),
 		hooks:     h,
@@ -125,7 +123,14 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 		s.shards[i].lane = &s.lanes[i%len(s.lanes)]
 	}
 	s.lifetime, s.endLife = context.WithCancelCause(context.Background())
+	s.segments.pending = map[uint64]bool{}
+	if dir != "" {
+		if err := s.openDirectory(dir); err != nil {
+			return nil, err
+		}
+	}
 	s.startMaintenance()
+	s.startSyncing()
 	return s, nil
 }
 
@@ -145,7 +150,7 @@ func (s *Store) Put(id string, content []byte) error {
 		return fmt.Errorf("%w: %d bytes, limit %d", ErrContentTooLarge, len(content), MaxContentLen)
 	}
 	size := recordSize(len(id), len(content))
-	p := put{id: id, content: content, size: size, sum: checksum(content)}
+	p := put{id: id, content: content, kind: kindMemory, size: size, sum: checksum(content)}
 	if size > s.largeSize() {
 		// Mapped and filled before any lock is taken: it may take a second.
 		seg, err := s.newLargeSegment(size)
@@ -155,22 +160,26 @@ func (s *Store) Put(id string, content []byte) error {
 		putBody(seg.mem[segmentHeaderSize:], id, content)
 		p.large = seg
 	}
-	err := s.put(p)
-	if err != nil && p.large != nil {
-		s.release(p.large.mem)
+	if err := s.put(p); err != nil {
+		if p.large != nil {
+			s.discardSegment(p.large)
+		}
+		return err
 	}
-	return err
+	return s.makeDurable()
 }
 
 // largeSize is the size of the largest record that shares a segment with others.
 func (s *Store) largeSize() int {
-	return min(s.opts.SegmentSize-segmentHeaderSize, max(s.opts.SegmentSize/largeShare, minLargeSize))
+	most := s.opts.SegmentSize - segmentHeaderSize - digestSize - s.keptBack(false)
+	return min(most, max(s.opts.SegmentSize/largeShare, minLargeSize))
 }
 
-// put is a Put under way.
+// put is a record to be written: a Put under way, or the tombstone of a Delete.
 type put struct {
 	id      string
 	content []byte
+	kind    byte
 	size    int
 	sum     uint32   // of content
 	large   *segment // holds the body of a large record already, else nil
@@ -178,7 +187,10 @@ type put struct {
 
 // put appends the record and points the index to it. The order gives readers either the old record
 // or the whole new one: bytes, tail, index.
-func (s *Store) put(p put) error {
+func (s *Store) put(p put) (err error) {
+	if s.disk != nil {
+		defer s.catchFault(armFaults(), &err)
+	}
 	sh, tag := s.place(p.id)
 	s.contentMu.RLock()
 	defer s.contentMu.RUnlock()
@@ -192,9 +204,7 @@ func (s *Store) put(p put) error {
 	if err := s.prepare(sh, int(sh.memories.Load())+1); err != nil {
 		return err
 	}
-	sh.mu.RLock()
-	old, exists, err := s.findLocked(sh, tag, p.id)
-	sh.mu.RUnlock()
+	old, exists, err := s.find(sh, tag, p.id)
 	if err != nil {
 		return err
 	}
@@ -214,7 +224,7 @@ func (s *Store) put(p put) error {
 // appendLocked writes the record of p at a tail. REQUIRES: ln.mu held, contentMu read-held.
 func (s *Store) appendLocked(ln *lane, p put) (seg *segment, err error) {
 	if p.large == nil {
-		seg, err = s.reserveLocked(ln, p.size)
+		seg, err = s.reserveLocked(ln, p.size, p.kind == kindTombstone)
 	} else if seg, err = p.large, s.segments.assign(p.large, s.maxSegments()); err == nil {
 		s.segments.publish(seg)
 	}
@@ -226,15 +236,20 @@ func (s *Store) appendLocked(ln *lane, p put) (seg *segment, err error) {
 	if p.large == nil {
 		putBody(rec, p.id, p.content)
 	}
+	_ = s.reach(pointPutBody)
 	h := header{
 		contentSum: p.sum,
-		kind:       kindMemory,
+		kind:       p.kind,
 		idLen:      len(p.id),
 		contentLen: len(p.content),
 		seq:        s.sequence.Add(1),
 	}
+	seg.minSeq = min(seg.minSeq, h.seq)
+	if seg.file != nil {
+		seg.putDigest(int(seg.records.Load()), rec[recordHeaderSize:recordHeaderSize+h.idLen])
+	}
 	putHeader(rec, h, seg.seed)
-	seg.tail.Store(int64(tail + p.size))
+	seg.grew(1, p.size)
 	return seg, nil
 }
 
@@ -269,6 +284,18 @@ func (s *Store) Delete(id string) (existed bool, err error) {
 	if err := s.checkWrite(id); err != nil {
 		return false, err
 	}
+	existed, err = s.remove(id)
+	if existed && err == nil {
+		err = s.makeDurable()
+	}
+	return existed, err
+}
+
+// remove is Delete up to the point where the deletion is visible.
+func (s *Store) remove(id string) (existed bool, err error) {
+	if s.disk != nil {
+		defer s.catchFault(armFaults(), &err)
+	}
 	sh, tag := s.place(id)
 	s.contentMu.RLock()
 	defer s.contentMu.RUnlock()
@@ -279,28 +306,55 @@ func (s *Store) Delete(id string) (existed bool, err error) {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 
+	m, exists, err := s.find(sh, tag, id)
+	if err != nil || !exists {
+		return false, err
+	}
+	if err := s.appendTombstone(ln, id); err != nil {
+		return false, err
+	}
+	_ = s.reach(pointDeleteAppended)
+	s.removeSlot(sh, m.pos, m.h.size())
+	// A table that cannot be made smaller stays as it is: nothing is wrong with it.
+	_ = s.prepare(sh, int(sh.memories.Load()))
+	return true, nil
+}
+
+// appendTombstone records a deletion in a directory store, where the records of the memory may be
+// found again. REQUIRES: as appendLocked.
+func (s *Store) appendTombstone(ln *lane, id string) error {
+	if s.disk == nil {
+		return nil
+	}
+	p := put{id: id, kind: kindTombstone, size: recordSize(len(id), 0), sum: checksum(nil)}
+	seg, err := s.appendLocked(ln, p)
+	if err != nil {
+		return err
+	}
+	seg.tombstones = append(seg.tombstones, uint32((int(seg.tail.Load())-p.size)/recordAlign))
+	return nil
+}
+
+// removeSlot empties the slot at pos, of a record of size bytes. REQUIRES: as pointTo.
+func (s *Store) removeSlot(sh *shard, pos, size int) {
 	sh.mu.Lock()
-	m, exists, err := s.findLocked(sh, tag, id)
-	if exists {
-		sh.version.Add(1)
-		m.seg.live.Add(-int64(m.h.size()))
-		sh.table.remove(m.pos)
-		sh.memories.Add(-1)
-		sh.liveBytes.Add(-int64(m.h.size()))
-		sh.deletes.Add(1)
-		sh.version.Add(1)
-	}
-	sh.mu.Unlock()
-	if exists {
-		// A table that cannot be made smaller stays as it is: nothing is wrong with it.
-		_ = s.prepare(sh, int(sh.memories.Load()))
-	}
-	return exists, err
+	defer sh.mu.Unlock()
+	sh.version.Add(1)
+	defer sh.version.Add(1)
+	seg, _ := s.resolve(sh.table.get(pos).location())
+	seg.live.Add(-int64(size))
+	sh.table.remove(pos)
+	sh.memories.Add(-1)
+	sh.liveBytes.Add(-int64(size))
+	sh.deletes.Add(1)
 }
 
 func (s *Store) checkWrite(id string) error {
 	if s.opts.ReadOnly {
 		return ErrReadOnly
+	}
+	if err := s.failedSync(); err != nil {
+		return err
 	}
 	return checkID(id)
 }
@@ -345,6 +399,13 @@ func (s *Store) follow(loc location) (match, error) {
 	return m, nil
 }
 
+// find is findLocked under sh.mu.
+func (s *Store) find(sh *shard, tag uint32, id string) (m match, exists bool, err error) {
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	return s.findLocked(sh, tag, id)
+}
+
 // findLocked looks id up, and compares it with the ids of the records themselves. A damaged head
 // among the records it meets is an error, since it may be id's. REQUIRES: sh.mu held, contentMu held.
 func (s *Store) findLocked(sh *shard, tag uint32, id string) (m match, exists bool, err error) {
@@ -366,21 +427,25 @@ func (s *Store) findLocked(sh *shard, tag uint32, id string) (m match, exists bo
 // used or pinned.
 func (s *Store) lookup(id string, sh *shard, tag uint32) (match, error) {
 	s.contentMu.RLock()
+	held := false
+	defer func() { // also when the look-up ends with a fault
+		if !held {
+			s.contentMu.RUnlock()
+		}
+	}()
 	if s.closed {
-		s.contentMu.RUnlock()
 		return match{}, ErrClosed
 	}
-	sh.mu.RLock()
-	m, exists, err := s.findLocked(sh, tag, id)
-	sh.mu.RUnlock()
+	m, exists, err := s.find(sh, tag, id)
 	if err == nil && !exists {
 		err = ErrNotFound
 	}
 	if err != nil {
-		s.contentMu.RUnlock()
 		s.countCorrupt(err)
+		return m, err
 	}
-	return m, err
+	held = true
+	return m, nil
 }
 
 // read is lookup for the calls that count as a Get.
@@ -422,15 +487,18 @@ func (s *Store) Get(id string) ([]byte, error) {
 // capacity, may have been written.
 //
 // Errors: as [Store.Get].
-func (s *Store) AppendContent(dst []byte, id string) ([]byte, error) {
+func (s *Store) AppendContent(dst []byte, id string) (content []byte, err error) {
+	if s.disk != nil {
+		content = dst
+		defer s.catchFault(armFaults(), &err)
+	}
 	m, err := s.read(id)
 	if err != nil {
 		return dst, err
 	}
 	if m.h.contentLen <= maxLockedCopy {
-		out, err := s.appendVerified(dst, id, m)
-		s.contentMu.RUnlock()
-		return out, err
+		defer s.contentMu.RUnlock()
+		return s.appendVerified(dst, id, m)
 	}
 	m.seg.pin()
 	s.contentMu.RUnlock()
@@ -454,7 +522,10 @@ func (s *Store) appendVerified(dst []byte, id string, m match) ([]byte, error) {
 // compaction may have replaced it.
 //
 // Errors: as [Store.Get], and what fn returns. A panic of fn passes through.
-func (s *Store) View(id string, fn func(content []byte) error) error {
+func (s *Store) View(id string, fn func(content []byte) error) (err error) {
+	if s.disk != nil {
+		defer s.catchFault(armFaults(), &err)
+	}
 	m, err := s.read(id)
 	if err != nil {
 		return err
@@ -481,7 +552,11 @@ func (s *Store) viewPinned(id string, m match, fn func(content []byte) error) er
 
 // Has reports whether id has a memory. It reads no content and verifies none; an invalid id, a
 // closed store and a damaged record are false.
-func (s *Store) Has(id string) bool {
+func (s *Store) Has(id string) (exists bool) {
+	if s.disk != nil {
+		var fault error // false then
+		defer s.catchFault(armFaults(), &fault)
+	}
 	if checkID(id) != nil {
 		return false
 	}
@@ -541,6 +616,7 @@ type idBatch struct {
 // readIDs replaces the ids of b by those from b.next on. Records it cannot read the id of are left
 // out and make up the error.
 func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
+	defer s.catchFault(armFaults(), &err)
 	s.contentMu.RLock()
 	defer s.contentMu.RUnlock()
 	sh.mu.RLock()
@@ -562,14 +638,10 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 
 // step yields one memory, if it is still there.
 func (s *Store) step(id string, yield func(string, []byte) bool) (more bool) {
-	sh, tag := s.place(id)
-	m, err := s.lookup(id, sh, tag)
-	if err == nil {
-		err = s.viewPinned(id, m, func(content []byte) error {
-			more = yield(id, content)
-			return nil
-		})
-	}
+	err := s.viewQuietly(id, func(content []byte) error {
+		more = yield(id, content)
+		return nil
+	})
 	switch {
 	case err == nil:
 		return more
@@ -582,17 +654,15 @@ func (s *Store) step(id string, yield func(string, []byte) bool) (more bool) {
 	return true
 }
 
-// Sync makes everything acknowledged so far survive a power loss. In a memory store there is nothing
-// to do.
-//
-// Errors: [ErrClosed], [ErrSyncFailed].
-func (s *Store) Sync() error {
-	s.contentMu.RLock()
-	defer s.contentMu.RUnlock()
-	if s.closed {
-		return ErrClosed
+// viewQuietly is View without counting as one.
+func (s *Store) viewQuietly(id string, fn func(content []byte) error) (err error) {
+	defer s.catchFault(armFaults(), &err)
+	sh, tag := s.place(id)
+	m, err := s.lookup(id, sh, tag)
+	if err != nil {
+		return err
 	}
-	return nil
+	return s.viewPinned(id, m, fn)
 }
 
 // Close ends the background work, cancels a running compaction and waits for it, and unmaps the
@@ -611,6 +681,7 @@ func (s *Store) Close() error {
 	defer close(s.closeDone)
 	s.endLife(ErrClosed)
 	s.running.Wait()
+	err := s.finishDisk()
 
 	var tables []table
 	s.contentMu.Lock()
@@ -634,10 +705,10 @@ func (s *Store) Close() error {
 	}
 	for _, seg := range segs {
 		if s.retire(seg) {
-			s.release(seg.mem)
+			s.free(seg)
 		}
 	}
-	return nil
+	return errors.Join(err, s.closeDisk())
 }
 
 // begin registers work that Close waits for. The work ends with done, and early when ctx, the

@@ -823,7 +823,7 @@ func TestCompact_LocationsUpdated(t *testing.T) {
 				fill(t, s, i, i+1, 200)
 				fill(t, s, i, i+1, 200) // every segment has dead bytes
 			}
-			newest := s.segments.nextID
+			newest := s.segments.lastID
 			old := s.segments.all()
 			before := s.Stats()
 			mustCompact(t, s)

@@ -1,0 +1,172 @@
+package warmtier
+
+import (
+	"errors"
+	"fmt"
+)
+
+/*
+Repair keeps what is intact of a damaged directory. A damaged record may have been the newest version
+of its memory, so what is left of that memory must not come up in its place: the digests of a segment
+say whose records are lost, and bound up to which version. Such memories are deleted. What is intact
+in a damaged segment is written anew, and its file is kept under another name.
+*/
+
+// damagedSuffix is appended to the name of a segment file that a repair took out of the store.
+const damagedSuffix = ".damaged"
+
+// dropLost takes memories out of the index whose newest version is lost, and returns their ids.
+func (r *recovery) dropLost() (ids []string, err error) {
+	if len(r.lost) == 0 {
+		return nil, nil
+	}
+	bounds := map[uint32]uint64{}
+	for _, l := range r.lost {
+		bounds[l.digest] = max(bounds[l.digest], l.bound)
+	}
+	for i := range r.s.shards {
+		sh := &r.s.shards[i]
+		for _, w := range sh.table.appendRange(nil, 0, tagCount) {
+			m, err := r.s.follow(w.location())
+			if err != nil {
+				return nil, err
+			}
+			id := recordID(m.rec, m.h)
+			if bound, lost := bounds[digest(id)]; !lost || m.h.seq > bound {
+				continue
+			}
+			ids = append(ids, string(id))
+			if pos, ok := sh.table.find(w); ok {
+				sh.table.remove(pos)
+				sh.memories.Add(-1)
+				r.s.countLive(sh, m.seg, m.h, -1)
+			}
+		}
+	}
+	return ids, nil
+}
+
+// repair takes the damaged segments out of the store. The store is otherwise ready.
+func (r *recovery) repair() error {
+	s := r.s
+	ids, err := r.dropLost()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := r.bury(id); err != nil {
+			return err
+		}
+	}
+	var damaged []*segment
+	for _, f := range r.found {
+		if f.damaged {
+			damaged = append(damaged, f.seg)
+		}
+	}
+	if len(damaged) == 0 {
+		return nil
+	}
+	for _, seg := range damaged {
+		if err := r.rescue(seg); err != nil {
+			return err
+		}
+	}
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if _, err := s.commitTargets(damaged, nil); err != nil {
+		return err
+	}
+	s.contentMu.Lock()
+	s.segments.removeLocked(damaged)
+	s.contentMu.Unlock()
+	s.segments.reuse(damaged)
+	for _, seg := range damaged {
+		if err := s.disk.fs.rename(seg.name(), seg.name()+damagedSuffix); err != nil {
+			return err
+		}
+		if s.retire(seg) {
+			s.free(seg)
+		}
+	}
+	s.opts.Logger.Error("store repaired", "records_lost", len(r.lost), "memories_deleted", len(ids),
+		"segments_replaced", len(damaged))
+	return s.disk.fs.syncDir()
+}
+
+// bury writes a tombstone for an id that is in no slot.
+func (r *recovery) bury(id string) error {
+	s := r.s
+	sh, _ := s.place(id)
+	s.contentMu.RLock()
+	defer s.contentMu.RUnlock()
+	sh.lane.mu.Lock()
+	defer sh.lane.mu.Unlock()
+	return s.appendTombstone(sh.lane, id)
+}
+
+// rescue writes the live memories and the tombstones of a damaged segment anew.
+func (r *recovery) rescue(seg *segment) error {
+	s := r.s
+	var ids []string
+	for i := range s.shards {
+		for _, w := range s.shards[i].table.appendRange(nil, 0, tagCount) {
+			if owner, _ := s.resolve(w.location()); owner == seg {
+				m, err := s.follow(w.location())
+				if err != nil {
+					return err
+				}
+				ids = append(ids, string(recordID(m.rec, m.h)))
+			}
+		}
+	}
+	for _, id := range ids {
+		content, err := s.Get(id)
+		if err == nil {
+			err = s.Put(id, content)
+		}
+		if err != nil {
+			return fmt.Errorf("repair: %w", err)
+		}
+	}
+	for _, unit := range seg.tombstones {
+		rec := seg.mem[int(unit)*recordAlign:]
+		h, ok := decodeHeader(rec)
+		if !ok {
+			return errors.New("repair: tombstone changed while it was read")
+		}
+		// With a new sequence number, unless the memory was stored again.
+		if id := string(recordID(rec, h)); !s.Has(id) {
+			if err := r.bury(id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// numberOf returns the number, at least from, of the record with this id; from when its digest is
+// not found.
+func (seg *segment) numberOf(from int, id []byte) int {
+	for n, d := from, digest(id); n < seg.maxRecords(); n++ {
+		if seg.digestOf(n) == d {
+			return n
+		}
+	}
+	return from
+}
+
+// lastNumber returns how many records seg has, when none can be read from number first on.
+func (seg *segment) lastNumber(first int, st fileState) int {
+	n := max(first, int(st.records))
+	for !st.sealed && n < seg.maxRecords() && seg.digestOf(n) != 0 {
+		n++
+	}
+	return n
+}
+
+// maxRecords is how many records fit into seg at most.
+func (seg *segment) maxRecords() int {
+	return (len(seg.mem) - segmentHeaderSize) / (recordSize(1, 0) + digestSize)
+}
