@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -2193,9 +2194,27 @@ func flipByte(b []byte, i int) (mend func()) {
 }
 
 // logTo returns a logger and what it has written.
-func logTo() (*slog.Logger, *bytes.Buffer) {
-	var log bytes.Buffer
+func logTo() (*slog.Logger, *logText) {
+	var log logText
 	return slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), &log
+}
+
+// logText can be read while the background writes to it.
+type logText struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logText) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // sized is scaled, and less too where every lock is checked against the lock order.
