@@ -2,6 +2,7 @@ package warmtier
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"math"
@@ -137,6 +138,26 @@ func TestRecord_HostileHeadersRefused(t *testing.T) {
 	}
 	_, ok := decodeHeader(good)
 	require.True(t, ok, "the undamaged record")
+}
+
+// Goal: a content length over the limit is refused even where so many bytes follow. Method: mapped
+// memory of which one page is touched.
+func TestRecord_ContentLengthOverTheLimit(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector keeps four bytes for each byte of such a record")
+	}
+	rec, err := mapPrivate(MaxContentLen + 2*pageSize)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, unmapPrivate(rec)) }()
+	rec[atKind], rec[atIDLen] = kindMemory, 1
+	for _, c := range []struct {
+		contentLen uint32
+		ok         bool
+	}{{MaxContentLen, true}, {MaxContentLen + 1, false}} {
+		binary.LittleEndian.PutUint32(rec[atContentLen:], c.contentLen)
+		_, ok := decodeHeader(rec)
+		require.Equal(t, c.ok, ok, "content length %d", c.contentLen)
+	}
 }
 
 // Goal: sizes are what the format says: header, id, content, rounded up to 8. Method: a table.
