@@ -147,6 +147,11 @@ func TestAvailable_Golden(t *testing.T) {
 			"/sys/fs/cgroup/memory/app/memory.limit_in_bytes": "9223372036854771712\n",
 			"/sys/fs/cgroup/memory/app/memory.usage_in_bytes": "400000\n",
 		}, machineAvailable},
+		{"version 1, no limit and no machine figure", map[string]string{
+			"/proc/self/cgroup":                               "4:memory:/app\n",
+			"/proc/self/mountinfo":                            mountsV1,
+			"/sys/fs/cgroup/memory/app/memory.limit_in_bytes": "9223372036854771712\n",
+		}, -1},
 		{"version 1, memory bound at the root of the mount", map[string]string{
 			"/proc/self/cgroup":                           "4:memory:/app/sub\n",
 			"/proc/self/mountinfo":                        mountsV1,

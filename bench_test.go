@@ -799,43 +799,41 @@ func BenchmarkShrink(b *testing.B) {
 // BenchmarkGC runs whole garbage collections in an empty process and in one that holds n memories,
 // by turns.
 //
-//	empty-gc-µs, full-gc-µs  medians of one runtime.GC
-//	gc-x                     full / empty, of neighbours
+//	empty-gc-µs, full-gc-µs  medians of one runtime.GC, over all turns
+//	gc-x                     full / empty; of single turns it would be noise
 //
 // The time per op is that of filling a store, and means nothing.
 func BenchmarkGC(b *testing.B) {
 	z := inShort(benchSize{30_000, 100}, benchSize{3_000_000, 100})
 	b.Run(z.String(), func(b *testing.B) {
 		dropSharedStores(b)
-		var m metrics
+		var empty, full []time.Duration
 		content := make([]byte, z.content)
 		for b.Loop() {
-			empty := gcTime()
+			empty = appendGCTimes(empty)
 			s := openBench(b, CompactionOptions{})
 			for i := range z.n {
 				putBench(b, s, content, i)
 			}
-			full := gcTime()
+			full = appendGCTimes(full)
 			closeBench(b, s)
-			m.add("empty-gc-µs", empty.Seconds()*1e6)
-			m.add("full-gc-µs", full.Seconds()*1e6)
-			m.add("gc-x", float64(full)/float64(empty))
 		}
-		m.report(b)
+		b.ReportMetric(median(empty).Seconds()*1e6, "empty-gc-µs")
+		b.ReportMetric(median(full).Seconds()*1e6, "full-gc-µs")
+		b.ReportMetric(float64(median(full))/float64(median(empty)), "gc-x")
 	})
 }
 
-// gcTime is the median of some collections, the first left out: it has garbage of others to sweep.
-func gcTime() time.Duration {
-	var times []time.Duration
-	for i := range 52 {
+// appendGCTimes appends the times of some collections, the first left out: it has garbage of others
+// to sweep.
+func appendGCTimes(times []time.Duration) []time.Duration {
+	runtime.GC()
+	for range 200 {
 		start := time.Now()
 		runtime.GC()
-		if i > 0 {
-			times = append(times, time.Since(start))
-		}
+		times = append(times, time.Since(start))
 	}
-	return median(times)
+	return times
 }
 
 // BenchmarkIndex fills a store and deletes nine memories in ten.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"runtime"
 	"slices"
 	"sync"
@@ -126,7 +127,9 @@ func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
 	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
 		c.maxTargets = int(max(1, bound/c.segmentSize()))
 	}
-	c.stats.before(s.Stats())
+	st := s.Stats()
+	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
+	c.stats.before(st)
 	err = c.run(ctx)
 	if s.disk != nil {
 		s.keepSpare()
@@ -146,6 +149,7 @@ type compaction struct {
 	stats      CompactionStats
 	progress   CompactionProgress
 	maxTargets int       // of one round
+	recordSize float64   // of a live record on average, bytes
 	victims    []*victim // not looked at yet
 	work       []*victim // walked, not empty yet
 	pool       [][]byte  // memory of victims, to be used again
@@ -309,18 +313,50 @@ func (c *compaction) walk(ctx context.Context, group []*victim) error {
 	found := make([][][]uint32, c.s.opts.Compaction.Workers)
 	for worker := range found {
 		found[worker] = make([][]uint32, len(group))
+		for i, v := range group {
+			found[worker][i] = make([]uint32, 0, c.expectedLive(v.seg)/len(found))
+		}
 	}
 	err := c.parallel(ctx, func(ctx context.Context, worker, shard int) error {
 		c.walkShard(&c.s.shards[shard], number, found[worker])
 		return context.Cause(ctx)
 	})
+	var sorter offsetSorter
 	for i, v := range group {
-		for worker := range found {
-			v.live = append(v.live, found[worker][i]...)
+		v.live = found[0][i]
+		for _, lists := range found[1:] {
+			v.live = append(v.live, lists[i]...)
 		}
-		slices.Sort(v.live)
+		sorter.sort(v.live)
 	}
 	return err
+}
+
+// expectedLive estimates how many live records seg has, from their average size in the store, with
+// a tenth more.
+func (c *compaction) expectedLive(seg *segment) int {
+	return int(float64(seg.live.Load()) / c.recordSize * 1.1)
+}
+
+// offsetSorter sorts offsets of one segment by setting a bit for each (Bentley, "Programming Pearls",
+// column 1), which takes a fifth of the time of a sort that compares.
+type offsetSorter struct{ bits []uint64 }
+
+func (o *offsetSorter) sort(offsets []uint32) {
+	for _, u := range offsets {
+		for int(u/64) >= len(o.bits) {
+			o.bits = append(o.bits, make([]uint64, max(1024, len(o.bits)))...)
+		}
+		o.bits[u/64] |= 1 << (u % 64)
+	}
+	n := 0
+	for i, word := range o.bits {
+		for ; word != 0; word &= word - 1 {
+			offsets[n] = uint32(i*64 + bits.TrailingZeros64(word))
+			n++
+		}
+		o.bits[i] = 0
+	}
 }
 
 // walkShard appends the offset of each slot of sh that lies in a victim to the list of that victim.
@@ -508,8 +544,10 @@ func (c *compaction) stage() {
 	if c.staged == nil {
 		c.staged = make([]moves, c.s.opts.Compaction.Workers)
 	}
+	room := float64(c.maxTargets) * float64(c.segmentSize())
+	expected := int(min(room, float64(c.liveWork())) / c.recordSize * 1.1)
 	for w := range c.staged {
-		c.staged[w].list = c.staged[w].list[:0]
+		c.staged[w].list = slices.Grow(c.staged[w].list[:0], expected/len(c.staged))
 	}
 }
 
@@ -680,17 +718,19 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 	return seg, err
 }
 
-// copyChunk verifies and copies the records of ch.
+// copyChunk copies the records of ch and verifies the copies: a plain copy reads memory at its full
+// speed, which the checksum, one table look-up or instruction behind the other, does not.
 func (r *round) copyChunk(ch *chunk, staged *moves) error {
 	s, seg, target := r.c.s, ch.v.seg, ch.target
 	offset := ch.offset
 	for i, h := range ch.headers {
 		from := int(ch.live[i]) * recordAlign
-		rec := seg.mem[from : from+h.size()]
+		rec := target.mem[offset : offset+h.size()]
+		copy(rec, seg.mem[from:])
 		if h.kind != kindMemory || !intactRecord(rec, h, seg.seed) {
 			return ch.v.damaged(from, "checksum mismatch")
 		}
-		copyRecord(target.mem[offset:offset+h.size()], rec, h, target.seed)
+		reseed(rec, h, target.seed)
 		if target.file != nil {
 			target.putDigest(ch.record+i, recordID(rec, h))
 		}
@@ -751,24 +791,46 @@ func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 	defer sh.mu.Unlock()
 	sh.version.Add(1)
 	defer sh.version.Add(1)
+	var tally liveTally
+	defer tally.flush()
 	for _, m := range batch {
 		if err := s.reach(pointCompactFlip); err != nil {
 			return flipped, err
 		}
 		if pos, ok := sh.table.find(m.from); ok {
 			sh.table.set(pos, m.to)
-			s.moveLive(m)
+			s.moveLive(&tally, m)
 			flipped++
 		}
 	}
 	return flipped, nil
 }
 
-func (s *Store) moveLive(m move) {
+// liveTally sums up live bytes on their way from one segment to another; a batch seldom has more than
+// a few such pairs, in runs.
+type liveTally struct {
+	from, to *segment
+	bytes    int64
+}
+
+func (t *liveTally) flush() {
+	if t.bytes > 0 {
+		t.from.live.Add(-t.bytes)
+		t.to.live.Add(t.bytes)
+	}
+	t.bytes = 0
+}
+
+// moveLive counts the bytes of m for its new segment. REQUIRES: the shard's lock held until t is
+// flushed.
+func (s *Store) moveLive(t *liveTally, m move) {
 	from, _ := s.resolve(m.from.location())
 	to, _ := s.resolve(m.to.location())
-	from.live.Add(-int64(m.size))
-	to.live.Add(int64(m.size))
+	if from != t.from || to != t.to {
+		t.flush()
+		t.from, t.to = from, to
+	}
+	t.bytes += int64(m.size)
 }
 
 // sortOut parts c.work into the victims that are empty and those the next round goes on with.
@@ -886,10 +948,12 @@ func (s *Store) unflip(sh *shard, batch []move) {
 	defer sh.mu.Unlock()
 	sh.version.Add(1)
 	defer sh.version.Add(1)
+	var tally liveTally
+	defer tally.flush()
 	for _, m := range batch {
 		if pos, ok := sh.table.find(m.to); ok {
 			sh.table.set(pos, m.from)
-			s.moveLive(move{from: m.to, to: m.from, size: m.size})
+			s.moveLive(&tally, move{from: m.to, to: m.from, size: m.size})
 		}
 	}
 }

@@ -470,7 +470,9 @@ func (r *round) carryTombstone(v *victim, offset int, oldest uint64) error {
 		return err
 	}
 	target := ch.target
-	copyRecord(target.mem[ch.offset:ch.offset+h.size()], rec, h, target.seed)
+	moved := target.mem[ch.offset : ch.offset+h.size()]
+	copy(moved, rec)
+	reseed(moved, h, target.seed)
 	target.putDigest(ch.record, recordID(rec, h))
 	target.tombstones = append(target.tombstones, uint32(ch.offset/recordAlign))
 	return nil

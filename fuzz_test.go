@@ -54,7 +54,7 @@ func FuzzOperations(f *testing.F) {
 		opts.Compaction.Workers = 1 + int(hashBits)%2
 		opts.Compaction.MaxOverhead = []int64{0, -1, 1}[hashBits%3]
 		bits := int(hashBits % 40)
-		hash := func(id string) uint64 { return uint64(oneLane(id)) << 8 >> (56 - bits) << (64 - bits) }
+		hash := func(id string) uint64 { return oneLane(id) << 8 >> (56 - bits) << (64 - bits) }
 		s, err := open("", opts, hooks{hash: hash})
 		require.NoError(t, err)
 		h := &historyTest{t: t, s: s, model: map[string][]byte{}}

@@ -48,7 +48,7 @@ func requireTable(t *testing.T, tab table, model map[slot]bool, step uint32) {
 			seen[w] = true
 		}
 	}
-	require.Equal(t, len(model), len(seen), "slots in all ranges together")
+	require.Len(t, seen, len(model), "slots in all ranges together")
 	for w := range seen {
 		require.True(t, model[w], "slot %#x was removed", w)
 	}

@@ -11,5 +11,8 @@ type (
 	rankedRWMutex[R rank] struct{ sync.RWMutex }
 )
 
+// assertHeld panics under warmtier_invariants when the calling goroutine holds no lock of rank R.
+func assertHeld[R rank]() {}
+
 // assertUnlocked panics under warmtier_invariants when the calling goroutine holds a lock.
 func assertUnlocked() {}

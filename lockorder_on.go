@@ -60,6 +60,17 @@ func released[R rank]() {
 	}
 }
 
+// assertHeld panics when the calling goroutine holds no lock of rank R.
+func assertHeld[R rank]() {
+	var r R
+	id := goroutineID()
+	held.Lock()
+	defer held.Unlock()
+	if !slices.Contains(held.ranks[id], r.rank()) {
+		panic(fmt.Sprintf("warmtier: no lock of rank %d is held", r.rank()))
+	}
+}
+
 // assertUnlocked panics when the calling goroutine holds a lock.
 func assertUnlocked() {
 	id := goroutineID()

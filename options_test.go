@@ -15,7 +15,7 @@ import (
 func TestOptions_Defaults(t *testing.T) {
 	s, err := Open("", nil)
 	require.NoError(t, err)
-	defer s.Close()
+	defer func() { require.NoError(t, s.Close()) }()
 	require.Equal(t, 32<<20, s.opts.SegmentSize)
 	require.Equal(t, time.Second, s.opts.SyncInterval)
 	require.Equal(t, max(1, runtime.GOMAXPROCS(0)/2), s.opts.Compaction.Workers)

@@ -139,8 +139,7 @@ func putHeader(rec []byte, h header, seed uint32) {
 	binary.LittleEndian.PutUint32(rec[0:], headChecksum(rec, h.idLen, seed))
 }
 
-// copyRecord copies the intact record rec with header h to dst, in a segment with this seed.
-func copyRecord(dst, rec []byte, h header, seed uint32) {
-	copy(dst, rec[:h.size()])
-	binary.LittleEndian.PutUint32(dst, headChecksum(dst, h.idLen, seed))
+// reseed makes rec, an intact record with header h, one of a segment with this seed.
+func reseed(rec []byte, h header, seed uint32) {
+	binary.LittleEndian.PutUint32(rec, headChecksum(rec, h.idLen, seed))
 }

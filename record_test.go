@@ -2,6 +2,7 @@ package warmtier
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"math"
@@ -24,8 +25,8 @@ func encodeRecord(h header, id string, content []byte, seed uint32) []byte {
 // Goal: the bytes of a record and the seed of a segment are what the format says, on every machine.
 // Method: literals, made with another implementation of CRC-32C.
 func TestRecord_GoldenBytes(t *testing.T) {
-	require.EqualValues(t, 0xc514cfad, segmentSeed(1))
-	require.EqualValues(t, 0x26f9021c, segmentSeed(0x0102030405060708))
+	require.Equal(t, uint32(0xc514cfad), segmentSeed(1))
+	require.Equal(t, uint32(0x26f9021c), segmentSeed(0x0102030405060708))
 
 	for _, c := range []struct {
 		name    string
@@ -80,10 +81,8 @@ func TestRecord_CopyChangesSeed(t *testing.T) {
 	rec := encodeRecord(header{kind: kindMemory, seq: 9}, "id", []byte("some content"), from)
 	h, ok := decodeHeader(rec)
 	require.True(t, ok)
-	dst := bytes.Repeat([]byte{0xee}, len(rec)+8)
-	copyRecord(dst[:len(rec)], rec, h, to)
-	require.Equal(t, encodeRecord(h, "id", []byte("some content"), to), dst[:len(rec)])
-	require.Equal(t, bytes.Repeat([]byte{0xee}, 8), dst[len(rec):], "bytes behind the copy")
+	reseed(rec, h, to)
+	require.Equal(t, encodeRecord(h, "id", []byte("some content"), to), rec)
 }
 
 // Goal: no flipped bit of header, id or content goes unnoticed. Method: every bit of one record;
@@ -139,6 +138,26 @@ func TestRecord_HostileHeadersRefused(t *testing.T) {
 	}
 	_, ok := decodeHeader(good)
 	require.True(t, ok, "the undamaged record")
+}
+
+// Goal: a content length over the limit is refused even where so many bytes follow. Method: mapped
+// memory of which one page is touched.
+func TestRecord_ContentLengthOverTheLimit(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector keeps four bytes for each byte of such a record")
+	}
+	rec, err := mapPrivate(MaxContentLen + 2*pageSize)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, unmapPrivate(rec)) }()
+	rec[atKind], rec[atIDLen] = kindMemory, 1
+	for _, c := range []struct {
+		contentLen uint32
+		ok         bool
+	}{{MaxContentLen, true}, {MaxContentLen + 1, false}} {
+		binary.LittleEndian.PutUint32(rec[atContentLen:], c.contentLen)
+		_, ok := decodeHeader(rec)
+		require.Equal(t, c.ok, ok, "content length %d", c.contentLen)
+	}
 }
 
 // Goal: sizes are what the format says: header, id, content, rounded up to 8. Method: a table.

@@ -126,7 +126,10 @@ func (seg *segment) seal(early bool) {
 }
 
 // pin keeps seg mapped. REQUIRES: contentMu held, seg found in the table.
-func (seg *segment) pin() { seg.refs.Add(1) }
+func (seg *segment) pin() {
+	assertHeld[contentRank]()
+	seg.refs.Add(1)
+}
 
 // unpin drops a pin, and unmaps a retired segment with its last one.
 func (s *Store) unpin(seg *segment) {

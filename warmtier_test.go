@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -698,13 +699,13 @@ func TestAll_DamagedRecordLeftOut(t *testing.T) {
 	}{
 		{"head checksum", 0, 0x10},
 		{"content checksum", atContentSum, 0x10},
-		{"kind", 8, 0x01},
-		{"kind, to a tombstone", 8, 0x03},
-		{"flags", 9, 0x80},
-		{"id length", 10, 0x01},
-		{"content length", 12, 0x01},
-		{"content length out of bounds", 15, 0x7f},
-		{"sequence number", 16, 0x01},
+		{"kind", atKind, 0x01},
+		{"kind, to a tombstone", atKind, 0x03},
+		{"flags", atFlags, 0x80},
+		{"id length", atIDLen, 0x01},
+		{"content length", atContentLen, 0x01},
+		{"content length out of bounds", atContentLen + 3, 0x7f},
+		{"sequence number", atSeq, 0x01},
 		{"id, to that of no memory", recordHeaderSize, 0x80},
 		{"id, to that of another memory", recordHeaderSize + len(idOf(0)) - 1, '0' ^ '1'},
 		{"content", recordHeaderSize + len(idOf(0)), 0x04},
@@ -866,7 +867,8 @@ func TestCompact_CleanSegmentsStay(t *testing.T) {
 	stats := mustCompact(t, s)
 	for i, old := range where {
 		seg, offset := locationOf(t, s, idOf(i))
-		require.Equal(t, old, place{seg, offset}, "memory %d", i)
+		now := place{seg, offset}
+		require.Equal(t, old, now, "memory %d", i)
 	}
 	require.Less(t, stats.MemoriesMoved, int64(n/2+300))
 	requireContents(t, s, 0, n, 200, func(i int) bool { return i >= n/2 || !odd(i) })
@@ -922,13 +924,16 @@ func (f fault) String() string { return fmt.Sprintf("time %d at %q", f.n, string
 // faults has each point that can fail, and k-th slots at the beginning, in the middle and at the end
 // of a commit.
 func faults() (list []fault) {
-	for _, p := range []point{pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactBuilt, pointCompactCommitted} {
+	for _, p := range []point{
+		pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactBuilt, pointCompactCommitted,
+	} {
 		list = append(list, fault{p, 1})
 	}
 	for _, n := range []int64{1, 2, 100, faultMemories / 2} {
 		list = append(list, fault{pointCompactRecord, n}, fault{pointCompactFlip, n})
 	}
-	return append(list, fault{pointCompactTarget, 2}, fault{pointCompactFlip, faultMemories/2 - 1}, fault{pointCompactFlip, 333})
+	return append(list,
+		fault{pointCompactTarget, 2}, fault{pointCompactFlip, faultMemories/2 - 1}, fault{pointCompactFlip, 333})
 }
 
 const faultMemories = 1200
@@ -1045,12 +1050,13 @@ func TestCompact_UndoneOnCorruptRecord(t *testing.T) {
 			at   int // byte of the record
 			flip byte
 		}{
-			{"kind", 8, 0xff},
-			{"kind, to a tombstone", 8, 0x03},
-			{"id length", 10, 0x01},
-			{"content length out of bounds", 14, 0xff},
-			{"content length in bounds", 12, 0x01},
-			{"sequence number", 17, 0x01},
+			{"kind", atKind, 0xff},
+			{"kind, to a tombstone", atKind, 0x03},
+			{"id length", atIDLen, 0x01},
+			{"content length out of bounds", atContentLen + 2, 0xff},
+			{"content length in bounds", atContentLen, 0x01},
+			{"content checksum", atContentSum, 0x01},
+			{"sequence number", atSeq + 1, 0x01},
 			{"id", recordHeaderSize, 0xff},
 			{"content", recordHeaderSize + 100, 0x01},
 		} {
@@ -1097,7 +1103,7 @@ func TestCompact_DamagedDeadRecord(t *testing.T) {
 	fill(t, s, 0, 1000, 100)
 	rec := recordOf(t, s, idOf(500))
 	deleteWhere(t, s, 0, 1000, func(i int) bool { return !odd(i) })
-	rec[8] ^= 0xff
+	rec[atKind] ^= 0xff
 	mustCompact(t, s)
 	requireIntact(t, s)
 	requireContents(t, s, 0, 1000, 100, odd)
@@ -1118,8 +1124,11 @@ func TestCompact_CancelledAtEachPoint(t *testing.T) {
 					defer cancel(nil)
 					cause := &injectedFault{"cancelled"}
 					var passed atomic.Int64
-					var cancelled atomic.Bool
+					var cancelled, builtAfter atomic.Bool
 					s.hooks.at = func(q point) error {
+						if q == pointCompactBuilt && cancelled.Load() {
+							builtAfter.Store(true)
+						}
 						if q == p && passed.Add(1) == n {
 							cancel(cause)
 							cancelled.Store(true)
@@ -1128,6 +1137,9 @@ func TestCompact_CancelledAtEachPoint(t *testing.T) {
 					}
 					before := s.Stats()
 					stats, err := s.Compact(ctx)
+					if slices.Contains([]point{pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord}, p) {
+						require.False(t, builtAfter.Load(), "the round was built to its end")
+					}
 					// A round that was committed is finished, and may have been the last.
 					if err == nil {
 						require.True(t, !cancelled.Load() || p == pointCompactCommitted || p == pointCompactSwapped)
@@ -1249,7 +1261,7 @@ func TestCompact_MemoryBound(t *testing.T) {
 			var short *InsufficientMemoryError
 			require.ErrorAs(t, err, &short)
 			require.EqualValues(t, segment, short.Needed)
-			require.EqualValues(t, max(0, c.shortOf), short.Available)
+			require.Equal(t, max(0, c.shortOf), short.Available)
 			requireContents(t, s, 0, faultMemories, 400, odd)
 			requireIntact(t, s)
 
@@ -1282,7 +1294,7 @@ func TestCompact_MemoryGoneBetweenRounds(t *testing.T) {
 
 // Goal: a compaction holds no more target memory than MaxOverhead at any moment, whatever the number
 // of workers and the share of dead bytes, and 48 bytes per memory on top by its own account. Method:
-// read the mapped bytes at every record and every swap.
+// read the mapped bytes at every point, and count the targets of each round.
 func TestCompact_OverheadBounded(t *testing.T) {
 	deadShares := []int{2, 10, 50, 90}
 	if raceEnabled || lockOrderChecked() {
@@ -1300,8 +1312,14 @@ func TestCompact_OverheadBounded(t *testing.T) {
 					fill(t, s, 0, n, 400)
 					deleteWhere(t, s, 0, n, func(i int) bool { return i%100 < deadOf100 })
 					before := s.Stats().MappedBytes
-					var peak atomic.Int64
+					var peak, targets, mostTargets atomic.Int64
 					s.hooks.at = func(p point) error {
+						switch p {
+						case pointCompactTarget:
+							targets.Add(1)
+						case pointCompactSwapped:
+							mostTargets.Store(max(mostTargets.Load(), targets.Swap(0)))
+						}
 						for mapped := s.mapper.bytes.Load(); ; {
 							old := peak.Load()
 							if mapped <= old || peak.CompareAndSwap(old, mapped) {
@@ -1310,6 +1328,7 @@ func TestCompact_OverheadBounded(t *testing.T) {
 						}
 					}
 					stats := mustCompact(t, s)
+					require.LessOrEqual(t, mostTargets.Load(), segments, "targets of one round")
 					require.LessOrEqual(t, peak.Load()-before, segments*minSegmentSize, "mapped beyond what was before")
 					require.LessOrEqual(t, stats.PeakOverheadBytes, segments*minSegmentSize+n*48)
 					requireContents(t, s, 0, n, 400, func(i int) bool { return i%100 >= deadOf100 })
@@ -1731,7 +1750,7 @@ func TestCompact_AfterDamageReplaced(t *testing.T) {
 				s := openTest(t, quiet(), hooks{hash: oneLane})
 				fill(t, s, 0, 1000, 0x50)
 				rec := recordOf(t, s, idOf(5))
-				rec[12] ^= flip
+				rec[atContentLen] ^= flip
 				var err error
 				if replace == "overwritten" {
 					err = s.Put(idOf(5), contentOf(5, 0, 0x50))
@@ -1740,7 +1759,7 @@ func TestCompact_AfterDamageReplaced(t *testing.T) {
 				}
 				if err != nil { // refused: the damage is still in the way, and nothing changed
 					require.ErrorIs(t, err, ErrCorrupt)
-					rec[12] ^= flip
+					rec[atContentLen] ^= flip
 					requireContents(t, s, 0, 1000, 0x50, all)
 					return
 				}
@@ -2121,7 +2140,7 @@ func requireAll(t testing.TB, s *Store, model map[string][]byte) {
 		}
 		seen[id] = true
 	}
-	require.Equal(t, len(model), len(seen))
+	require.Len(t, seen, len(model))
 }
 
 // requireSameState checks that two Stats say the same of what is stored and mapped.
@@ -2175,9 +2194,27 @@ func flipByte(b []byte, i int) (mend func()) {
 }
 
 // logTo returns a logger and what it has written.
-func logTo() (*slog.Logger, *bytes.Buffer) {
-	var log bytes.Buffer
+func logTo() (*slog.Logger, *logText) {
+	var log logText
 	return slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), &log
+}
+
+// logText can be read while the background writes to it.
+type logText struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logText) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // sized is scaled, and less too where every lock is checked against the lock order.
