@@ -132,7 +132,7 @@ func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
 	c.stats.before(st)
 	err = c.run(ctx)
 	if s.disk != nil {
-		s.keepSpare()
+		s.keepSpares()
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrCompactionFailed, err)
@@ -153,6 +153,7 @@ type compaction struct {
 	victims    []*victim // not looked at yet
 	work       []*victim // walked, not empty yet
 	pool       [][]byte  // memory of victims, to be used again
+	tight      bool      // no space: one victim at a time
 	extra      int64     // bytes mapped by this compaction less those it unmapped
 	staged     []moves   // of the current round, one for each worker; kept for the next
 }
@@ -222,10 +223,47 @@ func (c *compaction) run(ctx context.Context) error {
 		if len(c.work) == 0 {
 			return nil
 		}
-		if err := c.round(ctx); err != nil {
+		if err := c.roundOrTight(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// roundOrTight is round; on a full disk it goes on victim by victim: one of them, its tombstones
+// included, fits into the space kept back, and gives back as much.
+func (c *compaction) roundOrTight(ctx context.Context) error {
+	var held []*victim
+	if c.tight {
+		c.s.keepSpares()
+		n, room := 0, c.s.opts.SegmentSize-segmentHeaderSize
+		for ; n < len(c.work); n++ {
+			v := c.work[n].seg
+			room -= int(v.live.Load()) + digestSize*len(c.work[n].live)
+			for _, unit := range v.tombstones {
+				h, _ := decodeHeader(v.mem[int(unit)*recordAlign:])
+				room -= h.size() + digestSize
+			}
+			if room < 0 && n > 0 {
+				break
+			}
+		}
+		held, c.work = c.work[n:], c.work[:n:n]
+	}
+	live := make([][]uint32, len(c.work))
+	for i, v := range c.work {
+		live[i] = v.live
+	}
+	work := c.work
+	err := c.round(ctx)
+	if errors.Is(err, ErrNoSpace) && !c.tight && c.s.disk != nil {
+		c.tight = true
+		for i, v := range work {
+			v.live = live[i]
+		}
+		return nil
+	}
+	c.work = append(c.work, held...)
+	return err
 }
 
 // chooseVictims lists the sealed segments with dead bytes, those with most of them first; and the
@@ -671,7 +709,7 @@ func (r *round) reserve(ch *chunk) (bool, error) {
 	}
 	ch.target, ch.offset, ch.record = target, int(target.tail.Load()), int(target.records.Load())
 	for _, h := range ch.headers {
-		target.minSeq = min(target.minSeq, h.seq)
+		target.contains(h.seq)
 	}
 	target.grew(len(ch.headers), ch.size)
 	return true, nil
@@ -686,13 +724,13 @@ func (r *round) last() *segment {
 }
 
 // newTarget returns an empty segment that has its place in the table and is not there yet. It has
-// room for size bytes, which may be more than SegmentSize: another process may have filled the
-// victim, with larger segments.
+// room for size bytes, which may be more than SegmentSize (the victim may come from an Open with larger
+// segments, or hold one large record): such a target is for one record.
 func (c *compaction) newTarget(size int) (*segment, error) {
 	if err := c.s.reach(pointCompactTarget); err != nil {
 		return nil, err
 	}
-	target, err := c.emptySegment(max(c.s.opts.SegmentSize, roundUp(segmentHeaderSize+size+digestSize, pageSize)))
+	target, err := c.emptySegment(max(c.s.opts.SegmentSize, segmentSizeFor(size)))
 	if err != nil {
 		return nil, err
 	}
@@ -711,7 +749,9 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 		c.pool = c.pool[:n-1]
 		return newSegment(c.s.segments.newID(kindTarget), mem, kindTarget), nil
 	}
-	seg, err := c.s.createSegment(size, kindTarget, true)
+	seg, err := c.s.createSegment(segmentSpec{
+		kind: kindTarget, size: size, large: size > c.s.opts.SegmentSize, least: size,
+	})
 	if err == nil {
 		c.extra += int64(size)
 	}
@@ -727,10 +767,10 @@ func (r *round) copyChunk(ch *chunk, staged *moves) error {
 		from := int(ch.live[i]) * recordAlign
 		rec := target.mem[offset : offset+h.size()]
 		copy(rec, seg.mem[from:])
-		if h.kind != kindMemory || !intactRecord(rec, h, seg.seed) {
+		if h.kind != kindMemory || !intactRecord(rec, h, seg.seedAt(from)) {
 			return ch.v.damaged(from, "checksum mismatch")
 		}
-		reseed(rec, h, target.seed)
+		reseed(rec, h, target.seedAt(offset))
 		if target.file != nil {
 			target.putDigest(ch.record+i, recordID(rec, h))
 		}

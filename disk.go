@@ -40,8 +40,8 @@ type disk struct {
 
 	failure atomic.Pointer[error] // the first failed flush; set once
 
-	mappedMu sync.Mutex        // a leaf
-	mapped   map[*segment]bool // for catchFault: every segment from its mapping to its unmapping
+	mappedMu sync.Mutex              // a leaf
+	mapped   map[*byte]trackedMemory // for catchFault: what is mapped, by its first byte
 
 	manifestMu sync.Mutex      // one manifest written at a time; taken before every lock of Store
 	listed     map[uint64]bool // what the newest manifest lists; guarded by manifestMu
@@ -56,76 +56,134 @@ type disk struct {
 }
 
 // createFile makes a segment file. REQUIRES: a directory store.
-func (s *Store) createFile(id uint64, size int, kind segmentKind, lastResort bool) (*segment, error) {
+func (s *Store) createFile(id uint64, spec segmentSpec) (seg *segment, err error) {
 	d := s.disk
 	name := segmentFileName(id)
+	file, err := d.fs.create(name, spec.size)
 	spare := false
-	file, err := d.fs.create(name, size)
-	if errors.Is(err, ErrNoSpace) && lastResort {
-		file, err = d.takeSpare(name, size)
-		spare = err == nil
+	if errors.Is(err, ErrNoSpace) && spec.least > 0 {
+		if kept := s.takeSpare(name, spec); kept != nil {
+			file, err, spare = kept, nil, true
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("warmtier: cannot make segment file %s: %w", name, err)
 	}
 	_ = s.reach(pointSegmentCreated)
-	h := fileHeader{kind: kind, large: size > s.opts.SegmentSize, id: id, capacity: uint64(size), store: d.store}
-	if kind == kindTarget {
-		h.bound = s.sequence.Load()
-	}
-	fileState{generation: 1, synced: segmentHeaderSize}.encode(file.bytes())
-	h.encode(file.bytes())
-	seg := newSegment(id, file.bytes(), kind)
-	seg.spare = spare && kind == kindLane
+	seg = newSegment(id, file.bytes(), spec.kind)
+	seg.spare = spare && spec.kind == kindLane
 	s.attach(seg, file)
-	seg.generation = 1
+	defer func() {
+		if err != nil {
+			s.detach(seg)
+			s.removeFile(seg)
+		}
+	}()
+	defer s.catchFault(armFaults(), &err)
+	seg.writeState(segmentHeaderSize, false)
 	seg.synced.Store(segmentHeaderSize)
+	fileHeader{
+		kind: spec.kind, large: spec.large, id: id, capacity: uint64(len(seg.mem)), store: d.store,
+	}.encode(seg.mem)
+	_ = s.reach(pointSegmentMade)
 	return seg, nil
+}
+
+// writeState writes to the header of seg what is durable of it: everything up to tail, which is the
+// tail of now. It becomes durable itself with the next sync of the header. REQUIRES: nobody appends.
+func (seg *segment) writeState(tail int64, sealed bool) {
+	seg.writeStateOf(extent{tail: tail, records: seg.records.Load(), maxSeq: seg.maxSeq}, sealed)
+}
+
+func (seg *segment) writeStateOf(e extent, sealed bool) {
+	seg.generation++
+	fileState{
+		generation: seg.generation,
+		records:    uint32(e.records),
+		synced:     uint64(e.tail),
+		maxSeq:     e.maxSeq,
+		sealed:     sealed,
+	}.encode(seg.mem)
 }
 
 // attach makes seg the owner of file.
 func (s *Store) attach(seg *segment, file mappedFile) {
 	seg.file = file
 	s.mapper.adopt(len(seg.mem))
-	s.disk.mappedMu.Lock()
-	defer s.disk.mappedMu.Unlock()
-	s.disk.mapped[seg] = true
+	s.disk.track(seg.name(), seg.mem)
 }
 
 // detach unmaps the file of seg.
 func (s *Store) detach(seg *segment) {
-	s.disk.mappedMu.Lock()
-	delete(s.disk.mapped, seg)
-	s.disk.mappedMu.Unlock()
+	s.disk.untrack(seg.mem)
 	s.mapper.forget(len(seg.mem))
 	if err := seg.file.close(); err != nil {
 		s.opts.Logger.Error("segment file could not be unmapped", "file", seg.name(), "error", err)
 	}
 }
 
-// takeSpare makes the space kept back a segment file of size bytes.
-func (d *disk) takeSpare(name string, size int) (mappedFile, error) {
-	file, err := d.fs.open(spareName, true)
-	if err == nil && len(file.bytes()) != size {
-		err = errors.Join(fmt.Errorf("%d bytes", len(file.bytes())), file.close())
+/*
+Space kept back, so that deletions and compactions go on when the disk is full: a file for the target
+of a compaction, one for the tombstones of each lane, and a page for a manifest. Whoever takes one
+renames it; what a compaction gives back fills them up again.
+*/
+
+// spares is how many files keep space back.
+func (s *Store) spares() int { return 2 + len(s.lanes) }
+
+// spareSize is the size of one of them, bytes.
+func (s *Store) spareSize(i int) int {
+	switch i {
+	case targetSpare:
+		return s.opts.SegmentSize
+	case manifestSpare:
+		return pageSize
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%w, and what is kept back is of no use: %w", ErrNoSpace, err)
-	}
-	if err := d.fs.rename(spareName, name); err != nil {
-		return nil, errors.Join(noSpace(err), file.close())
-	}
-	return file, nil
+	return max(minSegmentSize, s.opts.SegmentSize/largeShare)
 }
 
-// keepSpare reserves space for the next time the disk is full, if it can and has none.
-func (s *Store) keepSpare() {
-	file, err := s.disk.fs.create(spareName, s.opts.SegmentSize)
-	if err == nil {
-		err = file.close()
+// Numbers of spares; from laneSpares on they are for tombstones.
+const (
+	targetSpare   = 0
+	manifestSpare = 1
+	laneSpares    = 2
+)
+
+func spareFileName(i int) string { return fmt.Sprintf("%s.%d", spareName, i) }
+
+// takeSpare makes space kept back the segment file name, nil when none of it will do.
+func (s *Store) takeSpare(name string, spec segmentSpec) mappedFile {
+	d := s.disk
+	from, to := targetSpare, targetSpare+1
+	if spec.kind == kindLane {
+		from, to = laneSpares, s.spares()
 	}
-	if err != nil && !errors.Is(err, os.ErrExist) {
-		s.opts.Logger.Warn("no space could be kept back for deletions and compactions", "error", err)
+	for i := from; i < to; i++ {
+		if s.spareSize(i) < spec.least {
+			continue
+		}
+		file, err := d.fs.open(spareFileName(i), true)
+		if err != nil {
+			continue
+		}
+		if len(file.bytes()) == s.spareSize(i) && d.fs.rename(spareFileName(i), name) == nil {
+			return file
+		}
+		_ = file.close() // nothing was written
+	}
+	return nil
+}
+
+// keepSpares keeps space back for the next time the disk is full, if it can and has none.
+func (s *Store) keepSpares() {
+	for i := range s.spares() {
+		file, err := s.disk.fs.create(spareFileName(i), s.spareSize(i))
+		if err == nil {
+			err = file.close()
+		}
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			s.opts.Logger.Warn("no space could be kept back for deletions and compactions", "error", err)
+		}
 	}
 }
 
@@ -214,6 +272,9 @@ func (s *Store) flush() error {
 		d.mu.Lock()
 		d.running = false
 		d.changed.Broadcast()
+		if errors.Is(err, ErrNoSpace) {
+			return err // of the manifest: nothing was lost, and the next flush tries again
+		}
 		if err != nil {
 			return d.fail(err)
 		}
@@ -226,54 +287,84 @@ func (s *Store) flush() error {
 func (s *Store) flushAll() error {
 	dirty := s.pinDirty()
 	defer func() {
-		for _, seg := range dirty {
-			s.unpin(seg)
+		for _, d := range dirty {
+			s.unpin(d.seg)
 		}
 	}()
-	for _, seg := range dirty {
-		// The state before the tail: a segment found sealed has its last record.
-		sealed := seg.is(stateSealed)
-		records, tail := seg.extent()
-		if err := seg.file.sync(0, len(seg.mem)); err != nil {
-			return fmt.Errorf("%s: %w", seg.name(), err)
+	for _, d := range dirty {
+		if err := s.flushSegment(d); err != nil {
+			return fmt.Errorf("%s: %w", d.seg.name(), err)
 		}
-		_ = s.reach(pointFlushed)
-		seg.generation++
-		fileState{
-			generation: seg.generation,
-			synced:     uint64(tail),
-			records:    uint32(records),
-			sealed:     sealed,
-		}.encode(seg.mem)
-		seg.synced.Store(tail)
-		seg.durable.Store(true)
-		seg.sealedInFile.Store(sealed)
-		seg.stateUnsynced.Store(true)
-		_ = s.reach(pointStateWritten)
 	}
 	return s.listSegments()
 }
 
-// extent returns tail, and records before it, of one moment.
-func (seg *segment) extent() (records, tail int64) {
-	for {
-		tail = seg.tail.Load()
-		records = seg.records.Load()
-		if seg.tail.Load() == tail {
-			return records, tail
-		}
+// flushSegment makes one segment durable, and says so in its header.
+func (s *Store) flushSegment(d dirtySegment) (err error) {
+	defer s.catchFault(armFaults(), &err)
+	seg := d.seg
+	if err := seg.syncRecords(d.extent); err != nil {
+		return err
 	}
+	_ = s.reach(pointFlushed)
+	seg.writeStateOf(d.extent, d.sealed)
+	seg.synced.Store(d.tail)
+	seg.durable.Store(true)
+	seg.sealedInFile.Store(d.sealed)
+	seg.stateUnsynced.Store(true)
+	_ = s.reach(pointStateWritten)
+	return nil
 }
 
-// pinDirty pins the committed segments that have grown or were sealed since they were flushed. Targets are flushed
-// by the compaction that fills them.
-func (s *Store) pinDirty() (dirty []*segment) {
+// syncRecords makes header, records and digests durable, and leaves alone what a lane may be writing
+// to meanwhile.
+func (seg *segment) syncRecords(e extent) error {
+	if err := seg.file.sync(0, int(e.tail)); err != nil || e.records == 0 {
+		return err
+	}
+	return seg.file.sync(digestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
+}
+
+// extent is what a segment holds at one moment.
+type extent struct {
+	tail, records int64
+	maxSeq        uint64
+}
+
+// dirtySegment is a pinned segment with something to be flushed.
+type dirtySegment struct {
+	seg *segment
+	extent
+	sealed bool
+}
+
+// pinDirty pins the committed segments that have grown or were sealed since they were flushed. Targets
+// are flushed by the compaction that fills them.
+func (s *Store) pinDirty() (dirty []dirtySegment) {
 	s.contentMu.RLock()
 	defer s.contentMu.RUnlock()
-	for _, seg := range s.segments.all() {
-		if seg.committed.Load() && (seg.tail.Load() > seg.synced.Load() || seg.is(stateSealed) && !seg.sealedInFile.Load()) {
+	taken := map[*segment]bool{}
+	pin := func(seg *segment, sealed bool) {
+		taken[seg] = true
+		e := extent{tail: seg.tail.Load(), records: seg.records.Load(), maxSeq: seg.maxSeq}
+		if e.tail > seg.synced.Load() || sealed && !seg.sealedInFile.Load() {
 			seg.pin()
-			dirty = append(dirty, seg)
+			dirty = append(dirty, dirtySegment{seg: seg, extent: e, sealed: sealed})
+		}
+	}
+	for i := range s.lanes {
+		ln := &s.lanes[i]
+		ln.mu.Lock()
+		if ln.active != nil {
+			pin(ln.active, false)
+		}
+		ln.mu.Unlock()
+	}
+	// What is sealed does not change. Neither sealed nor active is a large one whose Put has not
+	// returned yet.
+	for _, seg := range s.segments.all() {
+		if seg.committed.Load() && seg.is(stateSealed) && !taken[seg] {
+			pin(seg, true)
 		}
 	}
 	return dirty
@@ -331,9 +422,17 @@ func (s *Store) snapshotManifest(leaving, joining []*segment) manifest {
 // error behind the rename nobody knows. REQUIRES: d.manifestMu held.
 func (s *Store) writeManifest(m manifest) (renamed bool, err error) {
 	d := s.disk
-	if err := d.fs.writeFile(manifestTempName, m.encode()); err != nil {
+	err = d.fs.writeFile(manifestTempName, m.encode())
+	if errors.Is(err, ErrNoSpace) { // what is kept back has room for it, and it gives as much back
+		if d.fs.remove(spareFileName(manifestSpare)) == nil || d.fs.remove(spareFileName(targetSpare)) == nil {
+			err = d.fs.writeFile(manifestTempName, m.encode())
+			defer s.keepSpares()
+		}
+	}
+	if err != nil {
 		return false, err
 	}
+	_ = s.reach(pointManifestTemp)
 	if err := d.fs.syncFile(manifestTempName); err != nil {
 		return false, err
 	}
@@ -371,29 +470,19 @@ func (s *Store) commitTargets(leaving, targets []*segment) (uncertain bool, err 
 		return false, err
 	}
 	for _, target := range targets {
-		target.generation++
-		tail := target.tail.Load()
-		fileState{
-			generation: target.generation,
-			synced:     uint64(tail),
-			records:    uint32(target.records.Load()),
-			sealed:     true,
-		}.encode(target.mem)
-		if err := target.file.sync(0, len(target.mem)); err != nil {
+		if err := s.flushTarget(target); err != nil {
 			return false, d.fail(fmt.Errorf("%s: %w", target.name(), err))
 		}
-		target.synced.Store(tail)
-		target.durable.Store(true)
-		target.sealedInFile.Store(true)
 	}
+	_ = s.reach(pointTargetsFlushed)
 	d.manifestMu.Lock()
 	defer d.manifestMu.Unlock()
-	if len(targets) > 0 {
-		if err := d.fs.syncDir(); err != nil {
-			return false, d.fail(err)
-		}
+	// What the manifest lists first, the names of it second: other segments may come between.
+	m := s.snapshotManifest(leaving, targets)
+	if err := d.fs.syncDir(); err != nil {
+		return false, d.fail(err)
 	}
-	if renamed, err := s.writeManifest(s.snapshotManifest(leaving, targets)); err != nil {
+	if renamed, err := s.writeManifest(m); err != nil {
 		if renamed {
 			err = d.fail(err)
 		}
@@ -402,7 +491,26 @@ func (s *Store) commitTargets(leaving, targets []*segment) (uncertain bool, err 
 	for _, target := range targets {
 		target.committed.Store(true)
 	}
+	// Still in the table, but no manifest may list them again.
+	for _, seg := range leaving {
+		seg.committed.Store(false)
+	}
 	return false, nil
+}
+
+// flushTarget makes a full target durable. Its state goes with the records: a target counts only once
+// a manifest lists it.
+func (s *Store) flushTarget(target *segment) (err error) {
+	defer s.catchFault(armFaults(), &err)
+	tail := target.tail.Load()
+	target.writeState(tail, true)
+	if err := target.syncRecords(extent{tail: tail, records: target.records.Load()}); err != nil {
+		return err
+	}
+	target.synced.Store(tail)
+	target.durable.Store(true)
+	target.sealedInFile.Store(true)
+	return nil
 }
 
 // carryTombstones copies, at the end of a build, the tombstones of the victims about to leave that
@@ -436,11 +544,12 @@ func (r *round) carryTombstones() (err error) {
 	return nil
 }
 
-// oldestDead returns the lowest sequence number that a dead record can have outside of leaving.
+// oldestDead returns the lowest sequence number that a dead record, other than a tombstone, can have
+// outside of leaving.
 func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	oldest := uint64(math.MaxUint64)
 	for _, seg := range s.segments.all() {
-		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > 0 {
+		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.buried {
 			oldest = min(oldest, seg.minSeq)
 		}
 	}
@@ -459,22 +568,22 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 func (r *round) carryTombstone(v *victim, offset int, oldest uint64) error {
 	rec := v.seg.mem[offset:int(v.seg.tail.Load())]
 	h, ok := decodeHeader(rec)
-	if !ok || !intactRecord(rec, h, v.seg.seed) {
+	if !ok || !intactRecord(rec, h, v.seg.seedAt(offset)) {
 		return v.damaged(offset, "damaged tombstone")
 	}
 	if h.seq < oldest {
 		return nil
 	}
 	ch := chunk{v: v, headers: []header{h}, size: h.size()}
-	if _, err := r.reserve(&ch); err != nil {
+	if _, err := r.reserve(&ch); err != nil { // true without an error: maxTargets has no bound now
 		return err
 	}
 	target := ch.target
 	moved := target.mem[ch.offset : ch.offset+h.size()]
 	copy(moved, rec)
-	reseed(moved, h, target.seed)
+	reseed(moved, h, target.seedAt(ch.offset))
 	target.putDigest(ch.record, recordID(rec, h))
-	target.tombstones = append(target.tombstones, uint32(ch.offset/recordAlign))
+	target.holdsTombstone(ch.offset, h.size())
 	return nil
 }
 
@@ -503,7 +612,7 @@ func (s *Store) startSyncing() {
 }
 
 // finishDisk makes everything durable and seals every segment, so that the next Open finds no tail
-// to look for. REQUIRES: no background work left.
+// to look for. REQUIRES: no background work left, and no more writes.
 func (s *Store) finishDisk() error {
 	if s.disk == nil || s.opts.ReadOnly {
 		return nil
@@ -518,6 +627,7 @@ func (s *Store) finishDisk() error {
 		return err
 	}
 	s.writeHint()
+	_ = s.reach(pointCloseHinted)
 	return nil
 }
 
@@ -539,7 +649,7 @@ func (s *Store) closeDisk() error {
 	if s.disk == nil || s.disk.lock == nil {
 		return nil
 	}
-	return s.disk.lock.Close()
+	return unlockDirectory(s.disk.lock)
 }
 
 // bootID is the kernel's name for the time since the machine started, zeros where there is none.

@@ -35,32 +35,51 @@ func (s *Store) catchFault(before bool, err *error) {
 	if !ok {
 		panic(r)
 	}
-	seg := s.segmentAt(fault.Addr())
-	if seg == nil {
+	m, offset, ok := s.memoryAt(fault.Addr())
+	if !ok {
 		panic(r)
 	}
 	s.corruptRecords.Add(1)
 	*err = &CorruptError{
-		File:   seg.name(),
-		Offset: int64(fault.Addr() - address(seg.mem)),
-		Reason: "the page cannot be read: file cut short, or disk error",
+		File:   m.name,
+		Offset: offset,
+		Reason: "the page cannot be had: file cut short, or disk error",
 	}
 }
 
-// segmentAt returns the segment file that addr lies in, nil when there is none. Retired ones are
-// known as long as they are mapped.
-func (s *Store) segmentAt(addr uintptr) *segment {
+// trackedMemory is a mapped file that a fault may be on.
+type trackedMemory struct {
+	name string
+	mem  []byte
+}
+
+// track lets catchFault know mem, the mapping of a file, until untrack.
+func (d *disk) track(name string, mem []byte) {
+	d.mappedMu.Lock()
+	defer d.mappedMu.Unlock()
+	d.mapped[unsafe.SliceData(mem)] = trackedMemory{name: name, mem: mem}
+}
+
+func (d *disk) untrack(mem []byte) {
+	d.mappedMu.Lock()
+	defer d.mappedMu.Unlock()
+	delete(d.mapped, unsafe.SliceData(mem))
+}
+
+// memoryAt returns the mapped file that addr lies in. Retired segments are known as long as they are
+// mapped.
+func (s *Store) memoryAt(addr uintptr) (m trackedMemory, offset int64, ok bool) {
 	if s.disk == nil {
-		return nil
+		return m, 0, false
 	}
 	s.disk.mappedMu.Lock()
 	defer s.disk.mappedMu.Unlock()
-	for seg := range s.disk.mapped {
-		if from := address(seg.mem); addr >= from && addr-from < uintptr(len(seg.mem)) {
-			return seg
+	for _, m := range s.disk.mapped {
+		if from := address(m.mem); addr >= from && addr-from < uintptr(len(m.mem)) {
+			return m, int64(addr - from), true
 		}
 	}
-	return nil
+	return m, 0, false
 }
 
 // address is compared with that of a fault, and never becomes a pointer again.

@@ -68,7 +68,7 @@ func (d *osFileSystem) names() ([]string, error) {
 }
 
 func (d *osFileSystem) create(name string, size int) (_ mappedFile, err error) {
-	f, err := os.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL|openNoFollow, fileMode)
+	f, err := os.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL|openSafely, fileMode)
 	if err != nil {
 		return nil, noSpace(err)
 	}
@@ -84,6 +84,22 @@ func (d *osFileSystem) create(name string, size int) (_ mappedFile, err error) {
 	return mapFile(f, size, true)
 }
 
+// openRegular opens what is a file and nothing else.
+func openRegular(path string, flag int) (*os.File, error) {
+	f, err := os.OpenFile(path, flag|openSafely, fileMode)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file: %s", path, info.Mode())
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // noSpace makes a full disk, or a limit that amounts to one, ErrNoSpace.
 func noSpace(err error) error {
 	if isNoSpace(err) {
@@ -97,14 +113,11 @@ func (d *osFileSystem) open(name string, writable bool) (mappedFile, error) {
 	if writable {
 		flag = os.O_RDWR
 	}
-	f, err := os.OpenFile(d.path(name), flag|openNoFollow, 0)
+	f, err := openRegular(d.path(name), flag)
 	if err != nil {
 		return nil, err
 	}
 	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", name)
-	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -130,7 +143,7 @@ func (emptyFile) sync(int, int) error { return nil }
 func (emptyFile) close() error        { return nil }
 
 func (d *osFileSystem) readFile(name string) ([]byte, error) {
-	f, err := os.OpenFile(d.path(name), os.O_RDONLY|openNoFollow, 0)
+	f, err := openRegular(d.path(name), os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +152,7 @@ func (d *osFileSystem) readFile(name string) ([]byte, error) {
 }
 
 func (d *osFileSystem) writeFile(name string, data []byte) error {
-	f, err := os.OpenFile(d.path(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|openNoFollow, fileMode)
+	f, err := openRegular(d.path(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return noSpace(err)
 	}
@@ -148,7 +161,7 @@ func (d *osFileSystem) writeFile(name string, data []byte) error {
 }
 
 func (d *osFileSystem) syncFile(name string) error {
-	f, err := os.OpenFile(d.path(name), os.O_RDWR|openNoFollow, 0)
+	f, err := openRegular(d.path(name), os.O_RDWR)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-const openNoFollow = 0
+const openSafely = 0
 
 // isNoSpace knows ERROR_HANDLE_DISK_FULL and ERROR_DISK_FULL.
 func isNoSpace(err error) bool {
@@ -24,3 +24,5 @@ func syncDirectory(string) error { return nil }
 func lockDirectory(path string, _ bool) (*os.File, error) {
 	return nil, fmt.Errorf("warmtier: lock %s: directory stores on this system: %w", path, errors.ErrUnsupported)
 }
+
+func unlockDirectory(f *os.File) error { return f.Close() }

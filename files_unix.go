@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openNoFollow refuses symbolic links: who can plant one could have the store write elsewhere.
-const openNoFollow = unix.O_NOFOLLOW
+// openSafely refuses symbolic links, since who can plant one could have the store write elsewhere, and
+// does not wait for the other end of a FIFO.
+const openSafely = unix.O_NOFOLLOW | unix.O_NONBLOCK
 
 func isNoSpace(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) ||
@@ -27,7 +28,7 @@ func syncDirectory(dir string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// lockDirectory keeps other stores out of dir until the file it returns is closed; several read-only
+// lockDirectory keeps other stores out of dir until unlockDirectory; several read-only
 // stores may share it. flock conflicts between two stores of one process too, and ends with the
 // process. The file is never removed: another opener would lock a new one of the same name.
 func lockDirectory(path string, readOnly bool) (*os.File, error) {
@@ -35,7 +36,7 @@ func lockDirectory(path string, readOnly bool) (*os.File, error) {
 	if readOnly {
 		flags, how = os.O_RDONLY, unix.LOCK_SH
 	}
-	f, err := os.OpenFile(path, flags|openNoFollow, fileMode)
+	f, err := openRegular(path, flags)
 	if err != nil {
 		return nil, err
 	}
@@ -54,4 +55,10 @@ func lockDirectory(path string, readOnly bool) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// unlockDirectory does not leave it to the closing of f: a child process that was made meanwhile may
+// have a copy of the descriptor, which would keep the lock.
+func unlockDirectory(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
 }

@@ -18,8 +18,9 @@ to write a reader.
 	N.seg      segment N, 16 hexadecimal digits
 
 A segment file has a header of 128 bytes, records from there on, and its digests at the end: the
-CRC-32C of the id of each record, 4 bytes, in the order of the records and growing towards them. They
-tell whose record it was that is damaged, so that a repair never uncovers an older version of it.
+CRC-32C of the id of each record (1 in place of 0), 4 bytes, in the order of the records and growing
+towards them. They tell whose record it was that is damaged, so that a repair never uncovers an older
+version of it.
 
 	offset  bytes
 	0       8      magic "WARMSEG\x00"; written last
@@ -29,20 +30,19 @@ tell whose record it was that is damaged, so that a repair never uncovers an old
 	16      8      id
 	24      8      capacity: the size of the file
 	32      16     id of the store
-	48      8      bound: no record of a target has a higher sequence number; 0 for lanes
-	56      4      CRC-32C of bytes 8 to 55
-	60      4      0
+	48      4      CRC-32C of bytes 8 to 47
+	52      12     0
 	64      32     state, first copy
 	96      32     state, second copy
 
 A state copy is rewritten while the other one stays; the intact one of the higher generation counts.
 
-	0       8      generation
-	8       8      synced: bytes up to here were durable when this was written
-	16      4      records among them
-	20      4      1 when sealed: there are no records beyond synced
-	24      4      CRC-32C of bytes 0 to 23
-	28      4      0
+	0       4      generation, from 1
+	4       4      number of records
+	8       8      synced: bytes up to here, these records, were durable when this was written
+	16      8      the highest sequence number among them
+	24      4      1 when sealed: there are no records beyond synced
+	28      4      CRC-32C of bytes 0 to 27
 */
 
 const (
@@ -90,7 +90,6 @@ type fileHeader struct {
 	id       uint64
 	capacity uint64
 	store    storeID
-	bound    uint64
 }
 
 // encode writes h to mem, the magic last: a file whose header was never finished has none.
@@ -104,8 +103,7 @@ func (h fileHeader) encode(mem []byte) {
 	binary.LittleEndian.PutUint64(mem[16:], h.id)
 	binary.LittleEndian.PutUint64(mem[24:], h.capacity)
 	copy(mem[32:48], h.store[:])
-	binary.LittleEndian.PutUint64(mem[48:], h.bound)
-	binary.LittleEndian.PutUint32(mem[56:], checksum(mem[8:56]))
+	binary.LittleEndian.PutUint32(mem[48:], checksum(mem[8:48]))
 	copy(mem, segmentMagic)
 }
 
@@ -124,7 +122,7 @@ func decodeFileHeader(mem []byte) (h fileHeader, err error) {
 	if v := binary.LittleEndian.Uint32(mem[8:]); v != formatVersion {
 		return h, fmt.Errorf("%w: %d, this package reads %d", ErrVersion, v, formatVersion)
 	}
-	if binary.LittleEndian.Uint32(mem[56:]) != checksum(mem[8:56]) {
+	if binary.LittleEndian.Uint32(mem[48:]) != checksum(mem[8:48]) {
 		return h, errors.New("header checksum mismatch")
 	}
 	h = fileHeader{
@@ -133,10 +131,6 @@ func decodeFileHeader(mem []byte) (h fileHeader, err error) {
 		id:       binary.LittleEndian.Uint64(mem[16:]),
 		capacity: binary.LittleEndian.Uint64(mem[24:]),
 		store:    storeID(mem[32:48]),
-		bound:    binary.LittleEndian.Uint64(mem[48:]),
-	}
-	if h.capacity != uint64(len(mem)) {
-		return h, fmt.Errorf("file has %d bytes, its header says %d", len(mem), h.capacity)
 	}
 	return h, nil
 }
@@ -152,9 +146,10 @@ func allZero(b []byte) bool {
 
 // fileState is the part of a segment's header that says what is durable.
 type fileState struct {
-	generation uint64
-	synced     uint64
+	generation uint32
 	records    uint32
+	synced     uint64
+	maxSeq     uint64
 	sealed     bool
 }
 
@@ -166,29 +161,35 @@ const (
 // encode writes st to the copy its generation belongs to.
 func (st fileState) encode(mem []byte) {
 	b := mem[fileStateAt+st.generation%2*fileStateSize:]
-	binary.LittleEndian.PutUint64(b[0:], st.generation)
+	binary.LittleEndian.PutUint32(b[0:], st.generation)
+	binary.LittleEndian.PutUint32(b[4:], st.records)
 	binary.LittleEndian.PutUint64(b[8:], st.synced)
-	binary.LittleEndian.PutUint32(b[16:], st.records)
+	binary.LittleEndian.PutUint64(b[16:], st.maxSeq)
 	sealed := uint32(0)
 	if st.sealed {
 		sealed = 1
 	}
-	binary.LittleEndian.PutUint32(b[20:], sealed)
-	binary.LittleEndian.PutUint32(b[24:], checksum(b[:24]))
+	binary.LittleEndian.PutUint32(b[24:], sealed)
+	binary.LittleEndian.PutUint32(b[28:], checksum(b[:28]))
 }
 
-// decodeFileState returns the newest intact state; ok is false when there is none.
-func decodeFileState(mem []byte) (newest fileState, ok bool) {
+// decodeFileState returns the newest intact state of a file made with capacity bytes; ok is false when
+// there is none.
+func decodeFileState(mem []byte, capacity uint64) (newest fileState, ok bool) {
 	for i := range 2 {
+		if len(mem) < segmentHeaderSize {
+			break
+		}
 		b := mem[fileStateAt+i*fileStateSize:]
 		st := fileState{
-			generation: binary.LittleEndian.Uint64(b[0:]),
+			generation: binary.LittleEndian.Uint32(b[0:]),
+			records:    binary.LittleEndian.Uint32(b[4:]),
 			synced:     binary.LittleEndian.Uint64(b[8:]),
-			records:    binary.LittleEndian.Uint32(b[16:]),
-			sealed:     binary.LittleEndian.Uint32(b[20:]) == 1,
+			maxSeq:     binary.LittleEndian.Uint64(b[16:]),
+			sealed:     binary.LittleEndian.Uint32(b[24:]) == 1,
 		}
-		if binary.LittleEndian.Uint32(b[24:]) != checksum(b[:24]) || st.generation == 0 ||
-			st.synced < segmentHeaderSize || st.synced > uint64(len(mem)) {
+		if binary.LittleEndian.Uint32(b[28:]) != checksum(b[:28]) || st.generation == 0 ||
+			st.synced < segmentHeaderSize || st.synced > capacity {
 			continue
 		}
 		if !ok || st.generation > newest.generation {
@@ -198,8 +199,8 @@ func decodeFileState(mem []byte) (newest fileState, ok bool) {
 	return newest, ok
 }
 
-// digest is what a segment file remembers of the id of each record.
-func digest(id []byte) uint32 { return checksum(id) }
+// digest is what a segment file remembers of the id of each record, never 0: that says there is none.
+func digest(id []byte) uint32 { return max(1, checksum(id)) }
 
 // digestAt is the offset of the digest of record n, from 0, in a file of size bytes.
 func digestAt(size, n int) int { return size - (n+1)*digestSize }
@@ -207,6 +208,7 @@ func digestAt(size, n int) int { return size - (n+1)*digestSize }
 /*
 The manifest says which segments are the store. It is replaced at once: written under another name,
 synced, renamed into place, the directory synced. The rename is where a compaction becomes durable.
+It holds two copies, one behind the other, of:
 
 	offset  bytes
 	0       8      magic "WARMMAN\x00"
@@ -237,8 +239,10 @@ type manifest struct {
 	pending []uint64
 }
 
+// encode returns both copies.
 func (m manifest) encode() []byte {
-	b := make([]byte, manifestHeaderSize, manifestHeaderSize+8*(len(m.listed)+len(m.pending))+4)
+	size := manifestHeaderSize + 8*(len(m.listed)+len(m.pending)) + 4
+	b := make([]byte, manifestHeaderSize, 2*size)
 	copy(b, manifestMagic)
 	binary.LittleEndian.PutUint32(b[8:], formatVersion)
 	binary.LittleEndian.PutUint32(b[12:], uint32(len(m.listed)))
@@ -249,23 +253,40 @@ func (m manifest) encode() []byte {
 	for _, id := range slices.Concat(m.listed, m.pending) {
 		b = binary.LittleEndian.AppendUint64(b, id)
 	}
-	return binary.LittleEndian.AppendUint32(b, checksum(b))
+	b = binary.LittleEndian.AppendUint32(b, checksum(b))
+	return append(b, b...)
 }
 
-func decodeManifest(b []byte) (m manifest, err error) {
+// decodeManifest reads an intact copy; whole says that both are intact. The error is that of the first.
+func decodeManifest(b []byte) (m manifest, whole bool, err error) {
+	first, err1 := decodeManifestCopy(b)
+	second, err2 := decodeManifestCopy(b[len(b)/2:])
+	switch {
+	case err1 == nil:
+		return first, err2 == nil, nil
+	case err2 == nil:
+		return second, false, nil
+	}
+	return m, false, err1
+}
+
+// decodeManifestCopy reads the copy that b begins with.
+func decodeManifestCopy(b []byte) (m manifest, err error) {
 	if len(b) < manifestHeaderSize+4 || string(b[:8]) != manifestMagic {
 		return m, errors.New("no manifest")
 	}
 	if v := binary.LittleEndian.Uint32(b[8:]); v != formatVersion {
 		return m, fmt.Errorf("%w: %d, this package reads %d", ErrVersion, v, formatVersion)
 	}
-	if binary.LittleEndian.Uint32(b[len(b)-4:]) != checksum(b[:len(b)-4]) {
-		return m, errors.New("checksum mismatch")
-	}
 	listed := uint64(binary.LittleEndian.Uint32(b[12:]))
 	pending := uint64(binary.LittleEndian.Uint32(b[16:]))
-	if uint64(len(b)) != manifestHeaderSize+8*(listed+pending)+4 {
+	size := manifestHeaderSize + 8*(listed+pending) + 4
+	if uint64(len(b)) < size {
 		return m, fmt.Errorf("%d bytes do not hold %d listed and %d pending segments", len(b), listed, pending)
+	}
+	b = b[:size]
+	if binary.LittleEndian.Uint32(b[size-4:]) != checksum(b[:size-4]) {
+		return m, errors.New("checksum mismatch")
 	}
 	m.store, m.boot = storeID(b[24:40]), [16]byte(b[40:56])
 	m.next = binary.LittleEndian.Uint64(b[56:])

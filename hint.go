@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -32,7 +31,7 @@ is true. Without one, Open reads everything.
 	               offsets of tombstones by segment, 4 bytes each in units of 8 bytes
 
 A segment: id (8), tail (8), live bytes (8), lowest sequence number (8), records (4), tombstones (4),
-CRC-32C of their offsets (4), 0 (4). A shard: slots (4), memories (4), live bytes (8), CRC-32C of the
+CRC-32C of their offsets (4), their bytes / 8 (4). A shard: slots (4), memories (4), live bytes (8), CRC-32C of the
 table (4), 0 (4).
 */
 
@@ -70,16 +69,18 @@ func (s *Store) writeHint() {
 	}
 	file, err := s.disk.fs.create(hintName, size)
 	if err == nil {
-		s.encodeHint(file.bytes(), segs, layout)
-		err = file.close()
+		err = errors.Join(s.encodeHint(file.bytes(), segs, layout), file.close())
 	}
 	if err != nil {
 		s.opts.Logger.Warn("no hint written, the next open reads every record", "error", err)
 	}
 }
 
-// encodeHint fills b.
-func (s *Store) encodeHint(b []byte, segs []*segment, layout hintLayout) {
+// encodeHint fills b, the header last: without it the rest is no hint.
+func (s *Store) encodeHint(b []byte, segs []*segment, layout hintLayout) (err error) {
+	s.disk.track(hintName, b)
+	defer s.disk.untrack(b)
+	defer s.catchFault(armFaults(), &err)
 	le := binary.LittleEndian
 	copy(b, hintMagic)
 	le.PutUint32(b[8:], formatVersion)
@@ -126,39 +127,60 @@ func (s *Store) encodeHint(b []byte, segs []*segment, layout hintLayout) {
 		le.PutUint32(e[32:], uint32(seg.records.Load()))
 		le.PutUint32(e[36:], uint32(len(seg.tombstones)))
 		le.PutUint32(e[40:], checksum(offsets))
+		le.PutUint32(e[44:], uint32(seg.buried/recordAlign))
 	}
 	le.PutUint32(b[layout.tablesAt-4:], checksum(b[:layout.tablesAt-4]))
+	return nil
 }
 
 // loadHint makes the index from the hint, if there is one to be believed. Nothing is changed when not.
 func (r *recovery) loadHint() bool {
-	if r.s.opts.Repair || len(r.leftover) > 0 {
+	if len(r.leftover) > 0 {
 		return false
 	}
-	file, err := r.s.disk.fs.open(hintName, false)
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			r.s.opts.Logger.Warn("hint cannot be opened, every record is read", "error", err)
+	return r.withHint(func(b []byte) error {
+		layout, err := r.checkHint(b)
+		if err != nil {
+			return err
 		}
-		return false
-	}
-	defer func() { _ = file.close() }() // it was only read
-	if err := r.readHint(file.bytes()); err != nil {
-		r.s.opts.Logger.Warn("hint is not used, every record is read", "reason", err)
-		return false
-	}
-	return true
+		tables, at, err := r.readTables(b, layout)
+		if err != nil {
+			return err
+		}
+		tombstones, err := readTombstones(b, at, layout)
+		if err != nil {
+			r.releaseTables(tables)
+			return err
+		}
+		r.useHint(b, layout, tables, tombstones)
+		return nil
+	}) == nil
 }
 
-// readHint checks all of b before it uses any of it.
-func (r *recovery) readHint(b []byte) (err error) {
-	defer r.s.catchFault(armFaults(), &err)
-	layout, err := r.checkHint(b)
-	if err != nil {
-		return err
+// withHint calls fn with the bytes of the hint.
+func (r *recovery) withHint(fn func(b []byte) error) (err error) {
+	d := r.s.disk
+	file, err := d.fs.open(hintName, false)
+	if err == nil {
+		b := file.bytes()
+		d.track(hintName, b)
+		defer func() { _ = file.close() }() // it was only read
+		defer d.untrack(b)
+		defer func() {
+			if err != nil {
+				r.s.opts.Logger.Warn("hint is not used, every record is read", "reason", err)
+			}
+		}()
+		defer r.s.catchFault(armFaults(), &err)
+		err = fn(b)
 	}
+	return err
+}
+
+// readTables returns copies of the tables, and where they end.
+func (r *recovery) readTables(b []byte, layout hintLayout) (_ []table, at int, err error) {
 	tables := make([]table, shardCount)
-	at := layout.tablesAt
+	at = layout.tablesAt
 	var g errgroup.Group
 	g.SetLimit(r.workers())
 	for i := range tables {
@@ -176,35 +198,46 @@ func (r *recovery) readHint(b []byte) (err error) {
 			return err
 		})
 	}
-	err = errors.Join(err, g.Wait())
-	var tombstones [][]uint32
-	if err == nil {
-		tombstones, err = readTombstones(b, at, layout)
+	if err = errors.Join(err, g.Wait()); err != nil {
+		r.releaseTables(tables)
+		return nil, 0, err
 	}
-	if err != nil {
-		for _, t := range tables {
-			if len(t) > 0 {
-				r.s.release(t)
-			}
+	return tables, at, nil
+}
+
+func (r *recovery) releaseTables(tables []table) {
+	for _, t := range tables {
+		if len(t) > 0 {
+			r.s.release(t)
 		}
-		return err
 	}
-	r.useHint(b, layout, tables, tombstones)
-	return nil
+}
+
+// checkHintHeader checks everything before the tables, by itself.
+func checkHintHeader(b []byte) (layout hintLayout, err error) {
+	le := binary.LittleEndian
+	if len(b) < hintHeaderSize || string(b[:8]) != hintMagic || le.Uint32(b[8:]) != formatVersion {
+		return layout, errors.New("no hint of this version")
+	}
+	n := int64(le.Uint32(b[12:]))
+	if n*hintSegmentSize > int64(len(b)) || layoutHint(int(n)).tablesAt > len(b) {
+		return layout, errors.New("segments do not fit")
+	}
+	layout = layoutHint(int(n))
+	if le.Uint32(b[layout.tablesAt-4:]) != checksum(b[:layout.tablesAt-4]) {
+		return layout, errors.New("checksum mismatch")
+	}
+	return layout, nil
 }
 
 // checkHint checks the header of a hint, and that it is one of the segments found.
 func (r *recovery) checkHint(b []byte) (layout hintLayout, err error) {
 	le := binary.LittleEndian
-	if len(b) < hintHeaderSize || string(b[:8]) != hintMagic || le.Uint32(b[8:]) != formatVersion {
-		return layout, errors.New("no hint of this version")
+	if layout, err = checkHintHeader(b); err != nil {
+		return layout, err
 	}
-	layout = layoutHint(len(r.found))
-	if le.Uint32(b[12:]) != uint32(len(r.found)) || len(b) < layout.tablesAt {
+	if layout.segments != len(r.found) {
 		return layout, errors.New("another number of segments")
-	}
-	if le.Uint32(b[layout.tablesAt-4:]) != checksum(b[:layout.tablesAt-4]) {
-		return layout, errors.New("checksum mismatch")
 	}
 	if storeID(b[16:32]) != r.s.disk.store || le.Uint32(b[48:]) != uint32(r.s.offsetBits) {
 		return layout, errors.New("another store, or another size of segments")
@@ -223,6 +256,93 @@ func (r *recovery) checkHint(b []byte) (layout hintLayout, err error) {
 		r.found[i], r.found[slices.Index(r.found, f)] = f, r.found[i] // in the order of the hint
 	}
 	return layout, nil
+}
+
+// segmentsOfHint returns the store, and the ids of its segments, at the last Close.
+func (r *recovery) segmentsOfHint() (store storeID, ids []uint64, err error) {
+	err = r.withHint(func(b []byte) error {
+		layout, err := checkHintHeader(b)
+		if err != nil {
+			return err
+		}
+		store = storeID(b[16:32])
+		for i := range layout.segments {
+			ids = append(ids, binary.LittleEndian.Uint64(b[hintHeaderSize+i*hintSegmentSize:]))
+		}
+		return nil
+	})
+	return store, ids, err
+}
+
+/*
+A truth is the index as the last Close left it, for a repair. A hint stays only until the next Open that
+writes, so whatever record it does not point to is no memory: it was overwritten or deleted, even if
+the record that says so is lost. Segments that the hint does not know were written by a repair that was
+cut off, and what they say is newer.
+*/
+type truth struct {
+	tables []table      // with the locations of this Open
+	known  map[int]bool // indexes of the segments it knows
+}
+
+// contains reports whether a slot that the index has in a shard is that of a memory.
+func (t *truth) contains(s *Store, shard int, w slot) bool {
+	if !t.known[int(w.location()>>s.offsetBits)] {
+		return true
+	}
+	_, ok := t.tables[shard].find(w)
+	return ok
+}
+
+// readTruth returns nil when there is no hint to be believed. Locations are made up as chooseLocations
+// said; the hash is that of the hint from here on.
+func (r *recovery) readTruth() (t *truth) {
+	_ = r.withHint(func(b []byte) error {
+		le := binary.LittleEndian
+		layout, err := checkHintHeader(b)
+		if err != nil {
+			return err
+		}
+		if storeID(b[16:32]) != r.s.disk.store {
+			return errors.New("another store")
+		}
+		tables, _, err := r.readTables(b, layout)
+		if err != nil {
+			return err
+		}
+		t = &truth{tables: tables, known: map[int]bool{}}
+		r.s.disk.key = decodeSipKey(b[32:])
+		found := map[uint64]*segment{}
+		for _, f := range r.found {
+			found[f.seg.id] = f.seg
+		}
+		segs := make([]*segment, layout.segments) // nil where a file is missing
+		for i := range segs {
+			if segs[i] = found[le.Uint64(b[hintHeaderSize+i*hintSegmentSize:])]; segs[i] != nil {
+				t.known[segs[i].index] = true
+			}
+		}
+		bits := uint(le.Uint32(b[48:]))
+		for _, table := range tables {
+			for pos := range table.slots() {
+				if w := table.get(pos); w != 0 {
+					table.set(pos, makeSlot(w.tag(), r.locationOf(w.location(), bits, segs)))
+				}
+			}
+		}
+		return nil
+	})
+	return t
+}
+
+// locationOf makes a location of the hint one of this Open; one that no record has, where the segment
+// is missing.
+func (r *recovery) locationOf(loc location, bits uint, segs []*segment) location {
+	n := int(loc >> bits)
+	if n >= len(segs) || segs[n] == nil {
+		return locationMask
+	}
+	return r.s.locate(segs[n], int(loc&(1<<bits-1))*recordAlign)
 }
 
 // copyTable returns a table of its own, with the bytes of from. Locations are checked when they are
@@ -274,7 +394,9 @@ func (r *recovery) useHint(b []byte, layout hintLayout, tables []table, tombston
 		f.seg.grew(int(le.Uint32(e[32:])), int(le.Uint64(e[8:]))-segmentHeaderSize)
 		f.seg.live.Store(int64(le.Uint64(e[16:])))
 		f.seg.minSeq = le.Uint64(e[24:])
+		f.seg.maxSeq = f.state.maxSeq
 		f.seg.tombstones = tombstones[i]
+		f.seg.buried = int64(le.Uint32(e[44:])) * recordAlign
 		f.seg.seal(!f.seg.large && int64(f.seg.room(1)) > s.mergeableRoom())
 		index[i] = f.seg.index
 		r.records += int(f.seg.records.Load())

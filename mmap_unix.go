@@ -3,7 +3,9 @@
 package warmtier
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/edsrzf/mmap-go"
 	"golang.org/x/sys/unix"
@@ -66,6 +68,16 @@ func (m *mapping) sync(from, to int) error {
 	}
 	if err := m.mem[from:to].Flush(); err != nil {
 		return err
+	}
+	// msync of pages beyond the end of the file succeeds, and writes nothing.
+	info, err := os.Stat(m.path)
+	if err != nil {
+		return err
+	}
+	if info.Size() < int64(len(m.mem)) {
+		return &CorruptError{
+			File: filepath.Base(m.path), Offset: info.Size(), Reason: fmt.Sprintf("file was cut short, it had %d bytes", len(m.mem)),
+		}
 	}
 	return syncDevice(m.path)
 }

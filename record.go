@@ -9,7 +9,7 @@ import (
 A record is one stored version of a memory, or a tombstone:
 
 	offset  bytes
-	0       4      head checksum: CRC-32C of bytes 4 to 23 and the id, xor the segment's seed;
+	0       4      head checksum: CRC-32C of bytes 4 to 23 and the id, xor the seed of its place;
 	               1 in place of 0, so that 0 means: not finished
 	4       4      content checksum: CRC-32C of the content
 	8       1      kind: 1 memory, 2 tombstone; never 0, so zeroed bytes are no record
@@ -27,8 +27,8 @@ All integers are little endian. Why it looks like this:
     checksum, so both parts belong together.
   - The content checksum, which takes long, is computed before any lock is taken; the head, with the
     sequence number, under the lane's lock.
-  - The seed is the CRC-32C of the segment's id: bytes that belong to another segment, or to an
-    earlier life of the same memory, do not verify.
+  - The seed comes from the segment's id and the record's offset: bytes that belong to another
+    segment, to another place, or to an earlier life of the same memory, do not verify.
   - Lengths are checked against the segment before they are used, and the checksums after.
 
 I1 (immutability): the bytes below a segment's tail never change while any reader can reach them.
@@ -95,7 +95,7 @@ func headChecksum(rec []byte, idLen int, seed uint32) uint32 {
 }
 
 // intactHead reports whether header and id of the record at rec, decoded as h, are as they were
-// written to a segment with this seed.
+// written to the place with this seed.
 func intactHead(rec []byte, h header, seed uint32) bool {
 	return headChecksum(rec, h.idLen, seed) == h.headSum
 }
@@ -139,7 +139,7 @@ func putHeader(rec []byte, h header, seed uint32) {
 	binary.LittleEndian.PutUint32(rec[0:], headChecksum(rec, h.idLen, seed))
 }
 
-// reseed makes rec, an intact record with header h, one of a segment with this seed.
+// reseed makes rec, an intact record with header h, one of the place with this seed.
 func reseed(rec []byte, h header, seed uint32) {
 	binary.LittleEndian.PutUint32(rec, headChecksum(rec, h.idLen, seed))
 }

@@ -32,7 +32,8 @@ Torn tails. A segment that is not sealed ends where its records end, and the las
 to the synced mark of its header everything was durable, so damage there is damage. Beyond it:
 
   - After a kill the page cache is as the process left it, so the first thing that is no record is
-    either zeros or a record without its checksum, which is written last. Anything else is damage.
+    either zeros or a record without its checksum, which is written last, and no record follows it:
+    no digest does, which is written first. Anything else is damage.
   - After a power loss any page that was not synced may be missing, with intact ones behind it. What
     lies beyond the first missing record was never acknowledged as durable, and is cut.
 
@@ -51,7 +52,7 @@ func (s *Store) openDirectory(dir string) error {
 	if lock != nil && !s.opts.ReadOnly {
 		pid := fmt.Sprintf("%-19d\n", os.Getpid())
 		if _, err := lock.WriteAt([]byte(pid), 0); err != nil {
-			return errors.Join(fmt.Errorf("warmtier: open %s: %w", dir, err), lock.Close())
+			return errors.Join(fmt.Errorf("warmtier: open %s: %w", dir, err), unlockDirectory(lock))
 		}
 	}
 	return s.openDisk(&osFileSystem{dir: dir}, lock)
@@ -59,7 +60,7 @@ func (s *Store) openDirectory(dir string) error {
 
 // openDisk recovers the store in fs. On an error nothing is mapped or locked.
 func (s *Store) openDisk(files fileSystem, lock *os.File) error {
-	s.disk = &disk{fs: files, lock: lock, boot: s.bootID(), mapped: map[*segment]bool{}}
+	s.disk = &disk{fs: files, lock: lock, boot: s.bootID(), mapped: map[*byte]trackedMemory{}}
 	s.disk.changed = sync.NewCond(&s.disk.mu)
 	r := &recovery{s: s}
 	var key [16]byte
@@ -90,7 +91,9 @@ type recovery struct {
 	found    []*recovered
 	leftover []string // files of segments that do not count
 
-	perShard int // memories expected in each shard
+	hinted   bool   // the index came from the hint
+	truth    *truth // with Repair: what the index was at the last Close, where that is known
+	perShard int    // memories expected in each shard
 
 	mu         sync.Mutex
 	tombstones []slotPlace // that may be in the index
@@ -98,14 +101,16 @@ type recovery struct {
 	records    int
 	torn       int64 // bytes cut
 	lost       []lostRecord
+	nameless   error // records were lost of which not even the id's digest is left
 }
 
 // recovered is one segment file.
 type recovered struct {
-	seg     *segment
-	state   fileState
-	bound   uint64
-	damaged bool
+	seg       *segment
+	state     fileState
+	damaged   bool // to be replaced by a repair
+	rebuilt   bool // a repair goes on without its header
+	noDigests bool // it is cut short
 }
 
 type slotPlace struct {
@@ -119,7 +124,8 @@ type lostRecord struct {
 	bound  uint64 // it has no higher sequence number
 }
 
-func (r *recovery) run() error {
+func (r *recovery) run() (err error) {
+	defer r.s.catchFault(armFaults(), &err)
 	fresh, err := r.readManifest()
 	if err != nil {
 		return err
@@ -129,11 +135,8 @@ func (r *recovery) run() error {
 			return err
 		}
 		r.chooseLocations()
-		if !r.loadHint() {
-			if err := r.scan(); err != nil {
-				return err
-			}
-			r.dropTombstones()
+		if err := r.readRecords(); err != nil {
+			return err
 		}
 	}
 	r.s.sequence.Store(r.maxSeq)
@@ -149,54 +152,78 @@ func (r *recovery) run() error {
 	return r.repair()
 }
 
+// readRecords makes the index, from the hint or from the records themselves.
+func (r *recovery) readRecords() error {
+	if r.s.opts.Repair {
+		r.truth = r.readTruth()
+	} else if r.hinted = r.loadHint(); r.hinted {
+		return nil
+	}
+	if err := r.scan(); err != nil {
+		return err
+	}
+	if r.nameless != nil && r.truth == nil {
+		return r.nameless
+	}
+	r.dropTombstones()
+	return nil
+}
+
 // readManifest reads the manifest; fresh says that the directory is that of a new store.
 func (r *recovery) readManifest() (fresh bool, err error) {
 	d := r.s.disk
 	b, err := d.fs.readFile(manifestName)
 	if errors.Is(err, fs.ErrNotExist) {
-		return r.noManifest()
+		return r.noManifest("missing, with segments present")
 	}
 	if err != nil {
 		return false, err
 	}
-	r.manifest, err = decodeManifest(b)
+	m, whole, err := decodeManifest(b)
 	switch {
 	case errors.Is(err, ErrVersion):
 		return false, fmt.Errorf("%s: %w", manifestName, err)
-	case err != nil && r.s.opts.Repair:
-		r.s.opts.Logger.Error("manifest is damaged, all segment files are taken", "error", err)
-		return r.noManifest()
 	case err != nil:
-		return false, &CorruptError{File: manifestName, Reason: err.Error()}
+		return r.noManifest(err.Error())
+	case !whole:
+		r.s.opts.Logger.Warn("one of the manifest's two copies is damaged, the other one is used")
 	}
-	d.store = r.manifest.store
-	r.powered = r.manifest.boot == d.boot && d.boot != [16]byte{}
+	r.manifest = m
+	d.store = m.store
+	r.powered = m.boot == d.boot && d.boot != [16]byte{}
 	return false, nil
 }
 
-// noManifest is a new store, unless there are segments.
-func (r *recovery) noManifest() (fresh bool, err error) {
+// noManifest is a new store, unless there are segments. A repair then asks the hint which of them
+// count: files of finished compactions may be among them, and hold what was deleted.
+func (r *recovery) noManifest(reason string) (fresh bool, err error) {
 	d := r.s.disk
 	names, err := d.fs.names()
 	if err != nil {
 		return false, err
 	}
+	highest := uint64(0)
 	for _, name := range names {
-		if id, ok := parseSegmentFileName(name); ok {
-			r.manifest.listed = append(r.manifest.listed, id)
-			r.manifest.next = max(r.manifest.next, id+1)
-		}
+		id, _ := parseSegmentFileName(name)
+		highest = max(highest, id)
 	}
-	if len(r.manifest.listed) == 0 {
+	if highest == 0 && !slices.Contains(names, manifestName) {
 		if r.s.opts.ReadOnly {
 			return false, fmt.Errorf("no store to read: %w", fs.ErrNotExist)
 		}
 		_, err := rand.Read(d.store[:])
 		return true, err
 	}
+	damage := &CorruptError{File: manifestName, Reason: reason}
 	if !r.s.opts.Repair {
-		return false, &CorruptError{File: manifestName, Reason: "missing or damaged, with segments present"}
+		return false, damage
 	}
+	if d.store, r.manifest.listed, err = r.segmentsOfHint(); err != nil {
+		damage.Reason += "; it cannot be replaced: " + err.Error()
+		return false, damage
+	}
+	r.manifest.next = max(highest, slices.Max(append(r.manifest.listed, 0))) + 1
+	r.s.opts.Logger.Error("repair takes the list of segments from the hint", "error", damage)
 	return false, nil
 }
 
@@ -214,94 +241,128 @@ func (r *recovery) openSegments() error {
 			continue // not ours
 		}
 		highest = max(highest, id)
-		present[id] = true
 		listed := slices.Contains(r.manifest.listed, id)
-		if !listed && id < r.manifest.next && !slices.Contains(r.manifest.pending, id) {
-			r.leftover = append(r.leftover, name)
-			continue
-		}
-		if err := r.openSegment(id, listed); err != nil {
+		counts := listed || id >= r.manifest.next || slices.Contains(r.manifest.pending, id)
+		present[id], err = r.openSegment(id, listed, counts)
+		if err != nil {
 			return err
 		}
 	}
 	r.s.segments.lastID = highest
 	for _, id := range r.manifest.listed {
 		if !present[id] {
-			err := &CorruptError{File: segmentFileName(id), Reason: "segment file is missing"}
-			if !r.s.opts.Repair {
+			if err := r.missing(id, "segment file is missing, empty or of another store"); err != nil {
 				return err
 			}
-			r.s.opts.Logger.Error("repair goes on without a segment", "error", err)
 		}
 	}
 	return nil
 }
 
-// openSegment maps one file.
-func (r *recovery) openSegment(id uint64, listed bool) error {
+// openSegment maps one file, and puts it into the table if it counts.
+func (r *recovery) openSegment(id uint64, listed, counts bool) (present bool, err error) {
 	name := segmentFileName(id)
 	file, err := r.s.disk.fs.open(name, !r.s.opts.ReadOnly)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return false, fmt.Errorf("%s: %w", name, err)
 	}
-	mem := file.bytes()
-	h, err := decodeFileHeader(mem)
-	unfinished := errors.Is(err, errNoHeader) || err != nil && !r.powered
-	if err == nil && !listed && h.kind == kindTarget || unfinished && !listed {
-		// An unfinished compaction, or a file that was made and not filled.
-		r.leftover = append(r.leftover, name)
-		return file.close()
+	// A fault on a file that is no segment's yet.
+	r.s.disk.track(name, file.bytes())
+	f, err := r.examine(file.bytes(), id, listed, counts)
+	if err != nil || f == nil {
+		r.s.disk.untrack(file.bytes())
+		return false, errors.Join(err, file.close())
 	}
-	if err == nil {
-		err = r.checkHeader(h, id)
-	}
-	state, ok := fileState{}, false
-	if err == nil {
-		if state, ok = decodeFileState(mem); !ok {
-			err = errors.New("no valid state in the header")
-		}
-	}
-	if err != nil {
-		if !errors.Is(err, ErrVersion) {
-			err = &CorruptError{File: name, Reason: err.Error()}
-		}
-		err = errors.Join(err, file.close())
-		if r.s.opts.Repair && !errors.Is(err, ErrVersion) {
-			r.s.opts.Logger.Error("repair goes on without a segment", "error", err)
-			return nil
-		}
-		return err
-	}
-	return r.adopt(file, h, state)
+	return true, r.adopt(file, f)
 }
 
-func (r *recovery) checkHeader(h fileHeader, id uint64) error {
-	if r.s.disk.store == (storeID{}) {
-		r.s.disk.store = h.store // no manifest: the first segment says which store it is
+// examine says what the file of a segment is, by its header; nil when it does not count.
+func (r *recovery) examine(mem []byte, id uint64, listed, counts bool) (_ *recovered, err error) {
+	defer r.s.catchFault(armFaults(), &err)
+	name := segmentFileName(id)
+	h, err := decodeFileHeader(mem)
+	ours := err == nil && h.id == id && (h.store == r.s.disk.store || r.s.disk.store == storeID{})
+	switch {
+	case errors.Is(err, ErrVersion):
+		return nil, fmt.Errorf("%s: %w", name, err)
+	case errors.Is(err, errNoHeader) && !listed, ours && !counts, ours && !listed && h.kind == kindTarget,
+		err != nil && !listed && counts && !r.powered:
+		// Made and not filled, or what a compaction left.
+		r.leftover = append(r.leftover, name)
+		return nil, nil
+	case !counts:
+		r.s.opts.Logger.Warn("file is of no segment of this store, and is left alone", "file", name)
+		return nil, nil
+	case err == nil && !ours:
+		if !r.s.opts.Repair {
+			return nil, &CorruptError{File: name, Reason: fmt.Sprintf("file of segment %d of store %x, want segment %d of %x",
+				h.id, h.store, id, r.s.disk.store)}
+		}
+		return nil, nil
 	}
-	if h.id != id {
-		return fmt.Errorf("file of segment %d under another's name", h.id)
+	f := &recovered{seg: newSegment(id, mem, h.kind)}
+	f.seg.large = h.large
+	if err == nil && h.capacity != uint64(len(mem)) {
+		f.noDigests = true
+		err = fmt.Errorf("file has %d bytes, its header says %d", len(mem), h.capacity)
 	}
-	if h.store != r.s.disk.store {
-		return errors.New("file of another store")
+	state, ok := decodeFileState(mem, h.capacity)
+	if ours && !ok {
+		err = errors.New("no valid state in the header")
 	}
+	if err != nil {
+		if !r.s.opts.Repair {
+			return nil, &CorruptError{File: name, Reason: err.Error()}
+		}
+		if len(mem) < segmentHeaderSize {
+			return nil, nil
+		}
+		r.s.opts.Logger.Error("repair goes on with a damaged segment", "file", name, "error", err)
+		f.damaged = true
+	}
+	if f.rebuilt = !ours || !ok; f.rebuilt {
+		state = fileState{generation: 1, synced: segmentHeaderSize, maxSeq: math.MaxUint64}
+		f.seg.large = false
+	}
+	f.state = state
+	return f, nil
+}
+
+// missing is the error of a listed segment of which there is nothing to be read; none with Repair.
+func (r *recovery) missing(id uint64, reason string) error {
+	err := &CorruptError{File: segmentFileName(id), Reason: reason}
+	if !r.s.opts.Repair {
+		return err
+	}
+	r.s.opts.Logger.Error("repair goes on without a segment", "error", err)
+	r.loseNameless(err)
 	return nil
 }
 
+// loseNameless notes that records are lost for the reason in damage, and nobody knows of which
+// memories. REQUIRES: r.mu held, or nobody else knows r.
+func (r *recovery) loseNameless(damage *CorruptError) {
+	damage.Reason += "; nothing says of which memories records are lost, whose older versions must not " +
+		"come back: a repair of this needs the hint of a clean Close"
+	r.nameless = damage
+}
+
 // adopt puts a mapped segment, empty as yet, into the table.
-func (r *recovery) adopt(file mappedFile, h fileHeader, state fileState) error {
-	seg := newSegment(h.id, file.bytes(), h.kind)
+func (r *recovery) adopt(file mappedFile, f *recovered) error {
+	seg := f.seg
 	r.s.attach(seg, file)
+	if r.s.disk.store == (storeID{}) {
+		r.s.disk.store = storeID(seg.mem[32:48])
+	}
 	seg.committed.Store(true)
-	seg.generation = state.generation
-	seg.large = h.large
+	seg.generation = f.state.generation
 	seg.durable.Store(true)
 	if err := r.s.segments.assign(seg, r.s.maxSegments()); err != nil {
 		r.s.free(seg)
 		return err
 	}
 	r.s.segments.publish(seg)
-	r.found = append(r.found, &recovered{seg: seg, state: state, bound: h.bound})
+	r.found = append(r.found, f)
 	return nil
 }
 
@@ -338,34 +399,34 @@ func (r *recovery) scanSegment(ctx context.Context, f *recovered) (err error) {
 	defer r.s.catchFault(armFaults(), &err)
 	seg := f.seg
 	var tombstones []slotPlace
-	maxSeq := uint64(0)
+	torn := false
 	for offset := segmentHeaderSize; !f.ended(offset); {
 		if seg.records.Load()%1024 == 0 && ctx.Err() != nil {
 			return nil // another segment has failed
 		}
 		rec := seg.mem[offset:f.end()]
 		h, ok := decodeHeader(rec)
-		if !ok || !intactRecord(rec, h, seg.seed) {
+		if !ok || !intactRecord(rec, h, seg.seedAt(offset)) {
 			next, err := r.damage(f, offset)
 			if err != nil {
 				return err
 			}
-			if next < 0 {
+			if torn = next < 0; torn {
 				break
 			}
 			seg.tail.Store(int64(next))
 			offset = next
 			continue
 		}
+		r.checkDigest(f, offset, recordID(rec, h))
 		seg.grew(1, h.size())
-		seg.minSeq = min(seg.minSeq, h.seq)
-		maxSeq = max(maxSeq, h.seq)
+		seg.contains(h.seq)
 		place, err := r.putRecord(seg, offset, rec, h)
 		if err != nil {
 			return err
 		}
 		if h.kind == kindTombstone {
-			seg.tombstones = append(seg.tombstones, uint32(offset/recordAlign))
+			seg.holdsTombstone(offset, h.size())
 			tombstones = append(tombstones, place)
 		}
 		offset += h.size()
@@ -373,16 +434,37 @@ func (r *recovery) scanSegment(ctx context.Context, f *recovered) (err error) {
 	seg.seal(!seg.large && int64(seg.room(1)) > r.s.mergeableRoom())
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	known := seg.records.Load()
+	cut := f.noDigests && (known < int64(f.state.records) || !f.state.sealed && !torn)
+	if cut || f.rebuilt && known == 0 {
+		r.loseNameless(&CorruptError{File: seg.name(), Offset: seg.tail.Load(), Reason: "no record can be read from here on"})
+	}
 	r.tombstones = append(r.tombstones, tombstones...)
-	r.maxSeq = max(r.maxSeq, maxSeq)
+	r.maxSeq = max(r.maxSeq, seg.maxSeq)
 	r.records += int(seg.records.Load())
 	return nil
 }
 
+// checkDigest holds the id of the next record against its digest. A power loss may have kept the one
+// and not the other.
+func (r *recovery) checkDigest(f *recovered, offset int, id []byte) {
+	n := int(f.seg.records.Load())
+	switch {
+	case f.noDigests || f.seg.digestOf(n) == digest(id):
+	case !f.state.sealed && offset >= int(f.state.synced) && !r.s.opts.ReadOnly:
+		f.seg.putDigest(n, id)
+	default:
+		f.damaged = true
+	}
+}
+
 // end is where records end at the latest.
 func (f *recovered) end() int {
-	if f.state.sealed {
-		return int(f.state.synced)
+	switch {
+	case f.state.sealed:
+		return min(int(f.state.synced), len(f.seg.mem))
+	case f.noDigests:
+		return len(f.seg.mem)
 	}
 	return digestAt(len(f.seg.mem), int(f.seg.records.Load()))
 }
@@ -398,8 +480,9 @@ func (f *recovered) ended(offset int) bool {
 // negative), an error, or with Repair the offset to go on at.
 func (r *recovery) damage(f *recovered, offset int) (next int, err error) {
 	mem := f.seg.mem
-	unsynced := !f.state.sealed && offset >= int(f.state.synced) // then a header fits behind offset
-	if unsynced && (!r.powered || allZero(mem[offset:offset+4])) {
+	unsynced := !f.state.sealed && !f.rebuilt && offset >= int(f.state.synced)
+	if unsynced && offset+recordHeaderSize <= len(mem) &&
+		(!r.powered || allZero(mem[offset:offset+4]) && !f.goesOn(offset)) {
 		if !allZero(mem[offset : offset+recordHeaderSize]) {
 			r.mu.Lock()
 			r.torn += int64(f.end() - offset)
@@ -414,36 +497,67 @@ func (r *recovery) damage(f *recovered, offset int) (next int, err error) {
 	return r.resync(f, offset), nil
 }
 
-// resync finds the next record behind the damaged one at offset, and remembers what was lost.
+// goesOn reports whether a record was written behind the one at offset: its digest came first.
+func (f *recovered) goesOn(offset int) bool {
+	at := digestAt(len(f.seg.mem), int(f.seg.records.Load())+1)
+	return !f.noDigests && at >= offset+recordHeaderSize && !allZero(f.seg.mem[at:at+digestSize])
+}
+
+// resync finds the next record behind the damaged one at offset, and remembers what was lost. next is
+// negative when nothing behind it is intact.
 func (r *recovery) resync(f *recovered, offset int) (next int) {
 	seg := f.seg
 	first := int(seg.records.Load())
-	number, bound := -1, f.bound
+	rec := seg.mem[offset:f.end()]
+	if h, ok := decodeHeader(rec); ok && intactHead(rec, h, seg.seedAt(offset)) { // only the content
+		seg.records.Add(1)
+		seg.contains(h.seq)
+		r.lose(lostRecord{digest: digest(recordID(rec, h)), bound: h.seq})
+		return offset + h.size()
+	}
+	number, lostTo, bound := -1, -1, f.state.maxSeq
 	for next = offset + recordAlign; !f.ended(next); next += recordAlign {
-		h, ok := decodeHeader(seg.mem[next:f.end()])
-		if !ok || !intactRecord(seg.mem[next:f.end()], h, seg.seed) {
+		rec := seg.mem[next:f.end()]
+		h, ok := decodeHeader(rec)
+		if !ok || !intactRecord(rec, h, seg.seedAt(next)) {
 			continue
 		}
-		number = seg.numberOf(first+1, recordID(seg.mem[next:], h))
+		if !f.noDigests {
+			number, lostTo = f.numberOf(first+1, next)
+		}
 		if seg.kind == kindLane {
 			bound = h.seq - 1
 		}
 		break
 	}
+	if f.noDigests {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.loseNameless(&CorruptError{File: seg.name(), Offset: int64(offset), Reason: "damaged record in a file cut short"})
+		if f.ended(next) {
+			return -1
+		}
+		return next
+	}
 	if number < 0 { // nothing intact behind it
 		next = -1
 		number = seg.lastNumber(first, f.state)
-		if seg.kind == kindLane {
-			bound = math.MaxUint64
+		lostTo = number
+		if !f.state.sealed {
+			bound = math.MaxUint64 // beyond what the state knows
 		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for n := first; n < number; n++ {
-		r.lost = append(r.lost, lostRecord{digest: seg.digestOf(n), bound: bound})
+	for n := first; n < lostTo; n++ { // too many do no harm: bound is below what they may be
+		r.lose(lostRecord{digest: seg.digestOf(n), bound: bound})
 	}
 	seg.records.Store(int64(number))
 	return next
+}
+
+func (r *recovery) lose(l lostRecord) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lost = append(r.lost, l)
 }
 
 // putRecord puts the record at offset into the index, unless a newer one of its id is there.
@@ -505,23 +619,26 @@ func (r *recovery) dropTombstones() {
 func (r *recovery) settle() error {
 	s, d := r.s, r.s.disk
 	for _, f := range r.found {
-		tail := f.seg.tail.Load()
-		f.seg.sealedInFile.Store(true)
-		if f.state.sealed && int64(f.state.synced) == tail || f.damaged {
-			f.seg.synced.Store(tail)
-			continue
-		}
-		if err := f.seg.file.sync(0, len(f.seg.mem)); err != nil {
+		if err := r.settleSegment(f); err != nil {
 			return err
 		}
-		f.seg.generation++
-		fileState{generation: f.seg.generation, synced: uint64(tail), records: uint32(f.seg.records.Load()), sealed: true}.encode(f.seg.mem)
-		if err := f.seg.file.sync(0, segmentHeaderSize); err != nil {
-			return err
-		}
-		f.seg.synced.Store(tail)
 	}
 	_ = s.reach(pointRecoverSealed)
+	// The hint is of the past from the next write on: its removal must be durable before that, or it
+	// could come back and be believed; a repair needs it to the end. Spares are made anew: the old
+	// ones may be of another size, or unfinished, and on a full disk the manifest needs some of it.
+	names := []string{manifestTempName}
+	if !s.opts.Repair {
+		names = append(names, hintName)
+	}
+	for i := range laneSpares + maxLanes {
+		names = append(names, spareFileName(i))
+	}
+	for _, name := range names {
+		if err := d.fs.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	d.manifestMu.Lock()
 	defer d.manifestMu.Unlock()
 	if err := d.fs.syncDir(); err != nil {
@@ -536,15 +653,30 @@ func (r *recovery) settle() error {
 			return err
 		}
 	}
-	// The hint is of the past from the next write on. The space kept back is made anew: the old
-	// file may be of another size, or unfinished.
-	for _, name := range []string{hintName, spareName, manifestTempName} {
-		if err := d.fs.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	s.keepSpare()
+	s.keepSpares()
 	return nil
+}
+
+// settleSegment seals a segment at the end of its records.
+func (r *recovery) settleSegment(f *recovered) error {
+	seg := f.seg
+	tail := seg.tail.Load()
+	seg.sealedInFile.Store(true)
+	seg.synced.Store(tail)
+	switch {
+	case f.damaged:
+		return nil // a repair replaces it
+	case f.state.sealed && int64(f.state.synced) == tail:
+		if r.hinted {
+			return nil
+		}
+		return seg.file.sync(0, segmentHeaderSize) // after a kill it may be in the page cache only
+	}
+	if err := seg.file.sync(0, len(seg.mem)); err != nil {
+		return err
+	}
+	seg.writeState(tail, true)
+	return seg.file.sync(0, segmentHeaderSize)
 }
 
 // report says in the log what recovery met.

@@ -3,13 +3,15 @@ package warmtier
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 )
 
 /*
 Repair keeps what is intact of a damaged directory. A damaged record may have been the newest version
-of its memory, so what is left of that memory must not come up in its place: the digests of a segment
-say whose records are lost, and bound up to which version. Such memories are deleted. What is intact
-in a damaged segment is written anew, and its file is kept under another name.
+of its memory, so what is left of that memory must not come up in its place. After a clean Close the
+hint knows which records are memories (see truth). Otherwise the digests of a segment say whose records
+are lost, and bound up to which version. Such memories are deleted. What is intact in a damaged segment
+is written anew, and its file is kept under another name.
 */
 
 // damagedSuffix is appended to the name of a segment file that a repair took out of the store.
@@ -17,7 +19,7 @@ const damagedSuffix = ".damaged"
 
 // dropLost takes memories out of the index whose newest version is lost, and returns their ids.
 func (r *recovery) dropLost() (ids []string, err error) {
-	if len(r.lost) == 0 {
+	if len(r.lost) == 0 && r.nameless == nil {
 		return nil, nil
 	}
 	bounds := map[uint32]uint64{}
@@ -32,7 +34,12 @@ func (r *recovery) dropLost() (ids []string, err error) {
 				return nil, err
 			}
 			id := recordID(m.rec, m.h)
-			if bound, lost := bounds[digest(id)]; !lost || m.h.seq > bound {
+			bound, lost := bounds[digest(id)]
+			lost = lost && m.h.seq <= bound
+			if r.truth != nil {
+				lost = !r.truth.contains(r.s, i, w)
+			}
+			if !lost {
 				continue
 			}
 			ids = append(ids, string(id))
@@ -46,9 +53,13 @@ func (r *recovery) dropLost() (ids []string, err error) {
 	return ids, nil
 }
 
-// repair takes the damaged segments out of the store. The store is otherwise ready.
+// repair takes the damaged segments out of the store, which is otherwise ready, and the hint with
+// them: until then, a repair that is cut off finds it again.
 func (r *recovery) repair() error {
 	s := r.s
+	if !s.opts.Repair {
+		return nil
+	}
 	ids, err := r.dropLost()
 	if err != nil {
 		return err
@@ -58,26 +69,43 @@ func (r *recovery) repair() error {
 			return err
 		}
 	}
+	_ = s.reach(pointRepairBuried)
 	var damaged []*segment
 	for _, f := range r.found {
 		if f.damaged {
 			damaged = append(damaged, f.seg)
 		}
 	}
-	if len(damaged) == 0 {
-		return nil
+	if err := r.replace(damaged); err != nil {
+		return err
 	}
+	if r.truth != nil {
+		r.releaseTables(r.truth.tables)
+		r.truth = nil
+	}
+	if err := s.disk.fs.remove(hintName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(damaged) > 0 || len(ids) > 0 {
+		s.opts.Logger.Error("store repaired", "records_lost", len(r.lost), "memories_deleted", len(ids),
+			"segments_replaced", len(damaged))
+	}
+	return s.disk.fs.syncDir()
+}
+
+// replace writes what is intact in damaged segments anew, and takes them out of the store.
+func (r *recovery) replace(damaged []*segment) error {
+	s := r.s
 	for _, seg := range damaged {
 		if err := r.rescue(seg); err != nil {
 			return err
 		}
 	}
-	if err := s.flush(); err != nil {
-		return err
-	}
+	_ = s.reach(pointRepairRescued)
 	if _, err := s.commitTargets(damaged, nil); err != nil {
 		return err
 	}
+	_ = s.reach(pointRepairCommitted)
 	s.contentMu.Lock()
 	s.segments.removeLocked(damaged)
 	s.contentMu.Unlock()
@@ -90,9 +118,7 @@ func (r *recovery) repair() error {
 			s.free(seg)
 		}
 	}
-	s.opts.Logger.Error("store repaired", "records_lost", len(r.lost), "memories_deleted", len(ids),
-		"segments_replaced", len(damaged))
-	return s.disk.fs.syncDir()
+	return nil
 }
 
 // bury writes a tombstone for an id that is in no slot.
@@ -146,15 +172,42 @@ func (r *recovery) rescue(seg *segment) error {
 	return nil
 }
 
-// numberOf returns the number, at least from, of the record with this id; from when its digest is
-// not found.
-func (seg *segment) numberOf(from int, id []byte) int {
-	for n, d := from, digest(id); n < seg.maxRecords(); n++ {
-		if seg.digestOf(n) == d {
-			return n
+// numberOf returns the lowest and the highest number, at least from, that the intact record at offset can
+// have: from there on the digests are those of this record and of all that follow it, up to the next
+// damage. They differ where the same ids were written again and again; not at the end of the records,
+// where the last digests are.
+func (f *recovered) numberOf(from, offset int) (lowest, highest int) {
+	seg := f.seg
+	var digests []uint32
+	for !f.ended(offset) {
+		rec := seg.mem[offset:f.end()]
+		h, ok := decodeHeader(rec)
+		if !ok || !intactRecord(rec, h, seg.seedAt(offset)) {
+			break
+		}
+		digests = append(digests, digest(recordID(rec, h)))
+		offset += h.size()
+	}
+	lowest = -1
+	for n := from; n+len(digests) <= seg.maxRecords() && seg.digestOf(n) != 0; n++ {
+		same := 0
+		for same < len(digests) && seg.digestOf(n+same) == digests[same] {
+			same++
+		}
+		if same == len(digests) {
+			highest = n
+			if lowest < 0 {
+				lowest = n
+			}
 		}
 	}
-	return from
+	switch {
+	case lowest < 0: // digests are damaged too
+		return from, from
+	case f.ended(offset) || allZero(seg.mem[offset:offset+4]):
+		return highest, highest
+	}
+	return lowest, highest
 }
 
 // lastNumber returns how many records seg has, when none can be read from number first on.

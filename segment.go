@@ -33,9 +33,6 @@ const (
 	// into a shared segment with locks held takes no longer than 1/16 of one.
 	largeShare   = 16
 	minLargeSize = 1 << 20 // bytes
-
-	// 1/256 of a segment file is for tombstones, so that Delete works on a full disk.
-	tombstoneShare = 256
 )
 
 type segmentState int32
@@ -53,19 +50,21 @@ type segment struct {
 	mem   []byte     // the bytes below tail are immutable (I1)
 	file  mappedFile // what mem is a mapping of; nil in a memory store
 	kind  segmentKind
-	seed  uint32 // of the checksums of its records
-	large bool   // made for the one record it holds
+	seed  uint32 // seedAt(0)
+	large bool   // made for the one record it holds, whatever its size
 	spare bool   // made from the space kept back: tombstones only
 
 	durable       atomic.Bool // the file, its header included, was synced once
 	sealedInFile  atomic.Bool // the state in the header says so
 	stateUnsynced atomic.Bool // the state in the header has changed since the last sync of it
 	// What follows is used by directory stores. minSeq and tombstones are guarded by the lock of
-	// the lane that appends; whoever finds the segment sealed may read them.
+	// the lane or round that appends; whoever finds the segment sealed may read them.
 	minSeq     uint64       // the lowest sequence number in it
+	maxSeq     uint64       // the highest
 	tombstones []uint32     // their offsets, in units of 8 bytes
+	buried     int64        // bytes of tombstones
 	committed  atomic.Bool  // belongs into manifests: every lane's segment, and targets of finished rounds
-	generation uint64       // of the newest state in the file; guarded by disk.syncing
+	generation uint32       // of the newest state in the file; written by one flush at a time
 	synced     atomic.Int64 // bytes up to here are durable
 
 	state   atomic.Int32
@@ -89,8 +88,17 @@ func segmentSeed(id uint64) uint32 {
 	return checksum(binary.LittleEndian.AppendUint64(nil, id))
 }
 
+// seedAt is the seed of the head checksum of a record at offset. The multiplier, an odd number, gives
+// every offset another seed (Knuth, TAOCP vol. 3, section 6.4, on Fibonacci hashing).
+func (seg *segment) seedAt(offset int) uint32 {
+	return seg.seed ^ uint32(offset/recordAlign)*0x9e3779b1
+}
+
 // room is the number of bytes left for n records; a file keeps some for their digests.
 func (seg *segment) room(n int) int {
+	if seg.large && seg.records.Load() > 0 {
+		return 0
+	}
 	end := len(seg.mem)
 	if seg.file != nil {
 		end = digestAt(end, int(seg.records.Load())+n-1)
@@ -102,6 +110,18 @@ func (seg *segment) room(n int) int {
 func (seg *segment) grew(n, size int) {
 	seg.records.Add(int64(n))
 	seg.tail.Add(int64(size))
+}
+
+// holdsTombstone accounts for a tombstone of size bytes at offset.
+func (seg *segment) holdsTombstone(offset, size int) {
+	seg.tombstones = append(seg.tombstones, uint32(offset/recordAlign))
+	seg.buried += int64(size)
+}
+
+// contains accounts for a record with this sequence number.
+func (seg *segment) contains(seq uint64) {
+	seg.minSeq = min(seg.minSeq, seq)
+	seg.maxSeq = max(seg.maxSeq, seq)
 }
 
 func (seg *segment) recordBytes() int64 { return seg.tail.Load() - segmentHeaderSize }
@@ -299,26 +319,35 @@ type laneState struct {
 	active *segment // guarded by mu; nil before the first record, and after a seal
 }
 
-// createSegment makes a segment of size bytes that is in no table yet. lastResort allows it to take
-// the space kept back for deletions and compactions.
-func (s *Store) createSegment(size int, kind segmentKind, lastResort bool) (*segment, error) {
-	id := s.segments.newID(kind)
-	seg, err := s.mapSegment(id, size, kind, lastResort)
-	if err != nil {
-		s.segments.abandon(id)
-	}
-	return seg, err
+// segmentSpec says what segment is wanted.
+type segmentSpec struct {
+	kind  segmentKind
+	size  int  // bytes
+	large bool // for one record
+	least int  // on a full disk: the size of what is kept back that would do, bytes; 0 for none
 }
 
-func (s *Store) mapSegment(id uint64, size int, kind segmentKind, lastResort bool) (*segment, error) {
-	if s.disk != nil {
-		return s.createFile(id, size, kind, lastResort)
+// createSegment makes a segment that is in no table yet.
+func (s *Store) createSegment(spec segmentSpec) (*segment, error) {
+	id := s.segments.newID(spec.kind)
+	seg, err := s.mapSegment(id, spec)
+	if err != nil {
+		s.segments.abandon(id)
+		return nil, err
 	}
-	mem, err := s.mapper.acquire(size)
+	seg.large = spec.large
+	return seg, nil
+}
+
+func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
+	if s.disk != nil {
+		return s.createFile(id, spec)
+	}
+	mem, err := s.mapper.acquire(spec.size)
 	if err != nil {
 		return nil, err
 	}
-	return newSegment(id, mem, kind), nil
+	return newSegment(id, mem, spec.kind), nil
 }
 
 // discardSegment gets rid of a segment that never was in the table.
@@ -332,10 +361,14 @@ func (s *Store) discardSegment(seg *segment) {
 // publishes the new segment with contentMu read-held: between swaps the table only grows. REQUIRES:
 // ln.mu held, contentMu read-held.
 func (s *Store) reserveLocked(ln *lane, size int, tombstone bool) (*segment, error) {
-	if seg := ln.active; seg != nil && seg.room(1) >= size+s.keptBack(tombstone) && (tombstone || !seg.spare) {
+	if seg := ln.active; seg != nil && seg.room(1) >= size && (tombstone || !seg.spare) {
 		return seg, nil
 	}
-	seg, err := s.createSegment(s.opts.SegmentSize, kindLane, tombstone)
+	spec := segmentSpec{kind: kindLane, size: s.opts.SegmentSize}
+	if tombstone {
+		spec.least = segmentSizeFor(size)
+	}
+	seg, err := s.createSegment(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -352,26 +385,29 @@ func (s *Store) reserveLocked(ln *lane, size int, tombstone bool) (*segment, err
 	return seg, nil
 }
 
-// keptBack is how many bytes of an active segment only tombstones may have.
-func (s *Store) keptBack(tombstone bool) int {
-	if s.disk == nil || tombstone {
-		return 0
-	}
-	return s.opts.SegmentSize / tombstoneShare
-}
-
 // mergeableRoom is the room from which on a sealed segment counts as sealed early.
 func (s *Store) mergeableRoom() int64 { return int64(s.opts.SegmentSize / largeShare) }
 
-// newLargeSegment returns a segment, in no table yet, with room for one record of size bytes.
-func (s *Store) newLargeSegment(size int) (*segment, error) {
-	seg, err := s.createSegment(roundUp(segmentHeaderSize+size+digestSize, pageSize), kindLane, false)
+// newLargeSegment returns a segment, in no table yet, that holds id and content of p, but no record
+// yet.
+func (s *Store) newLargeSegment(p put) (seg *segment, err error) {
+	seg, err = s.createSegment(segmentSpec{kind: kindLane, size: segmentSizeFor(p.size), large: true})
 	if err != nil {
 		return nil, err
 	}
-	seg.large = true
+	defer func() {
+		if err != nil {
+			s.discardSegment(seg)
+			seg = nil
+		}
+	}()
+	defer s.catchFault(armFaults(), &err)
+	putBody(seg.mem[segmentHeaderSize:], p.id, p.content)
 	return seg, nil
 }
+
+// segmentSizeFor is the size of a segment for one record of size bytes alone.
+func segmentSizeFor(size int) int { return roundUp(segmentHeaderSize+size+digestSize, pageSize) }
 
 // sealLanes seals every active segment that holds a record. Lanes get a new one with their next
 // record.

@@ -153,11 +153,10 @@ func (s *Store) Put(id string, content []byte) error {
 	p := put{id: id, content: content, kind: kindMemory, size: size, sum: checksum(content)}
 	if size > s.largeSize() {
 		// Mapped and filled before any lock is taken: it may take a second.
-		seg, err := s.newLargeSegment(size)
+		seg, err := s.newLargeSegment(p)
 		if err != nil {
 			return err
 		}
-		putBody(seg.mem[segmentHeaderSize:], id, content)
 		p.large = seg
 	}
 	if err := s.put(p); err != nil {
@@ -171,9 +170,11 @@ func (s *Store) Put(id string, content []byte) error {
 
 // largeSize is the size of the largest record that shares a segment with others.
 func (s *Store) largeSize() int {
-	most := s.opts.SegmentSize - segmentHeaderSize - digestSize - s.keptBack(false)
-	return min(most, max(s.opts.SegmentSize/largeShare, minLargeSize))
+	return min(s.largestShared(), max(s.opts.SegmentSize/largeShare, minLargeSize))
 }
+
+// largestShared is the size of the largest record that fits a segment of SegmentSize.
+func (s *Store) largestShared() int { return s.opts.SegmentSize - segmentHeaderSize - digestSize }
 
 // put is a record to be written: a Put under way, or the tombstone of a Delete.
 type put struct {
@@ -221,15 +222,14 @@ func (s *Store) put(p put) (err error) {
 	return nil
 }
 
-// appendLocked writes the record of p at a tail. REQUIRES: ln.mu held, contentMu read-held.
+// appendLocked writes the record of p at a tail. A large one is published when it is whole: what fails
+// before that leaves no trace of it. REQUIRES: ln.mu held, contentMu read-held.
 func (s *Store) appendLocked(ln *lane, p put) (seg *segment, err error) {
-	if p.large == nil {
-		seg, err = s.reserveLocked(ln, p.size, p.kind == kindTombstone)
-	} else if seg, err = p.large, s.segments.assign(p.large, s.maxSegments()); err == nil {
-		s.segments.publish(seg)
-	}
-	if err != nil {
-		return nil, err
+	seg = p.large
+	if seg == nil {
+		if seg, err = s.reserveLocked(ln, p.size, p.kind == kindTombstone); err != nil {
+			return nil, err
+		}
 	}
 	tail := int(seg.tail.Load())
 	rec := seg.mem[tail : tail+p.size]
@@ -244,12 +244,18 @@ func (s *Store) appendLocked(ln *lane, p put) (seg *segment, err error) {
 		contentLen: len(p.content),
 		seq:        s.sequence.Add(1),
 	}
-	seg.minSeq = min(seg.minSeq, h.seq)
+	seg.contains(h.seq)
 	if seg.file != nil {
 		seg.putDigest(int(seg.records.Load()), rec[recordHeaderSize:recordHeaderSize+h.idLen])
 	}
-	putHeader(rec, h, seg.seed)
+	putHeader(rec, h, seg.seedAt(tail))
 	seg.grew(1, p.size)
+	if p.large != nil {
+		if err := s.segments.assign(seg, s.maxSegments()); err != nil {
+			return nil, err
+		}
+		s.segments.publish(seg)
+	}
 	return seg, nil
 }
 
@@ -327,11 +333,24 @@ func (s *Store) appendTombstone(ln *lane, id string) error {
 		return nil
 	}
 	p := put{id: id, kind: kindTombstone, size: recordSize(len(id), 0), sum: checksum(nil)}
+	if p.size > s.largestShared() { // an id of nearly the size of the smallest segment
+		seg, err := s.newLargeSegment(p)
+		if err != nil {
+			return err
+		}
+		p.large = seg
+	}
 	seg, err := s.appendLocked(ln, p)
 	if err != nil {
+		if p.large != nil {
+			s.discardSegment(p.large)
+		}
 		return err
 	}
-	seg.tombstones = append(seg.tombstones, uint32((int(seg.tail.Load())-p.size)/recordAlign))
+	seg.holdsTombstone(int(seg.tail.Load())-p.size, p.size)
+	if p.large != nil {
+		seg.seal(false)
+	}
 	return nil
 }
 
@@ -392,7 +411,7 @@ func (s *Store) follow(loc location) (match, error) {
 	}
 	m.rec = seg.mem[offset:tail]
 	h, ok := decodeHeader(m.rec)
-	if !ok || h.kind != kindMemory || !intactHead(m.rec, h, seg.seed) {
+	if !ok || h.kind != kindMemory || !intactHead(m.rec, h, seg.seedAt(offset)) {
 		return m, m.corrupt("", "damaged header or id")
 	}
 	m.h = h
@@ -496,6 +515,11 @@ func (s *Store) AppendContent(dst []byte, id string) (content []byte, err error)
 	if err != nil {
 		return dst, err
 	}
+	return s.appendMatch(dst, id, m)
+}
+
+// appendMatch takes over the contentMu that lookup left read-held.
+func (s *Store) appendMatch(dst []byte, id string, m match) ([]byte, error) {
 	if m.h.contentLen <= maxLockedCopy {
 		defer s.contentMu.RUnlock()
 		return s.appendVerified(dst, id, m)
@@ -597,7 +621,7 @@ func (s *Store) All() iter.Seq2[string, []byte] {
 					s.opts.Logger.Error("damaged records left out of an iteration", "error", err)
 				}
 				for _, id := range batch.ids {
-					if !s.step(id, yield) {
+					if !s.step(id, &batch, yield) {
 						return
 					}
 				}
@@ -611,6 +635,7 @@ type idBatch struct {
 	next  uint32 // the tag to go on with
 	ids   []string
 	slots []slot // scratch space
+	copy  []byte // of the content yielded, in a directory store
 }
 
 // readIDs replaces the ids of b by those from b.next on. Records it cannot read the id of are left
@@ -636,12 +661,18 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 	return err
 }
 
-// step yields one memory, if it is still there.
-func (s *Store) step(id string, yield func(string, []byte) bool) (more bool) {
-	err := s.viewQuietly(id, func(content []byte) error {
-		more = yield(id, content)
-		return nil
-	})
+// step yields one memory, if it is still there; in a directory store a copy of it, since a fault in the
+// loop's body could not be made an error.
+func (s *Store) step(id string, b *idBatch, yield func(string, []byte) bool) (more bool) {
+	var err error
+	if s.disk == nil {
+		err = s.viewQuietly(id, func(content []byte) error {
+			more = yield(id, content)
+			return nil
+		})
+	} else if b.copy, err = s.appendQuietly(b.copy[:0], id); err == nil {
+		more = yield(id, b.copy[:len(b.copy):len(b.copy)])
+	}
 	switch {
 	case err == nil:
 		return more
@@ -654,15 +685,26 @@ func (s *Store) step(id string, yield func(string, []byte) bool) (more bool) {
 	return true
 }
 
-// viewQuietly is View without counting as one.
-func (s *Store) viewQuietly(id string, fn func(content []byte) error) (err error) {
-	defer s.catchFault(armFaults(), &err)
+// viewQuietly is View, in a memory store, without counting as one.
+func (s *Store) viewQuietly(id string, fn func(content []byte) error) error {
 	sh, tag := s.place(id)
 	m, err := s.lookup(id, sh, tag)
 	if err != nil {
 		return err
 	}
 	return s.viewPinned(id, m, fn)
+}
+
+// appendQuietly is AppendContent without counting as a Get.
+func (s *Store) appendQuietly(dst []byte, id string) (content []byte, err error) {
+	defer s.catchFault(armFaults(), &err)
+	content = dst
+	sh, tag := s.place(id)
+	m, err := s.lookup(id, sh, tag)
+	if err != nil {
+		return dst, err
+	}
+	return s.appendMatch(dst, id, m)
 }
 
 // Close ends the background work, cancels a running compaction and waits for it, and unmaps the
@@ -681,11 +723,13 @@ func (s *Store) Close() error {
 	defer close(s.closeDone)
 	s.endLife(ErrClosed)
 	s.running.Wait()
+	s.contentMu.Lock()
+	s.closed = true // nothing is acknowledged behind the last flush
+	s.contentMu.Unlock()
 	err := s.finishDisk()
 
 	var tables []table
 	s.contentMu.Lock()
-	s.closed = true
 	segs := s.segments.all()
 	s.segments.removeLocked(segs)
 	for i := range s.shards {

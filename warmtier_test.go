@@ -45,13 +45,6 @@ func TestOpen_FreshStore(t *testing.T) {
 	require.Zero(t, report.Memories)
 }
 
-// Goal: a directory is refused with an error users can test for, until directory stores exist.
-func TestOpen_DirectoryUnsupported(t *testing.T) {
-	s, err := Open(t.TempDir(), nil)
-	require.Nil(t, s)
-	require.ErrorIs(t, err, errors.ErrUnsupported)
-}
-
 // Goal: ids of any bytes are stored and told apart. Method: hostile ids side by side, through
 // overwriting, deleting and a compaction.
 func TestPut_IDsOfAnyBytes(t *testing.T) {
@@ -1532,9 +1525,9 @@ func TestCompact_ManyMemories(t *testing.T) {
 	}
 }
 
-// damageStore holds dead records between live ones: memories 0 to 9 of 0 to 36 bytes, some of them
+// damagedRecords holds dead records between live ones: memories 0 to 9 of 0 to 36 bytes, some of them
 // overwritten, and one deleted.
-func damageStore(t *testing.T, h hooks) (s *Store, model map[string][]byte) {
+func damagedRecords(t *testing.T, h hooks) (s *Store, model map[string][]byte) {
 	s = openTest(t, quiet(), h)
 	model = map[string][]byte{}
 	for i := range 10 {
@@ -1584,7 +1577,7 @@ func damageStride() int {
 func TestGet_EveryByteDamaged(t *testing.T) {
 	for _, hash := range damageHashes {
 		t.Run(hash.name, func(t *testing.T) {
-			s, model := damageStore(t, hooks{hash: hash.hash})
+			s, model := damagedRecords(t, hooks{hash: hash.hash})
 			segs := s.segments.all()
 			require.Len(t, segs, 1)
 			seg := segs[0]

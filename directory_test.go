@@ -1,0 +1,1719 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+/*
+Goal: a directory store is a store, only that it stays: same content after any sequence of closing,
+reopening and compacting; one owner at a time; files that are not ours, or not as they should be, are
+neither touched nor believed; a file that loses its pages under an open store costs errors and not the
+process.
+
+Method: the public interface against a plain map; and for what the directory must look like, the bytes,
+modes and names of all its files before and after. Scenarios that need another user, or may end the
+process when they fail, run in a child: the test binary itself, as TestDirectoryChild.
+*/
+
+func openDir(t testing.TB, dir string, opts *Options) *Store {
+	t.Helper()
+	s, err := Open(dir, opts)
+	require.NoError(t, err)
+	return s
+}
+
+// quietly are quiet options without a background Sync.
+func quietly() *Options {
+	o := quiet()
+	o.SyncInterval = -1
+	return o
+}
+
+// closeIntact verifies and closes.
+func closeIntact(t testing.TB, s *Store) {
+	t.Helper()
+	requireIntact(t, s)
+	require.NoError(t, s.Close())
+}
+
+func compact(t testing.TB, s *Store) {
+	t.Helper()
+	_, err := s.Compact(context.Background())
+	require.NoError(t, err)
+}
+
+// requireSame compares a store with a map.
+func requireSame(t testing.TB, s *Store, want map[string][]byte) {
+	t.Helper()
+	got := contentsOf(t, s)
+	for id, content := range want {
+		if !bytes.Equal(got[id], content) || got[id] == nil {
+			require.Failf(t, "wrong content", "%.40q: %s, want %s", id,
+				describe(got[id], got[id] != nil), describe(content, true))
+		}
+	}
+	for id := range got {
+		if _, ok := want[id]; !ok {
+			require.Failf(t, "deleted memory", "%.40q: %s", id, describe(got[id], true))
+		}
+	}
+}
+
+// snapshot is what a directory looks like: mode, and content or target, by name. Who opens it for
+// writing leaves a process id in LOCK.
+func snapshot(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	m := map[string]string{}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		info, err := os.Lstat(path)
+		require.NoError(t, err)
+		what := info.Mode().String()
+		switch {
+		case e.Name() == lockName:
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			require.NoError(t, err)
+			what += " " + target
+		case info.Mode().IsRegular():
+			b, err := os.ReadFile(path)
+			require.NoError(t, err)
+			what += fmt.Sprintf(" %d bytes %08x", len(b), checksum(b))
+		}
+		m[e.Name()] = what
+	}
+	return m
+}
+
+// copyDir copies the regular files of a directory, in the order of their names.
+func copyDir(t testing.TB, from, to string) {
+	t.Helper()
+	entries, err := os.ReadDir(from)
+	require.NoError(t, err)
+	for _, e := range entries {
+		b, err := os.ReadFile(filepath.Join(from, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // gone since
+		}
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(to, e.Name()), b, fileMode))
+	}
+}
+
+// segmentFiles are the names of the segment files in dir.
+func segmentFiles(t testing.TB, dir string) (names []string) {
+	t.Helper()
+	for name := range snapshot(t, dir) {
+		if _, ok := parseSegmentFileName(name); ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func readManifestOf(t testing.TB, dir string) manifest {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, manifestName))
+	require.NoError(t, err)
+	m, _, err := decodeManifest(b)
+	require.NoError(t, err)
+	return m
+}
+
+// ---- content ----
+
+// Whatever segment sizes a directory was written with, every other size reads it, and compacts it.
+func TestDirectory_ContentSurvivesReopening(t *testing.T) {
+	const k, m = 1 << 10, 1 << 20
+	for _, sizes := range [][]int{
+		{64 * k, 64 * k, 64 * k},
+		{64 * k, 1 * m, 64 * k},
+		{4 * m, 64 * k, 64 * k, 64 * k},
+		{4 * m, 256 * k, 16 * m, 64 * k},
+	} {
+		t.Run(fmt.Sprint(sizes), func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(fastDir(t), "a", "store")
+			want := map[string][]byte{"": nil}
+			delete(want, "")
+			for round, size := range append(sizes, sizes...) {
+				opts := quietly()
+				opts.SegmentSize = size
+				s := openDir(t, dir, opts)
+				requireSame(t, s, want)
+				put := func(id string, content []byte) {
+					want[id] = content
+					require.NoError(t, s.Put(id, content))
+				}
+				for i := range 300 {
+					put(idOf(i+200*round), contentOf(i, round, 100+i))
+				}
+				for i := 0; i < 200; i += 3 {
+					delete(want, idOf(i+200*round))
+					_, err := s.Delete(idOf(i + 200*round))
+					require.NoError(t, err)
+				}
+				// With large segments these share one; with small ones each has its own.
+				for i := range 6 {
+					put(fmt.Sprintf("medium-%d", i+2*round), contentOf(i, round, 500*k+997*i))
+				}
+				put(fmt.Sprintf("large-%d", round%2), contentOf(1, round, 1*m+100*k*round))
+				put("empty", []byte{})
+				for version := range 1000 {
+					put("often", contentOf(0, version, 30))
+				}
+				for i, id := range oddIDs() {
+					put(id, contentOf(i, round, 16+i))
+				}
+				requireSame(t, s, want)
+				if round%2 == 1 {
+					compact(t, s)
+					requireSame(t, s, want)
+				}
+				closeIntact(t, s)
+			}
+			s := openDir(t, dir, quietly())
+			requireSame(t, s, want)
+			closeIntact(t, s)
+			requireNoStrays(t, dir)
+		})
+	}
+}
+
+func oddIDs() []string {
+	return []string{
+		"\x00", "\x00\x00", "\xff\xfe", "a\x00b", "../../etc/passwd", "/", ".", "LOCK", "MANIFEST",
+		"0000000000000001.seg", "línea\nnueva", strings.Repeat("x", 255), strings.Repeat("y", 40_000),
+		strings.Repeat("z", MaxIDLen-1),
+	}
+}
+
+// A target for a record from larger segments may have room for small ones behind it: further from its
+// start than SegmentSize, which locations must reach in the next Open too.
+func TestDirectory_RecordBeyondSegmentSize(t *testing.T) {
+	dir := fastDir(t)
+	opts := quietly()
+	opts.SegmentSize = 1 << 20
+	s := openDir(t, dir, opts)
+	lane := s.shards[0].lane
+	want := map[string][]byte{}
+	put := func(id string, size int) {
+		want[id] = contentOf(len(want), 0, size)
+		require.NoError(t, s.Put(id, want[id]))
+	}
+	n := 0
+	inLane := func() string { // the next id whose records go to the same segment
+		for ; ; n++ {
+			if sh, _ := s.place(idOf(n)); sh.lane == lane {
+				n++
+				return idOf(n - 1)
+			}
+		}
+	}
+	put(inLane(), 500<<10) // 3 KiB short of whole pages
+	for range 4 {
+		put(inLane(), 100)
+	}
+	dead := inLane()
+	require.NoError(t, s.Put(dead, make([]byte, 1000)))
+	_, err := s.Delete(dead)
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+
+	s = openDir(t, dir, quietly())
+	compact(t, s)
+	requireSame(t, s, want)
+	closeIntact(t, s)
+	for range 2 { // with the hint, and without
+		s = openDir(t, dir, quietly())
+		requireSame(t, s, want)
+		closeIntact(t, s)
+		require.NoError(t, os.Remove(filepath.Join(dir, hintName)))
+	}
+}
+
+// A tombstone has room for the longest id too, in the smallest segments.
+func TestDirectory_DeleteLongestID(t *testing.T) {
+	for _, n := range []int{40_000, 65_000, 65_148, 65_300, 65_380, 65_400, 65_500, MaxIDLen} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			dir := fastDir(t)
+			s := openDir(t, dir, quietly())
+			id := strings.Repeat("i", n)
+			require.NoError(t, s.Put(id, []byte("content")))
+			require.NoError(t, s.Put("other", []byte("stays")))
+			var existed bool
+			var err error
+			require.NotPanics(t, func() { existed, err = s.Delete(id) })
+			require.NoError(t, err)
+			require.True(t, existed)
+			want := map[string][]byte{"other": []byte("stays")}
+			for range 3 {
+				requireSame(t, s, want)
+				closeIntact(t, s)
+				s = openDir(t, dir, quietly())
+				requireSame(t, s, want)
+				compact(t, s)
+			}
+			closeIntact(t, s)
+		})
+	}
+}
+
+// Sequences of five steps, each one a deletion, a second storing, a compaction or a reopening:
+// what was deleted stays deleted, and in the end no tombstone is left.
+func TestDirectory_TombstonesInEveryOrder(t *testing.T) {
+	const steps, kinds = 5, 4
+	sequences := 1
+	for range steps {
+		sequences *= kinds
+	}
+	stride := 11 // all of them when there is time
+	switch {
+	case os.Getenv("WARMTIER_TEST_DURATION") != "":
+		stride = 1
+	case raceEnabled || testing.Short():
+		stride = 97
+	}
+	for sequence := 0; sequence < sequences; sequence += stride {
+		dir := fastDir(t)
+		s := openDir(t, dir, quietly())
+		want := map[string][]byte{}
+		put := func(i, version int) {
+			want[idOf(i)] = contentOf(i, version, 50)
+			require.NoError(t, s.Put(idOf(i), want[idOf(i)]))
+		}
+		for i := range 30 {
+			put(i, 0)
+		}
+		var log []string
+		reopen := func() {
+			requireIntact(t, s)
+			require.NoError(t, s.Close())
+			s = openDir(t, dir, quietly())
+		}
+		rest := sequence
+		for step := range steps {
+			switch rest % kinds {
+			case 0:
+				log = append(log, "delete")
+				for i := step; i < 30; i += 2 {
+					delete(want, idOf(i))
+					_, err := s.Delete(idOf(i))
+					require.NoError(t, err)
+				}
+			case 1:
+				log = append(log, "put")
+				for i := 0; i < 30; i += 3 {
+					put(i, step+1)
+				}
+			case 2:
+				log = append(log, "compact")
+				compact(t, s)
+			case 3:
+				log = append(log, "reopen")
+				reopen()
+			}
+			rest /= kinds
+			if got := contentsOf(t, s); !maps.EqualFunc(got, want, bytes.Equal) {
+				require.Failf(t, "wrong content", "after %v", log)
+			}
+		}
+		reopen()
+		requireSame(t, s, want)
+		compact(t, s)
+		compact(t, s)
+		st := s.Stats()
+		require.Zero(t, st.DeadBytes, "tombstones that never go, after %v", log)
+		requireSame(t, s, want)
+		reopen()
+		requireSame(t, s, want)
+		require.Zero(t, s.Stats().DeadBytes)
+		require.NoError(t, s.Close())
+		require.NoError(t, os.RemoveAll(dir))
+	}
+}
+
+// Tombstones of several rounds, and of segments that stay, go in the end.
+func TestDirectory_TombstonesVanish(t *testing.T) {
+	dir := fastDir(t)
+	opts := quietly()
+	opts.Compaction.MaxOverhead = minSegmentSize
+	s := openDir(t, dir, opts)
+	const n = 4000
+	for range 3 {
+		fill(t, s, 0, n, 200)
+		deleteWhere(t, s, 0, n, odd)
+		compact(t, s)
+		requireContents(t, s, 0, n, 200, func(i int) bool { return !odd(i) })
+		require.NoError(t, s.Close())
+		s = openDir(t, dir, opts)
+		requireContents(t, s, 0, n, 200, func(i int) bool { return !odd(i) })
+	}
+	for range 3 {
+		compact(t, s)
+	}
+	require.Zero(t, s.Stats().DeadBytes)
+	requireContents(t, s, 0, n, 200, func(i int) bool { return !odd(i) })
+	closeIntact(t, s)
+}
+
+// A random history, with closings and compactions in it, against a map.
+func TestDirectory_RandomHistory(t *testing.T) {
+	rng := seeded(t)
+	for range scaled(6) {
+		seed := rng.Uint64()
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			rng := rand.New(rand.NewPCG(seed, 0))
+			dir := fastDir(t)
+			opts := quietly()
+			s := openDir(t, dir, opts)
+			want := map[string][]byte{}
+			for step := range scaled(6000) {
+				id := idOf(rng.IntN(150))
+				switch p := rng.IntN(1000); {
+				case p < 600:
+					size := rng.IntN(400)
+					if rng.IntN(100) == 0 {
+						size = rng.IntN(100_000)
+					}
+					content := contentOf(step, step, size)
+					require.NoError(t, s.Put(id, content))
+					want[id] = content
+				case p < 900:
+					existed, err := s.Delete(id)
+					require.NoError(t, err)
+					_, was := want[id]
+					require.Equal(t, was, existed)
+					delete(want, id)
+				case p < 985:
+					got, err := s.Get(id)
+					if content, ok := want[id]; ok {
+						require.NoError(t, err)
+						require.Equal(t, content, got)
+					} else {
+						require.ErrorIs(t, err, ErrNotFound)
+					}
+				case p < 992:
+					require.NoError(t, s.Sync())
+				case p < 996:
+					compact(t, s)
+				default:
+					if rng.IntN(2) == 0 { // as a kill leaves it
+						dir2 := fastDir(t)
+						copyDir(t, dir, dir2)
+						require.NoError(t, s.Close())
+						dir = dir2
+					} else {
+						closeIntact(t, s)
+					}
+					opts.SegmentSize = minSegmentSize << rng.IntN(3)
+					if raceEnabled {
+						dir = s.disk.fs.(*osFileSystem).dir // heap segments reach the file with Close only
+					}
+					s = openDir(t, dir, opts)
+					requireSame(t, s, want)
+				}
+			}
+			requireSame(t, s, want)
+			closeIntact(t, s)
+		})
+	}
+}
+
+// ---- one owner ----
+
+func TestDirectory_SecondOpenIsLocked(t *testing.T) {
+	dir := fastDir(t)
+	s := openDir(t, dir, quiet())
+	require.NoError(t, s.Put("a", []byte("1")))
+	for range 2 {
+		for _, opts := range []Options{{}, {ReadOnly: true}, {Repair: true}} {
+			_, err := Open(dir, &opts)
+			require.ErrorIs(t, err, ErrLocked)
+			require.ErrorContains(t, err, fmt.Sprintf("process %d", os.Getpid()))
+		}
+	}
+	out, err := runDirectoryChild(t, "expect locked", dir, false)
+	require.NoError(t, err, out)
+	closeIntact(t, s)
+	require.FileExists(t, filepath.Join(dir, lockName))
+
+	// Readers share, and keep writers out.
+	first := openDir(t, dir, &Options{ReadOnly: true})
+	second := openDir(t, dir, &Options{ReadOnly: true})
+	_, err = Open(dir, nil)
+	require.ErrorIs(t, err, ErrLocked)
+	require.NoError(t, first.Close())
+	_, err = Open(dir, nil)
+	require.ErrorIs(t, err, ErrLocked)
+	require.NoError(t, second.Close())
+	closeIntact(t, openDir(t, dir, quiet()))
+}
+
+// kill -9 frees the lock; the file stays, since another opener would lock a new one of its name.
+func TestDirectory_LockFreedByKill(t *testing.T) {
+	skipKillsUnderRace(t)
+	r := newCrashRun(t, fastDir(t), 1, 1)
+	c := r.c
+	c.Next = []int{0}
+	result := r.run(t, c, func(opened <-chan struct{}, kill func()) {
+		<-opened
+		_, err := Open(c.Dir, nil)
+		if !errors.Is(err, ErrLocked) {
+			t.Errorf("opened beside a running child: %v", err)
+		}
+		kill()
+	})
+	require.True(t, result.killed)
+	before, err := os.Stat(filepath.Join(c.Dir, lockName))
+	require.NoError(t, err)
+	for range 3 {
+		s := openDir(t, c.Dir, quiet())
+		require.NoError(t, s.Close())
+		after, err := os.Stat(filepath.Join(c.Dir, lockName))
+		require.NoError(t, err)
+		require.True(t, os.SameFile(before, after), "the lock file was replaced")
+	}
+}
+
+// A process that is being forked holds a copy of every descriptor until it executes something else.
+// It must not hold the lock.
+func TestDirectory_LockFreedWithCopiedDescriptor(t *testing.T) {
+	dir := fastDir(t)
+	s := openDir(t, dir, quiet())
+	copied, err := syscall.Dup(int(s.disk.lock.Fd()))
+	require.NoError(t, err)
+	defer syscall.Close(copied)
+	require.NoError(t, s.Close())
+	s, err = Open(dir, quiet())
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+}
+
+// ---- read-only ----
+
+func TestDirectory_ReadOnly(t *testing.T) {
+	for _, killed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("killed=%v", killed), func(t *testing.T) {
+			if killed {
+				skipKillsUnderRace(t)
+			}
+			dir := fastDir(t)
+			s := openDir(t, dir, quietly())
+			want := map[string][]byte{}
+			for i := range 400 {
+				want[idOf(i)] = contentOf(i, 0, 300)
+				require.NoError(t, s.Put(idOf(i), want[idOf(i)]))
+			}
+			if killed {
+				copied := fastDir(t)
+				copyDir(t, dir, copied)
+				require.NoError(t, s.Close())
+				dir = copied
+			} else {
+				require.NoError(t, s.Close())
+			}
+			before := snapshot(t, dir)
+			lock, err := os.ReadFile(filepath.Join(dir, lockName))
+			require.NoError(t, err)
+			s = openDir(t, dir, &Options{ReadOnly: true})
+			requireSame(t, s, want)
+			requireReadOnly(t, s)
+			requireIntact(t, s)
+			require.NoError(t, s.Close())
+			require.Equal(t, before, snapshot(t, dir))
+			after, err := os.ReadFile(filepath.Join(dir, lockName))
+			require.NoError(t, err)
+			require.Equal(t, lock, after)
+		})
+	}
+}
+
+// requireReadOnly tries everything that writes.
+func requireReadOnly(t testing.TB, s *Store) {
+	t.Helper()
+	require.ErrorIs(t, s.Put(idOf(0), []byte("x")), ErrReadOnly)
+	require.ErrorIs(t, s.Put("new", make([]byte, 2<<20)), ErrReadOnly)
+	_, err := s.Delete(idOf(1))
+	require.ErrorIs(t, err, ErrReadOnly)
+	_, err = s.Compact(context.Background())
+	require.ErrorIs(t, err, ErrReadOnly)
+	_, err = s.Maintain(context.Background())
+	require.ErrorIs(t, err, ErrReadOnly)
+	require.NoError(t, s.Sync())
+}
+
+// A user who may read the directory and not write to it can open it read-only.
+func TestDirectory_ReadOnlyWithoutPermission(t *testing.T) {
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	fill(t, s, 0, 100, 100)
+	require.NoError(t, s.Close())
+	for name := range snapshot(t, dir) {
+		require.NoError(t, os.Chmod(filepath.Join(dir, name), 0o444))
+	}
+	require.NoError(t, os.Chmod(dir, 0o555))
+	before := snapshot(t, dir)
+	out, err := runDirectoryChild(t, "read without permission", dir, true)
+	require.NoError(t, err, out)
+	require.Equal(t, before, snapshot(t, dir))
+
+	// Without a lock file it works too: nobody can be writing who has not made one.
+	require.NoError(t, os.Chmod(dir, 0o755))
+	require.NoError(t, os.Remove(filepath.Join(dir, lockName)))
+	require.NoError(t, os.Chmod(dir, 0o555))
+	out, err = runDirectoryChild(t, "read without permission", dir, true)
+	require.NoError(t, err, out)
+	require.NoError(t, os.Chmod(dir, 0o755))
+}
+
+func TestDirectory_ReadOnlyNeedsAStore(t *testing.T) {
+	dir := fastDir(t)
+	for _, path := range []string{dir, filepath.Join(dir, "missing")} {
+		_, err := Open(path, &Options{ReadOnly: true})
+		require.ErrorIs(t, err, fs.ErrNotExist)
+	}
+	require.Empty(t, snapshot(t, dir))
+}
+
+// ---- the directory ----
+
+func TestDirectory_Modes(t *testing.T) {
+	dir := filepath.Join(fastDir(t), "x", "store")
+	s := openDir(t, dir, quietly())
+	fill(t, s, 0, 1000, 200)
+	deleteWhere(t, s, 0, 1000, odd)
+	compact(t, s)
+	require.NoError(t, s.Put("large", make([]byte, 1<<20)))
+	check := func() {
+		info, err := os.Stat(dir)
+		require.NoError(t, err)
+		require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
+		for name := range snapshot(t, dir) {
+			info, err := os.Lstat(filepath.Join(dir, name))
+			require.NoError(t, err)
+			require.Equal(t, fs.FileMode(0o600), info.Mode(), name)
+		}
+	}
+	check()
+	closeIntact(t, s)
+	check()
+}
+
+// Files of others stay as they are, whatever their names.
+func TestDirectory_LeavesOtherFilesAlone(t *testing.T) {
+	dir := fastDir(t)
+	others := []string{"notes.txt", "1.seg", "000000000000000G.seg", "0000000000000001.seg.bak", "0000000000000000.seg",
+		"00000000000000AB.seg", ".seg", "manifest", "LOCK.old", "0000000000000007.seg.damaged"}
+	for _, name := range others {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(name), 0o640))
+	}
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "sub"), 0o750))
+	before := snapshot(t, dir)
+	for round := range 3 {
+		s := openDir(t, dir, quietly())
+		require.Equal(t, min(round, 1)*250, s.Len())
+		fill(t, s, 0, 500, 300)
+		deleteWhere(t, s, 0, 500, odd)
+		compact(t, s)
+		closeIntact(t, s)
+		after := snapshot(t, dir)
+		for name, what := range before {
+			require.Equal(t, what, after[name], name)
+		}
+	}
+}
+
+// What is not what its name says is refused: symbolic links, directories, pipes. Who can plant them
+// could have the store write elsewhere, or wait for ever.
+func TestDirectory_RefusesOddFiles(t *testing.T) {
+	kinds := map[string]func(t *testing.T, path, elsewhere string){
+		"symbolic link": func(t *testing.T, path, elsewhere string) { require.NoError(t, os.Symlink(elsewhere, path)) },
+		"dangling link": func(t *testing.T, path, elsewhere string) { require.NoError(t, os.Symlink(elsewhere+"-not", path)) },
+		"directory":     func(t *testing.T, path, _ string) { require.NoError(t, os.Mkdir(path, 0o700)) },
+		"pipe":          func(t *testing.T, path, _ string) { require.NoError(t, syscall.Mkfifo(path, 0o600)) },
+	}
+	for kind, plant := range kinds {
+		for _, name := range []string{lockName, manifestName, "segment", "new segment", manifestTempName, spareFileName(targetSpare), hintName} {
+			for _, readOnly := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%s/readonly=%v", strings.ReplaceAll(kind, " ", "_"), strings.ReplaceAll(name, " ", "_"), readOnly), func(t *testing.T) {
+					t.Parallel()
+					dir := fastDir(t)
+					s := openDir(t, dir, quietly())
+					fill(t, s, 0, 100, 100)
+					require.NoError(t, s.Close())
+					m := readManifestOf(t, dir)
+					mustOpen := false
+					switch name {
+					case "segment":
+						name = segmentFileName(m.listed[0])
+					case "new segment":
+						name = segmentFileName(m.next + 5)
+					case manifestTempName, spareFileName(targetSpare), hintName:
+						mustOpen = readOnly
+					}
+					path := filepath.Join(dir, name)
+					elsewhere := filepath.Join(fastDir(t), "elsewhere")
+					if err := os.Rename(path, elsewhere); err != nil {
+						require.NoError(t, os.WriteFile(elsewhere, []byte("elsewhere"), 0o600))
+					}
+					plant(t, path, elsewhere)
+					target, err := os.ReadFile(elsewhere)
+					require.NoError(t, err)
+					before := snapshot(t, dir)
+
+					opts := quietly()
+					opts.ReadOnly = readOnly
+					s, err = openInTime(t, dir, opts, path)
+					switch {
+					case err == nil:
+						requireContents(t, s, 0, 100, 100, all)
+						require.NoError(t, s.Close())
+						// It may have been put out of the way where the file means nothing.
+						require.Contains(t, []string{manifestTempName, spareFileName(targetSpare), hintName}, name)
+					case mustOpen:
+						require.NoError(t, err)
+					default:
+						if name != manifestTempName && name != spareFileName(targetSpare) && name != hintName {
+							require.Equal(t, before, snapshot(t, dir))
+						}
+					}
+					after, err := os.ReadFile(elsewhere)
+					require.NoError(t, err)
+					require.Equal(t, target, after, "written through the link")
+				})
+			}
+		}
+	}
+}
+
+// openInTime fails the test when Open waits for somebody to open the pipe at path.
+func openInTime(t *testing.T, dir string, opts *Options, path string) (*Store, error) {
+	t.Helper()
+	type result struct {
+		s   *Store
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		s, err := Open(dir, opts)
+		done <- result{s, err}
+	}()
+	timer := time.NewTimer(5 * time.Second)
+	defer timer.Stop()
+	select {
+	case r := <-done:
+		return r.s, r.err
+	case <-timer.C:
+	}
+	if w, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0); err == nil {
+		defer w.Close() // lets the opener go
+	}
+	require.Fail(t, "Open waits for a pipe", path)
+	return nil, nil
+}
+
+func TestDirectory_NotADirectory(t *testing.T) {
+	dir := fastDir(t)
+	file := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(file, []byte("text"), 0o600))
+	pipe := filepath.Join(dir, "pipe")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	for _, path := range []string{file, pipe, filepath.Join(file, "below")} {
+		for _, readOnly := range []bool{false, true} {
+			opts := quietly()
+			opts.ReadOnly = readOnly
+			_, err := openInTime(t, path, opts, pipe)
+			require.Error(t, err)
+		}
+	}
+	out, err := runDirectoryChild(t, "unwritable", dir, true)
+	require.NoError(t, err, out)
+}
+
+// ---- files that are not the store's ----
+
+// closedStore fills dir with a store of several segments, some of them targets, and returns what is
+// in it.
+func closedStore(t testing.TB, dir string, version int) map[string][]byte {
+	t.Helper()
+	opts := quietly()
+	opts.Compaction.MaxOverhead = minSegmentSize
+	s := openDir(t, dir, opts)
+	want := map[string][]byte{}
+	for i := range 600 {
+		want[idOf(i)] = contentOf(i, version, 300)
+		require.NoError(t, s.Put(idOf(i), want[idOf(i)]))
+	}
+	for i := 0; i < 600; i += 2 {
+		delete(want, idOf(i))
+		_, err := s.Delete(idOf(i))
+		require.NoError(t, err)
+	}
+	compact(t, s)
+	for i := range 500 {
+		want[idOf(i)] = contentOf(i, version+1, 300)
+		require.NoError(t, s.Put(idOf(i), want[idOf(i)]))
+	}
+	require.NoError(t, s.Close())
+	return want
+}
+
+// kindOf reads the kind of a segment file.
+func kindOf(t testing.TB, dir, name string) segmentKind {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	require.NoError(t, err)
+	h, err := decodeFileHeader(b)
+	require.NoError(t, err)
+	return h.kind
+}
+
+func firstOfKind(t testing.TB, dir string, kind segmentKind) string {
+	t.Helper()
+	for _, name := range segmentFiles(t, dir) {
+		if kindOf(t, dir, name) == kind {
+			return name
+		}
+	}
+	require.Fail(t, "no segment of this kind")
+	return ""
+}
+
+// Segment files that are missing, exchanged, doubled or another store's: not opened, and nothing is
+// changed, least of all removed.
+func TestDirectory_WrongSegmentFiles(t *testing.T) {
+	move := func(t *testing.T, from, to string) { require.NoError(t, os.Rename(from, to)) }
+	duplicate := func(t *testing.T, from, to string) {
+		b, err := os.ReadFile(from)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(to, b, 0o600))
+	}
+	// A free id below next is that of a victim that is gone.
+	gone := func(t *testing.T, dir string) string {
+		m := readManifestOf(t, dir)
+		for id := m.next - 1; id > 0; id-- {
+			if !slices.Contains(m.listed, id) {
+				return filepath.Join(dir, segmentFileName(id))
+			}
+		}
+		require.Fail(t, "no free id")
+		return ""
+	}
+	later := func(t *testing.T, dir string) string {
+		return filepath.Join(dir, segmentFileName(readManifestOf(t, dir).next+3))
+	}
+	for name, c := range map[string]struct {
+		do       func(t *testing.T, dir, foreign string)
+		harmless bool // may also be opened, with the right content
+	}{
+		"missing": {do: func(t *testing.T, dir, _ string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, segmentFiles(t, dir)[0])))
+		}},
+		"all missing": {do: func(t *testing.T, dir, _ string) {
+			for _, name := range segmentFiles(t, dir) {
+				require.NoError(t, os.Remove(filepath.Join(dir, name)))
+			}
+		}},
+		"empty": {do: func(t *testing.T, dir, _ string) {
+			require.NoError(t, os.Truncate(filepath.Join(dir, segmentFiles(t, dir)[0]), 0))
+		}},
+		"exchanged": {do: func(t *testing.T, dir, _ string) {
+			names := segmentFiles(t, dir)
+			a, b := filepath.Join(dir, names[0]), filepath.Join(dir, names[1])
+			move(t, a, a+".tmp")
+			move(t, b, a)
+			move(t, a+".tmp", b)
+		}},
+		"overwritten by another": {do: func(t *testing.T, dir, _ string) {
+			names := segmentFiles(t, dir)
+			duplicate(t, filepath.Join(dir, names[0]), filepath.Join(dir, names[1]))
+		}},
+		"lane's doubled under a later id": {harmless: true, do: func(t *testing.T, dir, _ string) {
+			duplicate(t, filepath.Join(dir, firstOfKind(t, dir, kindLane)), later(t, dir))
+		}},
+		"target doubled under a later id": {harmless: true, do: func(t *testing.T, dir, _ string) {
+			duplicate(t, filepath.Join(dir, firstOfKind(t, dir, kindTarget)), later(t, dir))
+		}},
+		"doubled under the id of a victim": {harmless: true, do: func(t *testing.T, dir, _ string) {
+			duplicate(t, filepath.Join(dir, firstOfKind(t, dir, kindLane)), gone(t, dir))
+		}},
+		"another store's in place of one": {do: func(t *testing.T, dir, foreign string) {
+			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, kindLane)), filepath.Join(dir, segmentFiles(t, dir)[0]))
+		}},
+		"another store's lane under a later id": {do: func(t *testing.T, dir, foreign string) {
+			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, kindLane)), later(t, dir))
+		}},
+		"another store's target under a later id": {do: func(t *testing.T, dir, foreign string) {
+			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, kindTarget)), later(t, dir))
+		}},
+		"another store's under the id of a victim": {harmless: true, do: func(t *testing.T, dir, foreign string) {
+			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, kindLane)), gone(t, dir))
+		}},
+		"another store's manifest": {do: func(t *testing.T, dir, foreign string) {
+			duplicate(t, filepath.Join(foreign, manifestName), filepath.Join(dir, manifestName))
+		}},
+		"manifest missing": {do: func(t *testing.T, dir, _ string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, manifestName)))
+		}},
+		"manifest empty": {do: func(t *testing.T, dir, _ string) {
+			require.NoError(t, os.Truncate(filepath.Join(dir, manifestName), 0))
+		}},
+	} {
+		for _, hint := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/hint=%v", strings.ReplaceAll(name, " ", "_"), hint), func(t *testing.T) {
+				t.Parallel()
+				dir, foreign := fastDir(t), fastDir(t)
+				want := closedStore(t, dir, 1)
+				closedStore(t, foreign, 7)
+				if !hint {
+					require.NoError(t, os.Remove(filepath.Join(dir, hintName)))
+				}
+				c.do(t, dir, foreign)
+				before := snapshot(t, dir)
+				for _, readOnly := range []bool{true, false} {
+					opts := quietly()
+					opts.ReadOnly = readOnly
+					s, err := Open(dir, opts)
+					if err == nil && c.harmless {
+						requireSame(t, s, want)
+						require.NoError(t, s.Close())
+						continue
+					}
+					require.ErrorIs(t, err, ErrCorrupt)
+					require.Equal(t, before, snapshot(t, dir))
+				}
+			})
+		}
+	}
+}
+
+// A file of a later format version is refused, and nothing is changed.
+func TestDirectory_LaterFormatVersion(t *testing.T) {
+	later := func(t *testing.T, path string, sum func(b []byte)) {
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		binary.LittleEndian.PutUint32(b[8:], formatVersion+1)
+		sum(b)
+		require.NoError(t, os.WriteFile(path, b, 0o600))
+	}
+	laterSegment := func(t *testing.T, path string) {
+		later(t, path, func(b []byte) { binary.LittleEndian.PutUint32(b[48:], checksum(b[8:48])) })
+	}
+	for name, change := range map[string]func(t *testing.T, dir string){
+		"manifest": func(t *testing.T, dir string) {
+			later(t, filepath.Join(dir, manifestName), func(b []byte) {
+				first := b[:len(b)/2]
+				binary.LittleEndian.PutUint32(first[len(first)-4:], checksum(first[:len(first)-4]))
+				copy(b[len(first):], first)
+			})
+		},
+		"manifest with another checksum": func(t *testing.T, dir string) {
+			later(t, filepath.Join(dir, manifestName), func(b []byte) { copy(b[len(b)/2:], b[:len(b)/2]) })
+		},
+		"segment": func(t *testing.T, dir string) {
+			laterSegment(t, filepath.Join(dir, segmentFiles(t, dir)[1]))
+		},
+		"segment that is not listed": func(t *testing.T, dir string) {
+			path := filepath.Join(dir, segmentFileName(readManifestOf(t, dir).next+2))
+			b, err := os.ReadFile(filepath.Join(dir, segmentFiles(t, dir)[0]))
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(path, b, 0o600))
+			laterSegment(t, path)
+		},
+	} {
+		for _, rebooted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/rebooted=%v", strings.ReplaceAll(name, " ", "_"), rebooted), func(t *testing.T) {
+				t.Parallel()
+				dir := fastDir(t)
+				closedStore(t, dir, 1)
+				change(t, dir)
+				before := snapshot(t, dir)
+				var h hooks
+				if rebooted {
+					h.boot = func() [16]byte { return [16]byte{1} }
+				}
+				for _, opts := range []Options{{ReadOnly: true}, {}, {Repair: true}} {
+					_, err := open(dir, &opts, h)
+					require.ErrorIs(t, err, ErrVersion)
+					require.Equal(t, before, snapshot(t, dir))
+				}
+			})
+		}
+	}
+	t.Run("hint", func(t *testing.T) { // worth nothing but time
+		dir := fastDir(t)
+		want := closedStore(t, dir, 1)
+		later(t, filepath.Join(dir, hintName), func([]byte) {})
+		s := openDir(t, dir, quietly())
+		requireSame(t, s, want)
+		closeIntact(t, s)
+	})
+}
+
+// ---- faults ----
+
+// A segment file cut short under an open store: calls that need its pages return ErrCorrupt, others
+// go on, no lock stays held, the process lives.
+func TestDirectory_CutShortUnderOpenStore(t *testing.T) {
+	skipFaultsUnderRace(t)
+	for _, scenario := range []string{
+		"cut sealed to 0", "cut sealed to 64", "cut sealed to 4096", "cut sealed to 32768", "cut sealed to 61440",
+		"cut active to 0", "cut active to 4096", "cut target to 0", "cut target to 4096", "cut large to 0", "cut large to 40960",
+		"cut all to 0",
+	} {
+		t.Run(strings.ReplaceAll(scenario, " ", "_"), func(t *testing.T) {
+			t.Parallel()
+			out, err := runDirectoryChild(t, scenario, fastDir(t), false)
+			require.NoError(t, err, out)
+		})
+	}
+}
+
+func skipFaultsUnderRace(t *testing.T) {
+	if raceEnabled {
+		t.Skip("under the race detector segments are on the heap, which has no faults")
+	}
+}
+
+// A file that loses its pages between its making and its first use.
+func TestDirectory_CutShortWhenMade(t *testing.T) {
+	skipFaultsUnderRace(t)
+	for _, scenario := range []string{"made cut: put", "made cut: large put", "made cut: delete", "made cut: compact", "made cut: sync"} {
+		t.Run(strings.ReplaceAll(scenario, " ", "_"), func(t *testing.T) {
+			t.Parallel()
+			out, err := runDirectoryChild(t, scenario, fastDir(t), false)
+			require.NoError(t, err, out)
+		})
+	}
+}
+
+// The bytes a callback or a loop holds go away while it reads them.
+func TestDirectory_CutShortInCallback(t *testing.T) {
+	skipFaultsUnderRace(t)
+	for _, scenario := range []string{"cut in view", "cut in all"} {
+		t.Run(strings.ReplaceAll(scenario, " ", "_"), func(t *testing.T) {
+			t.Parallel()
+			out, err := runDirectoryChild(t, scenario, fastDir(t), false)
+			require.NoError(t, err, out)
+		})
+	}
+}
+
+// Bytes that change in the file behind the store's back are noticed.
+func TestDirectory_PageChangedBehindTheStore(t *testing.T) {
+	skipFaultsUnderRace(t)
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	fill(t, s, 0, 500, 300)
+	compact(t, s)
+	rng := seeded(t)
+	for range 25 {
+		i := rng.IntN(500)
+		content := contentOf(i, 0, 300)
+		name, at := findInFiles(t, dir, content)
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR, 0)
+		require.NoError(t, err)
+		at += int64(rng.IntN(300))
+		var b [1]byte
+		_, err = f.ReadAt(b[:], at)
+		require.NoError(t, err)
+		flipped := [1]byte{b[0] ^ 1<<rng.IntN(8)}
+		_, err = f.WriteAt(flipped[:], at)
+		require.NoError(t, err)
+
+		_, err = s.Get(idOf(i))
+		require.ErrorIs(t, err, ErrCorrupt)
+		var corrupt *CorruptError
+		require.ErrorAs(t, err, &corrupt)
+		require.Equal(t, name, filepath.Base(corrupt.File))
+		require.Equal(t, idOf(i), corrupt.ID)
+		require.ErrorIs(t, s.View(idOf(i), func([]byte) error { return nil }), ErrCorrupt)
+		for id := range s.All() {
+			require.NotEqual(t, idOf(i), id)
+		}
+		report, err := s.Verify(context.Background())
+		require.ErrorIs(t, err, ErrCorrupt)
+		require.Equal(t, 1, report.FindingCount, "%+v", report.Findings)
+		require.Equal(t, idOf(i), report.Findings[0].ID)
+
+		_, err = f.WriteAt(b[:], at)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		got, err := s.Get(idOf(i))
+		require.NoError(t, err)
+		require.Equal(t, content, got)
+	}
+	closeIntact(t, s)
+}
+
+// findInFiles returns where content is.
+func findInFiles(t testing.TB, dir string, content []byte) (name string, at int64) {
+	t.Helper()
+	for _, name := range segmentFiles(t, dir) {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		if at := bytes.Index(b, content); at >= 0 {
+			return name, int64(at)
+		}
+	}
+	require.Fail(t, "content is in no file")
+	return "", 0
+}
+
+// ---- resources ----
+
+func TestDirectory_NoDescriptorOrMappingLeaks(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("descriptors and mappings are counted in /proc/self")
+	}
+	dir := fastDir(t)
+	count := func() (descriptors, mappings int) {
+		entries, err := os.ReadDir("/proc/self/fd")
+		require.NoError(t, err)
+		for _, e := range entries {
+			target, err := os.Readlink(filepath.Join("/proc/self/fd", e.Name()))
+			if err == nil && strings.HasPrefix(target, dir) {
+				descriptors++
+			}
+		}
+		b, err := os.ReadFile("/proc/self/maps")
+		require.NoError(t, err)
+		return descriptors, bytes.Count(b, []byte(dir))
+	}
+	goroutines := runtime.NumGoroutine()
+	var openDescriptors, openMappings []int
+	for round := range scaled(200) {
+		s := openDir(t, dir, quietly())
+		fill(t, s, 0, 100, 300)
+		deleteWhere(t, s, 0, 100, odd)
+		compact(t, s)
+		if round%20 == 0 {
+			d, m := count()
+			openDescriptors, openMappings = append(openDescriptors, d), append(openMappings, m)
+		}
+		require.NoError(t, s.Close())
+		requireReleased(t, s, goroutines)
+		d, m := count()
+		require.Zero(t, d, "descriptors after Close")
+		require.Zero(t, m, "mappings after Close")
+	}
+	t.Logf("while open: descriptors %v, mappings %v", openDescriptors, openMappings)
+	require.LessOrEqual(t, slices.Max(openDescriptors), slices.Min(openDescriptors)+2)
+	require.LessOrEqual(t, slices.Max(openMappings), slices.Min(openMappings)+4)
+
+	// Failed opens too.
+	require.NoError(t, os.Truncate(filepath.Join(dir, segmentFiles(t, dir)[0]), 4096))
+	for range scaled(50) {
+		_, err := Open(dir, quietly())
+		require.ErrorIs(t, err, ErrCorrupt)
+	}
+	d, m := count()
+	require.Zero(t, d)
+	require.Zero(t, m)
+}
+
+// diskBytes is the space the files of dir take.
+func diskBytes(t testing.TB, dir string) (total int64) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			total += info.Size()
+		}
+	}
+	return total
+}
+
+func TestDirectory_DiskSpaceBounded(t *testing.T) {
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	const n, size = 1000, 500
+	bound := func() int64 {
+		live := s.Stats().LiveBytes
+		segments := float64(live)/(0.9*minSegmentSize) + float64(len(s.lanes)) + 1
+		return int64(segments)*minSegmentSize + minSegmentSize + 64<<10 // the spare, and small files
+	}
+	for range scaled(100) {
+		fill(t, s, 0, n, size)
+		compact(t, s)
+		require.LessOrEqual(t, diskBytes(t, dir), bound())
+	}
+	closeIntact(t, s)
+
+	// Opening, storing one memory and closing leaves a segment each time; a compaction merges them.
+	for i := range 30 {
+		s = openDir(t, dir, quietly())
+		require.NoError(t, s.Put(fmt.Sprint("session ", i), []byte("x")))
+		require.NoError(t, s.Close())
+	}
+	t.Logf("%d bytes on disk after 30 sessions", diskBytes(t, dir))
+	s = openDir(t, dir, quietly())
+	compact(t, s)
+	require.LessOrEqual(t, diskBytes(t, dir), bound())
+	closeIntact(t, s)
+}
+
+func TestDirectory_CloseThenUse(t *testing.T) {
+	dir := fastDir(t)
+	s := openDir(t, dir, quiet())
+	fill(t, s, 0, 10, 100)
+	require.NoError(t, s.Close())
+	require.NoError(t, s.Close())
+	require.ErrorIs(t, s.Put("a", nil), ErrClosed)
+	require.ErrorIs(t, s.Put("a", make([]byte, 200_000)), ErrClosed)
+	_, err := s.Get(idOf(0))
+	require.ErrorIs(t, err, ErrClosed)
+	_, err = s.Delete(idOf(0))
+	require.ErrorIs(t, err, ErrClosed)
+	require.ErrorIs(t, s.Sync(), ErrClosed)
+	_, err = s.Compact(context.Background())
+	require.ErrorIs(t, err, ErrClosed)
+	_, err = s.Verify(context.Background())
+	require.ErrorIs(t, err, ErrClosed)
+	require.False(t, s.Has(idOf(0)))
+	require.Zero(t, s.Len())
+	for range s.All() {
+		require.Fail(t, "All of a closed store yields")
+	}
+	requireNoStrays(t, dir)
+	s = openDir(t, dir, quiet())
+	requireContents(t, s, 0, 10, 100, all)
+	closeIntact(t, s)
+}
+
+// ---- syncing ----
+
+// unsynced is how many bytes a power loss could take.
+func unsynced(s *Store) (n int64) {
+	for _, seg := range s.segments.all() {
+		n += seg.tail.Load() - seg.synced.Load()
+	}
+	return n
+}
+
+func TestDirectory_BackgroundSync(t *testing.T) {
+	dir := fastDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		opts := quiet()
+		opts.SyncInterval = 50 * time.Millisecond
+		s := openDir(t, dir, opts)
+		for range 10 {
+			fill(t, s, 0, 100, 100)
+			require.Positive(t, unsynced(s))
+			<-time.After(2 * opts.SyncInterval)
+			synctest.Wait()
+			require.Zero(t, unsynced(s))
+		}
+		require.NoError(t, s.Close())
+
+		opts.SyncInterval = -1
+		s = openDir(t, dir, opts)
+		fill(t, s, 0, 100, 100)
+		<-time.After(time.Hour)
+		synctest.Wait()
+		require.Positive(t, unsynced(s))
+		require.NoError(t, s.Sync())
+		require.Zero(t, unsynced(s))
+		require.NoError(t, s.Close())
+	})
+}
+
+// Concurrent writers share flushes, and each returns only when its record is durable.
+func TestDirectory_SyncWrites(t *testing.T) {
+	dir := fastDir(t)
+	opts := quietly()
+	opts.SyncWrites = true
+	s := openDir(t, dir, opts)
+	const writers = 8
+	each := scaled(200)
+	var group sync.WaitGroup
+	for w := range writers {
+		group.Go(func() {
+			for i := range each {
+				id := w*each + i
+				if err := s.Put(idOf(id), contentOf(id, 0, 100)); err != nil {
+					t.Errorf("put: %v", err)
+				}
+				if odd(i) {
+					if existed, err := s.Delete(idOf(id)); err != nil || !existed {
+						t.Errorf("delete: %v %v", existed, err)
+					}
+				}
+			}
+		})
+	}
+	group.Wait()
+	require.Zero(t, unsynced(s))
+	t.Logf("%d writes, %d flushes", writers*each*3/2, s.disk.ended)
+	require.Less(t, int(s.disk.ended), writers*each*3/2)
+	requireContents(t, s, 0, writers*each, 100, func(i int) bool { return !odd(i % each) })
+	closeIntact(t, s)
+	s = openDir(t, dir, opts)
+	requireContents(t, s, 0, writers*each, 100, func(i int) bool { return !odd(i % each) })
+	closeIntact(t, s)
+}
+
+// A manifest written between the commit of a round and its swap, by a Sync that ran meanwhile, must
+// not bring the victims back: their files are removed next.
+func TestDirectory_SyncBetweenCommitAndSwap(t *testing.T) {
+	dir := fastDir(t)
+	var s *Store
+	var once sync.Once
+	var meanwhile sync.WaitGroup
+	h := hooks{at: func(p point) error {
+		if p != pointManifestRenamed || s == nil || !s.compacting.Load() {
+			return nil
+		}
+		once.Do(func() {
+			holding := make(chan struct{})
+			meanwhile.Go(func() {
+				s.contentMu.RLock() // the swap has to wait
+				defer s.contentMu.RUnlock()
+				close(holding)
+				if err := s.listSegments(); err != nil { // the last step of a Sync; has to wait for the commit
+					t.Errorf("sync: %v", err)
+				}
+			})
+			<-holding
+		})
+		return nil
+	}}
+	opened, err := open(dir, quietly(), h)
+	require.NoError(t, err)
+	s = opened
+	fill(t, s, 0, 1000, 200)
+	deleteWhere(t, s, 0, 1000, odd)
+	require.NoError(t, s.Sync())
+	compact(t, s)
+	meanwhile.Wait()
+	m := readManifestOf(t, dir)
+	for _, id := range m.listed {
+		require.FileExists(t, filepath.Join(dir, segmentFileName(id)), "listed, and removed")
+	}
+	copied := fastDir(t)
+	copyDir(t, dir, copied)
+	if !raceEnabled { // heap segments have not reached their files
+		s2 := openDir(t, copied, quietly())
+		requireContents(t, s2, 0, 1000, 200, func(i int) bool { return !odd(i) })
+		closeIntact(t, s2)
+	}
+	closeIntact(t, s)
+}
+
+// ---- copies ----
+
+// A copy of a directory that is being written to, file after file: no point in time, but per memory
+// a version from while the copy was made; or it is refused.
+func TestDirectory_CopyOfLiveStore(t *testing.T) {
+	if raceEnabled {
+		t.Skip("under the race detector segments reach their files with Sync and Close only")
+	}
+	dir := fastDir(t)
+	opts := quiet()
+	opts.SyncInterval = time.Millisecond
+	s := openDir(t, dir, opts)
+	const memories = 60
+	var begun, done [memories]atomic.Int64 // versions
+	isDelete := func(version int64) bool { return version%7 == 6 }
+	const perRound = 2000 // writes
+	allowed := make(chan struct{}, 2*perRound)
+	var group sync.WaitGroup
+	for w := range 2 {
+		group.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(w), 7))
+			for range allowed {
+				i := 2*rng.IntN(memories/2) + w
+				version := begun[i].Add(1)
+				var err error
+				if isDelete(version) {
+					_, err = s.Delete(idOf(i))
+				} else {
+					err = s.Put(idOf(i), contentOf(i, int(version), 200))
+				}
+				if err != nil {
+					t.Errorf("write: %v", err)
+				}
+				done[i].Store(version)
+			}
+		})
+	}
+	opened, refused := 0, 0
+	for round := range 40 {
+		for range perRound {
+			allowed <- struct{}{}
+		}
+		if round%4 == 0 {
+			group.Go(func() {
+				if _, err := s.Compact(context.Background()); err != nil && !errors.Is(err, ErrCompactionInProgress) {
+					t.Errorf("compact: %v", err)
+				}
+			})
+		}
+		var from, to [memories]int64
+		for i := range memories {
+			from[i] = done[i].Load()
+		}
+		copied := fastDir(t)
+		copyDir(t, dir, copied)
+		for i := range memories {
+			to[i] = begun[i].Load()
+		}
+		s2, err := Open(copied, quietly())
+		if err != nil {
+			require.ErrorIs(t, err, ErrCorrupt)
+			refused++
+			continue
+		}
+		opened++
+		for i := range memories {
+			got, err := s2.Get(idOf(i))
+			if errors.Is(err, ErrNotFound) {
+				may := from[i] == 0
+				for v := from[i]; v <= to[i]; v++ {
+					may = may || isDelete(v)
+				}
+				require.True(t, may, "memory %d is gone: versions %d to %d", i, from[i], to[i])
+				continue
+			}
+			require.NoError(t, err)
+			version := int64(binary.LittleEndian.Uint64(got[8:]))
+			require.Equal(t, contentOf(i, int(version), 200), got)
+			require.GreaterOrEqual(t, version, from[i], "memory %d", i)
+			require.LessOrEqual(t, version, to[i], "memory %d", i)
+		}
+		closeIntact(t, s2)
+	}
+	close(allowed)
+	group.Wait()
+	t.Logf("%d copies opened, %d refused", opened, refused)
+	closeIntact(t, s)
+}
+
+// The same files give the same content, every time.
+func TestDirectory_RecoveryIsDeterministic(t *testing.T) {
+	skipKillsUnderRace(t)
+	r := newCrashRun(t, fastDir(t), seeded(t).Uint64(), 1)
+	c := r.c
+	c.Script, c.KillAt, c.Passing, c.Next = true, pointCompactSwapped, 3, []int{0}
+	require.True(t, r.run(t, c, nil).killed)
+	img := loadImage(t, c.Dir)
+	var first map[string][]byte
+	for range 10 {
+		dir := fastDir(t)
+		img.write(t, dir)
+		s := openDir(t, dir, quietly())
+		got := contentsOf(t, s)
+		if first == nil {
+			first = got
+		}
+		require.True(t, maps.EqualFunc(first, got, bytes.Equal))
+		closeIntact(t, s)
+	}
+}
+
+// ---- children ----
+
+const directoryVariable = "WARMTIER_TEST_DIRECTORY_CHILD"
+
+// nobody is a user without any rights.
+const nobody = 65534
+
+// runDirectoryChild runs a scenario in a process of its own, as nobody when asked for and possible.
+func runDirectoryChild(t *testing.T, scenario, dir string, asNobody bool) (output string, err error) {
+	t.Helper()
+	binary, err := os.Open(os.Args[0])
+	require.NoError(t, err)
+	defer binary.Close()
+	path := os.Args[0]
+	var credential *syscall.SysProcAttr
+	if asNobody && os.Geteuid() == 0 {
+		if runtime.GOOS == "linux" {
+			path = "/proc/self/fd/3" // nobody may not look into the directory of the binary
+		}
+		credential = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	cmd := exec.Command(path, "-test.run=^TestDirectoryChild$", "-test.count=1")
+	cmd.SysProcAttr = credential
+	cmd.ExtraFiles = []*os.File{binary}
+	cmd.Env = append(os.Environ(), directoryVariable+"="+scenario+"\n"+dir)
+	out, err := cmd.CombinedOutput()
+	return string(out[:min(len(out), 1500)]), err
+}
+
+// TestDirectoryChild is the child.
+func TestDirectoryChild(t *testing.T) {
+	scenario, dir, ok := strings.Cut(os.Getenv(directoryVariable), "\n")
+	if !ok {
+		t.Skip("is the child process of the directory tests")
+	}
+	switch {
+	case scenario == "expect locked":
+		_, err := Open(dir, nil)
+		require.ErrorIs(t, err, ErrLocked)
+		require.ErrorContains(t, err, fmt.Sprintf("process %d", os.Getppid()))
+	case scenario == "read without permission":
+		_, err := Open(dir, quietly())
+		require.ErrorIs(t, err, fs.ErrPermission)
+		s := openDir(t, dir, &Options{ReadOnly: true})
+		requireContents(t, s, 0, 100, 100, all)
+		requireReadOnly(t, s)
+		closeIntact(t, s)
+	case scenario == "unwritable":
+		_, err := Open(filepath.Join(dir, "new"), quietly())
+		require.ErrorIs(t, err, fs.ErrPermission)
+	case strings.HasPrefix(scenario, "made cut: "):
+		childMadeCut(t, dir, strings.TrimPrefix(scenario, "made cut: "))
+	case scenario == "cut in view":
+		childCutInView(t, dir)
+	case scenario == "cut in all":
+		childCutInAll(t, dir)
+	default:
+		var which string
+		var size int64
+		_, err := fmt.Sscanf(scenario, "cut %s to %d", &which, &size)
+		require.NoError(t, err)
+		childCut(t, dir, which, size)
+	}
+}
+
+// childCut cuts one segment file of an open store, or all, and then calls everything.
+func childCut(t *testing.T, dir, which string, size int64) {
+	s := openDir(t, dir, quietly())
+	const n = 1200
+	fill(t, s, 0, n, 300)
+	deleteWhere(t, s, 0, n, func(i int) bool { return i%3 == 0 })
+	keep := func(i int) bool { return i%3 != 0 }
+	compact(t, s)
+	fill(t, s, n, 2*n, 300)
+	large := contentOf(1, 1, 100_000)
+	require.NoError(t, s.Put("large", large))
+	if which != "large" {
+		require.NoError(t, s.Sync())
+	}
+	var cut []*segment
+	for _, seg := range s.segments.all() {
+		is := map[string]bool{
+			"all":    true,
+			"large":  seg.large,
+			"target": seg.kind == kindTarget,
+			"active": seg.is(stateActive),
+			"sealed": seg.is(stateSealed) && seg.kind == kindLane && !seg.large,
+		}[which]
+		if is && (which == "all" || len(cut) == 0) {
+			cut = append(cut, seg)
+			require.NoError(t, os.Truncate(filepath.Join(dir, seg.name()), size))
+		}
+	}
+	require.NotEmpty(t, cut)
+	tolerable := func(what string, err error) bool {
+		if err != nil {
+			require.ErrorIs(t, err, ErrCorrupt, what)
+		}
+		return err == nil
+	}
+
+	good, bad := 0, 0
+	for i := range 2 * n {
+		got, err := s.Get(idOf(i))
+		switch {
+		case i < n && !keep(i):
+			if !errors.Is(err, ErrCorrupt) {
+				require.ErrorIs(t, err, ErrNotFound)
+			}
+		case tolerable("get", err):
+			require.Equal(t, contentOf(i, 0, 300), got)
+			good++
+		default:
+			bad++
+		}
+		err = s.View(idOf(i), func([]byte) error { return nil })
+		if keep(i) || i >= n {
+			tolerable("view", err)
+		}
+		s.Has(idOf(i))
+	}
+	got, err := s.Get("large")
+	if tolerable("get large", err) {
+		require.Equal(t, large, got)
+	}
+	t.Logf("%d good, %d bad", good, bad)
+	for id, content := range s.All() {
+		require.NotEmpty(t, id)
+		require.NotEmpty(t, content)
+	}
+	_, err = s.Verify(context.Background())
+	require.ErrorIs(t, err, ErrCorrupt)
+	for i := range 2 * n {
+		if tolerable("put", s.Put(idOf(i), contentOf(i, 1, 300))) {
+			got, err := s.Get(idOf(i))
+			require.NoError(t, err)
+			require.Equal(t, contentOf(i, 1, 300), got)
+		}
+		if odd(i) {
+			_, err := s.Delete(idOf(i))
+			tolerable("delete", err)
+		}
+	}
+	_ = s.Stats()
+	_, err = s.Compact(context.Background())
+	tolerable("compact", err)
+	_, err = s.Compact(context.Background())
+	tolerable("second compact", err)
+	if err := s.Sync(); err != nil && !errors.Is(err, ErrCorrupt) {
+		require.ErrorIs(t, err, ErrSyncFailed)
+	}
+	if err := s.Put("new", []byte("stored")); err != nil && which != "all" && which != "active" {
+		require.ErrorIs(t, err, ErrSyncFailed)
+	}
+	_ = s.Close() // returns; what it returns depends on what was cut
+	if _, err = Open(dir, quietly()); err == nil {
+		require.Equal(t, "large", which, "empty, and never listed: like a file that was never filled")
+		return
+	}
+	repair := quietly()
+	repair.Repair = true
+	s, err = Open(dir, repair)
+	if err != nil { // who knows what was in a file that was not closed
+		require.ErrorIs(t, err, ErrCorrupt)
+		require.ErrorContains(t, err, "nothing says of which memories")
+		return
+	}
+	requireIntact(t, s)
+	require.NoError(t, s.Close())
+}
+
+// cuttingFiles empties every file it makes, once armed.
+type cuttingFiles struct {
+	fileSystem
+	dir   string
+	armed bool
+}
+
+func (f *cuttingFiles) create(name string, size int) (mappedFile, error) {
+	file, err := f.fileSystem.create(name, size)
+	if err == nil && f.armed {
+		err = os.Truncate(filepath.Join(f.dir, name), 0)
+	}
+	return file, err
+}
+
+func childMadeCut(t *testing.T, dir, call string) {
+	s := openDir(t, dir, quietly())
+	fill(t, s, 0, 500, 300)
+	deleteWhere(t, s, 0, 500, odd)
+	files := &cuttingFiles{fileSystem: s.disk.fs, dir: dir}
+	s.disk.fs = files
+	s.sealLanes() // the next record needs a new segment
+	files.armed = true
+	var err error
+	switch call {
+	case "put":
+		err = s.Put("a", []byte("b"))
+	case "large put":
+		err = s.Put("a", make([]byte, 100_000))
+	case "delete":
+		_, err = s.Delete(idOf(0))
+	case "compact":
+		_, err = s.Compact(context.Background())
+	case "sync":
+		files.armed = false
+		require.NoError(t, s.Put("a", []byte("b")))
+		for _, seg := range s.segments.all() {
+			if seg.is(stateActive) {
+				require.NoError(t, os.Truncate(filepath.Join(dir, seg.name()), 0))
+			}
+		}
+		err = s.Sync()
+		require.Error(t, err)
+		_ = s.Close() // returns
+		return
+	}
+	require.ErrorIs(t, err, ErrCorrupt)
+	files.armed = false
+	requireContents(t, s, 0, 500, 300, func(i int) bool { return !odd(i) })
+	require.NoError(t, s.Put("b", []byte("c")))
+	compact(t, s)
+	requireIntact(t, s)
+	require.NoError(t, s.Close())
+	s = openDir(t, dir, quietly())
+	requireContents(t, s, 0, 500, 300, func(i int) bool { return !odd(i) })
+	closeIntact(t, s)
+}
+
+func childCutInView(t *testing.T, dir string) {
+	s := openDir(t, dir, quietly())
+	content := contentOf(1, 1, 60_000)
+	require.NoError(t, s.Put("a", content))
+	require.NoError(t, s.Put("b", content))
+	seg := s.segments.all()[0]
+	id := "a"
+	if !bytes.Contains(seg.mem, []byte("a\x01")) {
+		id = "b"
+	}
+	reached := false
+	err := s.View(id, func(content []byte) error {
+		for _, seg := range s.segments.all() {
+			require.NoError(t, os.Truncate(filepath.Join(dir, seg.name()), 4096))
+		}
+		reached = true
+		sum := byte(0)
+		for _, c := range content {
+			sum += c
+		}
+		return fmt.Errorf("read to the end: %d", sum)
+	})
+	require.True(t, reached)
+	require.ErrorIs(t, err, ErrCorrupt)
+	_ = s.Close() // returns
+}
+
+func childCutInAll(t *testing.T, dir string) {
+	s := openDir(t, dir, quietly())
+	for i := range 10 {
+		require.NoError(t, s.Put(idOf(i), contentOf(i, 0, 30_000)))
+	}
+	steps, sum := 0, 0
+	require.NotPanics(t, func() {
+		for _, content := range s.All() {
+			steps++
+			for _, seg := range s.segments.all() {
+				require.NoError(t, os.Truncate(filepath.Join(dir, seg.name()), 4096))
+			}
+			for _, c := range content {
+				sum += int(c)
+			}
+		}
+	})
+	t.Logf("%d steps, sum %d", steps, sum)
+	require.Positive(t, steps)
+	_ = s.Close() // returns
+}
