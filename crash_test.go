@@ -45,21 +45,24 @@ WARMTIER_TEST_SEED replays the operations.
 // allPoints are the points where a child is killed. The test fails when one of them is never passed,
 // and when a point is passed that is not here.
 var allPoints = []point{
-	pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointLaneRolled,
-	pointViewPinned,
+	pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
+	pointLaneRolled, pointViewPinned,
 	pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord, pointCompactBuilt,
 	pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointUnlink,
-	pointFlushed, pointStateWritten,
-	pointManifestWritten, pointManifestRenamed, pointManifestSynced,
-	pointCloseSealed, pointCloseFlushed,
+	pointFlushed, pointStateWritten, pointTargetsFlushed,
+	pointManifestTemp, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
+	pointCloseSealed, pointCloseFlushed, pointCloseHinted,
 	pointRecoverScanned, pointRecoverSealed, pointRecoverListed,
 }
 
 // recoveryPoints are those of allPoints that a plain Open passes.
 var recoveryPoints = []point{
-	pointRecoverScanned, pointManifestWritten, pointRecoverSealed, pointManifestRenamed,
+	pointRecoverScanned, pointManifestTemp, pointManifestWritten, pointRecoverSealed, pointManifestRenamed,
 	pointManifestSynced, pointRecoverListed,
 }
+
+// repairPoints are passed by a repair alone.
+var repairPoints = []point{pointRepairBuried, pointRepairRescued, pointRepairCommitted}
 
 // filePoints are made by the test: before and after each kind of call on the directory, by whoever
 // makes it once the store is open.
@@ -715,10 +718,18 @@ func TestCrash_DuringRecovery(t *testing.T) {
 	t.Logf("%d kills", kills.Load())
 }
 
+// repairWrites are points that a repair passes where it writes like anybody else.
+var repairWrites = []point{pointPutBody, pointPutAppended, pointSegmentCreated, pointFlushed, pointStateWritten}
+
 // A repair that is killed at any point, at each passing, and then run again, ends as one that was not.
 func TestCrash_DuringRepair(t *testing.T) {
 	skipKillsUnderRace(t)
-	d := damageStores(t)[1]
+	for _, d := range damageStores(t)[:2] { // with a hint, and without
+		crashDuringRepair(t, d)
+	}
+}
+
+func crashDuringRepair(t *testing.T, d damageStore) {
 	hit := map[bool]placedRecord{} // by newest: one record that decides what a memory is, one that does not
 	for _, r := range d.records {
 		if _, present := d.want[r.id]; present && !r.last {
@@ -726,7 +737,7 @@ func TestCrash_DuringRepair(t *testing.T) {
 		}
 	}
 	var kills atomic.Int64
-	t.Run("points", func(t *testing.T) {
+	t.Run(strings.ReplaceAll(d.name, " ", "_"), func(t *testing.T) {
 		for newest, r := range hit {
 			damaged := maps.Clone(d.img)
 			damaged[r.file] = bytes.Clone(damaged[r.file])
@@ -745,7 +756,7 @@ func TestCrash_DuringRepair(t *testing.T) {
 			dir := fastDir(t)
 			damaged.write(t, dir)
 			want := repaired(t, dir)
-			for _, p := range slices.Concat(recoveryPoints, []point{pointPutBody, pointPutAppended, pointSegmentCreated, pointFlushed, pointStateWritten}) {
+			for _, p := range slices.Concat(recoveryPoints, repairPoints, repairWrites) {
 				t.Run(fmt.Sprintf("newest=%v/%s", newest, strings.ReplaceAll(string(p), " ", "_")), func(t *testing.T) {
 					t.Parallel()
 					for passing := 1; ; passing++ {

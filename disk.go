@@ -162,14 +162,17 @@ func (s *Store) takeSpare(name string, spec segmentSpec) mappedFile {
 		if s.spareSize(i) < spec.least {
 			continue
 		}
-		file, err := d.fs.open(spareFileName(i), true)
-		if err != nil {
+		if d.fs.rename(spareFileName(i), name) != nil {
 			continue
 		}
-		if len(file.bytes()) == s.spareSize(i) && d.fs.rename(spareFileName(i), name) == nil {
+		file, err := d.fs.open(name, true)
+		if err == nil && len(file.bytes()) == s.spareSize(i) {
 			return file
 		}
-		_ = file.close() // nothing was written
+		if err == nil {
+			err = file.close()
+		}
+		s.opts.Logger.Warn("space kept back is of no use", "error", errors.Join(err, d.fs.remove(name)))
 	}
 	return nil
 }
