@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -386,17 +387,30 @@ func (r *recovery) scan() error {
 		expected += int(f.state.records)
 	}
 	r.perShard = expected / shardCount
+	var next atomic.Int32
 	g, ctx := errgroup.WithContext(context.Background())
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for _, f := range r.found {
-		g.Go(func() error { return r.scanSegment(ctx, f) })
+	for range runtime.GOMAXPROCS(0) {
+		g.Go(func() (err error) {
+			defer r.s.catchFault(armFaults(), &err)
+			var batches shardBatches
+			for i := int(next.Add(1)) - 1; i < len(r.found); i = int(next.Add(1)) - 1 {
+				if err := r.scanSegment(ctx, r.found[i], &batches); err != nil {
+					return err
+				}
+			}
+			for number := range batches {
+				if err := r.putBatch(&batches, number); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}
 	return g.Wait()
 }
 
-// scanSegment reads the records of one segment into the index.
-func (r *recovery) scanSegment(ctx context.Context, f *recovered) (err error) {
-	defer r.s.catchFault(armFaults(), &err)
+// scanSegment reads the records of one segment into batches, and so into the index.
+func (r *recovery) scanSegment(ctx context.Context, f *recovered, batches *shardBatches) error {
 	seg := f.seg
 	var tombstones []slotPlace
 	torn := false
@@ -421,7 +435,7 @@ func (r *recovery) scanSegment(ctx context.Context, f *recovered) (err error) {
 		r.checkDigest(f, offset, recordID(rec, h))
 		seg.grew(1, h.size())
 		seg.contains(h.seq)
-		place, err := r.putRecord(seg, offset, rec, h)
+		place, err := r.add(batches, seg, offset, recordID(rec, h), h)
 		if err != nil {
 			return err
 		}
@@ -560,41 +574,93 @@ func (r *recovery) lose(l lostRecord) {
 	r.lost = append(r.lost, l)
 }
 
-// putRecord puts the record at offset into the index, unless a newer one of its id is there.
-func (r *recovery) putRecord(seg *segment, offset int, rec []byte, h header) (slotPlace, error) {
+// scanBatch is how many records of one shard a scan collects before it takes the shard's locks: its
+// table is in the processor's cache for all but the first of them.
+const scanBatch = 64
+
+// scanned is a record on its way into the index.
+type scanned struct {
+	w    slot
+	seg  *segment
+	seq  uint64
+	size uint32 // 0 for a tombstone: it makes nothing live
+}
+
+// shardBatches are the records that one goroutine has collected.
+type shardBatches [shardCount][]scanned
+
+// add collects the record at offset, and says where its slot will be if it is the newest of its id.
+func (r *recovery) add(b *shardBatches, seg *segment, offset int, id []byte, h header) (slotPlace, error) {
 	s := r.s
-	id := recordID(rec, h)
 	number, tag := splitHash(s.hashBytes(id))
-	sh := &s.shards[number]
-	w := makeSlot(tag, s.locate(seg, offset))
-	place := slotPlace{sh: sh, w: w}
+	sc := scanned{w: makeSlot(tag, s.locate(seg, offset)), seg: seg, seq: h.seq}
+	if h.kind == kindMemory {
+		sc.size = uint32(h.size())
+	}
+	b[number] = append(b[number], sc)
+	place := slotPlace{sh: &s.shards[number], w: sc.w}
+	if len(b[number]) < scanBatch {
+		return place, nil
+	}
+	return place, r.putBatch(b, number)
+}
+
+// putBatch puts what b has for a shard into the index.
+func (r *recovery) putBatch(b *shardBatches, number int) error {
+	s, sh := r.s, &r.s.shards[number]
+	batch := b[number]
+	b[number] = batch[:0]
+	if len(batch) == 0 {
+		return nil
+	}
 	sh.lane.mu.Lock() // the order of locks, and of prepare, is that of a Put
 	defer sh.lane.mu.Unlock()
-	if err := s.prepare(sh, max(r.perShard, int(sh.memories.Load())+1)); err != nil {
-		return place, err
+	if err := s.prepare(sh, max(r.perShard, int(sh.memories.Load())+len(batch))); err != nil {
+		return err
 	}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	pos, old := sh.table.first(tag)
-	for ; old != 0; pos, old = sh.table.following(pos, tag) {
-		oldSeg, oldOffset := s.resolve(old.location())
-		oldRec := oldSeg.mem[oldOffset:]
-		oldHeader, _ := decodeHeader(oldRec) // it was valid when it was put there
-		if string(recordID(oldRec, oldHeader)) != string(id) {
+	for _, sc := range batch {
+		s.putScanned(sh, sc)
+	}
+	return nil
+}
+
+// putScanned puts a record into the index, unless a newer one of its id is there. Equal sequence
+// numbers are copies: the one at the lower location stays, whichever came first, so that recovery
+// always ends the same. REQUIRES: sh.mu held.
+func (s *Store) putScanned(sh *shard, sc scanned) {
+	pos, old := sh.table.first(sc.w.tag())
+	for ; old != 0; pos, old = sh.table.following(pos, sc.w.tag()) {
+		oldSeg, oldHeader, same := s.sameID(old, sc.w)
+		if !same {
 			continue
 		}
-		if oldHeader.seq >= h.seq {
-			return place, nil
+		if oldHeader.seq > sc.seq || oldHeader.seq == sc.seq && old.location() < sc.w.location() {
+			return
 		}
-		s.countLive(sh, oldSeg, oldHeader, -1)
+		if oldHeader.kind == kindMemory {
+			oldSeg.live.Add(-int64(oldHeader.size()))
+			sh.liveBytes.Add(-int64(oldHeader.size()))
+		}
 		break
 	}
 	if old == 0 {
 		sh.memories.Add(1)
 	}
-	sh.table.set(pos, w)
-	s.countLive(sh, seg, h, 1)
-	return place, nil
+	sh.table.set(pos, sc.w)
+	sc.seg.live.Add(int64(sc.size))
+	sh.liveBytes.Add(int64(sc.size))
+}
+
+// sameID compares the ids of two records, which are known to be intact, and returns segment and header
+// of the first.
+func (s *Store) sameID(a, b slot) (seg *segment, h header, same bool) {
+	seg, offset := s.resolve(a.location())
+	other, at := s.resolve(b.location())
+	h, _ = decodeHeader(seg.mem[offset:])
+	oh, _ := decodeHeader(other.mem[at:])
+	return seg, h, string(recordID(seg.mem[offset:], h)) == string(recordID(other.mem[at:], oh))
 }
 
 // countLive adds the bytes of a memory's record, or with sign -1 takes them off.

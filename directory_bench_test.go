@@ -1,0 +1,153 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+/*
+What a directory store costs beside a memory store, and how long Open takes. Each ratio is of medians
+of turns taken one after the other in one process. Files are in the directory of TMPDIR, and in the
+page cache.
+*/
+
+func directoryBenchOptions() *Options {
+	return &Options{SyncInterval: -1, Maintenance: MaintenanceOptions{Disabled: true}}
+}
+
+// turns keeps the times of several things done by turns.
+type turns map[string][]time.Duration
+
+func (t turns) take(name string, fn func()) {
+	start := time.Now()
+	fn()
+	t[name] = append(t[name], time.Since(start))
+}
+
+func (t turns) report(b *testing.B, what, than, unit string) {
+	b.ReportMetric(float64(median(t[what]))/float64(median(t[than])), unit)
+}
+
+// readAndChecksum reads the records of the segment files in dir on one core, and checks them.
+func readAndChecksum(b *testing.B, dir string) {
+	names, err := filepath.Glob(filepath.Join(dir, "*"+segmentSuffix))
+	if err != nil || len(names) == 0 {
+		b.Fatal("no segment files", err)
+	}
+	for _, name := range names {
+		mem, err := os.ReadFile(name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		id, _ := parseSegmentFileName(filepath.Base(name))
+		seg := newSegment(id, mem, kindLane)
+		for offset := segmentHeaderSize; ; {
+			h, ok := decodeHeader(mem[offset:])
+			if !ok {
+				break
+			}
+			if !intactRecord(mem[offset:], h, seg.seedAt(offset)) {
+				b.Fatal("damaged record in", name)
+			}
+			offset += h.size()
+		}
+	}
+}
+
+// Open with and without the hint, against reading and checksumming the same files on one core.
+func BenchmarkDirectoryOpen(b *testing.B) {
+	n := inShort(10_000, 1_000_000)
+	dir := b.TempDir()
+	s, err := Open(dir, directoryBenchOptions())
+	if err != nil {
+		b.Fatal(err)
+	}
+	content := make([]byte, 256)
+	for i := range n {
+		putBench(b, s, content, i)
+	}
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+	times := turns{}
+	open := func(name string) {
+		var s *Store
+		times.take(name, func() {
+			if s, err = Open(dir, directoryBenchOptions()); err != nil {
+				b.Fatal(err)
+			}
+		})
+		if s.Len() != n {
+			b.Fatal("memories:", s.Len())
+		}
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		times.take("read", func() { readAndChecksum(b, dir) })
+		open("hint")
+		if err := os.Remove(filepath.Join(dir, hintName)); err != nil {
+			b.Fatal(err)
+		}
+		open("scan")
+	}
+	b.ReportMetric(float64(median(times["read"]).Milliseconds()), "read-ms")
+	b.ReportMetric(float64(median(times["scan"]).Milliseconds()), "scan-ms")
+	b.ReportMetric(float64(median(times["hint"]).Milliseconds()), "hint-ms")
+	times.report(b, "scan", "read", "scan-x-read")
+	times.report(b, "hint", "read", "hint-x-read")
+}
+
+// Put and Get in a directory store, against those in a memory store.
+func BenchmarkDirectoryCalls(b *testing.B) {
+	z := benchSize{inShort(10_000, 1_000_000), 256}
+	content := make([]byte, z.content)
+	ids := uniformIDs(z.n)
+	times := turns{}
+	var buf []byte
+	for b.Loop() {
+		for _, kind := range []string{"memory", "directory"} {
+			dir := ""
+			if kind == "directory" {
+				dir = b.TempDir()
+			}
+			s, err := Open(dir, directoryBenchOptions())
+			if err != nil {
+				b.Fatal(err)
+			}
+			for _, pass := range []string{"fill ", "put "} {
+				times.take(pass+kind, func() {
+					for i := range z.n {
+						if err := s.Put(ids.at(i), content); err != nil {
+							b.Fatal(err)
+						}
+					}
+				})
+			}
+			times.take("get "+kind, func() {
+				for i := range z.n {
+					if buf, err = s.AppendContent(buf[:0], ids.at(i)); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+			if err := s.Close(); err != nil {
+				b.Fatal(err)
+			}
+			if dir != "" {
+				if err := os.RemoveAll(dir); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	}
+	for _, call := range []string{"fill", "put", "get"} {
+		b.ReportMetric(float64(median(times[call+" directory"]).Nanoseconds())/float64(z.n), call+"-ns")
+		times.report(b, call+" directory", call+" memory", call+"-x-memory")
+	}
+}
