@@ -1,0 +1,279 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+/*
+Goal: docs/format.md is enough to read a directory, and what was written once stays readable. Method: a
+reader made from that document alone, which shares nothing with the package but constants of the
+standard library; and a store in testdata, written by the first version of the format.
+*/
+
+var writeGolden = flag.Bool("golden", false, "write the golden store anew, for a new format version")
+
+const goldenDir = "testdata/format-1"
+
+// documentReader reads a directory as docs/format.md says.
+type documentReader struct{ t testing.TB }
+
+func (r documentReader) castagnoli(b []byte) uint32 {
+	return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))
+}
+
+func u16(b []byte, at int) int    { return int(binary.LittleEndian.Uint16(b[at:])) }
+func u32(b []byte, at int) uint32 { return binary.LittleEndian.Uint32(b[at:]) }
+func u64(b []byte, at int) uint64 { return binary.LittleEndian.Uint64(b[at:]) }
+
+// read returns what each id is.
+func (r documentReader) read(dir string) map[string][]byte {
+	t := r.t
+	manifest, err := os.ReadFile(filepath.Join(dir, "MANIFEST"))
+	require.NoError(t, err)
+	half := len(manifest) / 2
+	require.Equal(t, manifest[:half], manifest[half:], "copies of the manifest")
+	manifest = manifest[:half]
+	require.Equal(t, "WARMMAN\x00", string(manifest[:8]))
+	require.EqualValues(t, 1, u32(manifest, 8))
+	require.Equal(t, r.castagnoli(manifest[:half-4]), u32(manifest, half-4))
+	listed, pending := map[uint64]bool{}, map[uint64]bool{}
+	for i := range int(u32(manifest, 12)) {
+		listed[u64(manifest, 64+8*i)] = true
+	}
+	for i := range int(u32(manifest, 16)) {
+		pending[u64(manifest, 64+8*(len(listed)+i))] = true
+	}
+
+	type version struct {
+		seq     uint64
+		content []byte // nil for a tombstone
+	}
+	newest := map[string]version{}
+	names, err := filepath.Glob(filepath.Join(dir, "*.seg"))
+	require.NoError(t, err)
+	for _, name := range names {
+		id, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(name), ".seg"), 16, 64)
+		require.NoError(t, err)
+		b, err := os.ReadFile(name)
+		require.NoError(t, err)
+		lane := u16(b, 12) == 1
+		if !listed[id] && !(lane && (pending[id] || id >= u64(manifest, 56))) {
+			continue
+		}
+		delete(listed, id)
+		r.records(b, id, manifest[24:40], func(kind byte, id string, content []byte, seq uint64) {
+			if v, there := newest[id]; there && v.seq >= seq {
+				return
+			}
+			if kind == 2 {
+				content = nil
+			}
+			newest[id] = version{seq: seq, content: content}
+		})
+	}
+	require.Empty(t, listed, "listed segments without a file")
+	memories := map[string][]byte{}
+	for id, v := range newest {
+		if v.content != nil {
+			memories[id] = v.content
+		}
+	}
+	return memories
+}
+
+// records calls fn for each record of a segment file.
+func (r documentReader) records(b []byte, id uint64, store []byte, fn func(kind byte, id string, content []byte, seq uint64)) {
+	t := r.t
+	require.Equal(t, "WARMSEG\x00", string(b[:8]))
+	require.EqualValues(t, 1, u32(b, 8))
+	require.Equal(t, r.castagnoli(b[8:48]), u32(b, 48))
+	require.Equal(t, id, u64(b, 16))
+	require.EqualValues(t, len(b), u64(b, 24))
+	require.Equal(t, store, b[32:48])
+	var state []byte
+	for at := 64; at <= 96; at += 32 {
+		c := b[at : at+32]
+		if r.castagnoli(c[:28]) == u32(c, 28) && (state == nil || u32(c, 0) > u32(state, 0)) {
+			state = c
+		}
+	}
+	require.NotNil(t, state)
+	sealed, synced := u32(state, 24) == 1, int(u64(state, 8))
+	n, highest := 0, uint64(0)
+	for at := 128; !sealed || at < synced; n++ {
+		if !sealed && u32(b, at) == 0 {
+			require.GreaterOrEqual(t, at, synced)
+			break
+		}
+		idLen, contentLen := u16(b, at+10), int(u32(b, at+12))
+		seed := r.castagnoli(binary.LittleEndian.AppendUint64(nil, id)) ^ uint32(0x9e3779b1*uint64(at/8))
+		require.Equal(t, max(1, r.castagnoli(b[at+4:at+24+idLen])^seed), u32(b, at), "record at %d", at)
+		content := b[at+24+idLen : at+24+idLen+contentLen]
+		require.Equal(t, r.castagnoli(content), u32(b, at+4))
+		require.Zero(t, b[at+9], "flags")
+		digest := max(1, r.castagnoli(b[at+24:at+24+idLen]))
+		require.Equal(t, digest, u32(b, len(b)-4*(n+1)))
+		fn(b[at+8], string(b[at+24:at+24+idLen]), content, u64(b, at+16))
+		if at < synced {
+			highest = max(highest, u64(b, at+16))
+		}
+		at += (24 + idLen + contentLen + 7) / 8 * 8
+		if at == synced {
+			require.EqualValues(t, n+1, u32(state, 4))
+			require.Equal(t, highest, u64(state, 16))
+		}
+	}
+}
+
+// formatStore fills dir, and returns what is in it; it is closed, or as a kill would leave it.
+func formatStore(t testing.TB, dir string, closed bool) map[string][]byte {
+	opts := quietly()
+	opts.SegmentSize = minSegmentSize
+	s := openDir(t, dir, opts)
+	want := map[string][]byte{}
+	for i := range 120 {
+		want[idOf(i)] = contentOf(i, 0, i*13%700)
+		require.NoError(t, s.Put(idOf(i), want[idOf(i)]))
+	}
+	want["\x00\xff"] = bytes.Repeat([]byte("large "), 15_000) // more than a segment
+	require.NoError(t, s.Put("\x00\xff", want["\x00\xff"]))
+	for i := 0; i < 120; i += 3 {
+		delete(want, idOf(i))
+		_, err := s.Delete(idOf(i))
+		require.NoError(t, err)
+	}
+	_, err := s.Compact(context.Background())
+	require.NoError(t, err)
+	for i := 1; i < 120; i += 6 {
+		want[idOf(i)] = contentOf(i, 1, 40)
+		require.NoError(t, s.Put(idOf(i), want[idOf(i)]))
+	}
+	require.NoError(t, s.Sync())
+	delete(want, idOf(2))
+	_, err = s.Delete(idOf(2))
+	require.NoError(t, err)
+	if closed {
+		require.NoError(t, s.Close())
+	} else {
+		t.Cleanup(func() { require.NoError(t, s.Close()) })
+	}
+	return want
+}
+
+func TestFormat_DocumentIsEnough(t *testing.T) {
+	for _, closed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("closed=%v", closed), func(t *testing.T) {
+			if raceEnabled && !closed {
+				t.Skip("heap segments reach their files with Sync and Close only")
+			}
+			dir := fastDir(t)
+			want := formatStore(t, dir, closed)
+			require.Equal(t, want, documentReader{t: t}.read(dir))
+		})
+	}
+}
+
+func TestFormat_GoldenStoreOpens(t *testing.T) {
+	if *writeGolden {
+		require.NoError(t, os.RemoveAll(goldenDir))
+		require.NoError(t, os.MkdirAll(goldenDir, 0o700))
+		dir := fastDir(t)
+		formatStore(t, dir, true)
+		copyDir(t, dir, goldenDir)
+		spares, err := filepath.Glob(filepath.Join(goldenDir, spareName+"*"))
+		require.NoError(t, err)
+		for _, name := range append(spares, filepath.Join(goldenDir, lockName)) {
+			require.NoError(t, os.Remove(name))
+		}
+	}
+	want := documentReader{t: t}.read(goldenDir)
+	require.Len(t, want, 80)
+	require.Equal(t, formatStore(t, fastDir(t), true), want)
+	for _, hint := range []bool{true, false} {
+		dir := fastDir(t)
+		copyDir(t, goldenDir, dir)
+		if !hint {
+			require.NoError(t, os.Remove(filepath.Join(dir, hintName)))
+		}
+		opts := quietly()
+		opts.ReadOnly = true
+		s := openDir(t, dir, opts)
+		requireSame(t, s, want)
+		closeIntact(t, s)
+		s = openDir(t, dir, quietly())
+		requireSame(t, s, want)
+		compact(t, s)
+		requireSame(t, s, want)
+		closeIntact(t, s)
+		require.Equal(t, want, documentReader{t: t}.read(dir))
+	}
+}
+
+// Goal: whatever is in a directory's files, Open and the reads of the store return errors or bytes that
+// were stored under that id, and nothing panics or hangs. Method: the files of a small store, changed at
+// the places the fuzzer says: file, offset, bytes.
+func FuzzRecovery(f *testing.F) {
+	names := []string{manifestName, hintName}
+	files, err := filepath.Glob(filepath.Join(goldenDir, "*"+segmentSuffix))
+	require.NoError(f, err)
+	for _, name := range files {
+		names = append(names, filepath.Base(name))
+	}
+	stored := map[string][][]byte{}
+	for i := range 120 {
+		stored[idOf(i)] = [][]byte{contentOf(i, 0, i*13%700), contentOf(i, 1, 40)}
+	}
+	f.Add(byte(0), uint32(60), []byte{1}, byte(2), uint32(160), []byte{7, 7}, byte(0))
+	f.Add(byte(2), uint32(64), make([]byte, 64), byte(1), uint32(0), []byte{}, byte(1))
+	f.Add(byte(3), uint32(0), make([]byte, 512), byte(1), uint32(20), []byte{1}, byte(2))
+	f.Add(byte(5), uint32(128), []byte{0, 0, 0, 0}, byte(4), uint32(65530), []byte{1, 2, 3}, byte(3))
+	f.Fuzz(func(t *testing.T, file1 byte, at1 uint32, bytes1 []byte, file2 byte, at2 uint32, bytes2 []byte, how byte) {
+		dir := fastDir(t)
+		copyDir(t, goldenDir, dir)
+		change := func(file byte, at uint32, with []byte) {
+			path := filepath.Join(dir, names[int(file)%len(names)])
+			b, err := os.ReadFile(path)
+			require.NoError(t, err)
+			copy(b[int(at)%len(b):], with)
+			require.NoError(t, os.WriteFile(path, b, 0o600))
+		}
+		change(file1, at1, bytes1)
+		change(file2, at2, bytes2)
+		opts := quietly()
+		opts.ReadOnly, opts.Repair = how&1 != 0, how&2 != 0
+		s, err := Open(dir, opts)
+		if err != nil {
+			require.True(t, errors.Is(err, ErrCorrupt) || errors.Is(err, ErrVersion), "%v", err)
+			return
+		}
+		for id, content := range s.All() {
+			versions, known := stored[id]
+			if !known {
+				require.Equal(t, "\x00\xff", id)
+				continue
+			}
+			require.True(t, slices.ContainsFunc(versions, func(v []byte) bool { return bytes.Equal(v, content) }), id)
+		}
+		_, err = s.Verify(context.Background())
+		require.True(t, err == nil || errors.Is(err, ErrCorrupt), "%v", err)
+		_, err = s.Compact(context.Background())
+		require.True(t, err == nil || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrReadOnly), "%v", err)
+		require.NoError(t, s.Close())
+	})
+}
