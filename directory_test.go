@@ -1329,6 +1329,91 @@ func TestDirectory_SyncBetweenCommitAndSwap(t *testing.T) {
 	closeIntact(t, s)
 }
 
+// What was deleted is in no file after a compaction and a Sync.
+func TestDirectory_DeletedBytesAreGone(t *testing.T) {
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	canary := []byte("canary, to be looked for in every file")
+	fill(t, s, 0, 500, 200)
+	require.NoError(t, s.Put("deleted", canary))
+	require.NoError(t, s.Put("overwritten", canary))
+	require.NoError(t, s.Sync())
+	holders := func() (names []string) {
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		for _, e := range entries {
+			b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+			require.NoError(t, err)
+			if bytes.Contains(b, canary) {
+				names = append(names, e.Name())
+			}
+		}
+		return names
+	}
+	require.NotEmpty(t, holders())
+	_, err := s.Delete("deleted")
+	require.NoError(t, err)
+	require.NoError(t, s.Put("overwritten", nil))
+	compact(t, s)
+	require.NoError(t, s.Sync())
+	require.Empty(t, holders())
+	closeIntact(t, s)
+	require.Empty(t, holders())
+}
+
+// A process out of descriptors, or over its limit of a file's size, gets errors from the calls that
+// need a file; the others go on, and with the limit gone everything does.
+func TestDirectory_Limits(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("limits are set the way Linux has them")
+	}
+	for _, which := range []string{"descriptors", "size"} {
+		t.Run(which, func(t *testing.T) {
+			t.Parallel()
+			out, err := runDirectoryChild(t, "limit of "+which, fastDir(t), false)
+			require.NoError(t, err, out)
+		})
+	}
+}
+
+// childLimits is the process under the limit.
+func childLimits(t *testing.T, dir, which string) {
+	s := openDir(t, dir, quietly())
+	fill(t, s, 0, 100, 300)
+	resource, limit := syscall.RLIMIT_NOFILE, syscall.Rlimit{}
+	if which == "size" {
+		resource = syscall.RLIMIT_FSIZE
+	}
+	require.NoError(t, syscall.Getrlimit(resource, &limit))
+	before := limit
+	if limit.Cur = 3; which == "size" {
+		limit.Cur = minSegmentSize - 1
+	}
+	require.NoError(t, syscall.Setrlimit(resource, &limit))
+	n := 100
+	var err error
+	for ; err == nil && n < 5000; n++ {
+		err = s.Put(idOf(n), contentOf(n, 0, 300))
+	}
+	if which == "size" {
+		require.ErrorIs(t, err, ErrNoSpace)
+	} else {
+		require.ErrorIs(t, err, syscall.EMFILE)
+	}
+	n--
+	requireContents(t, s, 0, n, 300, all)
+	_, err = s.Compact(context.Background()) // nothing is dead: what it does is its own affair
+	require.True(t, err == nil || errors.Is(err, ErrCompactionFailed), "%v", err)
+	requireContents(t, s, 0, n, 300, all)
+	require.NoError(t, syscall.Setrlimit(resource, &before))
+	fill(t, s, n, n+1000, 300)
+	requireContents(t, s, 0, n+1000, 300, all)
+	closeIntact(t, s)
+	s = openDir(t, dir, quietly())
+	requireContents(t, s, 0, n+1000, 300, all)
+	closeIntact(t, s)
+}
+
 // ---- copies ----
 
 // A copy of a directory that is being written to, file after file: no point in time, but per memory
@@ -1490,6 +1575,8 @@ func TestDirectoryChild(t *testing.T) {
 	case scenario == "unwritable":
 		_, err := Open(filepath.Join(dir, "new"), quietly())
 		require.ErrorIs(t, err, fs.ErrPermission)
+	case strings.HasPrefix(scenario, "limit of "):
+		childLimits(t, dir, strings.TrimPrefix(scenario, "limit of "))
 	case strings.HasPrefix(scenario, "made cut: "):
 		childMadeCut(t, dir, strings.TrimPrefix(scenario, "made cut: "))
 	case scenario == "cut in view":

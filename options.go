@@ -40,7 +40,9 @@ type Options struct {
 	// ReadOnly makes every call that writes return [ErrReadOnly].
 	ReadOnly bool
 	// Repair makes Open of a damaged directory salvage what is intact instead of failing with
-	// [ErrCorrupt].
+	// [ErrCorrupt]. Memories that are not known to be the newest version of their id are dropped;
+	// the log says how many. Damaged segment files stay in the directory, with the suffix .damaged.
+	// Where nothing says which memories are lost, Open still fails with [ErrCorrupt].
 	Repair bool
 	// Compaction configures both [Store.Compact] and automatic compactions.
 	Compaction CompactionOptions

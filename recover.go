@@ -112,6 +112,13 @@ type recovered struct {
 	damaged   bool // to be replaced by a repair
 	rebuilt   bool // a repair goes on without its header
 	noDigests bool // it is cut short
+	redigest  []missingDigest
+}
+
+// missingDigest is one that a power loss took while it kept its record.
+type missingDigest struct {
+	n  int
+	id []byte // in the record
 }
 
 type slotPlace struct {
@@ -466,7 +473,7 @@ func (r *recovery) checkDigest(f *recovered, offset int, id []byte) {
 	switch {
 	case f.noDigests || f.seg.digestOf(n) == digest(id):
 	case !f.state.sealed && offset >= int(f.state.synced) && !r.s.opts.ReadOnly:
-		f.seg.putDigest(n, id)
+		f.redigest = append(f.redigest, missingDigest{n: n, id: id})
 	default:
 		f.damaged = true
 	}
@@ -737,6 +744,9 @@ func (r *recovery) settleSegment(f *recovered) error {
 			return nil
 		}
 		return seg.file.sync(0, segmentHeaderSize) // after a kill it may be in the page cache only
+	}
+	for _, d := range f.redigest {
+		seg.putDigest(d.n, d.id)
 	}
 	if err := seg.file.sync(0, len(seg.mem)); err != nil {
 		return err

@@ -10,6 +10,9 @@
 //	err = s.Put("user:42", profile)
 //	content, err := s.Get("user:42")
 //
+// With a directory instead of "", a store survives its process: what was acknowledged is there after a
+// kill, and what was synced after a power loss.
+//
 // Every byte returned was verified against its checksum: damage is [ErrCorrupt], never a wrong byte.
 package warmtier
 
@@ -95,10 +98,19 @@ type Store struct {
 }
 
 // Open returns a store. dir "" keeps it in anonymous memory, gone with Close; nil opts mean the
-// defaults. Directory stores are not supported yet: any other dir is an error for which
-// errors.Is(err, errors.ErrUnsupported) holds.
+// defaults.
 //
-// Errors: [ErrInvalidOptions].
+// Any other dir is that of a store in files: it is made when it is missing, with mode 0700, and locked
+// against other stores, of this process too, until Close. Open reads every record, in parallel, unless
+// the last Close was clean, and removes what a crash left unfinished. A read-only Open changes nothing,
+// needs no write permission, and shares the directory with other read-only ones. Disk space of one
+// segment, and a sixteenth of one (at least 64 KiB) for each lane, is kept back for deletions and
+// compactions on a full disk.
+//
+// Errors: [ErrInvalidOptions]; for a directory also [ErrLocked], [ErrCorrupt] (see Options.Repair),
+// [ErrVersion], [ErrNoSpace], an error that is [errors.ErrUnsupported] where there is no flock, and
+// those of the file system. No file but LOCK has changed when it is ErrLocked, ErrVersion, or ErrCorrupt
+// without Repair.
 func Open(dir string, opts *Options) (*Store, error) {
 	return open(dir, opts, hooks{})
 }
