@@ -67,7 +67,9 @@ var repairPoints = []point{pointRepairBuried, pointRepairRescued, pointRepairCom
 // filePoints are made by the test: before and after each kind of call on the directory, by whoever
 // makes it once the store is open.
 var filePoints = func() (points []point) {
-	for _, call := range []string{"create", "write file", "sync file", "rename", "remove", "sync directory", "sync segment"} {
+	for _, call := range []string{
+		"create", "write file", "sync file", "rename", "remove", "sync directory", "sync segment",
+	} {
 		points = append(points, point("before "+call), point("after "+call))
 	}
 	return points
@@ -240,7 +242,7 @@ func (child *crashChild) ack(writer uint32, n int) {
 	b := binary.LittleEndian.AppendUint32(nil, writer)
 	b = binary.LittleEndian.AppendUint32(b, uint32(n))
 	if _, err := child.acks.Write(b); err != nil {
-		os.Exit(4) // the parent is gone
+		os.Exit(4) //nolint:forbidigo // the parent is gone, and this is a child process
 	}
 }
 
@@ -248,7 +250,7 @@ func (child *crashChild) write(t *testing.T, writer, n int) {
 	for ; !child.c.Script || n < scriptLength; n++ {
 		if err := child.do(t, child.c.op(writer, n)); err != nil {
 			fmt.Fprintf(os.Stderr, "operation %d of writer %d: %v\n", n, writer, err)
-			os.Exit(3)
+			os.Exit(3) //nolint:forbidigo // the child is to end here, with no deferred Close
 		}
 		child.ack(uint32(writer), n)
 	}
@@ -363,7 +365,7 @@ func (r *crashRun) run(t *testing.T, c crashConfig, kill func(opened <-chan stru
 	require.NoError(t, err)
 	acks, childEnd, err := os.Pipe()
 	require.NoError(t, err)
-	defer acks.Close()
+	defer func() { _ = acks.Close() }()
 	var output bytes.Buffer
 	cmd := exec.Command(os.Args[0], "-test.run=^TestCrashChild$", "-test.count=1")
 	cmd.Env = append(os.Environ(), crashVariable+"="+string(text))
@@ -500,7 +502,7 @@ func contentsOf(t testing.TB, s *Store) map[string][]byte {
 		require.NotContains(t, m, id, "All yielded it twice")
 		m[id] = bytes.Clone(content)
 	}
-	require.Equal(t, s.Len(), len(m), "memories that All yields")
+	require.Len(t, m, s.Len(), "memories that All yields")
 	for id, content := range m {
 		got, err := s.Get(id)
 		require.NoError(t, err)
@@ -535,7 +537,7 @@ func requireNoStrays(t testing.TB, dir string) {
 // fastDir is a directory in memory where there is one: what matters here is the page cache.
 func fastDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "warmtier-test-*")
+	dir, err := os.MkdirTemp("/dev/shm", "warmtier-test-*") //nolint:usetesting // not where TempDir is
 	if err != nil {
 		return t.TempDir()
 	}

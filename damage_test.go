@@ -254,7 +254,7 @@ func (d *damageStore) bitFlips(rng *rand.Rand) (list []damage) {
 			}})
 	}
 	for name, b := range d.img {
-		end, records := 0, 0
+		var end, records int
 		structural := func(at int) bool { return true }
 		_, isSegment := parseSegmentFileName(name)
 		switch {
@@ -302,14 +302,14 @@ func (d *damageStore) truncations() (list []damage) {
 		switch {
 		case name == lockName:
 		case !isSegment:
-			for n := range len(b) {
+			for n := range b {
 				if n < 256 || n%64 == 0 {
 					cut(n, name == manifestName || n < 256)
 				}
 			}
 		default:
 			end, records := d.used(name)
-			for n := range len(b) {
+			for n := range b {
 				inside := n <= segmentHeaderSize || n >= digestAt(len(b), records)
 				if inside || n%8 == 0 {
 					cut(n, inside || n < end && n%32 == 0)
@@ -634,7 +634,8 @@ func (d *damageStore) tryRepair(t testing.TB, dir string, x damage, all bool, o 
 		return
 	}
 	if again := copied(s.All()); !maps.EqualFunc(first, again, bytes.Equal) {
-		o.problem("open after the repair finds something else", x, fmt.Sprintf("%d memories, were %d", len(again), len(first)))
+		o.problem("open after the repair finds something else", x,
+			fmt.Sprintf("%d memories, were %d", len(again), len(first)))
 	}
 	if report, err := s.Verify(context.Background()); err != nil {
 		o.problem("store does not verify after the repair", x, report.Findings)

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -261,7 +262,7 @@ func TestDirectory_RecordBeyondSegmentSize(t *testing.T) {
 // A tombstone has room for the longest id too, in the smallest segments.
 func TestDirectory_DeleteLongestID(t *testing.T) {
 	for _, n := range []int{40_000, 65_000, 65_148, 65_300, 65_380, 65_400, 65_500, MaxIDLen} {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			dir := fastDir(t)
 			s := openDir(t, dir, quietly())
 			id := strings.Repeat("i", n)
@@ -388,7 +389,7 @@ func TestDirectory_RandomHistory(t *testing.T) {
 	rng := seeded(t)
 	for range scaled(6) {
 		seed := rng.Uint64()
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			t.Parallel()
 			rng := rand.New(rand.NewPCG(seed, 0))
 			dir := fastDir(t)
@@ -510,7 +511,7 @@ func TestDirectory_LockFreedWithCopiedDescriptor(t *testing.T) {
 	s := openDir(t, dir, quiet())
 	copied, err := syscall.Dup(int(s.disk.lock.Fd()))
 	require.NoError(t, err)
-	defer syscall.Close(copied)
+	defer func() { _ = syscall.Close(copied) }()
 	require.NoError(t, s.Close())
 	s, err = Open(dir, quiet())
 	require.NoError(t, err)
@@ -655,15 +656,22 @@ func TestDirectory_LeavesOtherFilesAlone(t *testing.T) {
 // could have the store write elsewhere, or wait for ever.
 func TestDirectory_RefusesOddFiles(t *testing.T) {
 	kinds := map[string]func(t *testing.T, path, elsewhere string){
-		"symbolic link": func(t *testing.T, path, elsewhere string) { require.NoError(t, os.Symlink(elsewhere, path)) },
-		"dangling link": func(t *testing.T, path, elsewhere string) { require.NoError(t, os.Symlink(elsewhere+"-not", path)) },
-		"directory":     func(t *testing.T, path, _ string) { require.NoError(t, os.Mkdir(path, 0o700)) },
-		"pipe":          func(t *testing.T, path, _ string) { require.NoError(t, syscall.Mkfifo(path, 0o600)) },
+		"symbolic link": func(t *testing.T, path, elsewhere string) {
+			require.NoError(t, os.Symlink(elsewhere, path))
+		},
+		"dangling link": func(t *testing.T, path, elsewhere string) {
+			require.NoError(t, os.Symlink(elsewhere+"-not", path))
+		},
+		"directory": func(t *testing.T, path, _ string) { require.NoError(t, os.Mkdir(path, 0o700)) },
+		"pipe":      func(t *testing.T, path, _ string) { require.NoError(t, syscall.Mkfifo(path, 0o600)) },
 	}
 	for kind, plant := range kinds {
-		for _, name := range []string{lockName, manifestName, "segment", "new segment", manifestTempName, spareFileName(targetSpare), hintName} {
+		for _, name := range []string{
+			lockName, manifestName, "segment", "new segment", manifestTempName, spareFileName(targetSpare), hintName,
+		} {
 			for _, readOnly := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s/%s/readonly=%v", strings.ReplaceAll(kind, " ", "_"), strings.ReplaceAll(name, " ", "_"), readOnly), func(t *testing.T) {
+				title := strings.ReplaceAll(fmt.Sprintf("%s/%s/readonly=%v", kind, name, readOnly), " ", "_")
+				t.Run(title, func(t *testing.T) {
 					t.Parallel()
 					dir := fastDir(t)
 					s := openDir(t, dir, quietly())
@@ -734,7 +742,7 @@ func openInTime(t *testing.T, dir string, opts *Options, path string) (*Store, e
 	case <-timer.C:
 	}
 	if w, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0); err == nil {
-		defer w.Close() // lets the opener go
+		defer func() { _ = w.Close() }() // lets the opener go
 	}
 	require.Fail(t, "Open waits for a pipe", path)
 	return nil, nil
@@ -986,7 +994,8 @@ func TestDirectory_CutShortUnderOpenStore(t *testing.T) {
 	skipFaultsUnderRace(t)
 	for _, scenario := range []string{
 		"cut sealed to 0", "cut sealed to 64", "cut sealed to 4096", "cut sealed to 32768", "cut sealed to 61440",
-		"cut active to 0", "cut active to 4096", "cut target to 0", "cut target to 4096", "cut large to 0", "cut large to 40960",
+		"cut active to 0", "cut active to 4096", "cut target to 0", "cut target to 4096",
+		"cut large to 0", "cut large to 40960",
 		"cut all to 0",
 	} {
 		t.Run(strings.ReplaceAll(scenario, " ", "_"), func(t *testing.T) {
@@ -1006,7 +1015,9 @@ func skipFaultsUnderRace(t *testing.T) {
 // A file that loses its pages between its making and its first use.
 func TestDirectory_CutShortWhenMade(t *testing.T) {
 	skipFaultsUnderRace(t)
-	for _, scenario := range []string{"made cut: put", "made cut: large put", "made cut: delete", "made cut: compact", "made cut: sync"} {
+	for _, scenario := range []string{
+		"made cut: put", "made cut: large put", "made cut: delete", "made cut: compact", "made cut: sync",
+	} {
 		t.Run(strings.ReplaceAll(scenario, " ", "_"), func(t *testing.T) {
 			t.Parallel()
 			out, err := runDirectoryChild(t, scenario, fastDir(t), false)
@@ -1537,7 +1548,7 @@ func runDirectoryChild(t *testing.T, scenario, dir string, asNobody bool) (outpu
 	t.Helper()
 	binary, err := os.Open(os.Args[0])
 	require.NoError(t, err)
-	defer binary.Close()
+	defer func() { _ = binary.Close() }()
 	path := os.Args[0]
 	var credential *syscall.SysProcAttr
 	if asNobody && os.Geteuid() == 0 {

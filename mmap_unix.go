@@ -76,7 +76,8 @@ func (m *mapping) sync(from, to int) error {
 	}
 	if info.Size() < int64(len(m.mem)) {
 		return &CorruptError{
-			File: filepath.Base(m.path), Offset: info.Size(), Reason: fmt.Sprintf("file was cut short, it had %d bytes", len(m.mem)),
+			File: filepath.Base(m.path), Offset: info.Size(),
+			Reason: fmt.Sprintf("file was cut short, it had %d bytes", len(m.mem)),
 		}
 	}
 	return syncDevice(m.path)

@@ -47,7 +47,8 @@ func (s *Store) openDirectory(dir string) error {
 		return fmt.Errorf("warmtier: open %s: %w", dir, err)
 	}
 	lock, err := lockDirectory(filepath.Join(dir, lockName), s.opts.ReadOnly)
-	if err != nil && !(s.opts.ReadOnly && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission))) {
+	unlockable := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)
+	if err != nil && (!s.opts.ReadOnly || !unlockable) {
 		return fmt.Errorf("warmtier: open %s: %w", dir, err)
 	}
 	if lock != nil && !s.opts.ReadOnly {
