@@ -606,9 +606,11 @@ func (s *Store) startSyncing() {
 				return
 			case <-ticker.C:
 			}
-			if err := s.flush(); err != nil {
+			if err := s.flush(); errors.Is(err, ErrSyncFailed) {
 				s.opts.Logger.Error("sync failed, the store takes no more writes", "error", err)
 				return
+			} else if err != nil { // no space for a manifest: the next one tries again
+				s.opts.Logger.Warn("sync failed, nothing was lost", "error", err)
 			}
 		}
 	}()

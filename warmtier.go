@@ -626,7 +626,7 @@ const iterationBatch = 128
 // closed. It costs one look-up per memory beside the walk.
 func (s *Store) All() iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
-		var batch idBatch
+		batch := idBatch{copy: []byte{}} // empty content is not nil
 		for i := range s.shards {
 			for batch.next = 0; batch.next < tagCount; {
 				if err := s.readIDs(&s.shards[i], &batch); err != nil {
