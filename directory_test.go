@@ -673,6 +673,7 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 				title := strings.ReplaceAll(fmt.Sprintf("%s/%s/readonly=%v", kind, name, readOnly), " ", "_")
 				t.Run(title, func(t *testing.T) {
 					t.Parallel()
+					name := name // of this subtest: changed below
 					dir := fastDir(t)
 					s := openDir(t, dir, quietly())
 					fill(t, s, 0, 100, 100)

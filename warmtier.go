@@ -531,7 +531,7 @@ func (s *Store) AppendContent(dst []byte, id string) (content []byte, err error)
 }
 
 // appendMatch takes over the contentMu that lookup left read-held.
-func (s *Store) appendMatch(dst []byte, id string, m match) ([]byte, error) {
+func (s *Store) appendMatch(dst []byte, id string, m match) (content []byte, err error) {
 	if m.h.contentLen <= maxLockedCopy {
 		defer s.contentMu.RUnlock()
 		return s.appendVerified(dst, id, m)
@@ -539,6 +539,10 @@ func (s *Store) appendMatch(dst []byte, id string, m match) ([]byte, error) {
 	m.seg.pin()
 	s.contentMu.RUnlock()
 	defer s.unpin(m.seg)
+	if s.disk != nil { // as in viewPinned
+		content = dst //nolint:wastedassign // what a fault returns
+		defer s.catchFault(armFaults(), &err)
+	}
 	return s.appendVerified(dst, id, m)
 }
 
@@ -570,10 +574,13 @@ func (s *Store) View(id string, fn func(content []byte) error) (err error) {
 }
 
 // viewPinned takes over the contentMu that lookup left read-held.
-func (s *Store) viewPinned(id string, m match, fn func(content []byte) error) error {
+func (s *Store) viewPinned(id string, m match, fn func(content []byte) error) (err error) {
 	m.seg.pin()
 	s.contentMu.RUnlock()
 	defer s.unpin(m.seg)
+	if s.disk != nil { // before the last unpin: it unmaps what the fault is on
+		defer s.catchFault(armFaults(), &err)
+	}
 	content := recordContent(m.rec, m.h)
 	if !intactContent(content, m.h) {
 		s.corruptRecords.Add(1)
