@@ -102,10 +102,10 @@ type CompactionProgress struct {
 // When ctx is cancelled it stops within milliseconds: finished rounds stay, the current one is
 // undone. The statistics returned with an error are those of what was done.
 //
-// Errors: [ErrCompactionInProgress]; [ErrClosed]; [ErrReadOnly]; [ErrSyncFailed]; [ErrCompactionFailed], which wraps
-// ctx's error, [ErrInsufficientMemory], [ErrNoSpace], [ErrClosed] when Close cancelled it, or
-// [ErrCorrupt] when a live record is damaged. The damaged segment is left alone from then on, so
-// that the next compaction can give back the others.
+// Errors: [ErrCompactionInProgress]; [ErrClosed]; [ErrReadOnly]; [ErrSyncFailed];
+// [ErrCompactionFailed], which wraps ctx's error, [ErrInsufficientMemory], [ErrNoSpace], [ErrClosed]
+// when Close cancelled it, or [ErrCorrupt] when a live record is damaged. The damaged segment is left
+// alone from then on, so that the next compaction can give back the others.
 func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
 	if s.opts.ReadOnly {
 		return CompactionStats{}, ErrReadOnly
@@ -229,33 +229,25 @@ func (c *compaction) run(ctx context.Context) error {
 	}
 }
 
-// roundOrTight is round; on a full disk it goes on victim by victim: one of them, its tombstones
-// included, fits into the space kept back, and gives back as much.
+// roundOrTight is round. When a directory store meets a full disk it goes on victim by victim: one of
+// them, its tombstones included, fits into the space kept back, and gives back as much.
 func (c *compaction) roundOrTight(ctx context.Context) error {
+	if c.s.disk == nil {
+		return c.round(ctx)
+	}
 	var held []*victim
 	if c.tight {
 		c.s.keepSpares()
-		n, room := 0, c.s.opts.SegmentSize-segmentHeaderSize
-		for ; n < len(c.work); n++ {
-			v := c.work[n].seg
-			room -= int(v.live.Load()) + digestSize*len(c.work[n].live)
-			for _, unit := range v.tombstones {
-				h, _ := decodeHeader(v.mem[int(unit)*recordAlign:])
-				room -= h.size() + digestSize
-			}
-			if room < 0 && n > 0 {
-				break
-			}
-		}
+		n := c.fitting()
 		held, c.work = c.work[n:], c.work[:n:n]
 	}
-	live := make([][]uint32, len(c.work))
-	for i, v := range c.work {
+	work := c.work
+	live := make([][]uint32, len(work))
+	for i, v := range work {
 		live[i] = v.live
 	}
-	work := c.work
 	err := c.round(ctx)
-	if errors.Is(err, ErrNoSpace) && !c.tight && c.s.disk != nil {
+	if errors.Is(err, ErrNoSpace) && !c.tight { // undone: once more, with less
 		c.tight = true
 		for i, v := range work {
 			v.live = live[i]
@@ -264,6 +256,22 @@ func (c *compaction) roundOrTight(ctx context.Context) error {
 	}
 	c.work = append(c.work, held...)
 	return err
+}
+
+// fitting is how many victims at the front of c.work fit into one target together, at least one.
+func (c *compaction) fitting() int {
+	room := c.s.opts.SegmentSize - segmentHeaderSize
+	for n, v := range c.work {
+		room -= int(v.seg.live.Load()) + digestSize*len(v.live)
+		for _, unit := range v.seg.tombstones {
+			h, _ := decodeHeader(v.seg.mem[int(unit)*recordAlign:])
+			room -= h.size() + digestSize
+		}
+		if room < 0 && n > 0 {
+			return n
+		}
+	}
+	return len(c.work)
 }
 
 // chooseVictims lists the sealed segments with dead bytes, those with most of them first; and the

@@ -644,25 +644,23 @@ func (d *damageStore) tryRepair(t testing.TB, dir string, x damage, all bool, o 
 }
 
 func TestDamage_RepairBitFlips(t *testing.T) {
-	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
-		o := newOutcomes()
-		list := d.bitFlips(rng)
-		for i := range list { // a repair takes ten times as long as a look
-			list[i].must = list[i].must && list[i].file != hintName && rng.IntN(4) == 0
-		}
-		trials(t, rng, list, func(x damage) { d.tryRepair(t, dir, x, true, o) })
-		o.require(t)
-	})
+	repairTest(t, 4, func(d *damageStore, rng *rand.Rand) []damage { return d.bitFlips(rng) })
 }
 
 // The records a truncation cuts off are gone, and with them the digests: which memories they were only
 // the hint knows. Without it, a repair must refuse unless no record is missing.
 func TestDamage_RepairTruncations(t *testing.T) {
+	repairTest(t, 8, func(d *damageStore, _ *rand.Rand) []damage { return d.truncations() })
+}
+
+// repairTest repairs each damage alone; of those to be tried in every run one in share, since a repair
+// takes ten times as long as a look.
+func repairTest(t *testing.T, share int, damages func(*damageStore, *rand.Rand) []damage) {
 	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
 		o := newOutcomes()
-		list := d.truncations()
+		list := damages(&d, rng)
 		for i := range list {
-			list[i].must = list[i].must && list[i].file != hintName && rng.IntN(8) == 0
+			list[i].must = list[i].must && list[i].file != hintName && rng.IntN(share) == 0
 		}
 		trials(t, rng, list, func(x damage) { d.tryRepair(t, dir, x, true, o) })
 		o.require(t)

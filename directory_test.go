@@ -60,12 +60,6 @@ func closeIntact(t testing.TB, s *Store) {
 	require.NoError(t, s.Close())
 }
 
-func compact(t testing.TB, s *Store) {
-	t.Helper()
-	_, err := s.Compact(context.Background())
-	require.NoError(t, err)
-}
-
 // requireSame compares a store with a map.
 func requireSame(t testing.TB, s *Store, want map[string][]byte) {
 	t.Helper()
@@ -194,7 +188,7 @@ func TestDirectory_ContentSurvivesReopening(t *testing.T) {
 				}
 				requireSame(t, s, want)
 				if round%2 == 1 {
-					compact(t, s)
+					mustCompact(t, s)
 					requireSame(t, s, want)
 				}
 				closeIntact(t, s)
@@ -248,7 +242,7 @@ func TestDirectory_RecordBeyondSegmentSize(t *testing.T) {
 	require.NoError(t, s.Close())
 
 	s = openDir(t, dir, quietly())
-	compact(t, s)
+	mustCompact(t, s)
 	requireSame(t, s, want)
 	closeIntact(t, s)
 	for range 2 { // with the hint, and without
@@ -279,7 +273,7 @@ func TestDirectory_DeleteLongestID(t *testing.T) {
 				closeIntact(t, s)
 				s = openDir(t, dir, quietly())
 				requireSame(t, s, want)
-				compact(t, s)
+				mustCompact(t, s)
 			}
 			closeIntact(t, s)
 		})
@@ -335,7 +329,7 @@ func TestDirectory_TombstonesInEveryOrder(t *testing.T) {
 				}
 			case 2:
 				log = append(log, "compact")
-				compact(t, s)
+				mustCompact(t, s)
 			case 3:
 				log = append(log, "reopen")
 				reopen()
@@ -347,8 +341,8 @@ func TestDirectory_TombstonesInEveryOrder(t *testing.T) {
 		}
 		reopen()
 		requireSame(t, s, want)
-		compact(t, s)
-		compact(t, s)
+		mustCompact(t, s)
+		mustCompact(t, s)
 		st := s.Stats()
 		require.Zero(t, st.DeadBytes, "tombstones that never go, after %v", log)
 		requireSame(t, s, want)
@@ -360,24 +354,106 @@ func TestDirectory_TombstonesInEveryOrder(t *testing.T) {
 	}
 }
 
-// Tombstones of several rounds, and of segments that stay, go in the end.
+// Empty content is not nil, in the first step of an iteration either.
+func TestDirectory_AllYieldsEmptyContent(t *testing.T) {
+	s := openDir(t, fastDir(t), quietly())
+	require.NoError(t, s.Put("empty", nil))
+	for id, content := range s.All() {
+		require.Equal(t, "empty", id)
+		require.NotNil(t, content)
+		require.Empty(t, content)
+	}
+	closeIntact(t, s)
+}
+
+// tombstones counts those in the table.
+func (s *Store) tombstones() (n int) {
+	for _, seg := range s.segments.all() {
+		n += len(seg.tombstones)
+	}
+	return n
+}
+
+// A deleted memory stays deleted although its tombstone's segment is compacted away, as long as its dead
+// record lies in a segment that stays; when that one goes too, so does the tombstone. The older segment
+// is kept out of a compaction by being marked as damaged.
+func TestDirectory_TombstoneOutlivesOlderRecord(t *testing.T) {
+	const gone, n = 0, 400
+	dir := fastDir(t)
+	opts := quietly()
+	opts.Compaction.MaxOverhead = 1
+	h := hooks{hash: oneLane}
+	s, err := open(dir, opts, h)
+	require.NoError(t, err)
+	fill(t, s, 0, n, 200)
+	older := segmentOf(t, s, idOf(gone))
+	require.True(t, older.is(stateSealed))
+	deleteWhere(t, s, 0, n, func(i int) bool { return i == gone || i == n-1 })
+	keep := func(i int) bool { return i != gone && i != n-1 }
+	check := func() {
+		t.Helper()
+		requireContents(t, s, 0, n, 200, keep)
+		require.NoError(t, s.Sync())
+		copied := fastDir(t)
+		copyDir(t, dir, copied)
+		killed, err := open(copied, opts, h)
+		require.NoError(t, err)
+		requireContents(t, killed, 0, n, 200, keep)
+		closeIntact(t, killed)
+	}
+	check()
+	require.Equal(t, 2, s.tombstones())
+	older.damaged.Store(true)
+	mustCompact(t, s)
+	require.True(t, older.is(stateSealed), "the older segment was not kept out of the compaction")
+	require.Positive(t, s.tombstones(), "a tombstone is needed and gone")
+	check()
+
+	older.damaged.Store(false)
+	mustCompact(t, s)
+	require.True(t, older.is(stateRetired))
+	mustCompact(t, s)
+	check()
+	require.Zero(t, s.tombstones(), "tombstones that nothing needs are left")
+	require.Zero(t, s.Stats().DeadBytes)
+	closeIntact(t, s)
+}
+
+// Tombstones of several rounds, and of segments that stay, go in the end: they do not keep each other.
+// Which ones meet in a round depends on the hash, so there are several.
 func TestDirectory_TombstonesVanish(t *testing.T) {
+	for seed := range 40 {
+		t.Run(strconv.Itoa(seed), func(t *testing.T) {
+			t.Parallel()
+			tombstonesVanish(t, func(id string) uint64 {
+				return sipHash(sipKey{k0: uint64(seed), k1: 1}, id)
+			})
+		})
+	}
+}
+
+func tombstonesVanish(t *testing.T, hash func(id string) uint64) {
 	dir := fastDir(t)
 	opts := quietly()
 	opts.Compaction.MaxOverhead = minSegmentSize
-	s := openDir(t, dir, opts)
+	reopen := func() *Store {
+		s, err := open(dir, opts, hooks{hash: hash})
+		require.NoError(t, err)
+		return s
+	}
+	s := reopen()
 	const n = 4000
 	for range 3 {
 		fill(t, s, 0, n, 200)
 		deleteWhere(t, s, 0, n, odd)
-		compact(t, s)
+		mustCompact(t, s)
 		requireContents(t, s, 0, n, 200, func(i int) bool { return !odd(i) })
 		require.NoError(t, s.Close())
-		s = openDir(t, dir, opts)
+		s = reopen()
 		requireContents(t, s, 0, n, 200, func(i int) bool { return !odd(i) })
 	}
 	for range 3 {
-		compact(t, s)
+		mustCompact(t, s)
 	}
 	require.Zero(t, s.Stats().DeadBytes)
 	requireContents(t, s, 0, n, 200, func(i int) bool { return !odd(i) })
@@ -424,7 +500,7 @@ func TestDirectory_RandomHistory(t *testing.T) {
 				case p < 992:
 					require.NoError(t, s.Sync())
 				case p < 996:
-					compact(t, s)
+					mustCompact(t, s)
 				default:
 					if rng.IntN(2) == 0 { // as a kill leaves it
 						dir2 := fastDir(t)
@@ -611,7 +687,7 @@ func TestDirectory_Modes(t *testing.T) {
 	s := openDir(t, dir, quietly())
 	fill(t, s, 0, 1000, 200)
 	deleteWhere(t, s, 0, 1000, odd)
-	compact(t, s)
+	mustCompact(t, s)
 	require.NoError(t, s.Put("large", make([]byte, 1<<20)))
 	check := func() {
 		info, err := os.Stat(dir)
@@ -643,7 +719,7 @@ func TestDirectory_LeavesOtherFilesAlone(t *testing.T) {
 		require.Equal(t, min(round, 1)*250, s.Len())
 		fill(t, s, 0, 500, 300)
 		deleteWhere(t, s, 0, 500, odd)
-		compact(t, s)
+		mustCompact(t, s)
 		closeIntact(t, s)
 		after := snapshot(t, dir)
 		for name, what := range before {
@@ -786,7 +862,7 @@ func closedStore(t testing.TB, dir string, version int) map[string][]byte {
 		_, err := s.Delete(idOf(i))
 		require.NoError(t, err)
 	}
-	compact(t, s)
+	mustCompact(t, s)
 	for i := range 500 {
 		want[idOf(i)] = contentOf(i, version+1, 300)
 		require.NoError(t, s.Put(idOf(i), want[idOf(i)]))
@@ -1030,7 +1106,7 @@ func TestDirectory_CutShortWhenMade(t *testing.T) {
 // The bytes a callback or a loop holds go away while it reads them.
 func TestDirectory_CutShortInCallback(t *testing.T) {
 	skipFaultsUnderRace(t)
-	for _, scenario := range []string{"cut in view", "cut in all"} {
+	for _, scenario := range []string{"cut in view", "cut in view of a retired segment", "cut in all"} {
 		t.Run(strings.ReplaceAll(scenario, " ", "_"), func(t *testing.T) {
 			t.Parallel()
 			out, err := runDirectoryChild(t, scenario, fastDir(t), false)
@@ -1045,7 +1121,7 @@ func TestDirectory_PageChangedBehindTheStore(t *testing.T) {
 	dir := fastDir(t)
 	s := openDir(t, dir, quietly())
 	fill(t, s, 0, 500, 300)
-	compact(t, s)
+	mustCompact(t, s)
 	rng := seeded(t)
 	for range 25 {
 		i := rng.IntN(500)
@@ -1126,7 +1202,7 @@ func TestDirectory_NoDescriptorOrMappingLeaks(t *testing.T) {
 		s := openDir(t, dir, quietly())
 		fill(t, s, 0, 100, 300)
 		deleteWhere(t, s, 0, 100, odd)
-		compact(t, s)
+		mustCompact(t, s)
 		if round%20 == 0 {
 			d, m := count()
 			openDescriptors, openMappings = append(openDescriptors, d), append(openMappings, m)
@@ -1176,7 +1252,7 @@ func TestDirectory_DiskSpaceBounded(t *testing.T) {
 	}
 	for range scaled(100) {
 		fill(t, s, 0, n, size)
-		compact(t, s)
+		mustCompact(t, s)
 		require.LessOrEqual(t, diskBytes(t, dir), bound())
 	}
 	closeIntact(t, s)
@@ -1189,7 +1265,7 @@ func TestDirectory_DiskSpaceBounded(t *testing.T) {
 	}
 	t.Logf("%d bytes on disk after 30 sessions", diskBytes(t, dir))
 	s = openDir(t, dir, quietly())
-	compact(t, s)
+	mustCompact(t, s)
 	require.LessOrEqual(t, diskBytes(t, dir), bound())
 	closeIntact(t, s)
 }
@@ -1325,7 +1401,7 @@ func TestDirectory_SyncBetweenCommitAndSwap(t *testing.T) {
 	fill(t, s, 0, 1000, 200)
 	deleteWhere(t, s, 0, 1000, odd)
 	require.NoError(t, s.Sync())
-	compact(t, s)
+	mustCompact(t, s)
 	meanwhile.Wait()
 	m := readManifestOf(t, dir)
 	for _, id := range m.listed {
@@ -1366,7 +1442,7 @@ func TestDirectory_DeletedBytesAreGone(t *testing.T) {
 	_, err := s.Delete("deleted")
 	require.NoError(t, err)
 	require.NoError(t, s.Put("overwritten", nil))
-	compact(t, s)
+	mustCompact(t, s)
 	require.NoError(t, s.Sync())
 	require.Empty(t, holders())
 	closeIntact(t, s)
@@ -1593,6 +1669,8 @@ func TestDirectoryChild(t *testing.T) {
 		childMadeCut(t, dir, strings.TrimPrefix(scenario, "made cut: "))
 	case scenario == "cut in view":
 		childCutInView(t, dir)
+	case scenario == "cut in view of a retired segment":
+		childCutRetired(t, dir)
 	case scenario == "cut in all":
 		childCutInAll(t, dir)
 	default:
@@ -1611,7 +1689,7 @@ func childCut(t *testing.T, dir, which string, size int64) {
 	fill(t, s, 0, n, 300)
 	deleteWhere(t, s, 0, n, func(i int) bool { return i%3 == 0 })
 	keep := func(i int) bool { return i%3 != 0 }
-	compact(t, s)
+	mustCompact(t, s)
 	fill(t, s, n, 2*n, 300)
 	large := contentOf(1, 1, 100_000)
 	require.NoError(t, s.Put("large", large))
@@ -1760,7 +1838,7 @@ func childMadeCut(t *testing.T, dir, call string) {
 	files.armed = false
 	requireContents(t, s, 0, 500, 300, func(i int) bool { return !odd(i) })
 	require.NoError(t, s.Put("b", []byte("c")))
-	compact(t, s)
+	mustCompact(t, s)
 	requireIntact(t, s)
 	require.NoError(t, s.Close())
 	s = openDir(t, dir, quietly())
@@ -1793,6 +1871,42 @@ func childCutInView(t *testing.T, dir string) {
 	require.True(t, reached)
 	require.ErrorIs(t, err, ErrCorrupt)
 	_ = s.Close() // returns
+}
+
+// childCutRetired: the callback holds the last pin of the segment that it has the fault on, so that the
+// segment is unmapped on the way out.
+func childCutRetired(t *testing.T, dir string) {
+	s := openDir(t, dir, quietly())
+	require.NoError(t, s.Put("a", contentOf(1, 1, 100))) // dead bytes in the same segment
+	require.NoError(t, s.Put("a", contentOf(1, 2, 50_000)))
+	reached := false
+	err := s.View("a", func(content []byte) error {
+		segs := s.segments.all()
+		var files []*os.File // by their names they are gone after the compaction
+		for _, seg := range segs {
+			f, err := os.OpenFile(filepath.Join(dir, seg.name()), os.O_RDWR, 0)
+			require.NoError(t, err)
+			files = append(files, f)
+		}
+		mustCompact(t, s)
+		for i, seg := range segs {
+			require.True(t, seg.is(stateRetired))
+			require.NoError(t, files[i].Truncate(4096))
+			require.NoError(t, files[i].Close())
+		}
+		reached = true
+		sum := byte(0)
+		for _, c := range content {
+			sum += c
+		}
+		return fmt.Errorf("read to the end: %d", sum)
+	})
+	require.True(t, reached)
+	require.ErrorIs(t, err, ErrCorrupt)
+	got, err := s.Get("a") // from the target
+	require.NoError(t, err)
+	require.Equal(t, contentOf(1, 2, 50_000), got)
+	closeIntact(t, s)
 }
 
 func childCutInAll(t *testing.T, dir string) {

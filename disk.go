@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 /*
@@ -21,9 +20,9 @@ What a directory store does beyond a memory store, so that what was acknowledged
 	power     Sync flushes segments, then the directory, then the manifest that lists new segments;
 	          only then is what came before it durable. What was durable is written into the headers
 	          of the segments (fileState), so that damage there is told from a torn tail.
-	compaction  Everything is flushed, targets too, then a manifest takes the victims out and the targets in: one
-	          rename. Before it the victims count, after it the targets; both hold the same bytes.
-	          Then the slots' victims leave the table, and their files are removed.
+	compaction  Everything is flushed, targets too, then a manifest takes the victims out and the
+	          targets in: one rename. Before it the victims count, after it the targets; both hold
+	          the same bytes. Then the victims leave the table, and their files are removed.
 
 The first failed flush is final: the kernel may have dropped the pages it could not write and marked
 them clean, and a later flush that succeeds would say nothing about them (Rebello et al., "Can
@@ -80,7 +79,7 @@ func (s *Store) createFile(id uint64, spec segmentSpec) (seg *segment, err error
 		}
 	}()
 	defer s.catchFault(armFaults(), &err)
-	seg.writeState(segmentHeaderSize, false)
+	seg.writeState(seg.extent(), false)
 	seg.synced.Store(segmentHeaderSize)
 	fileHeader{
 		kind: spec.kind, large: spec.large, id: id, capacity: uint64(len(seg.mem)), store: d.store,
@@ -89,13 +88,20 @@ func (s *Store) createFile(id uint64, spec segmentSpec) (seg *segment, err error
 	return seg, nil
 }
 
-// writeState writes to the header of seg what is durable of it: everything up to tail, which is the
-// tail of now. It becomes durable itself with the next sync of the header. REQUIRES: nobody appends.
-func (seg *segment) writeState(tail int64, sealed bool) {
-	seg.writeStateOf(extent{tail: tail, records: seg.records.Load(), maxSeq: seg.maxSeq}, sealed)
+// extent is what a segment holds at one moment.
+type extent struct {
+	tail, records int64
+	maxSeq        uint64
 }
 
-func (seg *segment) writeStateOf(e extent, sealed bool) {
+// extent is that of now. REQUIRES: nobody appends.
+func (seg *segment) extent() extent {
+	return extent{tail: seg.tail.Load(), records: seg.records.Load(), maxSeq: seg.maxSeq}
+}
+
+// writeState writes to the header of seg that e is durable. It becomes durable itself with the next
+// sync of the header.
+func (seg *segment) writeState(e extent, sealed bool) {
 	seg.generation++
 	fileState{
 		generation: seg.generation,
@@ -310,7 +316,7 @@ func (s *Store) flushSegment(d dirtySegment) (err error) {
 		return err
 	}
 	_ = s.reach(pointFlushed)
-	seg.writeStateOf(d.extent, d.sealed)
+	seg.writeState(d.extent, d.sealed)
 	seg.synced.Store(d.tail)
 	seg.durable.Store(true)
 	seg.sealedInFile.Store(d.sealed)
@@ -328,12 +334,6 @@ func (seg *segment) syncRecords(e extent) error {
 	return seg.file.sync(digestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
 }
 
-// extent is what a segment holds at one moment.
-type extent struct {
-	tail, records int64
-	maxSeq        uint64
-}
-
 // dirtySegment is a pinned segment with something to be flushed.
 type dirtySegment struct {
 	seg *segment
@@ -349,7 +349,7 @@ func (s *Store) pinDirty() (dirty []dirtySegment) {
 	taken := map[*segment]bool{}
 	pin := func(seg *segment, sealed bool) {
 		taken[seg] = true
-		e := extent{tail: seg.tail.Load(), records: seg.records.Load(), maxSeq: seg.maxSeq}
+		e := seg.extent()
 		if e.tail > seg.synced.Load() || sealed && !seg.sealedInFile.Load() {
 			seg.pin()
 			dirty = append(dirty, dirtySegment{seg: seg, extent: e, sealed: sealed})
@@ -505,12 +505,12 @@ func (s *Store) commitTargets(leaving, targets []*segment) (uncertain bool, err 
 // a manifest lists it.
 func (s *Store) flushTarget(target *segment) (err error) {
 	defer s.catchFault(armFaults(), &err)
-	tail := target.tail.Load()
-	target.writeState(tail, true)
-	if err := target.syncRecords(extent{tail: tail, records: target.records.Load()}); err != nil {
+	e := target.extent()
+	target.writeState(e, true)
+	if err := target.syncRecords(e); err != nil {
 		return err
 	}
-	target.synced.Store(tail)
+	target.synced.Store(e.tail)
 	target.durable.Store(true)
 	target.sealedInFile.Store(true)
 	return nil
@@ -590,30 +590,17 @@ func (r *round) carryTombstone(v *victim, offset int, oldest uint64) error {
 	return nil
 }
 
-// startSyncing starts the background Sync.
-func (s *Store) startSyncing() {
-	if s.disk == nil || s.opts.ReadOnly || s.opts.SyncInterval < 0 {
-		return
+// syncQuietly is Sync for the background: what fails is logged. more is false when it failed for good.
+func (s *Store) syncQuietly() (more bool) {
+	err := s.flush()
+	if errors.Is(err, ErrSyncFailed) {
+		s.opts.Logger.Error("sync failed, the store takes no more writes", "error", err)
+		return false
 	}
-	s.running.Add(1)
-	go func() {
-		defer s.running.Done()
-		ticker := time.NewTicker(s.opts.SyncInterval)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-s.lifetime.Done():
-				return
-			case <-ticker.C:
-			}
-			if err := s.flush(); errors.Is(err, ErrSyncFailed) {
-				s.opts.Logger.Error("sync failed, the store takes no more writes", "error", err)
-				return
-			} else if err != nil { // no space for a manifest: the next one tries again
-				s.opts.Logger.Warn("sync failed, nothing was lost", "error", err)
-			}
-		}
-	}()
+	if err != nil { // no space for a manifest: the next one tries again
+		s.opts.Logger.Warn("sync failed, nothing was lost", "error", err)
+	}
+	return true
 }
 
 // finishDisk makes everything durable and seals every segment, so that the next Open finds no tail

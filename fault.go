@@ -16,8 +16,8 @@ holds for one goroutine, so each call that reads or writes a mapped file sets it
 Whoever can be thrown out this way holds locks with defer only.
 */
 
-// armFaults turns faults of this goroutine into panics until catchFault. It costs about 9 ns, which
-// memory stores need not pay: anonymous memory does not fault.
+// armFaults turns faults of this goroutine into panics until catchFault. It costs some ns, which the
+// reads and writes of memory stores need not pay: anonymous memory does not fault.
 func armFaults() (before bool) { return debug.SetPanicOnFault(true) }
 
 // catchFault ends what armFaults began. A fault on a segment becomes *err; any other panic, that of a

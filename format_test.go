@@ -221,7 +221,7 @@ func TestFormat_GoldenStoreOpens(t *testing.T) {
 		closeIntact(t, s)
 		s = openDir(t, dir, quietly())
 		requireSame(t, s, want)
-		compact(t, s)
+		mustCompact(t, s)
 		requireSame(t, s, want)
 		closeIntact(t, s)
 		require.Equal(t, want, documentReader{t: t}.read(dir))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -31,8 +32,8 @@ is true. Without one, Open reads everything.
 	               offsets of tombstones by segment, 4 bytes each in units of 8 bytes
 
 A segment: id (8), tail (8), live bytes (8), lowest sequence number (8), records (4), tombstones (4),
-CRC-32C of their offsets (4), their bytes / 8 (4). A shard: slots (4), memories (4), live bytes (8), CRC-32C of the
-table (4), 0 (4).
+CRC-32C of their offsets (4), their bytes / 8 (4). A shard: slots (4), memories (4), live bytes (8),
+CRC-32C of the table (4), 0 (4).
 */
 
 const (
@@ -99,13 +100,10 @@ func (s *Store) encodeHint(b []byte, segs []*segment, layout hintLayout) (err er
 	for i := range s.shards {
 		sh := &s.shards[i]
 		t := table(b[at : at+len(sh.table)])
-		for pos := range sh.table.slots() {
-			if w := sh.table.get(pos); w != 0 {
-				loc := w.location()
-				n := number[int(loc>>s.offsetBits)]
-				t.set(pos, makeSlot(w.tag(), location(n)<<s.offsetBits|loc&(1<<s.offsetBits-1)))
-			}
-		}
+		t.relocate(sh.table, func(loc location) location {
+			n := number[int(loc>>s.offsetBits)]
+			return location(n)<<s.offsetBits | loc&(1<<s.offsetBits-1)
+		})
 		at += len(t)
 		e := b[layout.shardsAt+i*hintShardSize:]
 		le.PutUint32(e[0:], uint32(t.slots()))
@@ -182,7 +180,7 @@ func (r *recovery) readTables(b []byte, layout hintLayout) (_ []table, at int, e
 	tables := make([]table, shardCount)
 	at = layout.tablesAt
 	var g errgroup.Group
-	g.SetLimit(r.workers())
+	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i := range tables {
 		e := b[layout.shardsAt+i*hintShardSize:]
 		size := int(binary.LittleEndian.Uint32(e)) * slotSize
@@ -323,12 +321,8 @@ func (r *recovery) readTruth() (t *truth) {
 			}
 		}
 		bits := uint(le.Uint32(b[48:]))
-		for _, table := range tables {
-			for pos := range table.slots() {
-				if w := table.get(pos); w != 0 {
-					table.set(pos, makeSlot(w.tag(), r.locationOf(w.location(), bits, segs)))
-				}
-			}
+		for _, t := range tables {
+			t.relocate(t, func(loc location) location { return r.locationOf(loc, bits, segs) })
 		}
 		return nil
 	})
@@ -343,6 +337,15 @@ func (r *recovery) locationOf(loc location, bits uint, segs []*segment) location
 		return locationMask
 	}
 	return r.s.locate(segs[n], int(loc&(1<<bits-1))*recordAlign)
+}
+
+// relocate makes t, which may be from itself, the slots of from with the locations that fn makes of theirs.
+func (t table) relocate(from table, fn func(location) location) {
+	for pos := range from.slots() {
+		if w := from.get(pos); w != 0 {
+			t.set(pos, makeSlot(w.tag(), fn(w.location())))
+		}
+	}
 }
 
 // copyTable returns a table of its own, with the bytes of from. Locations are checked when they are
@@ -388,7 +391,7 @@ func (r *recovery) useHint(b []byte, layout hintLayout, tables []table, tombston
 	s := r.s
 	s.disk.key = decodeSipKey(b[32:])
 	r.maxSeq = le.Uint64(b[56:])
-	index := make([]int, len(r.found)) // place in the list -> index in the segment table
+	segs := make([]*segment, len(r.found))
 	for i, f := range r.found {
 		e := b[hintHeaderSize+i*hintSegmentSize:]
 		f.seg.grew(int(le.Uint32(e[32:])), int(le.Uint64(e[8:]))-segmentHeaderSize)
@@ -398,7 +401,7 @@ func (r *recovery) useHint(b []byte, layout hintLayout, tables []table, tombston
 		f.seg.tombstones = tombstones[i]
 		f.seg.buried = int64(le.Uint32(e[44:])) * recordAlign
 		f.seg.seal(!f.seg.large && int64(f.seg.room(1)) > s.mergeableRoom())
-		index[i] = f.seg.index
+		segs[i] = f.seg
 		r.records += int(f.seg.records.Load())
 	}
 	for i, t := range tables {
@@ -407,14 +410,6 @@ func (r *recovery) useHint(b []byte, layout hintLayout, tables []table, tombston
 		sh.table = t
 		sh.memories.Store(int64(le.Uint32(e[4:])))
 		sh.liveBytes.Store(int64(le.Uint64(e[8:])))
-		for pos := range t.slots() {
-			if w := t.get(pos); w != 0 {
-				loc := w.location()
-				n := int(loc >> s.offsetBits)
-				t.set(pos, makeSlot(w.tag(), location(index[n])<<s.offsetBits|loc&(1<<s.offsetBits-1)))
-			}
-		}
+		t.relocate(t, func(loc location) location { return r.locationOf(loc, s.offsetBits, segs) })
 	}
 }
-
-func (r *recovery) workers() int { return min(maxLanes, r.s.opts.Compaction.Workers*2) }

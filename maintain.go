@@ -37,27 +37,6 @@ type maintenance struct {
 	last    time.Time // when the last automatic compaction began; zero before the first
 }
 
-// startMaintenance starts the background cycle.
-func (s *Store) startMaintenance() {
-	if s.opts.Maintenance.Disabled || s.opts.ReadOnly {
-		return
-	}
-	s.running.Add(1)
-	go func() {
-		defer s.running.Done()
-		ticker := time.NewTicker(s.opts.Maintenance.Interval)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-s.lifetime.Done():
-				return
-			case <-ticker.C:
-				s.cycle()
-			}
-		}
-	}()
-}
-
 // cycle is Maintain for the background: what goes wrong is logged, and counted by the compaction.
 func (s *Store) cycle() {
 	r, err := s.Maintain(s.lifetime)

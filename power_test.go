@@ -1300,6 +1300,16 @@ func TestPower_FullAnywhere(t *testing.T) {
 	t.Logf("%d budgets", runs)
 }
 
+// empty deletes every memory of s and compacts it.
+func empty(t *testing.T, s *Store) {
+	t.Helper()
+	for id := range s.All() {
+		_, err := s.Delete(id)
+		require.NoError(t, err)
+	}
+	mustCompact(t, s)
+}
+
 // A real full disk: no SIGBUS, and the same.
 func TestPower_FullFileSystem(t *testing.T) {
 	for _, size := range []int{1 << 20, 1<<20 + 12<<10, 3 << 20} {
@@ -1314,12 +1324,7 @@ func TestPower_FullFileSystem(t *testing.T) {
 			for range 2 {
 				s, err := Open(store, shadowOptions())
 				require.NoError(t, err)
-				for id := range s.All() {
-					_, err := s.Delete(id)
-					require.NoError(t, err)
-				}
-				_, err = s.Compact(context.Background())
-				require.NoError(t, err)
+				empty(t, s)
 				diskIsFull(t, s, 4)
 				require.NoError(t, s.Close())
 			}
@@ -1331,12 +1336,7 @@ func TestPower_FullFileSystem(t *testing.T) {
 			require.NoError(t, filler.Close())
 			s, err := Open(store, shadowOptions())
 			require.NoError(t, err)
-			for id := range s.All() {
-				_, err := s.Delete(id)
-				require.NoError(t, err)
-			}
-			_, err = s.Compact(context.Background())
-			require.NoError(t, err)
+			empty(t, s)
 			require.NoError(t, s.Put("again", nil))
 			require.NoError(t, s.Close())
 		})

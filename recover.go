@@ -647,10 +647,7 @@ func (s *Store) putScanned(sh *shard, sc scanned) {
 		if oldHeader.seq > sc.seq || oldHeader.seq == sc.seq && old.location() < sc.w.location() {
 			return
 		}
-		if oldHeader.kind == kindMemory {
-			oldSeg.live.Add(-int64(oldHeader.size()))
-			sh.liveBytes.Add(-int64(oldHeader.size()))
-		}
+		countDead(sh, oldSeg, oldHeader)
 		break
 	}
 	if old == 0 {
@@ -671,11 +668,11 @@ func (s *Store) sameID(a, b slot) (seg *segment, h header, same bool) {
 	return seg, h, string(recordID(seg.mem[offset:], h)) == string(recordID(other.mem[at:], oh))
 }
 
-// countLive adds the bytes of a memory's record, or with sign -1 takes them off.
-func (s *Store) countLive(sh *shard, seg *segment, h header, sign int64) {
+// countDead takes the bytes of a memory's record off the live ones.
+func countDead(sh *shard, seg *segment, h header) {
 	if h.kind == kindMemory {
-		seg.live.Add(sign * int64(h.size()))
-		sh.liveBytes.Add(sign * int64(h.size()))
+		seg.live.Add(-int64(h.size()))
+		sh.liveBytes.Add(-int64(h.size()))
 	}
 }
 
@@ -734,13 +731,13 @@ func (r *recovery) settle() error {
 // settleSegment seals a segment at the end of its records.
 func (r *recovery) settleSegment(f *recovered) error {
 	seg := f.seg
-	tail := seg.tail.Load()
+	e := seg.extent()
 	seg.sealedInFile.Store(true)
-	seg.synced.Store(tail)
+	seg.synced.Store(e.tail)
 	switch {
 	case f.damaged:
 		return nil // a repair replaces it
-	case f.state.sealed && int64(f.state.synced) == tail:
+	case f.state.sealed && int64(f.state.synced) == e.tail:
 		if r.hinted {
 			return nil
 		}
@@ -752,7 +749,7 @@ func (r *recovery) settleSegment(f *recovered) error {
 	if err := seg.file.sync(0, len(seg.mem)); err != nil {
 		return err
 	}
-	seg.writeState(tail, true)
+	seg.writeState(e, true)
 	return seg.file.sync(0, segmentHeaderSize)
 }
 

@@ -46,7 +46,7 @@ func (r *recovery) dropLost() (ids []string, err error) {
 			if pos, ok := sh.table.find(w); ok {
 				sh.table.remove(pos)
 				sh.memories.Add(-1)
-				r.s.countLive(sh, m.seg, m.h, -1)
+				countDead(sh, m.seg, m.h)
 			}
 		}
 	}

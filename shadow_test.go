@@ -1,11 +1,9 @@
 package warmtier
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
@@ -15,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -604,29 +601,14 @@ func (d *shadowFS) strays() (names []string, err error) {
 
 // openShadow is open for a store in d. s is there when Open fails, too, for what it may have left.
 func openShadow(d *shadowFS, opts *Options, h hooks) (s *Store, err error) {
-	if err := opts.validate(); err != nil {
+	h.boot = func() [16]byte { return d.boot }
+	if s, err = newStore(opts, h); err != nil {
 		return nil, err
 	}
-	h.boot = func() [16]byte { return d.boot }
-	s = &Store{
-		opts:      opts.withDefaults(),
-		hooks:     h,
-		hashSeed:  maphash.MakeSeed(),
-		lanes:     make([]lane, min(maxLanes, runtime.GOMAXPROCS(0))),
-		closeDone: make(chan struct{}),
-	}
-	s.offsetBits = offsetBitsFor(s.opts.SegmentSize)
-	s.segments.entries.Store(new([]atomic.Pointer[segment]))
-	for i := range s.shards {
-		s.shards[i].lane = &s.lanes[i%len(s.lanes)]
-	}
-	s.lifetime, s.endLife = context.WithCancelCause(context.Background())
-	s.segments.pending = map[uint64]bool{}
 	if err := s.openDisk(d, nil); err != nil {
 		return s, err
 	}
-	s.startMaintenance()
-	s.startSyncing()
+	s.startBackground()
 	return s, nil
 }
 

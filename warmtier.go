@@ -25,6 +25,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // rank orders the locks; see Store.
@@ -116,6 +117,21 @@ func Open(dir string, opts *Options) (*Store, error) {
 }
 
 func open(dir string, opts *Options, h hooks) (*Store, error) {
+	s, err := newStore(opts, h)
+	if err != nil {
+		return nil, err
+	}
+	if dir != "" {
+		if err := s.openDirectory(dir); err != nil {
+			return nil, err
+		}
+	}
+	s.startBackground()
+	return s, nil
+}
+
+// newStore returns an empty store, in memory as yet, without anything in the background.
+func newStore(opts *Options, h hooks) (*Store, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
@@ -136,14 +152,41 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 	}
 	s.lifetime, s.endLife = context.WithCancelCause(context.Background())
 	s.segments.pending = map[uint64]bool{}
-	if dir != "" {
-		if err := s.openDirectory(dir); err != nil {
-			return nil, err
-		}
-	}
-	s.startMaintenance()
-	s.startSyncing()
 	return s, nil
+}
+
+// startBackground starts what runs by itself until Close.
+func (s *Store) startBackground() {
+	if s.opts.ReadOnly {
+		return
+	}
+	if !s.opts.Maintenance.Disabled {
+		s.repeat(s.opts.Maintenance.Interval, func() bool {
+			s.cycle()
+			return true
+		})
+	}
+	if s.disk != nil && s.opts.SyncInterval >= 0 {
+		s.repeat(s.opts.SyncInterval, s.syncQuietly)
+	}
+}
+
+// repeat calls fn at every interval until it returns false, on a goroutine that Close waits for.
+func (s *Store) repeat(interval time.Duration, fn func() (more bool)) {
+	s.running.Add(1)
+	go func() {
+		defer s.running.Done()
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		for more := true; more; {
+			select {
+			case <-s.lifetime.Done():
+				return
+			case <-ticker.C:
+				more = fn()
+			}
+		}
+	}()
 }
 
 // Put stores content under id, in place of what was there. nil content is the same as empty content,
