@@ -1089,6 +1089,39 @@ func skipFaultsUnderRace(t *testing.T) {
 	}
 }
 
+// A file that no manifest lists yet is not taken for one that was never filled when its header is gone, cut
+// off or overwritten with zeros.
+func TestDirectory_UnlistedFileWithoutHeader(t *testing.T) {
+	if raceEnabled {
+		t.Skip("heap segments reach their files with Sync and Close only")
+	}
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	require.NoError(t, s.Put("a", []byte("acknowledged, and never synced")))
+	killed := fastDir(t)
+	copyDir(t, dir, killed)
+	require.NoError(t, s.Close())
+	names := segmentFiles(t, killed)
+	require.Len(t, names, 1)
+	require.Empty(t, readManifestOf(t, killed).listed)
+	path := filepath.Join(killed, names[0])
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, zeros := range []int{8, 64, segmentHeaderSize, 512, 4096} {
+		require.NoError(t, os.WriteFile(path, slices.Concat(make([]byte, zeros), whole[zeros:]), fileMode))
+		_, err := Open(killed, quietly())
+		require.ErrorIs(t, err, ErrCorrupt, "%d zeros", zeros)
+		require.FileExists(t, path)
+	}
+	require.NoError(t, os.WriteFile(path, whole, fileMode))
+	for size := segmentHeaderSize + 20; size > 0; size-- {
+		require.NoError(t, os.Truncate(path, int64(size)))
+		_, err := Open(killed, quietly())
+		require.ErrorIs(t, err, ErrCorrupt, "cut to %d bytes", size)
+		require.FileExists(t, path)
+	}
+}
+
 // A file that loses its pages between its making and its first use.
 func TestDirectory_CutShortWhenMade(t *testing.T) {
 	skipFaultsUnderRace(t)

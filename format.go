@@ -112,8 +112,11 @@ var errNoHeader = errors.New("no header")
 
 // decodeFileHeader reads and checks the header of a mapped segment file.
 func decodeFileHeader(mem []byte) (h fileHeader, err error) {
-	if len(mem) < segmentHeaderSize || allZero(mem[:8]) {
+	if allZero(mem[:min(8, len(mem))]) {
 		return h, errNoHeader
+	}
+	if len(mem) < segmentHeaderSize {
+		return h, fmt.Errorf("file has %d bytes, less than a header", len(mem))
 	}
 	if string(mem[:8]) != segmentMagic {
 		return h, errors.New("wrong magic")

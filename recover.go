@@ -290,6 +290,9 @@ func (r *recovery) examine(mem []byte, id uint64, listed, counts bool) (_ *recov
 	defer r.s.catchFault(armFaults(), &err)
 	name := segmentFileName(id)
 	h, err := decodeFileHeader(mem)
+	if errors.Is(err, errNoHeader) && r.powered && !allZero(mem[max(0, len(mem)-digestSize):]) {
+		err = errors.New("no header, and yet records: their first digest comes behind it")
+	}
 	ours := err == nil && h.id == id && (h.store == r.s.disk.store || r.s.disk.store == storeID{})
 	switch {
 	case errors.Is(err, ErrVersion):
