@@ -62,15 +62,33 @@ than the store had. Fresh pages would cost more than the copying (a first touch 
 */
 
 const (
-	// copyChunk is how many bytes a worker copies between two looks at its context, and two
-	// offers of its processor to others: 10 to 20 us.
+	// copyChunk is how many bytes a worker copies between two looks at its context: 10 to 20 us. It
+	// fits a processor's second cache twice, since a chunk is verified after all of it was copied.
 	copyChunk = 64 << 10
 
 	// walkBatch slots are read, and flipBatch slots exchanged, in one hold of a shard's lock: a
 	// few us each.
 	walkBatch = 1024
 	flipBatch = 128
+
+	// walkAhead is how many rounds one walk of the index lists the live records for. Each of them is
+	// 4 bytes held beside the 24 of a move, so that a round stays within 48 bytes per memory.
+	walkAhead = 5
+
+	// turn is how long a worker keeps its processor from others.
+	turn = 100 * time.Microsecond
 )
+
+// yielder offers a processor to others once a turn. Offering it after each chunk or batch would cost a
+// tenth of a compaction: a goroutine that yields may go on on another processor, with cold caches.
+type yielder struct{ last time.Time }
+
+func (y *yielder) yield() {
+	if now := time.Now(); now.Sub(y.last) >= turn {
+		runtime.Gosched()
+		y.last = time.Now()
+	}
+}
 
 // Stages of a compaction, in CompactionProgress.
 const (
@@ -325,12 +343,12 @@ func (c *compaction) fillWork(ctx context.Context) error {
 }
 
 // groupSize is how many victims the next walk looks for. It goes over the whole index, so it looks
-// ahead; but not over more than two rounds, since each live record it finds is 4 bytes held.
+// ahead.
 func (c *compaction) groupSize() int {
 	if c.unbounded() {
 		return len(c.victims)
 	}
-	ahead := 2 * int64(c.maxTargets) * c.segmentSize()
+	ahead := walkAhead * int64(c.maxTargets) * c.segmentSize()
 	for n, v := range c.victims {
 		if ahead -= v.seg.live.Load(); ahead < 0 {
 			return n + 1
@@ -407,7 +425,8 @@ func (o *offsetSorter) sort(offsets []uint32) {
 
 // walkShard appends the offset of each slot of sh that lies in a victim to the list of that victim.
 func (c *compaction) walkShard(sh *shard, number []int, found [][]uint32) {
-	var slots []slot
+	slots := make([]slot, 0, 2*walkBatch)
+	var y yielder
 	for from := uint32(0); from < tagCount; {
 		sh.mu.RLock()
 		to := sh.rangeEnd(from, walkBatch)
@@ -422,7 +441,7 @@ func (c *compaction) walkShard(sh *shard, number []int, found [][]uint32) {
 			*list = append(*list, uint32(w.location()&(1<<c.s.offsetBits-1)))
 		}
 		from = to
-		runtime.Gosched()
+		y.yield()
 	}
 }
 
@@ -613,6 +632,7 @@ func (c *compaction) noteOverhead() {
 func (r *round) copyVictims(ctx context.Context, staged *moves) (err error) {
 	defer r.c.s.catchFault(armFaults(), &err)
 	var ch chunk
+	var y yielder
 	for {
 		if err := r.take(&ch); err != nil || len(ch.headers) == 0 {
 			return err
@@ -625,7 +645,7 @@ func (r *round) copyVictims(ctx context.Context, staged *moves) (err error) {
 		case r.tick <- struct{}{}:
 		default:
 		}
-		runtime.Gosched()
+		y.yield()
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
@@ -639,8 +659,21 @@ type chunk struct {
 	headers []header
 	size    int // bytes
 	target  *segment
-	offset  int // in target
-	record  int // number in target of the first one
+	offset  int  // in target
+	record  int  // number in target of the first one
+	touched byte // see touch
+}
+
+// touch loads the first byte of n of the records to come. Headers are out of cache, and a load that is
+// waited for costs as much as some thirty that are not.
+func (ch *chunk) touch(mem []byte, n int) {
+	sum := byte(0)
+	for _, unit := range ch.v.live[:min(n, len(ch.v.live))] {
+		if at := int(unit) * recordAlign; at < len(mem) {
+			sum += mem[at]
+		}
+	}
+	ch.touched = sum // loads that nobody uses would be left out
 }
 
 // take makes ch the next records to be copied; without headers when there are none, or the targets
@@ -675,6 +708,7 @@ func (r *round) readHeaders(ch *chunk) error {
 	seg := ch.v.seg
 	tail := int(seg.tail.Load())
 	ch.size = 0
+	ch.touch(seg.mem[:tail], int(float64(limit)/r.c.recordSize)+1)
 	for _, unit := range ch.v.live {
 		if err := r.c.s.reach(pointCompactRecord); err != nil {
 			return err
@@ -766,31 +800,46 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 	return seg, err
 }
 
-// copyChunk copies the records of ch and verifies the copies: a plain copy reads memory at its full
-// speed, which the checksum, one table look-up or instruction behind the other, does not.
+// copyChunk copies the records of ch, and then verifies the copies. All are copied first: a checksum
+// behind each copy would wait for the lines just written, and that takes as long as the copying.
 func (r *round) copyChunk(ch *chunk, staged *moves) error {
-	s, seg, target := r.c.s, ch.v.seg, ch.target
+	seg, target := ch.v.seg, ch.target
 	offset := ch.offset
 	for i, h := range ch.headers {
 		from := int(ch.live[i]) * recordAlign
-		rec := target.mem[offset : offset+h.size()]
-		copy(rec, seg.mem[from:])
-		if h.kind != kindMemory || !intactRecord(rec, h, seg.seedAt(from)) {
-			return ch.v.damaged(from, "checksum mismatch")
-		}
-		reseed(rec, h, target.seedAt(offset))
-		if target.file != nil {
-			target.putDigest(ch.record+i, recordID(rec, h))
-		}
-		number, tag := splitHash(s.hashBytes(recordID(rec, h)))
-		staged.list = append(staged.list, move{
-			from:  makeSlot(tag, s.locate(seg, from)),
-			to:    makeSlot(tag, s.locate(target, offset)),
-			size:  uint32(h.size()),
-			shard: uint8(number),
-		})
+		copy(target.mem[offset:offset+h.size()], seg.mem[from:])
 		offset += h.size()
 	}
+	offset = ch.offset
+	for i, h := range ch.headers {
+		if err := r.adoptCopy(ch, i, offset, staged); err != nil {
+			return err
+		}
+		offset += h.size()
+	}
+	return nil
+}
+
+// adoptCopy verifies the copy of record i of ch, at offset in the target, makes it one of its place, and
+// stages the change of the index.
+func (r *round) adoptCopy(ch *chunk, i, offset int, staged *moves) error {
+	s, seg, target, h := r.c.s, ch.v.seg, ch.target, ch.headers[i]
+	from := int(ch.live[i]) * recordAlign
+	rec := target.mem[offset : offset+h.size()]
+	if h.kind != kindMemory || !intactRecord(rec, h, seg.seedAt(from)) {
+		return ch.v.damaged(from, "checksum mismatch")
+	}
+	reseed(rec, h, target.seedAt(offset))
+	if target.file != nil {
+		target.putDigest(ch.record+i, recordID(rec, h))
+	}
+	number, tag := splitHash(s.hashBytes(recordID(rec, h)))
+	staged.list = append(staged.list, move{
+		from:  makeSlot(tag, s.locate(seg, from)),
+		to:    makeSlot(tag, s.locate(target, offset)),
+		size:  uint32(h.size()),
+		shard: uint8(number),
+	})
 	return nil
 }
 
@@ -803,6 +852,7 @@ func (r *round) commit(ctx context.Context) (moved, superseded int64, err error)
 	r.publish()
 	var m, sup atomic.Int64
 	err = c.parallel(ctx, func(ctx context.Context, _, shard int) error {
+		var y yielder
 		for w := range c.staged {
 			for batch := range slices.Chunk(c.staged[w].of(shard), flipBatch) {
 				n, err := c.s.flip(&c.s.shards[shard], batch)
@@ -814,7 +864,7 @@ func (r *round) commit(ctx context.Context) (moved, superseded int64, err error)
 				if err != nil {
 					return err
 				}
-				runtime.Gosched()
+				y.yield()
 			}
 		}
 		return nil
@@ -841,6 +891,7 @@ func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 	defer sh.version.Add(1)
 	var tally liveTally
 	defer tally.flush()
+	touchSlots(sh.table, batch)
 	for _, m := range batch {
 		if err := s.reach(pointCompactFlip); err != nil {
 			return flipped, err
@@ -852,6 +903,20 @@ func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 		}
 	}
 	return flipped, nil
+}
+
+// touchSlots loads the slot where the search for each one of batch begins, one load behind the other, so
+// that their cache misses overlap. It is not inlined since loads that nobody uses would be left out.
+//
+//go:noinline
+func touchSlots(t table, batch []move) (sum slot) {
+	if len(t) == 0 {
+		return 0
+	}
+	for _, m := range batch {
+		sum += t.get(t.home(m.from.tag()))
+	}
+	return sum
 }
 
 // liveTally sums up live bytes on their way from one segment to another; a batch seldom has more than
