@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,8 @@ and writes go on. The shape is that of log-structured memory's cleaner (Rumble, 
 all or nothing, and that readers hold a lock for a moment instead of an epoch.
 
 	seal    every lane goes on in a new segment: victims are immutable from here on, and what is
-	        written meanwhile lands elsewhere.
+	        written meanwhile lands elsewhere. (Automatic maintenance leaves lanes alone whose
+	        segments are not worth it: they are no victims.)
 	walk    the index is read once for the victims ahead: it knows which records are live, so dead
 	        ones are never touched.
 	round   build   workers verify live records, copy them to targets, and stage for each one
@@ -146,6 +148,9 @@ func (s *Store) compact(ctx context.Context, by trigger) (CompactionStats, error
 	defer s.compacting.Store(false)
 
 	c := &compaction{s: s, start: time.Now(), maxTargets: math.MaxInt}
+	if by == triggerAuto {
+		c.threshold = s.opts.Maintenance.FragmentationThreshold
+	}
 	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
 		c.maxTargets = int(max(1, bound/c.segmentSize()))
 	}
@@ -174,6 +179,7 @@ type compaction struct {
 	progress   CompactionProgress
 	maxTargets int       // of one round
 	recordSize float64   // of a live record on average, bytes
+	threshold  float64   // compact what is worth it (see worthwhile); 0: everything
 	victims    []*victim // not looked at yet
 	work       []*victim // walked, not empty yet
 	pool       [][]byte  // memory of victims, to be used again
@@ -184,9 +190,29 @@ type compaction struct {
 
 // victim is a segment on its way out.
 type victim struct {
-	seg  *segment
-	live []uint32 // offsets of live records not copied yet, in units of 8 bytes, ascending
+	seg     *segment
+	live    []uint32 // offsets of live records not copied yet, in units of 8 bytes, ascending
+	dead    int64    // bytes, when it was chosen
+	benefit float64  // of compacting it, over the cost
 }
+
+// newVictim rates seg, where newest is the id of the newest segment. The rating is that of RAMCloud's
+// cleaner ((1 - u) x age / u, where u is the live share: Rumble, Kejriwal, Ousterhout, "Log-structured
+// Memory for DRAM-based Storage", FAST '14, section 3.5, after Rosenblum and Ousterhout, "The Design and
+// Implementation of a Log-Structured File System", TOCS 10(1), 1992, section 3.5): what is young will
+// have more dead bytes soon, so waiting pays; what has been left alone long will not change. Age is
+// counted in segments made since, which is the clock of a log.
+func newVictim(seg *segment, newest uint64) *victim {
+	live := seg.live.Load() // read once: the rating must not change while victims are sorted
+	v := &victim{seg: seg, dead: seg.recordBytes() - live, benefit: math.Inf(1)}
+	if live > 0 {
+		v.benefit = float64(v.dead) * float64(newest-seg.id+1) / float64(live)
+	}
+	return v
+}
+
+// share of it that was dead, ratio.
+func (v *victim) share() float64 { return fragmentation(v.dead, v.seg.recordBytes()) }
 
 // move is one staged change of the index.
 type move struct {
@@ -236,7 +262,7 @@ func (c *compaction) run(ctx context.Context) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	c.s.sealLanes()
+	c.s.sealLanes(c.threshold / 2) // what worthwhile may choose
 	if err := c.s.reach(pointCompactSealed); err != nil {
 		return err
 	}
@@ -299,40 +325,53 @@ func (c *compaction) fitting() int {
 	return len(c.work)
 }
 
-// chooseVictims lists the sealed segments with dead bytes, those with most of them first; and the
-// ones sealed early, when there is something to merge them with.
+// chooseVictims lists the sealed segments with dead bytes, those worth it most first; and the ones sealed
+// early, when there is something to merge them with.
 func (c *compaction) chooseVictims() {
 	var merge []*victim
-	copying := false
+	newest := c.s.segments.newestID()
 	for _, seg := range c.s.segments.all() {
-		live := seg.live.Load()
-		if !seg.is(stateSealed) || (live > 0 || len(seg.tombstones) > 0) && seg.damaged.Load() {
+		if !seg.is(stateSealed) || (seg.live.Load() > 0 || len(seg.tombstones) > 0) && seg.damaged.Load() {
 			continue
 		}
-		if seg.deadBytes() > 0 {
-			c.victims = append(c.victims, &victim{seg: seg})
-			copying = copying || live > 0
+		if v := newVictim(seg, newest); v.dead > 0 {
+			c.victims = append(c.victims, v)
 		} else if seg.early.Load() {
-			merge = append(merge, &victim{seg: seg})
+			merge = append(merge, v)
 		}
 	}
+	slices.SortStableFunc(c.victims, func(a, b *victim) int { return cmp.Compare(b.benefit, a.benefit) })
+	if c.threshold > 0 {
+		c.victims = c.worthwhile(c.victims)
+	}
+	copying := slices.ContainsFunc(c.victims, func(v *victim) bool { return v.share() < 1 })
 	// One segment sealed early is what every compaction leaves behind.
 	if copying || len(merge) > 1 {
 		c.victims = append(c.victims, merge...)
 	}
-	dead := make(map[*segment]int64, len(c.victims)) // a snapshot: sorting needs keys that stay
 	for _, v := range c.victims {
-		dead[v.seg] = v.seg.deadBytes()
 		c.progress.BytesTotal += v.seg.live.Load()
-	}
-	slices.SortFunc(c.victims, func(a, b *victim) int {
-		return int(max(-1, min(1, dead[b.seg]-dead[a.seg])))
-	})
-	c.progress.Victims = len(c.victims)
-	for _, v := range c.victims {
 		v.seg.victim.Store(true)
 	}
+	c.progress.Victims = len(c.victims)
 	c.notice(StageBuild, nil)
+}
+
+// worthwhile leaves those of victims, best first, that automatic maintenance compacts: each one that is
+// itself as fragmented as the store may be, and further ones until the store is half as fragmented as it
+// may be. What is nearly all live is left alone that way: copying nine tenths of a segment for one tenth
+// would cost more than it gives, and in a while there will be more to give. It is done less, more often.
+func (c *compaction) worthwhile(victims []*victim) (chosen []*victim) {
+	st := c.s.sizes()
+	dead, total := st.DeadBytes, st.TotalBytes
+	for _, v := range victims {
+		if v.share() >= c.threshold || fragmentation(dead, total) > c.threshold/2 {
+			chosen = append(chosen, v)
+			dead -= v.dead
+			total -= v.dead
+		}
+	}
+	return chosen
 }
 
 // compactionNotice is what Stats knows of a compaction under way.

@@ -1295,7 +1295,7 @@ func TestView_PinnedAgainstSwap(t *testing.T) {
 		if err := fill(); err != nil {
 			return err
 		}
-		s.sealLanes()
+		s.sealLanes(0)
 		var dead []*segment
 		for _, seg := range s.segments.all() {
 			if seg.is(stateSealed) && seg.live.Load() == 0 {

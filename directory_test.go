@@ -1842,7 +1842,7 @@ func childMadeCut(t *testing.T, dir, call string) {
 	deleteWhere(t, s, 0, 500, odd)
 	files := &cuttingFiles{fileSystem: s.disk.fs, dir: dir}
 	s.disk.fs = files
-	s.sealLanes() // the next record needs a new segment
+	s.sealLanes(0) // the next record needs a new segment
 	files.armed = true
 	var err error
 	switch call {

@@ -622,7 +622,7 @@ func (s *Store) finishDisk() error {
 	if s.disk == nil || s.opts.ReadOnly {
 		return nil
 	}
-	s.sealLanes()
+	s.sealLanes(0)
 	_ = s.reach(pointCloseSealed)
 	if err := s.flush(); err != nil {
 		return err

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"runtime"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,8 +73,8 @@ func TestMaintain_Threshold(t *testing.T) {
 				require.Empty(t, st.LastMaintenanceDecision)
 				require.EqualValues(t, 1, st.AutomaticCompactions)
 				require.EqualValues(t, 1, st.Compactions)
-				require.Zero(t, st.DeadBytes)
-				require.Equal(t, int64(c.dead)*recordBytes, r.Compaction.BytesReclaimed)
+				require.LessOrEqual(t, st.FragmentationRatio, s.opts.Maintenance.FragmentationThreshold/2)
+				require.Equal(t, r.TotalBytes-st.TotalBytes, r.Compaction.BytesReclaimed)
 			} else {
 				require.Equal(t, SkipThreshold, r.Skipped)
 				require.Equal(t, SkipThreshold, st.LastMaintenanceDecision)
@@ -81,6 +83,53 @@ func TestMaintain_Threshold(t *testing.T) {
 				require.Equal(t, CompactionStats{}, r.Compaction)
 			}
 			requireContents(t, s, 0, 1000, 100, func(i int) bool { return i >= c.dead })
+		})
+	}
+}
+
+// Goal: automatic maintenance compacts what is worth it and leaves the rest, best first; Compact takes
+// everything. Method: segments with known dead shares, sealed by hand; which ones are there afterwards.
+func TestMaintain_ChoosesWhatIsWorthIt(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		threshold float64
+		dead      []int // of the 100 records of each segment, the oldest first
+		stay      []int // segments that are left alone
+	}{
+		{"as fragmented as the store may be: all of them go", 0.5, []int{50, 60, 70, 80}, []int{}},
+		{"nearly live ones stay once the store is half as fragmented", 0.4, []int{10, 10, 90, 90, 10}, []int{0, 1, 4}},
+		{"of equals the older one goes", 0.2, []int{30, 19, 19, 12}, []int{2, 3}},
+		{"an old one goes before a young one with more dead bytes", 0.2, []int{15, 8, 8, 19, 90}, []int{1, 2, 3}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			opts := maintained()
+			opts.Maintenance.FragmentationThreshold = c.threshold
+			seed := maphash.MakeSeed() // and one shard, so that there is one lane
+			s := openTest(t, opts, hooks{hash: func(id string) uint64 { return maphash.String(seed, id) >> 8 }})
+			var ids []uint64
+			live := map[int]bool{}
+			for k := range c.dead {
+				fill(t, s, 100*k, 100*(k+1), 100)
+				s.sealLanes(0)
+				ids = append(ids, s.segments.newestID())
+			}
+			for k, n := range c.dead {
+				deleteWhere(t, s, 100*k, 100*k+n, all)
+				for i := 100*k + n; i < 100*(k+1); i++ {
+					live[i] = true
+				}
+			}
+			require.True(t, maintain(t, s).Compacted)
+			left := []int{}
+			for _, seg := range s.Segments() {
+				if k := slices.Index(ids, seg.ID); k >= 0 {
+					left = append(left, k)
+				}
+			}
+			require.Equal(t, c.stay, left)
+			mustCompact(t, s)
+			require.Zero(t, s.Stats().DeadBytes)
+			requireContents(t, s, 0, 100*len(c.dead), 100, func(i int) bool { return live[i] })
 		})
 	}
 }

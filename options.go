@@ -71,7 +71,8 @@ type CompactionOptions struct {
 
 // MaintenanceOptions configure the background cycle, which compacts when all three hold: the
 // fragmentation ratio is at least FragmentationThreshold, TotalBytes at least MinBytes, and the
-// last automatic compaction at least MinPeriod ago.
+// last automatic compaction at least MinPeriod ago. It gives back what is worth the copying: see
+// docs/design.md, section 7; [Store.Compact] gives back everything.
 type MaintenanceOptions struct {
 	Disabled               bool          // no background cycle; Maintain still works
 	Interval               time.Duration // between cycles; 0 means 30s

@@ -320,6 +320,13 @@ func (t *segmentTable) newID(kind segmentKind) uint64 {
 	return t.lastID
 }
 
+// newestID is the highest id drawn.
+func (t *segmentTable) newestID() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.lastID
+}
+
 // abandon ends the pending state of a segment that will not be published.
 func (t *segmentTable) abandon(id uint64) {
 	t.mu.Lock()
@@ -498,15 +505,16 @@ func (s *Store) newLargeSegment(p put) (seg *segment, err error) {
 // segmentSizeFor is the size of a segment for one record of size bytes alone.
 func segmentSizeFor(size int) int { return roundUp(segmentHeaderSize+size+digestSize, pageSize) }
 
-// sealLanes seals every active segment that holds a record. Lanes get a new one with their next
-// record.
-func (s *Store) sealLanes() {
+// sealLanes seals the active segments of which at least a share of threshold (0: any) is dead, and that
+// hold a record. Lanes get a new one with their next record.
+func (s *Store) sealLanes(threshold float64) {
 	s.contentMu.RLock()
 	defer s.contentMu.RUnlock()
 	for i := range s.lanes {
 		ln := &s.lanes[i]
 		ln.mu.Lock()
-		if ln.active != nil && ln.active.recordBytes() > 0 {
+		if seg := ln.active; seg != nil && seg.recordBytes() > 0 &&
+			fragmentation(seg.deadBytes(), seg.recordBytes()) >= threshold {
 			ln.active.seal(true)
 			ln.active = nil
 		}
