@@ -87,3 +87,72 @@ func FuzzOperations(f *testing.F) {
 		require.Zero(t, s.mapper.bytes.Load())
 	})
 }
+
+// FuzzMemories: whatever two ids and contents are, each comes back as it was stored, through every way
+// of reading, a compaction, and for a directory a close and an open; and an id that may not be is refused.
+func FuzzMemories(f *testing.F) {
+	f.Add("a", []byte("content"), "b", []byte{}, false)
+	f.Add("", []byte("no id"), "\x00", []byte(nil), true)
+	f.Add("../../etc/passwd", []byte{0, 0, 0, 0}, "\xff\xfe", bytes.Repeat([]byte{0xff}, 70000), true)
+	f.Add("same", []byte("first"), "same", []byte("second"), true)
+	f.Fuzz(func(t *testing.T, id1 string, content1 []byte, id2 string, content2 []byte, inDirectory bool) {
+		dir := ""
+		if inDirectory {
+			dir = t.TempDir()
+		}
+		s, err := open(dir, quiet(), hooks{})
+		require.NoError(t, err)
+		model := map[string][]byte{}
+		for _, m := range []struct {
+			id      string
+			content []byte
+		}{{id1, content1}, {id2, content2}} {
+			err := s.Put(m.id, m.content)
+			if len(m.id) == 0 || len(m.id) > MaxIDLen {
+				require.ErrorIs(t, err, ErrInvalidID)
+				continue
+			}
+			require.NoError(t, err)
+			model[m.id] = m.content
+		}
+		requireMemories(t, s, model)
+		mustCompact(t, s)
+		requireMemories(t, s, model)
+		if inDirectory {
+			require.NoError(t, s.Close())
+			s, err = open(dir, quiet(), hooks{})
+			require.NoError(t, err)
+			requireMemories(t, s, model)
+		}
+		for id := range model {
+			existed, err := s.Delete(id)
+			require.NoError(t, err)
+			require.True(t, existed)
+			require.False(t, s.Has(id))
+		}
+		require.Zero(t, s.Len())
+		requireIntact(t, s)
+		require.NoError(t, s.Close())
+	})
+}
+
+// requireMemories reads each memory of model in every way, and that there are no others.
+func requireMemories(t *testing.T, s *Store, model map[string][]byte) {
+	t.Helper()
+	require.Equal(t, len(model), s.Len())
+	for id, want := range model {
+		got, err := s.Get(id)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, got))
+		require.NoError(t, s.View(id, func(content []byte) error {
+			require.True(t, bytes.Equal(want, content))
+			return nil
+		}))
+		require.True(t, s.Has(id))
+	}
+	for id, content := range s.All() {
+		want, ok := model[id]
+		require.True(t, ok)
+		require.True(t, bytes.Equal(want, content))
+	}
+}
