@@ -119,16 +119,19 @@ func (m *families) operations(st *Stats) {
 		op(st.PutErrors, "put", "error"),
 		op(st.Deletes, "delete", "ok"),
 		op(st.DeleteMisses, "delete", "miss"),
-		op(st.DeleteErrors, "delete", "error"))
+		op(st.DeleteErrors, "delete", "error"),
+		op(st.Loads, "load", "ok"),
+		op(st.LoadErrors, "load", "error"))
 	duration := func(op string, h Histogram) Sample {
 		s := labelled(0, "op", op)
 		s.Histogram = &h
 		return s
 	}
-	m.add(MetricHistogram, "warmtier_operation_duration_seconds", "Durations of operations, from a sample of 1 in 256.",
+	m.add(MetricHistogram, "warmtier_operation_duration_seconds", "Durations of operations: of all loads, and of 1 in 256 others.",
 		duration("get", st.GetDuration),
 		duration("put", st.PutDuration),
-		duration("delete", st.DeleteDuration))
+		duration("delete", st.DeleteDuration),
+		duration("load", st.LoadDuration))
 	m.counter("warmtier_read_bytes_total", "Bytes of contents read, estimated from a sample of 1 in 256.", st.ReadBytes)
 	m.counter("warmtier_written_bytes_total", "Bytes of records written by puts and deletes.", st.WrittenBytes)
 	m.counter("warmtier_corrupt_records_total", "Damaged records met by reads.", st.CorruptRecords)
