@@ -139,14 +139,14 @@ func (m *families) operations(st *Stats) {
 
 func (m *families) compaction(st *Stats) {
 	var compactions []Sample
-	for _, t := range []struct {
-		name string
-		CompactionResults
-	}{{"auto", st.AutoCompactions}, {"manual", st.ManualCompactions}, {"startup", st.StartupCompactions}} {
+	for by, r := range [triggers]CompactionResults{
+		triggerManual: st.ManualCompactions, triggerAuto: st.AutoCompactions, triggerStartup: st.StartupCompactions,
+	} {
+		name := trigger(by).String()
 		compactions = append(compactions,
-			labelled(float64(t.OK), "result", "ok", "trigger", t.name),
-			labelled(float64(t.Aborted), "result", "aborted", "trigger", t.name),
-			labelled(float64(t.Failed), "result", "error", "trigger", t.name))
+			labelled(float64(r.OK), "result", "ok", "trigger", name),
+			labelled(float64(r.Aborted), "result", "aborted", "trigger", name),
+			labelled(float64(r.Failed), "result", "error", "trigger", name))
 	}
 	m.add(MetricCounter, "warmtier_compactions_total", "Compactions by what started them and how they ended.",
 		compactions...)

@@ -187,6 +187,9 @@ const (
 	triggers
 )
 
+// String is the trigger's name in logs and metrics.
+func (t trigger) String() string { return [triggers]string{"manual", "auto", "startup"}[t] }
+
 func (h *history) addCompaction(by trigger, c CompactionStats, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -90,6 +90,8 @@ type Store struct {
 	meters         meters
 	retired        retiredSegments
 	loads          loads
+	silent         bool // no Logger; set by Open
+	logQueue       logQueue
 	writtenGone    int64                            // by Put and Delete, to segments that left; guarded by contentMu
 	current        atomic.Pointer[compactionNotice] // of the compaction under way
 	recovered      RecoveryStats                    // written by Open
@@ -129,9 +131,11 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 	}
 	if dir != "" {
 		if err := s.openDirectory(dir); err != nil {
+			s.waitForLog()
 			return nil, err
 		}
 	}
+	s.logOpened()
 	s.startBackground()
 	return s, nil
 }
@@ -146,6 +150,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	}
 	s := &Store{
 		opts:      opts.withDefaults(),
+		silent:    opts.Logger == nil,
 		hooks:     h,
 		hashSeed:  maphash.MakeSeed(),
 		lanes:     make([]lane, min(maxLanes, runtime.GOMAXPROCS(0))),
@@ -874,7 +879,10 @@ func (s *Store) Close() error {
 			s.free(seg)
 		}
 	}
-	return errors.Join(err, s.closeDisk())
+	err = errors.Join(err, s.closeDisk())
+	s.opts.Logger.Info("store closed")
+	s.waitForLog()
+	return err
 }
 
 // begin registers work that Close waits for. The work ends with done, and early when ctx, the
