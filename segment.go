@@ -3,6 +3,7 @@ package warmtier
 import (
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
 	"math/bits"
@@ -272,7 +273,7 @@ func (s *Store) free(seg *segment) {
 // release unmaps mem. No call can do anything about a failure, so it is logged.
 func (s *Store) release(mem []byte) {
 	if err := s.mapper.release(mem); err != nil {
-		s.opts.Logger.Error("memory could not be given back", "error", err)
+		s.logLater(slog.LevelError, "memory could not be given back", "error", err)
 	}
 }
 
@@ -476,6 +477,7 @@ func (s *Store) reserveLocked(ln *lane, size int, tombstone bool) (*segment, err
 	_ = s.reach(pointLaneRolled)
 	if ln.active != nil {
 		ln.active.seal(int64(ln.active.room(1)) > s.mergeableRoom())
+		s.logSealed(ln.active)
 	}
 	ln.active = seg
 	return seg, nil
@@ -516,6 +518,7 @@ func (s *Store) sealLanes(threshold float64) {
 		if seg := ln.active; seg != nil && seg.recordBytes() > 0 &&
 			fragmentation(seg.deadBytes(), seg.recordBytes()) >= threshold {
 			ln.active.seal(true)
+			s.logSealed(ln.active)
 			ln.active = nil
 		}
 		ln.mu.Unlock()
