@@ -208,6 +208,7 @@ func (m *moves) of(shard int) []move { return m.list[m.start[shard]:m.start[shar
 
 func (c *compaction) run(ctx context.Context) error {
 	defer c.drainPool()
+	defer c.s.emptyLimbo()
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
@@ -409,10 +410,10 @@ func (o *offsetSorter) sort(offsets []uint32) {
 func (c *compaction) walkShard(sh *shard, number []int, found [][]uint32) {
 	var slots []slot
 	for from := uint32(0); from < tagCount; {
-		sh.mu.RLock()
+		sh.mu.Lock()
 		to := sh.rangeEnd(from, walkBatch)
-		slots = sh.table.appendRange(slots[:0], from, to)
-		sh.mu.RUnlock()
+		slots = sh.current().appendRange(slots[:0], from, to)
+		sh.mu.Unlock()
 		for _, w := range slots {
 			index := int(w.location() >> c.s.offsetBits)
 			if index >= len(number) || number[index] == 0 {
@@ -825,8 +826,7 @@ func (r *round) commit(ctx context.Context) (moved, superseded int64, err error)
 // publish puts the targets into the table.
 func (r *round) publish() {
 	s := r.c.s
-	s.contentMu.RLock()
-	defer s.contentMu.RUnlock()
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	for _, target := range r.targets {
 		s.segments.publish(target)
 	}
@@ -845,8 +845,8 @@ func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 		if err := s.reach(pointCompactFlip); err != nil {
 			return flipped, err
 		}
-		if pos, ok := sh.table.find(m.from); ok {
-			sh.table.set(pos, m.to)
+		if pos, ok := sh.current().find(m.from); ok {
+			sh.current().set(pos, m.to)
 			s.moveLive(&tally, m)
 			flipped++
 		}
@@ -934,8 +934,10 @@ func (c *compaction) swap(segs []*segment) {
 	s.contentMu.Lock()
 	start := time.Now()
 	s.segments.removeLocked(segs)
+	tables := s.limbo.takeLocked()
 	pause := time.Since(start)
 	s.contentMu.Unlock()
+	s.releaseTables(tables)
 	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, pause)
 
 	s.segments.reuse(segs)
@@ -999,8 +1001,8 @@ func (s *Store) unflip(sh *shard, batch []move) {
 	var tally liveTally
 	defer tally.flush()
 	for _, m := range batch {
-		if pos, ok := sh.table.find(m.to); ok {
-			sh.table.set(pos, m.from)
+		if pos, ok := sh.current().find(m.to); ok {
+			sh.current().set(pos, m.from)
 			s.moveLive(&tally, move{from: m.to, to: m.from, size: m.size})
 		}
 	}

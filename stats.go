@@ -16,10 +16,10 @@ type Stats struct {
 	FragmentationRatio float64 // DeadBytes / TotalBytes, 0 when empty
 	MappedBytes        int64   // all memory outside the Go heap: segments, retired ones, index
 	RetiredBytes       int64   // of it, in segments that only a View or an iteration keeps mapped
-	IndexBytes         int64   // of it, in the index
+	IndexBytes         int64   // of it, in the index, old tables that wait for their readers included
 
 	Puts           int64 // that succeeded
-	Gets           int64 // calls of Get, AppendContent and View
+	Gets           int64 // calls of Get, AppendContent and View, and ids read by GetMany
 	Misses         int64 // of them, those that found nothing
 	Deletes        int64 // that removed something
 	CorruptRecords int64 // met by reads; the same record counts each time
@@ -93,6 +93,12 @@ func (h *history) addCompaction(c CompactionStats, err error) {
 	h.maxPause = max(h.maxPause, c.MaxSwapPause)
 }
 
+func (h *history) addPause(d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.maxPause = max(h.maxPause, d)
+}
+
 func (h *history) addCycle(r MaintenanceReport) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -112,19 +118,16 @@ func (s *Store) Stats() Stats {
 		st.Memories += int(sh.memories.Load())
 		st.LiveBytes += sh.liveBytes.Load()
 		st.Puts += sh.puts.Load()
-		st.Gets += sh.gets.Load()
-		st.Misses += sh.misses.Load()
 		st.Deletes += sh.deletes.Load()
-		sh.mu.RLock()
-		st.IndexBytes += int64(len(sh.table))
-		sh.mu.RUnlock()
 	}
-	s.contentMu.RLock()
+	st.Gets, st.Misses = s.contentMu.gets()
+	st.IndexBytes = s.tableBytes.Load() + s.limbo.bytes.Load()
+	hold := s.contentMu.RLock()
 	for _, seg := range s.segments.all() {
 		st.Segments++
 		st.TotalBytes += seg.recordBytes()
 	}
-	s.contentMu.RUnlock()
+	s.contentMu.RUnlock(hold)
 	// A record counts in TotalBytes before it counts in LiveBytes, and writers may have come
 	// between the two sums above.
 	st.LiveBytes = min(st.LiveBytes, st.TotalBytes)
