@@ -261,6 +261,7 @@ func (m *moves) of(shard int) []move { return m.list[m.start[shard]:m.start[shar
 func (c *compaction) run(ctx context.Context) error {
 	defer c.drainPool()
 	defer c.end()
+	defer c.s.emptyLimbo()
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
@@ -516,10 +517,10 @@ func (c *compaction) walkShard(sh *shard, number []int, found [][]uint32) {
 	slots := make([]slot, 0, 2*walkBatch)
 	var y yielder
 	for from := uint32(0); from < tagCount; {
-		sh.mu.RLock()
+		sh.mu.Lock()
 		to := sh.rangeEnd(from, walkBatch)
-		slots = sh.table.appendRange(slots[:0], from, to)
-		sh.mu.RUnlock()
+		slots = sh.current().appendRange(slots[:0], from, to)
+		sh.mu.Unlock()
 		for _, w := range slots {
 			index := int(w.location() >> c.s.offsetBits)
 			if index >= len(number) || number[index] == 0 {
@@ -968,8 +969,7 @@ func (r *round) commit(ctx context.Context) (moved, superseded int64, err error)
 // publish puts the targets into the table.
 func (r *round) publish() {
 	s := r.c.s
-	s.contentMu.RLock()
-	defer s.contentMu.RUnlock()
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	for _, target := range r.targets {
 		s.segments.publish(target)
 	}
@@ -984,13 +984,13 @@ func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 	defer sh.version.Add(1)
 	var tally liveTally
 	defer tally.flush()
-	touchSlots(sh.table, batch)
+	touchSlots(sh.current(), batch)
 	for _, m := range batch {
 		if err := s.reach(pointCompactFlip); err != nil {
 			return flipped, err
 		}
-		if pos, ok := sh.table.find(m.from); ok {
-			sh.table.set(pos, m.to)
+		if pos, ok := sh.current().find(m.from); ok {
+			sh.current().set(pos, m.to)
 			s.moveLive(&tally, m)
 			flipped++
 		}
@@ -1094,8 +1094,10 @@ func (c *compaction) swap(segs []*segment) {
 	start := time.Now()
 	s.segments.removeLocked(segs)
 	s.writtenGone += gone
+	tables := s.limbo.takeLocked()
 	pause := time.Since(start)
 	s.contentMu.Unlock()
+	s.releaseTables(tables)
 	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, pause)
 	s.meters.swaps.observe(pause)
 
@@ -1160,8 +1162,8 @@ func (s *Store) unflip(sh *shard, batch []move) {
 	var tally liveTally
 	defer tally.flush()
 	for _, m := range batch {
-		if pos, ok := sh.table.find(m.to); ok {
-			sh.table.set(pos, m.from)
+		if pos, ok := sh.current().find(m.to); ok {
+			sh.current().set(pos, m.from)
 			s.moveLive(&tally, move{from: m.to, to: m.from, size: m.size})
 		}
 	}

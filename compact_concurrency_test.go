@@ -115,13 +115,10 @@ func placedBy(place func(i int) int) func(id string) uint64 {
 }
 
 // segmentOf is the segment that holds the memory, now.
-func segmentOf(t testing.TB, s *Store, id string) *segment {
+func segmentOf(t *testing.T, s *Store, id string) *segment {
 	t.Helper()
-	sh, tag := s.place(id)
-	m, err := s.lookup(id, sh, tag)
-	require.NoError(t, err)
-	defer s.contentMu.RUnlock()
-	return m.seg
+	seg, _ := locationOf(t, s, id)
+	return seg
 }
 
 // waitFor yields until ok, at most this many times, and reports whether it came to that.
@@ -139,8 +136,7 @@ func waitFor(times int, ok func() bool) bool {
 func someoneIn(function string) bool {
 	buf := make([]byte, 1<<20)
 	for goroutine := range bytes.SplitSeq(buf[:runtime.Stack(buf, true)], []byte("\n\n")) {
-		first, _, _ := bytes.Cut(goroutine, []byte("\n"))
-		if bytes.Contains(first, []byte("RWMutex.Lock")) && bytes.Contains(goroutine, []byte(function)) {
+		if bytes.Contains(goroutine, []byte("(*contentLock).Lock")) && bytes.Contains(goroutine, []byte(function)) {
 			return true
 		}
 	}
@@ -518,14 +514,14 @@ func TestCompact_WalkMissesMemory(t *testing.T) {
 				sh.mu.Lock()
 				defer sh.mu.Unlock()
 				var pos int
-				pos, hidden = sh.table.first(tag)
-				sh.table.remove(pos)
+				pos, hidden = sh.current().first(tag)
+				sh.current().remove(pos)
 			})
 			show := doAt(pointCompactWalked, 1, func() {
 				sh.mu.Lock()
 				defer sh.mu.Unlock()
-				pos, _ := sh.table.first(tag)
-				sh.table.set(pos, hidden)
+				pos, _ := sh.current().first(tag)
+				sh.current().set(pos, hidden)
 			})
 			s.hooks.at = both(hide, show)
 			_, err := s.Compact(context.Background())
@@ -941,9 +937,9 @@ func TestCompact_ShardResizedDuringRound(t *testing.T) {
 			fill(t, s, 0, n, size)
 			deleteWhere(t, s, 0, n, func(i int) bool { return !odd(i) })
 			slots := func() int {
-				sh.mu.RLock()
-				defer sh.mu.RUnlock()
-				return sh.table.slots()
+				sh.mu.Lock()
+				defer sh.mu.Unlock()
+				return sh.current().slots()
 			}
 			small := slots()
 			var grown, shrunk int
@@ -1082,9 +1078,9 @@ func TestCompact_LanesRollDuringCommit(t *testing.T) {
 								t.Error(err)
 							}
 						}
-						s.contentMu.RLock()
+						hold := s.contentMu.RLock()
 						rolled = len(s.segments.all()) - before
-						s.contentMu.RUnlock()
+						s.contentMu.RUnlock(hold)
 						close(filled)
 					}),
 					doAt(pointCompactFlip, 200, func() {

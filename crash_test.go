@@ -45,7 +45,7 @@ WARMTIER_TEST_SEED replays the operations.
 // allPoints are the points where a child is killed. The test fails when one of them is never passed,
 // and when a point is passed that is not here.
 var allPoints = []point{
-	pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
+	pointPutFound, pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
 	pointLaneRolled, pointViewPinned,
 	pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord, pointCompactBuilt,
 	pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointUnlink,

@@ -1417,8 +1417,7 @@ func TestDirectory_SyncBetweenCommitAndSwap(t *testing.T) {
 		once.Do(func() {
 			holding := make(chan struct{})
 			meanwhile.Go(func() {
-				s.contentMu.RLock() // the swap has to wait
-				defer s.contentMu.RUnlock()
+				defer s.contentMu.RUnlock(s.contentMu.RLock()) // the swap has to wait
 				close(holding)
 				if err := s.listSegments(); err != nil { // the last step of a Sync; has to wait for the commit
 					t.Errorf("sync: %v", err)

@@ -361,8 +361,7 @@ type dirtySegment struct {
 // pinDirty pins the committed segments that have grown or were sealed since they were flushed. Targets
 // are flushed by the compaction that fills them.
 func (s *Store) pinDirty() (dirty []dirtySegment) {
-	s.contentMu.RLock()
-	defer s.contentMu.RUnlock()
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	taken := map[*segment]bool{}
 	pin := func(seg *segment, sealed bool) {
 		taken[seg] = true

@@ -41,8 +41,7 @@ func openTest(t testing.TB, opts *Options, h hooks) *Store {
 }
 
 func (s *Store) isClosed() bool {
-	s.contentMu.RLock()
-	defer s.contentMu.RUnlock()
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	return s.closed
 }
 

@@ -63,7 +63,7 @@ func (s *Store) writeHint() {
 	layout := layoutHint(len(segs))
 	size := layout.tablesAt
 	for i := range s.shards {
-		size += len(s.shards[i].table)
+		size += s.shards[i].current().slots() * slotSize
 	}
 	for _, seg := range segs {
 		size += 4 * len(seg.tombstones)
@@ -99,17 +99,18 @@ func (s *Store) encodeHint(b []byte, segs []*segment, layout hintLayout) (err er
 	}
 	for i := range s.shards {
 		sh := &s.shards[i]
-		t := table(b[at : at+len(sh.table)])
-		t.relocate(sh.table, func(loc location) location {
+		t := sh.current()
+		encoded := b[at : at+t.slots()*slotSize]
+		t.encode(encoded, func(loc location) location {
 			n := number[int(loc>>s.offsetBits)]
 			return location(n)<<s.offsetBits | loc&(1<<s.offsetBits-1)
 		})
-		at += len(t)
+		at += len(encoded)
 		e := b[layout.shardsAt+i*hintShardSize:]
 		le.PutUint32(e[0:], uint32(t.slots()))
 		le.PutUint32(e[4:], uint32(sh.memories.Load()))
 		le.PutUint64(e[8:], uint64(sh.liveBytes.Load()))
-		le.PutUint32(e[16:], checksum(t))
+		le.PutUint32(e[16:], checksum(encoded))
 	}
 	for i, seg := range segs {
 		offsets := b[at : at+4*len(seg.tombstones)]
@@ -147,7 +148,7 @@ func (r *recovery) loadHint() bool {
 		}
 		tombstones, err := readTombstones(b, at, layout)
 		if err != nil {
-			r.releaseTables(tables)
+			r.s.releaseTables(tables)
 			return err
 		}
 		r.useHint(b, layout, tables, tombstones)
@@ -197,18 +198,10 @@ func (r *recovery) readTables(b []byte, layout hintLayout) (_ []table, at int, e
 		})
 	}
 	if err = errors.Join(err, g.Wait()); err != nil {
-		r.releaseTables(tables)
+		r.s.releaseTables(tables)
 		return nil, 0, err
 	}
 	return tables, at, nil
-}
-
-func (r *recovery) releaseTables(tables []table) {
-	for _, t := range tables {
-		if len(t) > 0 {
-			r.s.release(t)
-		}
-	}
 }
 
 // checkHintHeader checks everything before the tables, by itself.
@@ -322,7 +315,7 @@ func (r *recovery) readTruth() (t *truth) {
 		}
 		bits := uint(le.Uint32(b[48:]))
 		for _, t := range tables {
-			t.relocate(t, func(loc location) location { return r.locationOf(loc, bits, segs) })
+			t.relocate(func(loc location) location { return r.locationOf(loc, bits, segs) })
 		}
 		return nil
 	})
@@ -339,17 +332,27 @@ func (r *recovery) locationOf(loc location, bits uint, segs []*segment) location
 	return r.s.locate(segs[n], int(loc&(1<<bits-1))*recordAlign)
 }
 
-// relocate makes t, which may be from itself, the slots of from with the locations that fn makes of theirs.
-func (t table) relocate(from table, fn func(location) location) {
-	for pos := range from.slots() {
-		if w := from.get(pos); w != 0 {
-			t.set(pos, makeSlot(w.tag(), fn(w.location())))
+// relocate makes the locations of t those that fn makes of them.
+func (t table) relocate(fn func(location) location) {
+	for pos, w := range t {
+		if w != 0 {
+			t[pos] = makeSlot(w.tag(), fn(w.location()))
 		}
 	}
 }
 
-// copyTable returns a table of its own, with the bytes of from. Locations are checked when they are
-// followed, as always.
+// encode writes the slots of t, with the locations that fn makes of theirs, to b, which is zeroed.
+func (t table) encode(b []byte, fn func(location) location) {
+	for pos, w := range t {
+		if w != 0 {
+			w = makeSlot(w.tag(), fn(w.location()))
+			binary.LittleEndian.PutUint64(b[pos*slotSize:], uint64(w))
+		}
+	}
+}
+
+// copyTable returns a table of its own, with the slots encoded in from. Locations are checked when they
+// are followed, as always.
 func (r *recovery) copyTable(from []byte, sum uint32) (table, error) {
 	if len(from) == 0 {
 		return nil, nil
@@ -363,7 +366,11 @@ func (r *recovery) copyTable(from []byte, sum uint32) (table, error) {
 		r.s.release(mem)
 		return nil, errors.New("checksum mismatch in a table")
 	}
-	return mem, nil
+	t := tableOf(mem)
+	for pos := range t {
+		t[pos] = slot(binary.LittleEndian.Uint64(mem[pos*slotSize:]))
+	}
+	return t, nil
 }
 
 // readTombstones reads the lists of tombstones that begin at at.
@@ -407,9 +414,10 @@ func (r *recovery) useHint(b []byte, layout hintLayout, tables []table, tombston
 	for i, t := range tables {
 		e := b[layout.shardsAt+i*hintShardSize:]
 		sh := &s.shards[i]
-		sh.table = t
+		sh.setTable(t)
+		s.tableBytes.Add(int64(t.slots()) * slotSize)
 		sh.memories.Store(int64(le.Uint32(e[4:])))
 		sh.liveBytes.Store(int64(le.Uint64(e[8:])))
-		t.relocate(t, func(loc location) location { return r.locationOf(loc, s.offsetBits, segs) })
+		t.relocate(func(loc location) location { return r.locationOf(loc, s.offsetBits, segs) })
 	}
 }

@@ -1,9 +1,10 @@
 package warmtier
 
 import (
-	"encoding/binary"
 	"hash/maphash"
+	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 )
 
@@ -27,10 +28,42 @@ Cost: a table is between 40 % and 80 % full, which is 10 to 20 bytes per memory.
 shard share a tag with probability 2^-24 each, 0.2 % of all look-ups at 10 million memories read
 a second record; ids are always compared in the record itself.
 
-I2 (one slot): an id has at most one slot, found from its home before any empty slot.
+I2 (one slot): an id has at most one slot, found from its home before any empty slot. While a removal
+moves slots back, one of them may be there twice for a moment, the same in both places.
 I3 (positions): positions change only by insert, remove and resize, whose callers hold the lock of
 the shard's lane; a compaction exchanges locations in place. So whoever holds the lane's lock may
-remember a position between two holds of the shard's lock.
+remember a position between two holds of the shard's lock, and needs none to look an id up.
+
+Reading without a lock. A reader holds contentMu and no lock of the index: it loads the shard's table,
+and slots one by one, atomically, while writers store them atomically under the shard's lock. What it
+may believe:
+
+  - A hit, always. Each store puts a slot into the table that is valid at that moment, over an empty
+    one (a new memory), over the same id's (an overwrite, a flip), over one that has been removed, or
+    over one that has been copied to where it is found before (a removal that moves slots back: copy
+    first, then overwrite). So whatever slot is loaded, at whatever moment, was the slot of its id at that
+    moment, and contentMu keeps the segment it names in the segment table (section 8 of
+    docs/design.md). The record says whose it is. That moment is the read's point of linearization.
+  - A hit or a miss in a table that was replaced meanwhile: it is frozen as it was when it was replaced,
+    which was within the call. A hit there was true at that moment.
+  - A miss, only if no removal came between. The interleaving that would break it: X at position 5, home
+    4. The reader has passed 4, another memory's. A removal of that one moves X to 4 and empties 5; the
+    reader finds 5 empty. So shifts is odd while a removal is under way and another number after it, and
+    a miss counts when it was even before the probe and the same after. Other changes need not be
+    counted: a new memory fills an empty slot, an overwrite and a flip keep a slot's tag and place, and
+    a resize leaves the old table behind as it was. After a few such misses the reader takes the lock.
+  - A damaged record, only under the shard's lock: it would be one without (see hits), but an error may
+    take its time.
+
+A probe ends: some slots are always empty, and a reader that walked after a moving one would need a
+writer at each step.
+
+I7 (old tables): a table that was replaced stays mapped until no reader can be in it. Readers load a table
+and are done with it within one hold of contentMu; so an old one waits in limbo until contentMu has been
+held for writing once: by a swap, by Close, or by a write that finds too much waiting. Whoever reads a
+table with the shard's lock only, and without contentMu, has it from the shard under that lock, where it
+is not replaced meanwhile. The interleaving that would break it: a reader loads the table, a Put replaces
+and unmaps it, the reader loads a slot.
 */
 
 const (
@@ -57,12 +90,23 @@ func makeSlot(tag uint32, loc location) slot { return slot(tag)<<locationBits | 
 func (w slot) tag() uint32                   { return uint32(w >> locationBits) }
 func (w slot) location() location            { return location(w & locationMask) }
 
-// table is the slots of one shard.
-type table []byte
+// table is the slots of one shard. In a table that readers know, slots are loaded with get and stored
+// with set only.
+type table []slot
 
-func (t table) slots() int          { return len(t) / slotSize }
-func (t table) get(pos int) slot    { return slot(binary.LittleEndian.Uint64(t[pos*slotSize:])) }
-func (t table) set(pos int, w slot) { binary.LittleEndian.PutUint64(t[pos*slotSize:], uint64(w)) }
+// tableOf makes a table of mapped memory. A slice of bytes that begins at a page is one of whole words.
+func tableOf(mem []byte) table {
+	return unsafe.Slice((*slot)(unsafe.Pointer(unsafe.SliceData(mem))), len(mem)/slotSize)
+}
+
+// bytes is the memory of t.
+func (t table) bytes() []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(t))), len(t)*slotSize)
+}
+
+func (t table) slots() int          { return len(t) }
+func (t table) get(pos int) slot    { return slot(atomic.LoadUint64((*uint64)(&t[pos]))) }
+func (t table) set(pos int, w slot) { atomic.StoreUint64((*uint64)(&t[pos]), uint64(w)) }
 func (t table) home(tag uint32) int { return int(uint64(tag) * uint64(t.slots()) >> tagBits) }
 func (t table) next(pos int) int    { return wrap(pos+1, t.slots()) }
 func (t table) distance(a, b int) int { // from a forward to b
@@ -95,7 +139,9 @@ func (t table) seek(pos int, tag uint32) (int, slot) {
 		if w == 0 || w.tag() == tag {
 			return pos, w
 		}
-		pos = t.next(pos)
+		if pos++; pos >= len(t) {
+			pos = 0
+		}
 	}
 }
 
@@ -109,7 +155,8 @@ func (t table) find(w slot) (pos int, ok bool) {
 	return 0, false
 }
 
-// remove empties pos and moves back every later slot that could no longer be found.
+// remove empties pos and moves back every later slot that could no longer be found. A slot that moves is
+// in both places before it is gone from one: readers may look on.
 func (t table) remove(pos int) {
 	for next := t.next(pos); ; next = t.next(next) {
 		w := t.get(next)
@@ -149,31 +196,47 @@ func (t table) appendRange(dst []slot, from, to uint32) []slot {
 
 // shard is one part of the index.
 type shard struct {
+	shardShared
+	_ [cacheLines - unsafe.Sizeof(shardShared{})%cacheLines]byte
 	shardState
 	_ [cacheLines - unsafe.Sizeof(shardState{})%cacheLines]byte
 }
 
-type shardState struct {
-	lane *lane // whose lock every writer of this shard holds; set by Open
-
-	mu rankedRWMutex[shardRank]
-	// table and what follows is guarded by mu; the atomics are also read without it, by Stats,
-	// which then sees each of them exact but not all of one moment.
-	table     table
-	memories  atomic.Int64 // slots in use
-	liveBytes atomic.Int64 // sizes of the records they point to
-	version   atomic.Int64 // grows before and after each change of slots and byte counts
-
-	puts, deletes atomic.Int64 // written under mu
-	gets, misses  atomic.Int64 // written by readers; per shard, so that no line is written by all
-	deleteMisses  atomic.Int64 // written under the lane's lock
-	remainder     int64        // of gets, at which a read is measured; set by Open
+// shardShared is what readers load. It changes when the table is resized.
+type shardShared struct {
+	lane  *lane                 // whose lock every writer of this shard holds; set by Open
+	table atomic.Pointer[table] // nil as nil table; stored under the lane's lock and mu
 }
+
+// shardState changes with every write.
+type shardState struct {
+	mu rankedMutex[shardRank]
+	// The slots of the table, and what follows, are written under mu; all of it is also read without:
+	// the counters by Stats, which then sees each of them exact but not all of one moment.
+	memories  atomic.Int64  // slots in use
+	liveBytes atomic.Int64  // sizes of the records they point to
+	version   atomic.Int64  // grows before and after each change of slots and byte counts
+	shifts    atomic.Uint64 // grows before and after each removal: odd while one is under way
+
+	puts, deletes atomic.Int64
+	deleteMisses  atomic.Int64 // written under the lane's lock
+}
+
+// current is the shard's table.
+func (sh *shard) current() table {
+	if t := sh.table.Load(); t != nil {
+		return *t
+	}
+	return nil
+}
+
+// setTable makes t the shard's table. REQUIRES: as resizeLocked, or nobody else knows the shard yet.
+func (sh *shard) setTable(t table) { sh.table.Store(&t) }
 
 // wanted is the number of slots the table should have for n memories: as many as it has while that
 // leaves it between 2/5 and 4/5 full, else as many whole pages as make it 3/5 full.
 func (sh *shard) wanted(n int) int {
-	slots := sh.table.slots()
+	slots := sh.current().slots()
 	if n*5 <= slots*4 && n*5 >= slots*2 {
 		return slots
 	}
@@ -189,17 +252,17 @@ func (sh *shard) rangeEnd(from uint32, n int) uint32 {
 // resizeLocked moves the slots to t, which is empty and large enough, and returns the old table.
 // REQUIRES: the lane's lock held and sh.mu held.
 func (sh *shard) resizeLocked(t table) (old table) {
-	old = sh.table
-	for pos := range old.slots() {
-		if w := old.get(pos); w != 0 {
+	old = sh.current()
+	for _, w := range old { // who writes slots holds sh.mu, and t is known to nobody
+		if w != 0 {
 			free := t.home(w.tag())
-			for t.get(free) != 0 {
+			for t[free] != 0 {
 				free = t.next(free)
 			}
-			t.set(free, w)
+			t[free] = w
 		}
 	}
-	sh.table = t
+	sh.setTable(t)
 	return old
 }
 
@@ -208,8 +271,8 @@ func (sh *shard) resizeLocked(t table) (old table) {
 // REQUIRES: the lane's lock held; sh.mu NOT held.
 func (s *Store) prepare(sh *shard, n int) error {
 	slots := sh.wanted(n)
-	// Reading the table's length needs no sh.mu: whoever writes it holds the lane's lock.
-	if slots == sh.table.slots() {
+	// Whoever replaces the table holds the lane's lock.
+	if slots == sh.current().slots() {
 		return nil
 	}
 	mem, err := s.mapper.acquire(slots * slotSize)
@@ -220,12 +283,71 @@ func (s *Store) prepare(sh *shard, n int) error {
 		mem[i] = 0
 	}
 	sh.mu.Lock()
-	old := sh.resizeLocked(mem)
+	old := sh.resizeLocked(tableOf(mem))
 	sh.mu.Unlock()
-	if len(old) > 0 {
-		s.release(old)
-	}
+	s.tableBytes.Add(int64(slots-old.slots()) * slotSize)
+	s.limbo.add(old)
 	return nil
+}
+
+// limbo is where tables wait that were replaced (I7).
+type limbo struct {
+	mu     sync.Mutex // a leaf
+	tables []table
+	bytes  atomic.Int64 // of them; written under mu
+}
+
+// leastLimbo is what may wait in any case, bytes: a release waits for every reader.
+const leastLimbo = 256 << 10
+
+func (l *limbo) add(t table) {
+	if len(t) == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tables = append(l.tables, t)
+	l.bytes.Add(int64(len(t)) * slotSize)
+}
+
+// takeLocked empties the limbo. No reader is in these tables, and none comes. REQUIRES: contentMu
+// write-held.
+func (l *limbo) takeLocked() (tables []table) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	tables, l.tables = l.tables, nil
+	l.bytes.Store(0)
+	return tables
+}
+
+// trimLimbo ends a call that may have resized a table: it gives old ones back when more are waiting
+// than 1/8 of the index. REQUIRES: no lock held.
+func (s *Store) trimLimbo() {
+	if waiting := s.limbo.bytes.Load(); waiting > leastLimbo && waiting > s.tableBytes.Load()/8 {
+		s.emptyLimbo()
+	}
+}
+
+// emptyLimbo gives all old tables back. REQUIRES: no lock held.
+func (s *Store) emptyLimbo() {
+	if s.limbo.bytes.Load() == 0 {
+		return
+	}
+	s.contentMu.Lock()
+	start := time.Now()
+	tables := s.limbo.takeLocked()
+	pause := time.Since(start)
+	s.contentMu.Unlock()
+	s.history.addPause(pause)
+	s.releaseTables(tables)
+}
+
+func (s *Store) releaseTables(tables []table) {
+	for _, t := range tables {
+		if len(t) > 0 {
+			s.release(t.bytes())
+		}
+	}
 }
 
 // splitHash returns the shard's number and the tag of an id with this hash.

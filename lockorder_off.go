@@ -4,12 +4,13 @@ package warmtier
 
 import "sync"
 
-// rankedMutex and rankedRWMutex are the plain mutexes of package sync; under the build tag
-// warmtier_invariants every lock checks its rank instead (lockorder_on.go).
-type (
-	rankedMutex[R rank]   struct{ sync.Mutex }
-	rankedRWMutex[R rank] struct{ sync.RWMutex }
-)
+// rankedMutex is the plain mutex of package sync; under the build tag warmtier_invariants every lock
+// checks its rank instead (lockorder_on.go).
+type rankedMutex[R rank] struct{ sync.Mutex }
+
+// acquiring and released are what contentLock tells the check.
+func acquiring[R rank]() {}
+func released[R rank]()  {}
 
 // assertHeld panics under warmtier_invariants when the calling goroutine holds no lock of rank R.
 func assertHeld[R rank]() {}

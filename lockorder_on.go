@@ -85,10 +85,3 @@ type rankedMutex[R rank] struct{ mu sync.Mutex }
 
 func (m *rankedMutex[R]) Lock()   { acquiring[R](); m.mu.Lock() }
 func (m *rankedMutex[R]) Unlock() { m.mu.Unlock(); released[R]() }
-
-type rankedRWMutex[R rank] struct{ mu sync.RWMutex }
-
-func (m *rankedRWMutex[R]) Lock()    { acquiring[R](); m.mu.Lock() }
-func (m *rankedRWMutex[R]) Unlock()  { m.mu.Unlock(); released[R]() }
-func (m *rankedRWMutex[R]) RLock()   { acquiring[R](); m.mu.RLock() }
-func (m *rankedRWMutex[R]) RUnlock() { m.mu.RUnlock(); released[R]() }

@@ -783,8 +783,7 @@ func TestPower_SyncBeforeSwap(t *testing.T) {
 		if p == pointManifestSynced && compacting {
 			once.Do(func() {
 				go func() {
-					s.contentMu.RLock() // the swap waits
-					defer s.contentMu.RUnlock()
+					defer s.contentMu.RUnlock(s.contentMu.RLock()) // the swap waits
 					close(ready)
 					done <- s.listSegments()
 				}()

@@ -112,7 +112,7 @@ func (m *families) content(st *Stats) {
 func (m *families) operations(st *Stats) {
 	op := func(n int64, op, result string) Sample { return labelled(float64(n), "op", op, "result", result) }
 	m.add(MetricCounter, "warmtier_operations_total", "Operations by their result.",
-		op(st.Gets-st.Misses-st.GetErrors, "get", "hit"),
+		op(st.Gets-st.Misses, "get", "hit"),
 		op(st.Misses, "get", "miss"),
 		op(st.GetErrors, "get", "error"),
 		op(st.Puts, "put", "ok"),

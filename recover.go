@@ -77,14 +77,13 @@ func (s *Store) openDisk(files fileSystem, lock *os.File) error {
 	if err == nil {
 		err = r.run()
 	}
+	s.emptyLimbo()
 	if err != nil {
 		for _, seg := range s.segments.all() {
 			s.free(seg)
 		}
 		for i := range s.shards {
-			if t := s.shards[i].table; len(t) > 0 {
-				s.release(t)
-			}
+			s.releaseTables([]table{s.shards[i].current()})
 		}
 		return errors.Join(fmt.Errorf("warmtier: open: %w", err), s.closeDisk())
 	}
@@ -651,8 +650,8 @@ func (r *recovery) putBatch(b *shardBatches, number int) error {
 // numbers are copies: the one at the lower location stays, whichever came first, so that recovery
 // always ends the same. REQUIRES: sh.mu held.
 func (s *Store) putScanned(sh *shard, sc scanned) {
-	pos, old := sh.table.first(sc.w.tag())
-	for ; old != 0; pos, old = sh.table.following(pos, sc.w.tag()) {
+	pos, old := sh.current().first(sc.w.tag())
+	for ; old != 0; pos, old = sh.current().following(pos, sc.w.tag()) {
 		oldSeg, oldHeader, same := s.sameID(old, sc.w)
 		if !same {
 			continue
@@ -666,7 +665,7 @@ func (s *Store) putScanned(sh *shard, sc scanned) {
 	if old == 0 {
 		sh.memories.Add(1)
 	}
-	sh.table.set(pos, sc.w)
+	sh.current().set(pos, sc.w)
 	sc.seg.live.Add(int64(sc.size))
 	sh.liveBytes.Add(int64(sc.size))
 }
@@ -692,8 +691,8 @@ func countDead(sh *shard, seg *segment, h header) {
 // dropTombstones takes the slots of deleted memories out of the index.
 func (r *recovery) dropTombstones() {
 	for _, p := range r.tombstones {
-		if pos, ok := p.sh.table.find(p.w); ok {
-			p.sh.table.remove(pos)
+		if pos, ok := p.sh.current().find(p.w); ok {
+			p.sh.current().remove(pos)
 			p.sh.memories.Add(-1)
 		}
 	}

@@ -28,9 +28,9 @@ func (r *recovery) dropLost() (ids []string, err error) {
 	}
 	for i := range r.s.shards {
 		sh := &r.s.shards[i]
-		for _, w := range sh.table.appendRange(nil, 0, tagCount) {
-			m, err := r.s.follow(w.location())
-			if err != nil {
+		for _, w := range sh.current().appendRange(nil, 0, tagCount) {
+			var m match
+			if err := r.s.follow(&m, w.location()); err != nil {
 				return nil, err
 			}
 			id := recordID(m.rec, m.h)
@@ -43,8 +43,8 @@ func (r *recovery) dropLost() (ids []string, err error) {
 				continue
 			}
 			ids = append(ids, string(id))
-			if pos, ok := sh.table.find(w); ok {
-				sh.table.remove(pos)
+			if pos, ok := sh.current().find(w); ok {
+				sh.current().remove(pos)
 				sh.memories.Add(-1)
 				countDead(sh, m.seg, m.h)
 			}
@@ -80,7 +80,7 @@ func (r *recovery) repair() error {
 		return err
 	}
 	if r.truth != nil {
-		r.releaseTables(r.truth.tables)
+		s.releaseTables(r.truth.tables)
 		r.truth = nil
 	}
 	if err := s.disk.fs.remove(hintName); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -125,8 +125,7 @@ func (r *recovery) replace(damaged []*segment) error {
 func (r *recovery) bury(id string) error {
 	s := r.s
 	sh, _ := s.place(id)
-	s.contentMu.RLock()
-	defer s.contentMu.RUnlock()
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	sh.lane.mu.Lock()
 	defer sh.lane.mu.Unlock()
 	return s.appendTombstone(sh.lane, id)
@@ -137,10 +136,10 @@ func (r *recovery) rescue(seg *segment) error {
 	s := r.s
 	var ids []string
 	for i := range s.shards {
-		for _, w := range s.shards[i].table.appendRange(nil, 0, tagCount) {
+		for _, w := range s.shards[i].current().appendRange(nil, 0, tagCount) {
 			if owner, _ := s.resolve(w.location()); owner == seg {
-				m, err := s.follow(w.location())
-				if err != nil {
+				var m match
+				if err := s.follow(&m, w.location()); err != nil {
 					return err
 				}
 				ids = append(ids, string(recordID(m.rec, m.h)))

@@ -48,16 +48,33 @@ const (
 	stateRetired
 )
 
-// segment is safe for concurrent use as far as each field says.
+// segment is safe for concurrent use as far as each field says. What readers load and what others
+// write lie on cache lines of their own, and the last ones apart from the next object on the heap.
 type segment struct {
-	id    uint64     // never used twice in a store
-	index int        // in the segment table: part of the location of each record
-	mem   []byte     // the bytes below tail are immutable (I1)
-	file  mappedFile // what mem is a mapping of; nil in a memory store
+	id    uint64       // never used twice in a store
+	mem   []byte       // the bytes below tail are immutable (I1)
+	tail  atomic.Int64 // bytes in use, header included; grows under the lane's lock while active
+	seed  uint32       // seedAt(0)
+	index int          // in the segment table: part of the location of each record
+	file  mappedFile   // what mem is a mapping of; nil in a memory store
 	kind  segmentKind
-	seed  uint32 // seedAt(0)
-	large bool   // made for the one record it holds, whatever its size
-	spare bool   // made from the space kept back: tombstones only
+	large bool // made for the one record it holds, whatever its size
+	spare bool // made from the space kept back: tombstones only
+
+	_ [cacheLines]byte
+	segmentShared
+	_ [cacheLines]byte
+}
+
+type segmentShared struct {
+	live    atomic.Int64 // bytes of records the index points to; changes under shard locks
+	refs    atomic.Int64 // 1 for the table and 1 for each pin
+	records atomic.Int64 // before tail; changes with it
+	state   atomic.Int32
+	damaged atomic.Bool // a compaction met damage here; written by compactions
+	early   atomic.Bool // sealed although it had room: compactions merge such segments
+	victim  atomic.Bool // of the compaction under way, which writes it
+	made    time.Time   // or found by Open
 
 	durable       atomic.Bool // the file, its header included, was synced once
 	sealedInFile  atomic.Bool // the state in the header says so
@@ -71,22 +88,11 @@ type segment struct {
 	committed  atomic.Bool  // belongs into manifests: every lane's segment, and targets of finished rounds
 	generation uint32       // of the newest state in the file; written by one flush at a time
 	synced     atomic.Int64 // bytes up to here are durable
-
-	state   atomic.Int32
-	made    time.Time    // or found by Open
-	damaged atomic.Bool  // a compaction met damage here; written by compactions
-	victim  atomic.Bool  // of the compaction under way, which writes it
-	early   atomic.Bool  // sealed although it had room: compactions merge such segments
-	records atomic.Int64 // before tail; changes with it
-	tail    atomic.Int64 // bytes in use, header included; grows under the lane's lock while active
-	live    atomic.Int64 // bytes of records the index points to; changes under shard locks
-	refs    atomic.Int64 // 1 for the table and 1 for each pin
 }
 
 func newSegment(id uint64, mem []byte, kind segmentKind) *segment {
-	seg := &segment{
-		id: id, mem: mem, kind: kind, seed: segmentSeed(id), minSeq: math.MaxUint64, made: time.Now(),
-	}
+	seg := &segment{id: id, mem: mem, kind: kind, seed: segmentSeed(id)}
+	seg.minSeq, seg.made = math.MaxUint64, time.Now()
 	seg.tail.Store(segmentHeaderSize)
 	seg.refs.Store(1)
 	seg.committed.Store(kind == kindLane)
@@ -488,7 +494,7 @@ func (s *Store) mergeableRoom() int64 { return int64(s.opts.SegmentSize / largeS
 
 // newLargeSegment returns a segment, in no table yet, that holds id and content of p, but no record
 // yet.
-func (s *Store) newLargeSegment(p put) (seg *segment, err error) {
+func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
 	seg, err = s.createSegment(segmentSpec{kind: kindLane, size: segmentSizeFor(p.size), large: true})
 	if err != nil {
 		return nil, err
@@ -510,8 +516,7 @@ func segmentSizeFor(size int) int { return roundUp(segmentHeaderSize+size+digest
 // sealLanes seals the active segments of which at least a share of threshold (0: any) is dead, and that
 // hold a record. Lanes get a new one with their next record.
 func (s *Store) sealLanes(threshold float64) {
-	s.contentMu.RLock()
-	defer s.contentMu.RUnlock()
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	for i := range s.lanes {
 		ln := &s.lanes[i]
 		ln.mu.Lock()

@@ -23,17 +23,17 @@ type Stats struct {
 	FragmentationRatio float64 // DeadBytes / TotalBytes, 0 when empty
 	MappedBytes        int64   // all memory outside the Go heap: segments, retired ones, index
 	RetiredBytes       int64   // of it, in segments that only a View or an iteration keeps mapped
-	IndexBytes         int64   // of it, in the index
+	IndexBytes         int64   // of it, in the index, old tables that wait for their readers included
 
 	Puts           int64 // that succeeded, those of GetOrLoad included
-	Gets           int64 // calls of Get, AppendContent, View and GetOrLoad
+	Gets           int64 // calls of Get, AppendContent, View and GetOrLoad, and ids read by GetMany
 	Misses         int64 // of them, those that found nothing
 	Deletes        int64 // that removed something
 	CorruptRecords int64 // met by reads; the same record counts each time
 
 	// Operations: calls that failed for a reason of the caller's (ErrInvalidID, ErrContentTooLarge,
 	// ErrReadOnly, ErrClosed) are not counted.
-	GetErrors      int64 // of Gets, and of memories that All left out
+	GetErrors      int64 // reads that met damage, also of All; those of damaged contents are Gets too
 	PutErrors      int64
 	DeleteErrors   int64
 	DeleteMisses   int64     // that found nothing to remove
@@ -216,6 +216,12 @@ func isAborted(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrClosed)
 }
 
+func (h *history) addPause(d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.maxPause = max(h.maxPause, d)
+}
+
 func (h *history) addCycle(r MaintenanceReport) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -265,15 +271,12 @@ func (h *history) addTo(st *Stats) {
 }
 
 /*
-Durations of operations are those of a sample: reading the clock twice takes as long as a Get. A shard
-measures the read at which its own counter of reads, which every read adds to anyway, passes a certain
-remainder of 256, another one in every shard: so samples come evenly, and what a read pays is a
-comparison. Writes draw a random number, which is nothing against what a write does.
+Durations of operations are those of a sample: reading the clock twice takes as long as a Get. A read is
+measured when the counter it adds to anyway (readerSlot) passes a multiple of sampleEvery: so samples come
+evenly, and what a read pays is a comparison. Writes draw a random number, which is nothing against what
+a write does.
 */
-const (
-	sampleEvery = 256
-	_           = uint(shardCount - sampleEvery) // a shard has its number as remainder
-)
+const sampleEvery = 256
 
 // meters are what is measured of operations, where a counter of each shard would cost more than it is
 // worth: what is rare, and samples.
@@ -297,15 +300,15 @@ func (m *meters) init() {
 	m.swaps.first = swapBound
 }
 
-// sampleRead says when a read of sh began that is to be measured, 0 for the others.
-func (m *meters) sampleRead(sh *shard) time.Duration {
-	if sh.gets.Load()%sampleEvery != sh.remainder {
+// sampleRead says when the read under hold began if it is to be measured, 0 for the others.
+func (m *meters) sampleRead(hold *readHold) time.Duration {
+	if hold.gets == 0 || (hold.nth+hold.slot.misses.Load())%sampleEvery != 0 {
 		return 0
 	}
-	return m.now()
+	return (m.now() - hold.waited) | 1
 }
 
-// sampleWrite is sampleRead for writes.
+// sampleWrite says when a write began that is to be measured, 0 for the others.
 func (m *meters) sampleWrite() time.Duration {
 	if rand.Uint64()%sampleEvery != 0 {
 		return 0
@@ -371,14 +374,12 @@ func (s *Store) Stats() Stats {
 	for i := range s.shards {
 		sh := &s.shards[i]
 		st.Puts += sh.puts.Load()
-		st.Gets += sh.gets.Load()
-		st.Misses += sh.misses.Load()
 		st.Deletes += sh.deletes.Load()
 		st.DeleteMisses += sh.deleteMisses.Load()
-		sh.mu.RLock()
-		st.IndexBytes += int64(len(sh.table))
-		sh.mu.RUnlock()
 	}
+	hits, misses := s.contentMu.counts()
+	st.Gets, st.Misses = hits+misses, misses
+	st.IndexBytes = s.tableBytes.Load() + s.limbo.bytes.Load()
 	st.MappedBytes = s.mapper.bytes.Load()
 	st.RetiredBytes = s.retiredBytes.Load()
 	st.CorruptRecords = s.corruptRecords.Load()
@@ -398,12 +399,12 @@ func (s *Store) sizes() (st Stats) {
 		st.Memories += int(sh.memories.Load())
 		st.LiveBytes += sh.liveBytes.Load()
 	}
-	s.contentMu.RLock()
+	hold := s.contentMu.RLock()
 	for _, seg := range s.segments.all() {
 		st.Segments++
 		st.TotalBytes += seg.recordBytes()
 	}
-	s.contentMu.RUnlock()
+	s.contentMu.RUnlock(hold)
 	// A record counts in TotalBytes before it counts in LiveBytes, and writers may have come
 	// between the two sums above.
 	st.LiveBytes = min(st.LiveBytes, st.TotalBytes)
@@ -414,7 +415,7 @@ func (s *Store) sizes() (st Stats) {
 
 // addSegments adds what is counted by segment.
 func (s *Store) addSegments(st *Stats) {
-	s.contentMu.RLock()
+	hold := s.contentMu.RLock()
 	st.WrittenBytes = s.writtenGone
 	for _, seg := range s.segments.all() {
 		st.WrittenBytes += seg.written()
@@ -431,7 +432,7 @@ func (s *Store) addSegments(st *Stats) {
 			st.SegmentsByState.Sealed++
 		}
 	}
-	s.contentMu.RUnlock()
+	s.contentMu.RUnlock(hold)
 	for _, seg := range s.retired.all() {
 		st.SegmentsByState.Retired++
 		st.PinnedReaders += seg.pins()
@@ -442,13 +443,13 @@ func (s *Store) addSegments(st *Stats) {
 // as a reader keeps them mapped. It reads a few words per segment and stops nobody; the figures are of
 // slightly different moments. Of a closed store only retired segments are left.
 func (s *Store) Segments() []SegmentStats {
-	s.contentMu.RLock()
+	hold := s.contentMu.RLock()
 	segs := s.segments.all()
 	list := make([]SegmentStats, 0, len(segs))
 	for _, seg := range segs {
 		list = append(list, seg.stats())
 	}
-	s.contentMu.RUnlock()
+	s.contentMu.RUnlock(hold)
 	for _, seg := range s.retired.all() {
 		list = append(list, seg.stats())
 	}

@@ -141,9 +141,10 @@ func TestStats_Operations(t *testing.T) {
 func TestStats_OperationErrors(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	require.NoError(t, s.Put("a", []byte("0123456789")))
-	m, err := s.lookup("a", s.shardOf("a"), s.tagOf("a"))
+	var m match
+	hold, err := s.lookup(&m, "a", 0)
 	require.NoError(t, err)
-	s.contentMu.RUnlock()
+	s.contentMu.RUnlock(hold)
 	content := recordContent(m.rec, m.h)
 	content[0] ^= 1
 	_, err = s.Get("a")

@@ -96,13 +96,13 @@ func (v *verifier) found(f Finding) {
 // checkSegments reads the segments one by one, each under a pin.
 func (v *verifier) checkSegments(ctx context.Context) error {
 	for index := 0; ; index++ {
-		v.s.contentMu.RLock()
+		hold := v.s.contentMu.RLock()
 		entries := len(*v.s.segments.entries.Load())
 		seg := v.s.segments.at(index)
 		if seg != nil {
 			seg.pin()
 		}
-		v.s.contentMu.RUnlock()
+		v.s.contentMu.RUnlock(hold)
 		if index >= entries {
 			return nil
 		}
@@ -156,9 +156,9 @@ func (v *verifier) checkSegment(ctx context.Context, seg *segment) (err error) {
 // pointsTo reports whether the index has loc for id.
 func (s *Store) pointsTo(id string, loc location) bool {
 	sh, tag := s.place(id)
-	sh.mu.RLock()
-	defer sh.mu.RUnlock()
-	_, ok := sh.table.find(makeSlot(tag, loc))
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	_, ok := sh.current().find(makeSlot(tag, loc))
 	return ok
 }
 
@@ -187,17 +187,16 @@ func (v *verifier) checkSlots(number int, from uint32, slots []slot) (_ []slot, 
 	defer v.s.catchFault(armFaults(), &fault)
 	s := v.s
 	sh := &s.shards[number]
-	s.contentMu.RLock()
-	defer s.contentMu.RUnlock()
-	sh.mu.RLock()
-	defer sh.mu.RUnlock()
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	to = sh.rangeEnd(from, iterationBatch)
-	slots = sh.table.appendRange(slots[:0], from, to)
+	slots = sh.current().appendRange(slots[:0], from, to)
 	ids := make(map[string]bool, len(slots))
+	var m match
 	for _, w := range slots {
 		v.report.Memories++
-		m, err := s.follow(w.location())
-		if err != nil {
+		if err := s.follow(&m, w.location()); err != nil {
 			v.found(Finding{File: "index", Offset: int64(w.location()), Problem: err.Error()})
 			continue
 		}
@@ -212,7 +211,7 @@ func (v *verifier) checkSlots(number int, from uint32, slots []slot) (_ []slot, 
 			v.found(place)
 		}
 		ids[id] = true
-		if pos, ok := sh.table.find(w); !ok || sh.table.get(pos) != w {
+		if pos, ok := sh.current().find(w); !ok || sh.current().get(pos) != w {
 			place.Problem = "its slot cannot be reached from its home"
 			v.found(place)
 		}

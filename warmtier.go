@@ -55,20 +55,21 @@ const maxLockedCopy = 64 << 10
 // Every method is safe for concurrent use. A Put or Delete that returned nil is seen by every call
 // that starts later; concurrent calls on one id are linearizable, with a compaction running or not.
 type Store struct {
+	// What every call reads comes first, and is written seldom.
 	opts     Options
 	hooks    hooks
 	hashSeed maphash.Seed
-	mapper   mapper
+	disk     *disk // nil in a memory store
 
 	// Lock order: contentMu < lane.mu < shard.mu < segmentTable.mu; "a < b" means a must be
 	// acquired before b if both are held. No goroutine holds two locks of one kind, or one lock
 	// twice, not even for reading. No user code runs with any of them held.
 	//
 	// contentMu is the lock of the content buffer. Read-held: the segments in the table stay there,
-	// so every location in the index can be followed. It is held for one look-up, one record, or
-	// one batch. Write-held: segments leave the table. Pointer changes only, so the hold does not
-	// grow with the data.
-	contentMu  rankedRWMutex[contentRank]
+	// so every location in the index can be followed, and tables of the index that were replaced
+	// stay mapped. It is held for one look-up, one record, or one batch. Write-held: segments leave
+	// the table. Pointer changes only, so the hold does not grow with the data.
+	contentMu  contentLock
 	segments   segmentTable
 	offsetBits uint // of a location
 	closed     bool // guarded by contentMu
@@ -77,14 +78,19 @@ type Store struct {
 	// lane's active segment. A segment may be mapped under it, and one record written.
 	lanes []lane
 
-	// shard.mu guards one part of the index. Slots are read and written under it, and ids compared;
-	// nothing is allocated, mapped or written to a segment.
+	// shard.mu guards one part of the index. Slots are written under it, and read by all who cannot
+	// do without (see index.go); nothing is allocated, mapped or written to a segment.
+	_      [cacheLines]byte
 	shards [shardCount]shard
+	limbo  limbo
+	// tableBytes is the size of all tables in use, bytes.
+	tableBytes atomic.Int64
+	_          [cacheLines]byte
 
-	disk           *disk         // nil in a memory store
 	sequence       atomic.Uint64 // the last sequence number drawn
-	retiredBytes   atomic.Int64  // mapped for pins alone
-	corruptRecords atomic.Int64  // met by reads, compactions and All
+	mapper         mapper
+	retiredBytes   atomic.Int64 // mapped for pins alone
+	corruptRecords atomic.Int64 // met by reads, compactions and All
 	compacting     atomic.Bool
 	history        history
 	meters         meters
@@ -156,11 +162,11 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 		lanes:     make([]lane, min(maxLanes, runtime.GOMAXPROCS(0))),
 		closeDone: make(chan struct{}),
 	}
+	s.contentMu.init(runtime.GOMAXPROCS(0))
 	s.offsetBits = offsetBitsFor(s.opts.SegmentSize)
 	s.segments.entries.Store(new([]atomic.Pointer[segment]))
 	for i := range s.shards {
 		s.shards[i].lane = &s.lanes[i%len(s.lanes)]
-		s.shards[i].remainder = int64(i) % sampleEvery
 	}
 	s.meters.init()
 	s.lifetime, s.endLife = context.WithCancelCause(context.Background())
@@ -231,18 +237,19 @@ func (s *Store) putDurably(id string, content []byte, load *flight) error {
 	p := put{id: id, content: content, kind: kindMemory, size: size, sum: checksum(content), load: load}
 	if size > s.largeSize() {
 		// Mapped and filled before any lock is taken: it may take a second.
-		seg, err := s.newLargeSegment(p)
+		seg, err := s.newLargeSegment(&p)
 		if err != nil {
 			return err
 		}
 		p.large = seg
 	}
-	if err := s.put(p); err != nil {
+	if err := s.put(&p); err != nil {
 		if p.large != nil {
 			s.discardSegment(p.large)
 		}
 		return err
 	}
+	s.trimLimbo()
 	return s.makeDurable()
 }
 
@@ -267,16 +274,23 @@ type put struct {
 
 // put appends the record and points the index to it. The order gives readers either the old record
 // or the whole new one: bytes, tail, index.
-func (s *Store) put(p put) (err error) {
+//
+// The look-up comes before the lane's lock: it may wait for memory twice, for the slot and for the old
+// record, and other writers of the lane need not wait with it. What it found is still so under the lock
+// if the shard has the same table with the same slot in the same place: then that record has not been
+// superseded or moved.
+func (s *Store) put(p *put) (err error) {
 	if s.disk != nil {
 		defer s.catchFault(armFaults(), &err)
 	}
 	sh, tag := s.place(p.id)
-	s.contentMu.RLock()
-	defer s.contentMu.RUnlock()
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	if s.closed {
 		return ErrClosed
 	}
+	var old match
+	exists, _ := s.probe(&old, sh, tag, p.id) // what is wrong is found again under the lock
+	_ = s.reach(pointPutFound)
 	ln := sh.lane
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
@@ -284,9 +298,10 @@ func (s *Store) put(p put) (err error) {
 	if err := s.prepare(sh, int(sh.memories.Load())+1); err != nil {
 		return err
 	}
-	old, exists, err := s.find(sh, tag, p.id)
-	if err != nil {
-		return err
+	if t := sh.table.Load(); !exists || t != old.table || t.get(old.pos) != old.slot {
+		if exists, err = s.probe(&old, sh, tag, p.id); err != nil {
+			return err
+		}
 	}
 	if p.load != nil && s.loads.isSuperseded(p.load) {
 		return errSuperseded
@@ -309,7 +324,7 @@ func (s *Store) put(p put) (err error) {
 
 // appendLocked writes the record of p at a tail. A large one is published when it is whole: what fails
 // before that leaves no trace of it. REQUIRES: ln.mu held, contentMu read-held.
-func (s *Store) appendLocked(ln *lane, p put) (seg *segment, err error) {
+func (s *Store) appendLocked(ln *lane, p *put) (seg *segment, err error) {
 	seg = p.large
 	if seg == nil {
 		if seg, err = s.reserveLocked(ln, p.size, p.kind == kindTombstone); err != nil {
@@ -355,7 +370,7 @@ func (s *Store) pointTo(sh *shard, pos int, exists bool, oldSize int, w slot, si
 	defer sh.version.Add(1)
 	delta := int64(size)
 	if exists {
-		superseded, _ := s.resolve(sh.table.get(pos).location())
+		superseded, _ := s.resolve(sh.current().get(pos).location())
 		superseded.live.Add(-int64(oldSize))
 		delta -= int64(oldSize)
 	} else {
@@ -363,7 +378,7 @@ func (s *Store) pointTo(sh *shard, pos int, exists bool, oldSize int, w slot, si
 	}
 	seg, _ := s.resolve(w.location())
 	seg.live.Add(int64(size))
-	sh.table.set(pos, w)
+	sh.current().set(pos, w)
 	sh.liveBytes.Add(delta)
 	sh.puts.Add(1)
 }
@@ -384,6 +399,7 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 	}
 	existed, err = s.remove(id)
 	if existed && err == nil {
+		s.trimLimbo()
 		err = s.makeDurable()
 	}
 	return existed, err
@@ -395,8 +411,7 @@ func (s *Store) remove(id string) (existed bool, err error) {
 		defer s.catchFault(armFaults(), &err)
 	}
 	sh, tag := s.place(id)
-	s.contentMu.RLock()
-	defer s.contentMu.RUnlock()
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	if s.closed {
 		return false, ErrClosed
 	}
@@ -404,7 +419,8 @@ func (s *Store) remove(id string) (existed bool, err error) {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 
-	m, exists, err := s.find(sh, tag, id)
+	var m match
+	exists, err := s.probe(&m, sh, tag, id)
 	if err == nil && !exists {
 		sh.deleteMisses.Add(1)
 		s.loads.supersede(id)
@@ -429,7 +445,7 @@ func (s *Store) appendTombstone(ln *lane, id string) error {
 	if s.disk == nil {
 		return nil
 	}
-	p := put{id: id, kind: kindTombstone, size: recordSize(len(id), 0), sum: checksum(nil)}
+	p := &put{id: id, kind: kindTombstone, size: recordSize(len(id), 0), sum: checksum(nil)}
 	if p.size > s.largestShared() { // an id of nearly the size of the smallest segment
 		seg, err := s.newLargeSegment(p)
 		if err != nil {
@@ -457,9 +473,12 @@ func (s *Store) removeSlot(sh *shard, pos, size int) {
 	defer sh.mu.Unlock()
 	sh.version.Add(1)
 	defer sh.version.Add(1)
-	seg, _ := s.resolve(sh.table.get(pos).location())
+	t := sh.current()
+	seg, _ := s.resolve(t.get(pos).location())
 	seg.live.Add(-int64(size))
-	sh.table.remove(pos)
+	sh.shifts.Add(1) // odd: no miss is to be believed
+	t.remove(pos)
+	sh.shifts.Add(1)
 	sh.memories.Add(-1)
 	sh.liveBytes.Add(-int64(size))
 	sh.deletes.Add(1)
@@ -488,113 +507,141 @@ type match struct {
 	offset int    // of the record in seg
 	rec    []byte // from the record's first byte to seg's tail
 	h      header
+	table  *table // that the slot is in
+	slot   slot
 	pos    int // of the slot; for an id that is absent, where its slot would go
 
 	started time.Duration // of a read that is measured, see meters; else 0
 }
 
-func (m match) corrupt(id, reason string) error {
+func (m *match) corrupt(id, reason string) error {
 	return &CorruptError{File: m.seg.name(), Offset: int64(m.offset), ID: id, Reason: reason}
 }
 
-// follow reads header and id of the record at loc, and verifies them. REQUIRES: contentMu held.
-func (s *Store) follow(loc location) (match, error) {
+// content is that of the record, not verified.
+func (m *match) content() []byte { return recordContent(m.rec, m.h) }
+
+// follow reads header and id of the record at loc into m, and verifies them. REQUIRES: contentMu held.
+func (s *Store) follow(m *match, loc location) error {
 	seg, offset := s.resolve(loc)
 	if seg == nil {
-		return match{}, &CorruptError{File: "index", Offset: int64(loc), Reason: "no such segment"}
+		return &CorruptError{File: "index", Offset: int64(loc), Reason: "no such segment"}
 	}
-	m := match{seg: seg, offset: offset}
+	m.seg, m.offset = seg, offset
 	tail := int(seg.tail.Load())
 	if offset >= tail {
-		return m, m.corrupt("", "record beyond the tail")
+		return m.corrupt("", "record beyond the tail")
 	}
 	m.rec = seg.mem[offset:tail]
-	h, ok := decodeHeader(m.rec)
-	if !ok || h.kind != kindMemory || !intactHead(m.rec, h, seg.seedAt(offset)) {
-		return m, m.corrupt("", "damaged header or id")
+	var ok bool
+	m.h, ok = decodeHeader(m.rec)
+	if !ok || m.h.kind != kindMemory || !intactHead(m.rec, m.h, seg.seedAt(offset)) {
+		return m.corrupt("", "damaged header or id")
 	}
-	m.h = h
-	return m, nil
+	return nil
 }
 
-// find is findLocked under sh.mu.
-func (s *Store) find(sh *shard, tag uint32, id string) (m match, exists bool, err error) {
-	sh.mu.RLock()
-	defer sh.mu.RUnlock()
-	return s.findLocked(sh, tag, id)
+// missAttempts is how many times a miss is looked at without the shard's lock.
+const missAttempts = 4
+
+// find looks id up. It takes no lock when the id is there; see index.go for what may be believed.
+// REQUIRES: contentMu held, no lock of a shard held.
+func (s *Store) find(m *match, sh *shard, tag uint32, id string) (exists bool, err error) {
+	if exists, _ = s.probe(m, sh, tag, id); exists {
+		return true, nil
+	}
+	for range missAttempts {
+		before := sh.shifts.Load()
+		exists, err = s.probe(m, sh, tag, id)
+		if exists {
+			return true, nil
+		}
+		if err == nil && before%2 == 0 && sh.shifts.Load() == before {
+			return false, nil
+		}
+	}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return s.probe(m, sh, tag, id)
 }
 
-// findLocked looks id up, and compares it with the ids of the records themselves. A damaged head
-// among the records it meets is an error, since it may be id's. REQUIRES: sh.mu held, contentMu held.
-func (s *Store) findLocked(sh *shard, tag uint32, id string) (m match, exists bool, err error) {
-	pos, w := sh.table.first(tag)
-	for ; w != 0; pos, w = sh.table.following(pos, tag) {
-		m, err = s.follow(w.location())
-		if err != nil {
-			return match{}, false, err
+// probe looks id up once, and compares it with the ids of the records themselves. A damaged head among
+// the records it meets is an error, since it may be id's. Only a hit is sure unless the lock of the
+// shard, or of its lane, is held. REQUIRES: contentMu held.
+func (s *Store) probe(m *match, sh *shard, tag uint32, id string) (exists bool, err error) {
+	m.table = sh.table.Load()
+	if m.table == nil {
+		return false, nil
+	}
+	t := *m.table
+	pos, w := t.first(tag)
+	for ; w != 0; pos, w = t.following(pos, tag) {
+		if err := s.follow(m, w.location()); err != nil {
+			return false, err
 		}
 		if string(recordID(m.rec, m.h)) == id {
-			m.pos = pos
-			return m, true, nil
+			m.pos, m.slot = pos, w
+			return true, nil
 		}
+		_ = s.reach(pointFindOther)
 	}
-	return match{pos: pos}, false, nil
+	m.pos = pos
+	return false, nil
 }
 
 // lookup finds id and returns with contentMu read-held when err is nil, so that the match can be
-// used or pinned.
-func (s *Store) lookup(id string, sh *shard, tag uint32) (match, error) {
-	s.contentMu.RLock()
-	held := false
-	defer func() { // also when the look-up ends with a fault
-		if !held {
-			s.contentMu.RUnlock()
-		}
-	}()
-	if s.closed {
-		return match{}, ErrClosed
-	}
-	m, exists, err := s.find(sh, tag, id)
-	if err == nil && !exists {
-		err = ErrNotFound
+// used or pinned. It counts as so many gets.
+func (s *Store) lookup(m *match, id string, gets uint64) (hold readHold, err error) {
+	sh, tag := s.place(id)
+	hold = s.contentMu.RLock()
+	hold.gets = gets
+	if s.disk != nil {
+		err = s.findGuarded(&hold, m, sh, tag, id)
+	} else {
+		err = s.findCounted(&hold, m, sh, tag, id)
 	}
 	if err != nil {
-		s.countCorrupt(err)
-		return m, err
+		s.contentMu.RUnlock(hold)
 	}
-	held = true
-	return m, nil
+	return hold, err
 }
 
-// read is lookup for the calls that count as a Get.
-func (s *Store) read(id string) (match, error) {
-	if err := checkID(id); err != nil {
-		return match{}, err
-	}
-	sh, tag := s.place(id)
-	started := s.meters.sampleRead(sh)
-	m, err := s.lookup(id, sh, tag)
-	switch {
-	case err == nil:
-		sh.gets.Add(1)
-		m.started = started
-	case errors.Is(err, ErrNotFound):
-		sh.gets.Add(1)
-		sh.misses.Add(1)
-		if started != 0 {
-			s.meters.readEnded(started, 0)
+// findGuarded is findCounted where it may end with a fault.
+func (s *Store) findGuarded(hold *readHold, m *match, sh *shard, tag uint32, id string) error {
+	ended := false
+	defer func() {
+		if !ended {
+			hold.gets = 0
+			s.contentMu.RUnlock(*hold)
 		}
-	case errors.Is(err, ErrCorrupt):
-		sh.gets.Add(1)
-		s.meters.getErrors.Add(1)
-	}
-	return m, err
+	}()
+	err := s.findCounted(hold, m, sh, tag, id)
+	ended = true
+	return err
 }
 
-func (s *Store) countCorrupt(err error) {
-	if errors.Is(err, ErrCorrupt) {
-		s.corruptRecords.Add(1)
+// findCounted is find, and says with hold what the call counts as.
+func (s *Store) findCounted(hold *readHold, m *match, sh *shard, tag uint32, id string) error {
+	if s.closed {
+		hold.gets = 0
+		return ErrClosed
 	}
+	m.started = s.meters.sampleRead(hold)
+	exists, err := s.find(m, sh, tag, id)
+	switch {
+	case err != nil:
+		s.corruptRecords.Add(1)
+		s.meters.getErrors.Add(int64(hold.gets))
+		hold.gets = 0
+		return err
+	case !exists:
+		hold.miss()
+		if m.started != 0 {
+			s.meters.readEnded(m.started, 0)
+		}
+		return ErrNotFound
+	}
+	return nil
 }
 
 // countDamage accounts for a content that cannot be returned.
@@ -619,37 +666,43 @@ func (s *Store) Get(id string) ([]byte, error) {
 // capacity, may have been written.
 //
 // Errors: as [Store.Get].
-func (s *Store) AppendContent(dst []byte, id string) (content []byte, err error) {
-	if s.disk != nil {
-		content = dst //nolint:wastedassign // what a fault returns
-		defer s.catchFault(armFaults(), &err)
+func (s *Store) AppendContent(dst []byte, id string) ([]byte, error) {
+	if err := checkID(id); err != nil {
+		return dst, err
 	}
-	m, err := s.read(id)
+	if s.disk != nil {
+		return s.appendGuarded(dst, id, 1)
+	}
+	return s.appendContent(dst, id, 1)
+}
+
+// appendGuarded is appendContent where it may end with a fault.
+func (s *Store) appendGuarded(dst []byte, id string, gets uint64) (content []byte, err error) {
+	content = dst //nolint:wastedassign // what a fault returns
+	defer s.catchFault(armFaults(), &err)
+	return s.appendContent(dst, id, gets)
+}
+
+// appendContent copies first and then checks the copy, which nobody else can write to: contentMu is
+// held for the copy only.
+func (s *Store) appendContent(dst []byte, id string, gets uint64) ([]byte, error) {
+	var m match
+	hold, err := s.lookup(&m, id, gets)
 	if err != nil {
 		return dst, err
 	}
-	return s.appendMatch(dst, id, m)
-}
-
-// appendMatch takes over the contentMu that lookup left read-held.
-func (s *Store) appendMatch(dst []byte, id string, m match) (content []byte, err error) {
-	if m.h.contentLen <= maxLockedCopy {
-		defer s.contentMu.RUnlock()
-		return s.appendVerified(dst, id, m)
+	var out []byte
+	switch {
+	case m.h.contentLen > maxLockedCopy:
+		if out, err = s.copyPinned(dst, &m, hold); err != nil {
+			return dst, err
+		}
+	case s.disk != nil:
+		out = s.copyGuarded(dst, &m, hold)
+	default: // nothing here can panic, so the lock needs no defer
+		out = appendTo(dst, m.content())
+		s.contentMu.RUnlock(hold)
 	}
-	m.seg.pin()
-	s.contentMu.RUnlock()
-	defer s.unpin(m.seg)
-	if s.disk != nil { // as in viewPinned
-		content = dst //nolint:wastedassign // what a fault returns
-		defer s.catchFault(armFaults(), &err)
-	}
-	return s.appendVerified(dst, id, m)
-}
-
-// appendVerified copies first and then checks the copy, which nobody else can write to.
-func (s *Store) appendVerified(dst []byte, id string, m match) ([]byte, error) {
-	out := append(dst, recordContent(m.rec, m.h)...)
 	if !intactContent(out[len(dst):], m.h) {
 		s.countDamage()
 		return dst, m.corrupt(id, "checksum mismatch")
@@ -660,6 +713,33 @@ func (s *Store) appendVerified(dst []byte, id string, m match) ([]byte, error) {
 	return out, nil
 }
 
+// appendTo is append, with a result of the exact size when there is nothing to append to.
+func appendTo(dst, content []byte) []byte {
+	if dst == nil && len(content) > 0 {
+		out := make([]byte, len(content))
+		copy(out, content)
+		return out
+	}
+	return append(dst, content...)
+}
+
+// copyGuarded copies where it may end with a fault. It takes over the hold of lookup.
+func (s *Store) copyGuarded(dst []byte, m *match, hold readHold) []byte {
+	defer s.contentMu.RUnlock(hold)
+	return appendTo(dst, m.content())
+}
+
+// copyPinned copies what is too long for a hold of contentMu. It takes over that of lookup.
+func (s *Store) copyPinned(dst []byte, m *match, hold readHold) (out []byte, err error) {
+	m.seg.pin()
+	s.contentMu.RUnlock(hold)
+	defer s.unpin(m.seg)
+	if s.disk != nil { // as in viewPinned
+		defer s.catchFault(armFaults(), &err)
+	}
+	return appendTo(dst, m.content()), nil
+}
+
 // View calls fn with the content of id, without a copy, and returns what fn returns. The slice is
 // valid inside fn only, and must not be written to. fn runs with no lock held: it may take its time
 // and call the store, Close included. Until it returns, the segment stays mapped, though a
@@ -667,25 +747,33 @@ func (s *Store) appendVerified(dst []byte, id string, m match) ([]byte, error) {
 //
 // Errors: as [Store.Get], and what fn returns. A panic of fn passes through.
 func (s *Store) View(id string, fn func(content []byte) error) (err error) {
+	if err := checkID(id); err != nil {
+		return err
+	}
 	if s.disk != nil {
 		defer s.catchFault(armFaults(), &err)
 	}
-	m, err := s.read(id)
+	return s.view(id, 1, fn)
+}
+
+func (s *Store) view(id string, gets uint64, fn func(content []byte) error) error {
+	var m match
+	hold, err := s.lookup(&m, id, gets)
 	if err != nil {
 		return err
 	}
-	return s.viewPinned(id, m, fn)
+	m.seg.pin()
+	s.contentMu.RUnlock(hold)
+	return s.viewPinned(id, &m, fn)
 }
 
-// viewPinned takes over the contentMu that lookup left read-held.
-func (s *Store) viewPinned(id string, m match, fn func(content []byte) error) (err error) {
-	m.seg.pin()
-	s.contentMu.RUnlock()
+// viewPinned takes over the pin.
+func (s *Store) viewPinned(id string, m *match, fn func(content []byte) error) (err error) {
 	defer s.unpin(m.seg)
 	if s.disk != nil { // before the last unpin: it unmaps what the fault is on
 		defer s.catchFault(armFaults(), &err)
 	}
-	content := recordContent(m.rec, m.h)
+	content := m.content()
 	if !intactContent(content, m.h) {
 		s.countDamage()
 		return m.corrupt(id, "checksum mismatch")
@@ -710,11 +798,12 @@ func (s *Store) Has(id string) (exists bool) {
 	if checkID(id) != nil {
 		return false
 	}
-	sh, tag := s.place(id)
-	if _, err := s.lookup(id, sh, tag); err != nil {
+	var m match
+	hold, err := s.lookup(&m, id, 0)
+	if err != nil {
 		return false
 	}
-	s.contentMu.RUnlock()
+	s.contentMu.RUnlock(hold)
 	return true
 }
 
@@ -768,16 +857,15 @@ type idBatch struct {
 // out and make up the error.
 func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 	defer s.catchFault(armFaults(), &err)
-	s.contentMu.RLock()
-	defer s.contentMu.RUnlock()
-	sh.mu.RLock()
-	defer sh.mu.RUnlock()
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	end := sh.rangeEnd(b.next, iterationBatch)
-	b.slots = sh.table.appendRange(b.slots[:0], b.next, end)
+	b.slots = sh.current().appendRange(b.slots[:0], b.next, end)
 	b.ids, b.next = b.ids[:0], end
+	var m match
 	for _, w := range b.slots {
-		m, damage := s.follow(w.location())
-		if damage != nil {
+		if damage := s.follow(&m, w.location()); damage != nil {
 			s.corruptRecords.Add(1)
 			err = errors.Join(err, damage)
 			continue
@@ -792,11 +880,11 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 func (s *Store) step(id string, b *idBatch, yield func(string, []byte) bool) (more bool) {
 	var err error
 	if s.disk == nil {
-		err = s.viewQuietly(id, func(content []byte) error {
+		err = s.view(id, 0, func(content []byte) error {
 			more = yield(id, content)
 			return nil
 		})
-	} else if b.copy, err = s.appendQuietly(b.copy[:0], id); err == nil {
+	} else if b.copy, err = s.appendGuarded(b.copy[:0], id, 0); err == nil {
 		more = yield(id, b.copy[:len(b.copy):len(b.copy)])
 	}
 	switch {
@@ -809,28 +897,6 @@ func (s *Store) step(id string, b *idBatch, yield func(string, []byte) bool) (mo
 	}
 	s.opts.Logger.Error("damaged record left out of an iteration", "error", err)
 	return true
-}
-
-// viewQuietly is View, in a memory store, without counting as one.
-func (s *Store) viewQuietly(id string, fn func(content []byte) error) error {
-	sh, tag := s.place(id)
-	m, err := s.lookup(id, sh, tag)
-	if err != nil {
-		return err
-	}
-	return s.viewPinned(id, m, fn)
-}
-
-// appendQuietly is AppendContent without counting as a Get.
-func (s *Store) appendQuietly(dst []byte, id string) (content []byte, err error) {
-	defer s.catchFault(armFaults(), &err)
-	content = dst //nolint:wastedassign // what a fault returns
-	sh, tag := s.place(id)
-	m, err := s.lookup(id, sh, tag)
-	if err != nil {
-		return dst, err
-	}
-	return s.appendMatch(dst, id, m)
 }
 
 // Close ends the background work, cancels a running compaction and waits for it, and unmaps the
@@ -854,26 +920,23 @@ func (s *Store) Close() error {
 	s.contentMu.Unlock()
 	err := s.finishDisk()
 
-	var tables []table
 	s.contentMu.Lock()
+	tables := s.limbo.takeLocked()
 	segs := s.segments.all()
 	s.writtenGone += written(segs)
 	s.segments.removeLocked(segs)
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		tables = append(tables, sh.table)
-		sh.table = nil
+		tables = append(tables, sh.current())
+		sh.setTable(nil)
 		sh.memories.Store(0)
 		sh.liveBytes.Store(0)
 		sh.mu.Unlock()
 	}
+	s.tableBytes.Store(0)
 	s.contentMu.Unlock()
-	for _, t := range tables {
-		if len(t) > 0 {
-			s.release(t)
-		}
-	}
+	s.releaseTables(tables)
 	for _, seg := range segs {
 		if s.retire(seg) {
 			s.free(seg)

@@ -1835,23 +1835,23 @@ func TestVerify_FindsWhatIsWrong(t *testing.T) {
 			older := slotOf(t, s, idOf(7))
 			require.NoError(t, s.Put(idOf(7), contentOf(7, 1, 50)))
 			sh, tag := s.place(idOf(7))
-			pos, w := sh.table.first(tag)
+			pos, w := sh.current().first(tag)
 			for w != 0 {
-				pos, w = sh.table.following(pos, tag)
+				pos, w = sh.current().following(pos, tag)
 			}
-			sh.table.set(pos, older)
-			return func() { sh.table.set(pos, 0) }
+			sh.current().set(pos, older)
+			return func() { sh.current().set(pos, 0) }
 		}},
 		{"slot away from its home", "cannot be reached from its home", func(t *testing.T, s *Store) func() {
 			sh, tag := s.place(idOf(7))
-			pos, w := sh.table.first(tag)
-			free := wrap(pos+sh.table.slots()/2, sh.table.slots())
-			for sh.table.get(free) != 0 || sh.table.get(wrap(free+sh.table.slots()-1, sh.table.slots())) != 0 {
-				free = sh.table.next(free)
+			pos, w := sh.current().first(tag)
+			free := wrap(pos+sh.current().slots()/2, sh.current().slots())
+			for sh.current().get(free) != 0 || sh.current().get(wrap(free+sh.current().slots()-1, sh.current().slots())) != 0 {
+				free = sh.current().next(free)
 			}
-			sh.table.set(pos, 0)
-			sh.table.set(free, w)
-			return func() { sh.table.set(free, 0); sh.table.set(pos, w) }
+			sh.current().set(pos, 0)
+			sh.current().set(free, w)
+			return func() { sh.current().set(free, 0); sh.current().set(pos, w) }
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -1879,10 +1879,10 @@ func wreckSlot(change func(w slot) slot) func(t *testing.T, s *Store) (mend func
 	return func(t *testing.T, s *Store) func() {
 		w := slotOf(t, s, idOf(7))
 		sh, _ := s.place(idOf(7))
-		pos, ok := sh.table.find(w)
+		pos, ok := sh.current().find(w)
 		require.True(t, ok)
-		sh.table.set(pos, change(w))
-		return func() { sh.table.set(pos, w) }
+		sh.current().set(pos, change(w))
+		return func() { sh.current().set(pos, w) }
 	}
 }
 
@@ -2164,10 +2164,10 @@ func requireUnpinned(t *testing.T, s *Store) {
 // locationOf is where the record of id is.
 func locationOf(t *testing.T, s *Store, id string) (seg *segment, offset int) {
 	t.Helper()
-	sh, tag := s.place(id)
-	m, err := s.lookup(id, sh, tag)
+	var m match
+	hold, err := s.lookup(&m, id, 0)
 	require.NoError(t, err)
-	s.contentMu.RUnlock()
+	s.contentMu.RUnlock(hold)
 	return m.seg, m.offset
 }
 

@@ -1,0 +1,247 @@
+package warmtier
+
+import (
+	"errors"
+	"sync"
+)
+
+/*
+GetMany reads many memories in about the time their cache misses take side by side instead of one after
+the other. A look-up in a large store waits for memory three times: for the slot, for the head of the
+record, for the rest of it; each address comes out of what was loaded before. A processor overlaps loads
+that do not depend on each other, and as many as fit into its window of some hundred instructions. So
+what one read does is done step by step for a batch of ids, each step a loop over the batch with little in
+it but the load:
+
+	hash    all ids; the shard's table of each
+	touch   the home slot of each
+	touch   the first line of the record that the first slot with the tag leads to
+	touch   its other lines: the header says how many
+	look up each id as Get does, with everything in the cache; copy its content
+	release contentMu
+	check   each copy and hand it out, in the order of the ids
+
+(Interleaving look-ups to hide memory latency: Kocberber, Falsafi, Grot, "Asynchronous Memory Access
+Chaining", VLDB 2015; the simplest of the forms compared there, "group prefetching", is enough for chains of
+one length.) What is touched is not believed: only the look-up at the end decides, by the rules of Get.
+
+A batch is one hold of contentMu, so it is bounded twice: by ids, and by the bytes it copies. Content over
+maxLockedCopy is not copied in it but read by itself, when its turn comes.
+*/
+
+const (
+	// batchIDs is how many ids a batch has: enough for the loads that a core keeps under way, and few
+	// enough that what was touched is in its cache when it is looked up.
+	batchIDs = 64
+
+	lineSize = 64 // bytes
+
+	// touchLimit is how many bytes of a record are touched: longer ones are fetched as fast as they
+	// are copied, by the processor itself.
+	touchLimit = 1024
+)
+
+// GetMany reads the memories of ids and calls fn for each of them, in their order, with its place in ids
+// and what [Store.Get] would return. It takes less time than as many calls of Get, since it waits for
+// many records at once: it is worth it from a handful of ids on, in a store larger than the processor's
+// cache.
+//
+// content is valid inside fn only: it is a copy, and its memory is used again for the ids that follow. fn
+// may write to it, take its time, and call the store, Close included: it runs with no lock held. Each id is
+// read for itself, at some moment between the beginning of GetMany and its fn: a batch of up to 64 ids is
+// read before fn gets the first of them, so fn does not see what it has itself stored under the next ones.
+// An id may be in ids more than once.
+//
+// err of fn is that of the one id: [ErrNotFound], [ErrInvalidID], [ErrCorrupt]; content is nil then.
+// GetMany goes on with the others. It returns [ErrClosed] when the store is closed before the last id was
+// read: fn has not been called for the rest. A panic of fn passes through, and leaves nothing locked or
+// pinned.
+func (s *Store) GetMany(ids []string, fn func(i int, content []byte, err error)) error {
+	b, _ := batches.Get().(*batch)
+	width := batchIDs
+	for from := 0; from < len(ids); {
+		part := ids[from:min(len(ids), from+width)]
+		if err := s.readBatch(b, part); err != nil {
+			return err
+		}
+		closed := s.deliver(b, part, from, fn)
+		if closed {
+			return ErrClosed
+		}
+		from += b.n
+		// Contents so long that not all fitted: what is touched should be used.
+		width = min(batchIDs, 2*b.n)
+	}
+	batches.Put(b)
+	return nil
+}
+
+// batches are kept for the next call; one that a panic or an error ends is left to the collector.
+var batches = sync.Pool{New: func() any { return new(batch) }}
+
+// batch is up to batchIDs ids on their way.
+type batch struct {
+	n      int // of ids that were read
+	places [batchIDs]place
+	found  [batchIDs]found
+	copies []byte // contents, back to back
+	sink   byte   // what was touched went somewhere
+}
+
+// place is where an id may be.
+type place struct {
+	sh    *shard
+	table table
+	tag   uint32
+	rec   []byte // of the record that the first slot with the tag leads to; nil for none
+}
+
+// found is what became of an id.
+type found struct {
+	err    error
+	long   bool // to be read by itself
+	from   int  // of its content in copies
+	h      header
+	seg    *segment
+	offset int
+}
+
+// readBatch reads the first b.n of ids, at least one. The error is ErrClosed, and no id was read then.
+func (s *Store) readBatch(b *batch, ids []string) (err error) {
+	for i, id := range ids {
+		sh, tag := s.place(id)
+		b.places[i] = place{sh: sh, tag: tag}
+	}
+	if s.disk == nil {
+		hold := s.contentMu.RLock()
+		err = s.readHeld(b, ids, &hold)
+		s.contentMu.RUnlock(hold)
+		return err
+	}
+	faulted, err := s.readGuarded(b, ids)
+	if faulted { // which of them it was, each will say
+		b.n = len(ids)
+		for i := range ids {
+			b.found[i] = found{long: true}
+		}
+	}
+	return err
+}
+
+// readGuarded is readHeld where it may end with a fault.
+func (s *Store) readGuarded(b *batch, ids []string) (faulted bool, err error) {
+	var fault error
+	func() {
+		defer s.catchFault(armFaults(), &fault)
+		hold := s.contentMu.RLock()
+		defer func() { s.contentMu.RUnlock(hold) }()
+		err = s.readHeld(b, ids, &hold)
+	}()
+	return fault != nil, err
+}
+
+// readHeld is readBatch. REQUIRES: contentMu read-held.
+func (s *Store) readHeld(b *batch, ids []string, hold *readHold) error {
+	if s.closed {
+		return ErrClosed
+	}
+	s.touch(b, len(ids))
+	b.n, b.copies = 0, b.copies[:0]
+	var m match
+	for i, id := range ids {
+		f := &b.found[i]
+		*f = found{from: len(b.copies)}
+		if f.err = checkID(id); f.err != nil {
+			b.n++
+			continue
+		}
+		p := &b.places[i]
+		exists, err := s.find(&m, p.sh, p.tag, id)
+		if exists && m.h.contentLen <= maxLockedCopy {
+			if i > 0 && len(b.copies)+m.h.contentLen > maxLockedCopy {
+				break
+			}
+			b.copies = append(b.copies, m.content()...)
+			f.h, f.seg, f.offset = m.h, m.seg, m.offset
+		}
+		b.n++
+		switch {
+		case err != nil:
+			f.err = err
+			s.corruptRecords.Add(1)
+			s.meters.getErrors.Add(1)
+			continue
+		case !exists:
+			f.err = ErrNotFound
+			hold.slot.misses.Add(1)
+			continue
+		case m.h.contentLen > maxLockedCopy:
+			f.long = true // counts when it is read
+			continue
+		}
+		hold.gets++
+	}
+	return nil
+}
+
+// touch has what the first n ids need fetched into the cache. REQUIRES: contentMu read-held.
+func (s *Store) touch(b *batch, n int) {
+	var sum byte
+	for i := range b.places[:n] {
+		p := &b.places[i]
+		if p.table = p.sh.current(); p.table != nil {
+			sum += byte(p.table.get(p.table.home(p.tag)))
+		}
+	}
+	for i := range b.places[:n] {
+		p := &b.places[i]
+		_, w := p.table.first(p.tag)
+		seg, offset := s.resolve(w.location())
+		if w == 0 || seg == nil || offset+recordHeaderSize > len(seg.mem) {
+			p.rec = nil
+			continue
+		}
+		p.rec = seg.mem[offset:]
+		sum += p.rec[0]
+	}
+	for i := range b.places[:n] {
+		p := &b.places[i]
+		if p.rec == nil {
+			continue
+		}
+		h, ok := decodeHeader(p.rec)
+		if !ok {
+			continue
+		}
+		for at := lineSize; at < min(h.size(), touchLimit); at += lineSize {
+			sum += p.rec[at]
+		}
+	}
+	b.sink = sum
+}
+
+// deliver calls fn for what was read. closed is true when the store was closed meanwhile and an id could
+// not be read: fn was not called for it.
+func (s *Store) deliver(b *batch, ids []string, from int, fn func(int, []byte, error)) (closed bool) {
+	assertUnlocked()
+	for i, id := range ids[:b.n] {
+		f := &b.found[i]
+		content, err := []byte(nil), f.err
+		switch {
+		case f.long:
+			if content, err = s.Get(id); errors.Is(err, ErrClosed) {
+				return true
+			}
+		case err == nil:
+			end := f.from + f.h.contentLen
+			content = b.copies[f.from:end:end]
+			if !intactContent(content, f.h) {
+				s.countDamage()
+				m := match{seg: f.seg, offset: f.offset}
+				content, err = nil, m.corrupt(id, "checksum mismatch")
+			}
+		}
+		fn(from+i, content, err)
+	}
+	return false
+}
