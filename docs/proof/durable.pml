@@ -43,7 +43,7 @@ byte synced[SEGS];         /* records of the file that are on the disk */
 byte header;               /* set of files whose header is on the disk */
 byte exists, named;        /* sets of files: in the directory; in the directory on the disk */
 byte targetKind;           /* set of files that compactions made */
-byte bad;                  /* set of files of which a sync failed: what was unsynced never gets there */
+byte bad, limit[SEGS];     /* files of which a sync failed, and how much of each is all that gets to the disk */
 byte listed, pending, next;    /* the manifest */
 byte dlisted, dpending, dnext; /* the one on the disk */
 bool torn;                 /* the newest manifest's bytes are not on the disk */
@@ -126,7 +126,7 @@ inline flush(ok) {
 	:: d_step { i < SEGS -> header = header | BIT(i); durable = durable | BIT(i);  /* [flushSegment] */
 		synced[i] = (extent[i] > synced[i] -> extent[i] : synced[i]); extent[i] = 0; advance() }
 #ifdef FAULTS
-	:: d_step { i < SEGS -> bad = bad | BIT(i); extent[i] = 0;      /* [disk.fail] */
+	:: d_step { i < SEGS -> bad = bad | BIT(i); limit[i] = synced[i];  /* [disk.fail] */
 #ifndef SYNC_RETRIED
 		failed = true;
 #endif
@@ -294,11 +294,7 @@ over:		skip;
 
 /* [recovery.openSegments, examine] Files that are not listed count when they are newer than the
  * manifest, or were being made when it was written; targets count when they are listed. */
-#ifdef LEFTOVERS_COUNT
-#define COUNTS(i) (HAS(listed | pending, i) || (i) >= next)
-#else
 #define COUNTS(i) (HAS(listed, i) || !HAS(targetKind, i) && (HAS(pending, i) || (i) >= next))
-#endif
 
 /* A power loss keeps, of what was not synced, any names, either manifest, any headers, and in each file
  * any records up to the first that is missing: recovery cuts there. Files that do not count are spared. */
@@ -316,7 +312,7 @@ inline powerLoss() {
 		:: !HAS(exists & named & header, i) -> exists = exists & ~BIT(i)
 		:: HAS(exists | named, i) ->
 			exists = exists | BIT(i);
-			if :: HAS(bad, i) -> tail[i] = synced[i] :: else fi;
+			if :: HAS(bad, i) -> tail[i] = limit[i]; synced[i] = limit[i] :: else fi;
 			do :: tail[i] > synced[i] -> tail[i]-- :: break od
 		fi;
 		i++
