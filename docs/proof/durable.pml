@@ -1,0 +1,401 @@
+/*
+ * What a directory store adds: files, flushes, the manifest, the durable commit of a round, tombstones;
+ * and a kill or a power loss at any step, a second power loss during or after the recovery. README.md
+ * says how to read this, and what is left out.
+ *
+ * Names in [brackets] are the Go functions that a step models. One define, -DNAME, puts one mistake
+ * into it; README.md lists them, and the script `check` demands that Spin refutes each.
+ *
+ * A record is one byte, its sequence number, which is also the version it stores: idOf and tomb say
+ * whose it is and whether it is a tombstone. A copy keeps its number.
+ */
+
+#define IDS 2
+#ifndef WRITES
+#define WRITES 2
+#endif
+#ifndef SYNCS
+#define SYNCS 1
+#endif
+#ifndef COMPACTIONS
+#define COMPACTIONS 1
+#endif
+#ifndef CAP
+#define CAP 3         /* records in a segment */
+#endif
+#ifndef SEGS
+#define SEGS 5        /* files ever made; 0 is none */
+#endif
+#define SEQS 8
+
+#define NONE 0
+#define ACTIVE 1
+#define SEALED 2
+
+#define BIT(i) (1 << (i))
+#define HAS(set, i) ((set) & BIT(i))
+#define LOC(seg, n) ((seg) * CAP + (n) + 1)
+#define SEG(loc) (((loc) - 1) / CAP)
+
+/* The directory. Names and contents are in the page cache, and some of it is on the disk. */
+byte rec[SEGS * CAP], tail[SEGS];
+byte synced[SEGS];         /* records of the file that are on the disk */
+byte header;               /* set of files whose header is on the disk */
+byte exists, named;        /* sets of files: in the directory; in the directory on the disk */
+byte targetKind;           /* set of files that compactions made */
+byte bad, limit[SEGS];     /* files of which a sync failed, and how much of each is all that gets to the disk */
+byte listed, pending, next;    /* the manifest */
+byte dlisted, dpending, dnext; /* the one on the disk */
+bool torn;                 /* the newest manifest's bytes are not on the disk */
+
+/* The store, gone after a crash. */
+byte slot[IDS], state[SEGS], lane;
+byte intable, committed, durable;  /* sets of segments */
+byte drawn;                /* ids drawn and not published yet: segmentTable.pending */
+byte lastID, known;        /* disk.listed */
+byte extent[SEGS];         /* what a flush has found, 0 for nothing to do */
+bool laneMu, manifestMu, flushing, failed;
+byte contentR;
+
+/* What the specification remembers. */
+byte idOf[SEQS], tomb, nextv = 1;  /* tomb: set of sequence numbers */
+byte acked[IDS], removed[IDS];     /* newest version acknowledged; newest deletion begun */
+byte safe[IDS];                    /* newest version that a Sync has promised to keep */
+byte finished;
+bool crashed;
+
+#define IMMORTAL provided (!crashed)
+
+/* [createSegment, newID, createFile] */
+inline draw(g) { lastID++; g = lastID; assert(g < SEGS) }
+
+/* [put] and [remove]: roll if need be, append, point the index to it. That the record comes before the
+ * slot, and what happens between them, is in memory.pml; here a crash after both is the stricter one. */
+proctype Writer() IMMORTAL {
+	byte k, id, g, v; bool del;
+	do
+	:: atomic { k < WRITES && !failed && !laneMu -> laneMu = true; contentR++;
+		if :: id = 0 :: k > 0 -> id = 1 fi;                         /* the first id is id 0 */
+		if :: del = false :: slot[id] != 0 -> del = true fi; k++ };
+		if
+		:: lane == 0 || tail[lane] == CAP ->                        /* [reserveLocked] */
+			d_step { draw(g); drawn = drawn | BIT(g); exists = exists | BIT(g) };
+			d_step {                                                /* [publish, seal] */
+				intable = intable | BIT(g); committed = committed | BIT(g);
+				drawn = drawn & ~BIT(g);
+				if :: lane != 0 -> state[lane] = SEALED :: else fi;
+				lane = g; state[g] = ACTIVE; g = 0 }
+		:: else
+		fi;
+		d_step {                                                    /* [appendLocked, pointTo, removeSlot] */
+			v = nextv; nextv++; idOf[v] = id;
+			if :: del -> tomb = tomb | BIT(v); removed[id] = v :: else fi;
+			rec[lane * CAP + tail[lane]] = v; tail[lane]++;
+			slot[id] = (del -> 0 : LOC(lane, tail[lane] - 1)); acked[id] = v;
+			laneMu = false; contentR--; id = 0; del = false; v = 0 }
+	:: d_step { k == WRITES || failed -> finished++ }; break
+	od
+}
+
+/* [snapshotManifest] without those of leaving, with those of joining */
+#define LISTED(leaving, joining)  ((intable & committed & durable & ~(leaving)) | (joining))
+#ifdef NO_PENDING
+#define PENDING(leaving)          0
+#else
+#define PENDING(leaving)          ((intable & committed & ~durable & ~(leaving)) | drawn)
+#endif
+
+/* [fs.syncDir] */
+inline syncDir() { d_step { named = exists; dlisted = listed; dpending = pending; dnext = next } }
+
+/* i becomes the next segment to be flushed */
+inline advance() { do :: i < SEGS && extent[i] == 0 -> i++ :: else -> break od; skip }
+
+/* [flush, flushAll] ok is false after a failure, which is final */
+inline flush(ok) {
+	atomic { !flushing && !laneMu -> flushing = true; contentR++;   /* [pinDirty] lanes first */
+		if :: lane != 0 && tail[lane] > synced[lane] -> extent[lane] = tail[lane] :: else fi };
+	d_step {
+		for (i : 1 .. SEGS - 1) {
+			if
+			:: HAS(intable & committed, i) && state[i] == SEALED && extent[i] == 0 &&
+			   tail[i] > synced[i] -> extent[i] = tail[i]
+			:: else fi }
+		contentR--; ok = true; i = 1; advance() };
+	do
+	:: d_step { i < SEGS -> header = header | BIT(i); durable = durable | BIT(i);  /* [flushSegment] */
+		synced[i] = (extent[i] > synced[i] -> extent[i] : synced[i]); extent[i] = 0; advance() }
+#ifdef FAULTS
+	:: d_step { i < SEGS -> bad = bad | BIT(i); limit[i] = synced[i];  /* [disk.fail] */
+#ifndef SYNC_RETRIED
+		failed = true;
+#endif
+		ok = false;
+		for (i : 1 .. SEGS - 1) { extent[i] = 0 } i = SEGS }
+#endif
+	:: i == SEGS -> break
+	od;
+	atomic { !manifestMu -> i = 0;                                  /* [listSegments] */
+		l = LISTED(0, 0); p = PENDING(0); n = lastID + 1;
+		if
+		:: ok && (l & ~known) -> manifestMu = true
+		:: else -> l = 0; p = 0; n = 0; flushing = false
+		fi };
+	if
+	:: manifestMu && l != 0 ->
+#ifndef NAMES_UNSYNCED
+		syncDir();
+#endif
+		replaceManifest();
+		d_step { named = exists; dlisted = listed; dpending = pending; dnext = next; known = l;
+			manifestMu = false; flushing = false; l = 0; p = 0; n = 0 }
+	:: else
+	fi
+}
+
+/* [writeManifest] up to the rename */
+inline replaceManifest() {
+	d_step {
+#ifdef TEMP_UNSYNCED
+		torn = true;
+#endif
+		listed = l; pending = p; next = n }
+}
+
+/* [Sync] */
+proctype Syncer() IMMORTAL {
+	byte k, i, l, p, n, goal[IDS]; bool ok;
+	do
+	:: d_step { k < SYNCS && !failed -> k++; goal[0] = acked[0]; goal[1] = acked[1] };
+		flush(ok);
+		d_step { for (i : 0 .. IDS - 1) {
+			if :: ok && goal[i] > safe[i] -> safe[i] = goal[i] :: else fi; goal[i] = 0 } i = 0; ok = false }
+	:: d_step { k == SYNCS || failed -> finished++ }; break
+	od
+}
+
+/* [segment.deadBytes > buried] a dead record that is no tombstone; m becomes the lowest number */
+inline examine(seg) {
+	dead = false; m = SEQS;
+	for (j : 0 .. CAP - 1) {
+		if
+		:: j < tail[seg] ->
+			if :: rec[seg * CAP + j] < m -> m = rec[seg * CAP + j] :: else fi;
+			if
+			:: !HAS(tomb, rec[seg * CAP + j]) && slot[idOf[rec[seg * CAP + j]]] != LOC(seg, j) -> dead = true
+			:: else fi
+		:: else fi } j = 0
+}
+
+/* Compactions choose any sealed segments, one target holds all that is live in them. */
+proctype Compactor() IMMORTAL {
+	byte i, j, k, l, p, n, m, oldest, target, victims, from[IDS], to[IDS];
+	bool ok, dead, uncertain;
+	do
+	:: k < COMPACTIONS && !failed ->
+		atomic { !laneMu -> k++;                                    /* [sealLanes] */
+			if :: lane != 0 && tail[lane] > 0 -> state[lane] = SEALED; lane = 0 :: else fi };
+		/* [chooseVictims] any of them: which ones is policy */
+		atomic {
+			i = 1;
+			do
+			:: i < SEGS && HAS(intable, i) && state[i] == SEALED -> victims = victims | BIT(i); i++
+			:: i < SEGS -> i++
+			:: i == SEGS -> i = 0; break
+			od };
+		if :: victims == 0 -> goto over :: else fi;
+		/* [newTarget, build] memory.pml takes this apart. [carryTombstones, oldestDead] sealed
+		 * segments first, then the lane. */
+		atomic { !laneMu ->
+			draw(target); exists = exists | BIT(target); targetKind = targetKind | BIT(target);
+			state[target] = SEALED;
+			for (i : 0 .. IDS - 1) {
+				if
+				:: slot[i] != 0 && HAS(victims, SEG(slot[i])) ->
+					from[i] = slot[i]; to[i] = LOC(target, tail[target]);
+					rec[to[i] - 1] = rec[from[i] - 1]; tail[target]++
+				:: else fi }
+			oldest = SEQS;
+			for (i : 1 .. SEGS - 1) {
+				if
+				:: HAS(intable & ~victims, i) && state[i] == SEALED ->
+					examine(i);
+					if :: dead && m < oldest -> oldest = m :: else fi
+				:: else fi } i = 0; m = 0; dead = false };
+		atomic { !laneMu ->
+			if :: lane != 0 -> examine(lane); if :: m < oldest -> oldest = m :: else fi
+			   :: else fi; m = 0; dead = false;
+			for (i : 1 .. SEGS - 1) {
+				for (j : 0 .. CAP - 1) {
+					if
+					:: HAS(victims, i) && j < tail[i] && HAS(tomb, rec[i * CAP + j]) &&
+#ifdef TOMBSTONE_DROPPED
+					   false ->
+#else
+					   rec[i * CAP + j] >= oldest ->
+#endif
+						assert(tail[target] < CAP);
+						rec[target * CAP + tail[target]] = rec[i * CAP + j]; tail[target]++
+					:: else fi } j = 0 } i = 0; oldest = 0 };
+		atomic { !laneMu -> intable = intable | BIT(target);        /* [publish, commit] */
+			for (i : 0 .. IDS - 1) {
+				if :: to[i] != 0 && slot[i] == from[i] -> slot[i] = to[i] :: else fi } i = 0 };
+#ifdef REMOVED_EARLY
+		d_step { exists = exists & ~victims };
+#endif
+		/* [commitTargets] */
+#ifndef FLUSH_LEFT_OUT
+		flush(ok);
+		if :: !ok || failed -> goto undo :: else fi;
+#endif
+		d_step {                                                    /* [flushTarget] */
+#ifndef TARGETS_UNSYNCED
+			synced[target] = tail[target]; header = header | BIT(target);
+#endif
+			durable = durable | BIT(target) };
+		atomic { !manifestMu -> manifestMu = true;
+			l = LISTED(victims, BIT(target)); p = PENDING(victims); n = lastID + 1 };
+		if :: skip :: manifestMu = false; goto undo fi;             /* no space, say */
+#ifndef NAMES_UNSYNCED
+		syncDir();
+#endif
+		replaceManifest();
+#ifndef RENAME_UNSYNCED
+		if
+		:: syncDir()
+		:: d_step { uncertain = true; failed = true; manifestMu = false }; goto undo
+		fi;
+#endif
+		d_step { known = l; committed = committed | BIT(target);
+#ifndef LISTED_AGAIN
+			committed = committed & ~victims;
+#endif
+			manifestMu = false; l = 0; p = 0; n = 0 };
+		atomic { contentR == 0 -> intable = intable & ~victims };   /* [swap] */
+		exists = exists & ~victims;                                 /* [removeFile] */
+		goto over;
+undo:                                                               /* [undo] */
+		atomic { !laneMu ->
+			for (i : 0 .. IDS - 1) {
+				if :: to[i] != 0 && slot[i] == to[i] -> slot[i] = from[i] :: else fi } i = 0 };
+		atomic { contentR == 0 -> intable = intable & ~BIT(target) };
+		if
+#ifndef UNCERTAIN_REMOVED
+		:: uncertain
+#endif
+		:: else -> exists = exists & ~BIT(target)
+		fi;
+over:		skip;
+		d_step { victims = 0; target = 0; ok = false; l = 0; p = 0; n = 0;
+			for (i : 0 .. IDS - 1) { from[i] = 0; to[i] = 0 } i = 0 }
+	:: d_step { k == COMPACTIONS || failed -> finished++ }; break
+	od
+}
+
+/* [recovery.openSegments, examine] Files that are not listed count when they are newer than the
+ * manifest, or were being made when it was written; targets count when they are listed. */
+#define COUNTS(i) (HAS(listed, i) || !HAS(targetKind, i) && (HAS(pending, i) || (i) >= next))
+
+/* A power loss keeps, of what was not synced, any names, either manifest, any headers, and in each file
+ * any records up to the first that is missing: recovery cuts there. Files that do not count are spared. */
+inline powerLoss() {
+	if
+	:: listed != dlisted || pending != dpending || next != dnext ->
+		if :: listed = dlisted; pending = dpending; next = dnext; torn = false :: skip fi
+	:: else torn = false
+	fi;
+	i = 1;
+	do
+	:: i < SEGS && !COUNTS(i) -> i++
+	:: i < SEGS && COUNTS(i) ->
+		if                                                          /* the name, or the header, is lost */
+		:: !HAS(exists & named & header, i) -> exists = exists & ~BIT(i)
+		:: HAS(exists | named, i) ->
+			exists = exists | BIT(i);
+			if :: HAS(bad, i) -> tail[i] = limit[i]; synced[i] = limit[i] :: else fi;
+			do :: tail[i] > synced[i] -> tail[i]-- :: break od
+		fi;
+		i++
+	:: i == SEGS -> i = 0; break
+	od
+}
+
+/* The newest record is as new as it must be; an id is absent only if a deletion may be the newest. */
+inline judge() {
+	for (i : 0 .. IDS - 1) {
+		if
+		:: got[i] != 0 && !HAS(tomb, got[i]) -> assert(got[i] >= least[i])
+		:: else -> assert(removed[i] >= least[i])
+		fi } i = 0
+}
+
+/* [recovery.run] got[id] becomes the newest record of each id, 0 for none. Damage is an assertion. */
+inline recover() {
+	d_step {
+		assert(!torn);
+		counts = 0; got[0] = 0; got[1] = 0;
+		for (i : 1 .. SEGS - 1) {
+			assert(!HAS(listed, i) || HAS(exists, i));              /* [missing] */
+			if
+			:: HAS(exists, i) && COUNTS(i) ->
+				counts = counts | BIT(i);
+				for (j : 0 .. CAP - 1) {                            /* [scan, putScanned] */
+					if
+					:: j < tail[i] && rec[i * CAP + j] > got[idOf[rec[i * CAP + j]]] ->
+						got[idOf[rec[i * CAP + j]]] = rec[i * CAP + j]
+					:: else fi } j = 0
+			:: else fi } i = 0;
+		judge() }
+}
+
+#define VALUE(v) (HAS(tomb, v) -> 0 : (v))
+
+proctype Crash() {
+	byte i, j, counts, got[IDS], least[IDS], first[IDS]; bool opened;
+	atomic {
+#ifdef CRASH_LAST
+		finished == 3;                                              /* who is blocked is found then */
+#endif
+		crashed = true;
+		if
+		:: least[0] = acked[0]; least[1] = acked[1]                 /* kill: the page cache stays */
+		:: least[0] = safe[0]; least[1] = safe[1]; powerLoss()
+		fi;
+		recover();
+		d_step {                                                    /* [settle] */
+			first[0] = VALUE(got[0]); first[1] = VALUE(got[1]);
+			least[0] = safe[0]; least[1] = safe[1];
+#ifndef SETTLE_UNSYNCED
+			for (i : 1 .. SEGS - 1) {
+				if :: HAS(counts, i) -> synced[i] = tail[i]; header = header | BIT(i); bad = bad & ~BIT(i)
+				   :: else fi } i = 0;
+#endif
+			named = exists; listed = counts; pending = 0; next = SEGS };
+		if
+		:: dlisted = listed; dpending = pending; dnext = next; exists = counts; opened = true
+		:: skip                                                     /* cut short behind the rename */
+		fi;
+		powerLoss();
+		recover();
+		assert(!opened || VALUE(got[0]) == first[0] && VALUE(got[1]) == first[1]);
+		d_step {                                                    /* fewer final states */
+			for (i : 0 .. SEGS - 1) { tail[i] = 0; synced[i] = 0 } i = 0;
+			header = 0; exists = 0; named = 0; listed = 0; pending = 0; next = 0; dlisted = 0;
+			dpending = 0; dnext = 0; counts = 0; opened = false; torn = false; bad = 0;
+			got[0] = 0; got[1] = 0; least[0] = 0; least[1] = 0; first[0] = 0; first[1] = 0 }
+	};
+end:	do :: crashed od               /* the others stand still */
+}
+
+init {
+	atomic {
+		/* Segment 1, sealed and durable, holds a version of each id. */
+		d_step {
+			rec[CAP] = 1; rec[CAP + 1] = 2; idOf[1] = 0; idOf[2] = 1; nextv = 3; tail[1] = 2; synced[1] = 2;
+			lastID = 1; header = 2; exists = 2; named = 2; listed = 2; dlisted = 2; next = 2; dnext = 2;
+			intable = 2; committed = 2; durable = 2; known = 2; state[1] = SEALED;
+			slot[0] = LOC(1, 0); slot[1] = LOC(1, 1);
+			acked[0] = 1; acked[1] = 2; safe[0] = 1; safe[1] = 2 };
+		run Writer(); run Syncer(); run Compactor(); run Crash()
+	}
+}

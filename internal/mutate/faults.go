@@ -1,0 +1,116 @@
+package main
+
+// faults are the mistakes that the protocol's tests must notice, in the order of a round.
+var faults = []fault{
+	{
+		name: "lane goes on in a victim", file: "segment.go",
+		old: "ln.active = nil", new: "_ = ln",
+		test: "TestCompact_OperationAtEveryPoint",
+	},
+	{
+		name: "large put sealed early", file: "warmtier.go",
+		old: "s.segments.publish(seg)", new: "seg.seal(false); s.segments.publish(seg)",
+		test: "TestCompact_LargePutUnderWay",
+	},
+	{
+		name: "dead bytes not counted", file: "warmtier.go",
+		old: "superseded.live.Add(-int64(oldSize))", new: "_ = superseded",
+		test: "TestStore_RandomHistory",
+	},
+	{
+		name: "copy not verified", file: "compact.go",
+		old: " || !intactRecord(rec, h, seg.seedAt(from))", new: "",
+		test: "TestCompact_UndoneOnCorruptRecord",
+	},
+	{
+		name: "content not verified", file: "warmtier.go",
+		old: "!intactContent(out[len(dst):], m.h)", new: "false",
+		test: "TestGet_EveryByteDamaged",
+	},
+	{
+		name: "targets published late", file: "compact.go",
+		old: "\tr.publish()", new: "\tdefer r.publish()",
+		test: "TestCompact_ContentPreserved",
+	},
+	{
+		name: "swap before commit", file: "compact.go",
+		old:  "moved, superseded, err := r.commit(ctx)",
+		new:  "for _, v := range c.work { c.s.segments.removeLocked([]*segment{v.seg}) }; moved, superseded, err := r.commit(ctx)",
+		test: "TestCompact_ContentPreserved",
+	},
+	{
+		name: "flip without comparing", file: "compact.go",
+		old: "pos, ok := sh.table.find(m.from); ok", new: "pos, w := sh.table.first(m.from.tag()); w != 0",
+		test: "TestCompact_OperationAtEveryPoint",
+	},
+	{
+		name: "no undo", file: "compact.go",
+		old: "c.s.unflip(&c.s.shards[i], batch)", new: "_ = batch",
+		test: "TestCompact_OperationThenUndo",
+	},
+	{
+		name: "undo without comparing", file: "compact.go",
+		old: "pos, ok := sh.table.find(m.to); ok", new: "pos, w := sh.table.first(m.to.tag()); w != 0",
+		test: "TestUndo_AtEveryFlipAfterWrites",
+	},
+	{
+		name: "victim leaves half copied", file: "compact.go",
+		old: "case len(v.live) > 0:", new: "case false:",
+		test: "TestCompact_OverheadBounded",
+	},
+	{
+		name: "victim leaves with live bytes", file: "compact.go",
+		old: "case live == 0:", new: "case true:",
+		test: "TestCompact_WalkMissesMemory",
+	},
+	{
+		name: "recycled in spite of pins", file: "compact.go",
+		old: "if s.retire(seg) {", new: "if s.retire(seg); true {",
+		test: "TestView_BytesStayDuringCompactions",
+	},
+	{
+		name: "pins not counted", file: "segment.go",
+		old: "seg.refs.Add(1)", new: "_ = seg",
+		test: "TestView_PinnedAgainstSwap",
+	},
+	{
+		name: "lock order reversed", file: "compact.go",
+		old: "\ts.contentMu.Lock()", new: "\ts.lanes[0].mu.Lock(); defer s.lanes[0].mu.Unlock(); s.contentMu.Lock()",
+		test: "TestCompact_ContentPreserved", tags: "warmtier_invariants",
+	},
+	{
+		name: "tombstone dropped too early", file: "disk.go",
+		old: "if h.seq < oldest {", new: "if true {",
+		test: "TestDirectory_TombstoneOutlivesOlderRecord",
+	},
+	{
+		name: "no flush before the manifest", file: "disk.go",
+		old: "s.flush(); err != nil {\n\t\treturn false, err", new: "error(nil); err != nil {\n\t\treturn false, err",
+		test: "TestPower_SyncBeforeSwap",
+	},
+	{
+		name: "targets not flushed", file: "disk.go",
+		old: "err := target.syncRecords(e)", new: "err := error(nil)",
+		test: "TestPower_EverySyncIsNeeded",
+	},
+	{
+		name: "victims listed again", file: "disk.go",
+		old: "seg.committed.Store(false)", new: "_ = seg",
+		test: "TestDirectory_SyncBetweenCommitAndSwap",
+	},
+	{
+		name: "failed flush forgotten", file: "disk.go",
+		old: "return *err\n", new: "return nil\n",
+		test: "TestPower_EveryCallFails",
+	},
+	{
+		name: "files removed in doubt", file: "compact.go",
+		old: "if !r.uncertain {", new: "if true {",
+		test: "TestPower_EveryCallFails",
+	},
+	{
+		name: "older record wins", file: "recover.go",
+		old: "oldHeader.seq > sc.seq ||", new: "oldHeader.seq < sc.seq ||",
+		test: "TestDirectory_RandomHistory",
+	},
+}

@@ -1,0 +1,168 @@
+// Command mutate tests the tests: it puts one fault after the other into the package, builds the tests
+// with it, and runs the one test that must fail. Run it in the root of the repository:
+//
+//	go run ./internal/mutate            # all of them
+//	go run ./internal/mutate flip       # those with "flip" in their name
+//
+// No file is changed: the compiler is given the altered text as an overlay. A fault whose text is not
+// found exactly once, or that does not compile, is an error, so that this list cannot rot unnoticed.
+// The exit code is 0 only if every fault was caught by its test, and every such test passes without.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// testLimit bounds one test: a fault may well be a deadlock.
+const testLimit = 90 * time.Second
+
+func main() {
+	names := os.Args[1:]
+	var chosen []fault
+	for _, f := range faults {
+		if len(names) == 0 || slices.ContainsFunc(names, func(n string) bool { return strings.Contains(f.name, n) }) {
+			chosen = append(chosen, f)
+		}
+	}
+	if err := run(chosen); err != nil {
+		fmt.Fprintln(os.Stderr, "mutate:", err)
+		os.Exit(1)
+	}
+}
+
+func run(chosen []fault) error {
+	if len(chosen) == 0 {
+		return errors.New("no fault has such a name")
+	}
+	scratch, err := os.MkdirTemp("", "mutate")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	if err := passesWithout(scratch, chosen); err != nil {
+		return err
+	}
+	start, bad := time.Now(), 0
+	for _, f := range chosen {
+		result, err := f.try(scratch)
+		if err != nil {
+			result = "ERROR: " + err.Error()
+		}
+		if result != caught {
+			bad++
+		}
+		fmt.Printf("%-28s %-11s %-42s %s\n", f.name, f.file, f.test, result)
+	}
+	fmt.Printf("%d of %d faults caught, in %v\n", len(chosen)-bad, len(chosen), time.Since(start).Round(time.Second))
+	if bad > 0 {
+		return fmt.Errorf("%d faults were missed or could not be tried", bad)
+	}
+	return nil
+}
+
+// passesWithout runs the tests without a fault: one that fails anyway would catch everything.
+func passesWithout(scratch string, chosen []fault) error {
+	tests := map[string][]string{} // by tags
+	for _, f := range chosen {
+		if !slices.Contains(tests[f.tags], f.test) {
+			tests[f.tags] = append(tests[f.tags], f.test)
+		}
+	}
+	for tags, list := range tests {
+		binary, err := build(scratch, tags, "")
+		if err != nil {
+			return err
+		}
+		out, err := runTest(binary, "^("+strings.Join(list, "|")+")$", time.Duration(len(list))*testLimit)
+		if err != nil {
+			return fmt.Errorf("without a fault: %w\n%s", err, out)
+		}
+		for _, test := range list {
+			if !strings.Contains(out, "--- PASS: "+test+" ") {
+				return fmt.Errorf("there is no test %s, or it was skipped", test)
+			}
+		}
+	}
+	return nil
+}
+
+// Results of a fault.
+const (
+	caught = "caught"
+	missed = "MISSED"
+)
+
+// fault is one change of the package that a test must notice.
+type fault struct {
+	name     string
+	file     string
+	old, new string // old is in file once
+	test     string // the one that must fail
+	tags     string // of the build
+}
+
+func (f fault) try(scratch string) (string, error) {
+	text, err := os.ReadFile(f.file)
+	if err != nil {
+		return "", err
+	}
+	if n := strings.Count(string(text), f.old); n != 1 {
+		return "", fmt.Errorf("%q is %d times in %s, want once", f.old, n, f.file)
+	}
+	altered := filepath.Join(scratch, f.file)
+	if err := os.WriteFile(altered, []byte(strings.Replace(string(text), f.old, f.new, 1)), 0o600); err != nil {
+		return "", err
+	}
+	original, err := filepath.Abs(f.file)
+	if err != nil {
+		return "", err
+	}
+	overlay := filepath.Join(scratch, "overlay.json")
+	b, err := json.Marshal(map[string]map[string]string{"Replace": {original: altered}})
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(overlay, b, 0o600); err != nil {
+		return "", err
+	}
+	binary, err := build(scratch, f.tags, overlay)
+	if err != nil {
+		return "", err
+	}
+	if _, err := runTest(binary, "^"+f.test+"$", testLimit); err == nil {
+		return missed, nil
+	}
+	return caught, nil
+}
+
+// build compiles the tests of the package.
+func build(scratch, tags, overlay string) (binary string, err error) {
+	binary = filepath.Join(scratch, "tests")
+	args := []string{"test", "-c", "-o", binary, "-tags", tags}
+	if overlay != "" {
+		args = append(args, "-overlay", overlay)
+	}
+	if out, err := exec.Command("go", append(args, ".")...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("does not compile: %w\n%s", err, out)
+	}
+	return binary, nil
+}
+
+// runTest returns an error when a test fails, or does not end.
+func runTest(binary, pattern string, limit time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit+10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, "-test.v", "-test.short", "-test.run", pattern,
+		"-test.timeout", limit.String())
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
