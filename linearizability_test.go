@@ -340,14 +340,12 @@ func TestLinearizable_SeededBug(t *testing.T) {
 	}
 	blind := doAt(pointCompactBuilt, 1, func() {
 		sh, tag := s.place(idOf(1))
-		sh.mu.RLock()
-		_, old := sh.table.first(tag)
-		sh.mu.RUnlock()
+		_, old := sh.current().first(tag)
 		record(input{kind: callPut, id: 1, version: 2})
 		sh.mu.Lock()
 		defer sh.mu.Unlock()
-		pos, superseded := sh.table.first(tag)
-		sh.table.set(pos, old) // as if what the Put had changed had not been looked at
+		pos, superseded := sh.current().first(tag)
+		sh.current().set(pos, old) // as if what the Put had changed had not been looked at
 		from, _ := s.resolve(superseded.location())
 		to, _ := s.resolve(old.location())
 		size := func(version uint64) int64 { return int64(recordSize(len(idOf(1)), len(versionContent(version)))) }
