@@ -41,9 +41,13 @@ to the synced mark of its header everything was durable, so damage there is dama
 Which of the two it was, the kernel's boot id tells: the manifest has that of the last Open.
 */
 
-// openDirectory makes s the store of dir.
-func (s *Store) openDirectory(dir string) error {
-	if err := prepareDirectory(dir, s.opts.ReadOnly); err != nil {
+// openDirectory makes s the store of the directory at path, which stays the same one when the working directory changes.
+func (s *Store) openDirectory(path string) error {
+	dir, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("warmtier: open %s: %w", path, err)
+	}
+	if err := prepareDirectory(dir, s.opts.ReadOnly, syncDirectory); err != nil {
 		return fmt.Errorf("warmtier: open %s: %w", dir, err)
 	}
 	lock, err := lockDirectory(filepath.Join(dir, lockName), s.opts.ReadOnly)
