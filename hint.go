@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -237,22 +236,24 @@ func (r *recovery) checkHint(b []byte) (layout hintLayout, err error) {
 	if layout.segments != len(r.found) {
 		return layout, errors.New("another number of segments")
 	}
-	if storeID(b[16:32]) != r.s.disk.store || le.Uint32(b[48:]) != uint32(r.s.offsetBits) {
-		return layout, errors.New("another store, or another size of segments")
+	if storeID(b[16:32]) != r.s.disk.store {
+		return layout, errors.New("another store")
 	}
-	byID := map[uint64]*recovered{}
+	byID := make(map[uint64]*recovered, len(r.found))
 	for _, f := range r.found {
 		byID[f.seg.id] = f
 	}
-	for i := range r.found {
+	ordered := make([]*recovered, len(r.found))
+	for i := range ordered {
 		e := b[hintHeaderSize+i*hintSegmentSize:]
 		f := byID[le.Uint64(e)]
 		if f == nil || !f.state.sealed || f.state.synced != le.Uint64(e[8:]) || f.state.records != le.Uint32(e[32:]) {
 			return layout, fmt.Errorf("segment %d is another", le.Uint64(e))
 		}
 		delete(byID, f.seg.id)
-		r.found[i], r.found[slices.Index(r.found, f)] = f, r.found[i] // in the order of the hint
+		ordered[i] = f
 	}
+	r.found = ordered // as the hint has them
 	return layout, nil
 }
 
@@ -290,6 +291,12 @@ func (t *truth) contains(s *Store, shard int, w slot) bool {
 	}
 	_, ok := t.tables[shard].find(w)
 	return ok
+}
+
+func (r *recovery) forgetTruth() {
+	if r.truth != nil {
+		r.releaseTables(r.truth.tables)
+	}
 }
 
 // readTruth returns nil when there is no hint to be believed. Locations are made up as chooseLocations
@@ -391,6 +398,7 @@ func (r *recovery) useHint(b []byte, layout hintLayout, tables []table, tombston
 	s := r.s
 	s.disk.key = decodeSipKey(b[32:])
 	r.maxSeq = le.Uint64(b[56:])
+	bits := uint(le.Uint32(b[48:])) // of an offset: SegmentSize may be another one than it was
 	segs := make([]*segment, len(r.found))
 	for i, f := range r.found {
 		e := b[hintHeaderSize+i*hintSegmentSize:]
@@ -410,6 +418,6 @@ func (r *recovery) useHint(b []byte, layout hintLayout, tables []table, tombston
 		sh.table = t
 		sh.memories.Store(int64(le.Uint32(e[4:])))
 		sh.liveBytes.Store(int64(le.Uint64(e[8:])))
-		t.relocate(t, func(loc location) location { return r.locationOf(loc, s.offsetBits, segs) })
+		t.relocate(t, func(loc location) location { return r.locationOf(loc, bits, segs) })
 	}
 }

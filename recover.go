@@ -138,6 +138,7 @@ type lostRecord struct {
 }
 
 func (r *recovery) run() (err error) {
+	defer r.forgetTruth()
 	defer r.s.catchFault(armFaults(), &err)
 	fresh, err := r.readManifest()
 	if err != nil {
@@ -246,7 +247,7 @@ func (r *recovery) openSegments() error {
 	if err != nil {
 		return err
 	}
-	present := map[uint64]bool{}
+	listed, pending, present := setOf(r.manifest.listed), setOf(r.manifest.pending), map[uint64]bool{}
 	highest := r.manifest.next - 1
 	for _, name := range names {
 		id, ok := parseSegmentFileName(name)
@@ -254,9 +255,8 @@ func (r *recovery) openSegments() error {
 			continue // not ours
 		}
 		highest = max(highest, id)
-		listed := slices.Contains(r.manifest.listed, id)
-		counts := listed || id >= r.manifest.next || slices.Contains(r.manifest.pending, id)
-		present[id], err = r.openSegment(id, listed, counts)
+		counts := listed[id] || id >= r.manifest.next || pending[id]
+		present[id], err = r.openSegment(id, listed[id], counts)
 		if err != nil {
 			return err
 		}
@@ -270,6 +270,14 @@ func (r *recovery) openSegments() error {
 		}
 	}
 	return nil
+}
+
+func setOf(ids []uint64) map[uint64]bool {
+	set := make(map[uint64]bool, len(ids))
+	for _, id := range ids {
+		set[id] = true
+	}
+	return set
 }
 
 // openSegment maps one file, and puts it into the table if it counts.
@@ -302,8 +310,9 @@ func (r *recovery) examine(mem []byte, id uint64, listed, counts bool) (_ *recov
 	case errors.Is(err, ErrVersion):
 		return nil, fmt.Errorf("%s: %w", name, err)
 	case errors.Is(err, errNoHeader) && !listed, ours && !counts, ours && !listed && h.kind == kindTarget,
-		err != nil && !listed && counts && !r.powered:
-		// Made and not filled, or what a compaction left.
+		(err != nil || h.capacity != uint64(len(mem))) && !listed && counts && !r.powered:
+		// Made and not filled, what a compaction left, or what a power loss left of a file of which
+		// nothing was promised.
 		r.leftover = append(r.leftover, name)
 		return nil, nil
 	case !counts:
@@ -742,8 +751,8 @@ func (r *recovery) settleSegment(f *recovered) error {
 	seg.sealedInFile.Store(true)
 	seg.synced.Store(e.tail)
 	switch {
-	case f.damaged:
-		return nil // a repair replaces it
+	case f.damaged && r.s.opts.Repair:
+		return nil // it is replaced; without Repair no more than digests are damaged
 	case f.state.sealed && int64(f.state.synced) == e.tail:
 		if r.hinted {
 			return nil

@@ -1,8 +1,13 @@
 package warmtier
 
 import (
+	"bytes"
+	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -49,4 +54,151 @@ func TestDirectory_RelativePath(t *testing.T) {
 	s = openDir(t, filepath.Join(base, "store"), quietly())
 	requireContents(t, s, 0, 300, 1000, all)
 	closeIntact(t, s)
+}
+
+// nothingKept is a power loss that takes all that it may, allKept one that takes nothing.
+var (
+	nothingKept = loss{sector: func() bool { return false }, operation: func(int, int) bool { return false }}
+	allKept     = loss{sector: func() bool { return true }, operation: func(int, int) bool { return true }}
+)
+
+// shadowStore is a store in d, which must open.
+func shadowStore(t testing.TB, d *shadowFS, opts *Options) *Store {
+	t.Helper()
+	s, err := openShadow(d, opts, hooks{hash: fixedHash})
+	require.NoError(t, err)
+	return s
+}
+
+// closeShadow closes s, with every invariant checked and nothing left.
+func closeShadow(t testing.TB, s *Store, d *shadowFS) {
+	t.Helper()
+	requireIntact(t, s)
+	require.NoError(t, s.Close())
+	require.NoError(t, d.released(s))
+}
+
+// segmentNames lists the segment files of d.
+func (d *shadowFS) segmentNames() (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(d.files)) {
+		if _, ok := parseSegmentFileName(name); ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// What Open finds is durable when it returns, in a segment with a damaged digest too.
+func TestRecover_DamagedDigestIsNoReasonNotToSync(t *testing.T) {
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	fill(t, s, 0, 10, 100)
+	require.NoError(t, s.Sync())
+	fill(t, s, 10, 20, 100)
+	killed := d.kill()
+	require.NoError(t, s.Close())
+	for _, name := range killed.segmentNames() {
+		f := killed.files[name]
+		at := digestAt(len(f.current), 0)
+		f.current[at] ^= 1
+		f.durable[at] ^= 1
+	}
+	s = shadowStore(t, killed, shadowOptions())
+	after := killed.crash(nothingKept)
+	require.NoError(t, s.Close())
+	s = shadowStore(t, after, shadowOptions())
+	requireContents(t, s, 0, 20, 100, all)
+	require.NoError(t, s.Close())
+}
+
+// Where space is reserved by writing zeros, a power loss may leave a part of a file. One of which nothing
+// was promised is no damage; any other one is.
+func TestRecover_FileOfPartOfItsLength(t *testing.T) {
+	for _, size := range []int{9, 100, segmentHeaderSize, 1000, pageSize, minSegmentSize - pageSize} {
+		for _, synced := range []bool{false, true} {
+			d := newShadow()
+			s := shadowStore(t, d, shadowOptions())
+			fill(t, s, 0, 10, 100)
+			if synced {
+				require.NoError(t, s.Sync())
+			}
+			after, killed := d.crash(allKept), d.kill()
+			require.NoError(t, s.Close())
+			for _, left := range []*shadowFS{after, killed} {
+				for _, name := range left.segmentNames() {
+					f := left.files[name]
+					f.current, f.durable = f.current[:size], f.durable[:min(size, len(f.durable))]
+				}
+			}
+			_, err := openShadow(killed, shadowOptions(), hooks{hash: fixedHash})
+			require.ErrorIs(t, err, ErrCorrupt, "%d bytes after a kill", size)
+			if synced {
+				_, err := openShadow(after, shadowOptions(), hooks{hash: fixedHash})
+				require.ErrorIs(t, err, ErrCorrupt, "%d bytes of a file that was synced", size)
+				continue
+			}
+			s = shadowStore(t, after, shadowOptions())
+			require.Zero(t, s.Len())
+			fill(t, s, 0, 10, 100)
+			closeShadow(t, s, after)
+		}
+	}
+}
+
+// A store that is read with Repair gives back all it took.
+func TestRecover_ReadOnlyRepairReleasesHint(t *testing.T) {
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	fill(t, s, 0, 100, 100)
+	require.NoError(t, s.Close())
+	require.Contains(t, d.files, hintName)
+	opts := shadowOptions()
+	opts.ReadOnly, opts.Repair = true, true
+	s = shadowStore(t, d, opts)
+	requireContents(t, s, 0, 100, 100, all)
+	require.NoError(t, s.Close())
+	require.NoError(t, d.released(s))
+}
+
+// A failed Open with Repair does too.
+func TestRecover_FailedRepairReleasesHint(t *testing.T) {
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	fill(t, s, 0, 100, 100)
+	require.NoError(t, s.Close())
+	d.fault = func(kind callKind, _ string) error {
+		if kind == callSync || kind == callSyncDir {
+			return syscall.EIO
+		}
+		return nil
+	}
+	opts := shadowOptions()
+	opts.Repair = true
+	s, err := openShadow(d, opts, hooks{hash: fixedHash})
+	require.ErrorIs(t, err, syscall.EIO)
+	require.NoError(t, d.released(s))
+}
+
+// The hint is of use whatever SegmentSize is.
+func TestRecover_HintWithOtherSegmentSize(t *testing.T) {
+	d := newShadow()
+	opts := shadowOptions()
+	s := shadowStore(t, d, opts)
+	fill(t, s, 0, 300, 1000)
+	require.NoError(t, s.Put("large", contentOf(1, 1, 200_000)))
+	deleteWhere(t, s, 0, 300, odd)
+	require.NoError(t, s.Close())
+	for _, size := range []int{16 * minSegmentSize, minSegmentSize, 4 * minSegmentSize, 2 * minSegmentSize} {
+		opts.SegmentSize = size
+		var log bytes.Buffer
+		opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		s = shadowStore(t, d, opts)
+		require.NotContains(t, log.String(), "hint is not used", "segments of %d bytes", size)
+		requireContents(t, s, 0, 300, 1000, func(i int) bool { return !odd(i) })
+		got, err := s.Get("large")
+		require.NoError(t, err)
+		require.Equal(t, contentOf(1, 1, 200_000), got)
+		require.NoError(t, s.Put("other", contentOf(2, size, 100_000)))
+		closeShadow(t, s, d)
+	}
 }

@@ -79,10 +79,6 @@ func (r *recovery) repair() error {
 	if err := r.replace(damaged); err != nil {
 		return err
 	}
-	if r.truth != nil {
-		r.releaseTables(r.truth.tables)
-		r.truth = nil
-	}
 	if err := s.disk.fs.remove(hintName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
