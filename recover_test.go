@@ -202,3 +202,42 @@ func TestRecover_HintWithOtherSegmentSize(t *testing.T) {
 		closeShadow(t, s, d)
 	}
 }
+
+// A kill while a record is written that leaves no room in its segment is a kill like any other.
+func TestRecover_KillInRecordThatFillsItsSegment(t *testing.T) {
+	const id = "filler"
+	for before := range 4 {
+		d := newShadow()
+		armed, killed := false, (*shadowFS)(nil)
+		s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash, at: func(p point) error {
+			if p == pointPutBody && armed {
+				killed = d.kill()
+			}
+			return nil
+		}})
+		require.NoError(t, err)
+		for range before {
+			require.NoError(t, s.Put(id, []byte("before")))
+		}
+		room := s.largestShared()
+		if before > 0 {
+			room = s.segments.all()[0].room(1)
+		}
+		armed = true
+		size := room - room%recordAlign - recordHeaderSize - len(id)
+		require.NoError(t, s.Put(id, bytes.Repeat([]byte{0xff}, size)))
+		require.Len(t, s.segments.all(), 1)
+		require.Less(t, s.segments.all()[0].room(1), recordAlign)
+		require.NoError(t, s.Close())
+
+		s = shadowStore(t, killed, shadowOptions())
+		got, err := s.Get(id)
+		if before == 0 {
+			require.ErrorIs(t, err, ErrNotFound)
+		} else {
+			require.NoError(t, err)
+			require.Equal(t, "before", string(got))
+		}
+		closeShadow(t, s, killed)
+	}
+}
