@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -284,13 +285,23 @@ type truth struct {
 	known  map[int]bool // indexes of the segments it knows
 }
 
-// contains reports whether a slot that the index has in a shard is that of a memory.
-func (t *truth) contains(s *Store, shard int, w slot) bool {
-	if !t.known[int(w.location()>>s.offsetBits)] {
+// contains reports whether w, the slot in a shard of the index that leads to m, is that of a memory. Of two
+// copies of one version, which have equal sequence numbers, the index may have the other one.
+func (t *truth) contains(s *Store, shard int, w slot, m match) bool {
+	if !t.known[m.seg.index] {
 		return true
 	}
-	_, ok := t.tables[shard].find(w)
-	return ok
+	table := t.tables[shard]
+	for pos, v := table.first(w.tag()); v != 0; pos, v = table.following(pos, w.tag()) {
+		if v == w {
+			return true
+		}
+		copied, err := s.follow(v.location())
+		if err == nil && copied.h.seq == m.h.seq && bytes.Equal(recordID(copied.rec, copied.h), recordID(m.rec, m.h)) {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *recovery) forgetTruth() {

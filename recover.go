@@ -550,7 +550,8 @@ func (r *recovery) resync(f *recovered, offset int) (next int) {
 	if h, ok := decodeHeader(rec); ok && intactHead(rec, h, seg.seedAt(offset)) { // only the content
 		seg.records.Add(1)
 		seg.contains(h.seq)
-		r.lose(lostRecord{digest: digest(recordID(rec, h)), bound: h.seq})
+		// A copy with the same number is the same version, and may be intact.
+		r.lose(lostRecord{digest: digest(recordID(rec, h)), bound: h.seq - 1})
 		return offset + h.size()
 	}
 	number, lostTo, bound := -1, -1, f.state.maxSeq

@@ -2,6 +2,8 @@ package warmtier
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"os"
@@ -239,5 +241,92 @@ func TestRecover_KillInRecordThatFillsItsSegment(t *testing.T) {
 			require.Equal(t, "before", string(got))
 		}
 		closeShadow(t, s, killed)
+	}
+}
+
+// partlyEvacuated returns a closed store in which a compaction was cut off: of some memories there are
+// two copies. places says where the records are of what is not deleted, by id.
+func partlyEvacuated(t *testing.T) (d *shadowFS, places map[string][]shadowPlace) {
+	t.Helper()
+	d = newShadow()
+	opts := shadowOptions()
+	opts.Compaction.MaxOverhead = minSegmentSize
+	s, err := openShadow(d, opts, hooks{hash: fixedHash, at: failAt(pointCompactTarget, 2, errors.New("cut off"))})
+	require.NoError(t, err)
+	fill(t, s, 0, 400, 1000)
+	deleteWhere(t, s, 0, 400, func(i int) bool { return i%4 == 1 })
+	_, err = s.Compact(context.Background())
+	require.ErrorContains(t, err, "cut off")
+	require.NoError(t, s.Close())
+	places = map[string][]shadowPlace{}
+	seqs := map[string]uint64{}
+	for _, name := range d.segmentNames() {
+		mem := d.files[name].current
+		st, ok := decodeFileState(mem, uint64(len(mem)))
+		require.True(t, ok)
+		for at := segmentHeaderSize; at < int(st.synced); {
+			h, ok := decodeHeader(mem[at:])
+			require.True(t, ok)
+			id := string(recordID(mem[at:], h))
+			if h.kind == kindMemory {
+				if was, ok := seqs[id]; ok {
+					require.Equal(t, was, h.seq, "another version")
+				}
+				seqs[id] = h.seq
+				places[id] = append(places[id], shadowPlace{name, at})
+			}
+			at += h.size()
+		}
+	}
+	for i := 1; i < 400; i += 4 {
+		delete(places, idOf(i))
+	}
+	return d, places
+}
+
+// shadowPlace is where a record is.
+type shadowPlace struct {
+	name   string
+	offset int
+}
+
+// damage flips a bit, on the disk too.
+func (d *shadowFS) damage(name string, at int) {
+	f := d.files[name]
+	f.current[at] ^= 1
+	if at < len(f.durable) {
+		f.durable[at] ^= 1
+	}
+}
+
+// A repair keeps a memory of which there are two copies, whichever one the index takes. Damage to one of
+// them costs nothing either, where its head says which version it was.
+func TestRecover_RepairWithCopies(t *testing.T) {
+	opts := shadowOptions()
+	opts.Repair = true
+	for _, hinted := range []bool{true, false} {
+		for _, damaged := range []int{-1, 0, 1} { // one of the two copies
+			d, places := partlyEvacuated(t)
+			lost, copied := -1, 0
+			for i := range 400 {
+				switch of := places[idOf(i)]; {
+				case len(of) == 1 && lost < 0:
+					lost = i
+					d.damage(of[0].name, of[0].offset+recordHeaderSize)
+				case len(of) == 2 && damaged >= 0:
+					d.damage(of[damaged].name, of[damaged].offset+recordHeaderSize+100)
+					fallthrough
+				case len(of) == 2:
+					copied++
+				}
+			}
+			require.Greater(t, copied, 10)
+			if !hinted {
+				require.NoError(t, d.remove(hintName))
+			}
+			s := shadowStore(t, d, opts)
+			requireContents(t, s, 0, 400, 1000, func(i int) bool { return i%4 != 1 && i != lost })
+			closeShadow(t, s, d)
+		}
 	}
 }

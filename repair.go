@@ -37,7 +37,7 @@ func (r *recovery) dropLost() (ids []string, err error) {
 			bound, lost := bounds[digest(id)]
 			lost = lost && m.h.seq <= bound
 			if r.truth != nil {
-				lost = !r.truth.contains(r.s, i, w)
+				lost = !r.truth.contains(r.s, i, w, m)
 			}
 			if !lost {
 				continue
