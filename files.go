@@ -37,8 +37,11 @@ type fileSystem interface {
 // mappedFile is a file mapped as a whole.
 type mappedFile interface {
 	bytes() []byte
-	// sync makes the bytes from from to to durable.
+	// sync makes the bytes from from to to durable. After one that failed, here or in a process
+	// before, it may leave out what the failed one should have written.
 	sync(from, to int) error
+	// rewrite writes the bytes from from to to anew, as they are: the next sync leaves none out.
+	rewrite(from, to int)
 	// close unmaps. Bytes that were not synced stay in the operating system's cache.
 	close() error
 }
@@ -140,6 +143,7 @@ type emptyFile struct{}
 
 func (emptyFile) bytes() []byte       { return nil }
 func (emptyFile) sync(int, int) error { return nil }
+func (emptyFile) rewrite(int, int)    {}
 func (emptyFile) close() error        { return nil }
 
 func (d *osFileSystem) readFile(name string) ([]byte, error) {

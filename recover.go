@@ -39,6 +39,12 @@ to the synced mark of its header everything was durable, so damage there is dama
     lies beyond the first missing record was never acknowledged as durable, and is cut.
 
 Which of the two it was, the kernel's boot id tells: the manifest has that of the last Open.
+
+Failed flushes. A flush may have failed in the process before, and nothing on the disk would say so: the
+page cache has what was written, and believes it to be on the disk. So what lies beyond the synced mark
+is written anew before it is synced. Pages that the kernel has dropped meanwhile are gone: they are
+damage, as on the same boot anything is that is missing, unless nothing shows that they were there. The
+store had said so then, with ErrSyncFailed.
 */
 
 // openDirectory makes s the store of the directory at path, which stays the same one when the working directory changes.
@@ -758,11 +764,16 @@ func (r *recovery) settleSegment(f *recovered) error {
 		if r.hinted {
 			return nil
 		}
-		return seg.file.sync(0, segmentHeaderSize) // after a kill it may be in the page cache only
+		// After a kill it may be in the page cache only.
+		seg.file.rewrite(0, segmentHeaderSize)
+		return seg.file.sync(0, segmentHeaderSize)
 	}
 	for _, d := range f.redigest {
 		seg.putDigest(d.n, d.id)
 	}
+	seg.file.rewrite(0, segmentHeaderSize)
+	seg.file.rewrite(min(int(f.state.synced), int(e.tail)), int(e.tail))
+	seg.file.rewrite(digestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
 	if err := seg.file.sync(0, len(seg.mem)); err != nil {
 		return err
 	}

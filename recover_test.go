@@ -330,3 +330,104 @@ func TestRecover_RepairWithCopies(t *testing.T) {
 		}
 	}
 }
+
+// failedFlush returns the directory of a store whose last flush failed, as its end left it: of 200 memories
+// the second half was not durable.
+func failedFlush(t *testing.T) *shadowFS {
+	t.Helper()
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	fill(t, s, 0, 100, 1000)
+	require.NoError(t, s.Sync())
+	fill(t, s, 100, 200, 1000)
+	d.fault = func(kind callKind, _ string) error {
+		if kind == callSync {
+			return syscall.EIO
+		}
+		return nil
+	}
+	require.ErrorIs(t, s.Sync(), ErrSyncFailed)
+	for _, f := range d.files { // as the next tries of others may do
+		f.failSync(0, len(f.current))
+	}
+	require.ErrorIs(t, s.Close(), ErrSyncFailed)
+	d.fault = nil
+	return d
+}
+
+// After a failed flush the kernel believes clean what it has not written. What the next Open finds is
+// durable all the same.
+func TestRecover_FailedFlush(t *testing.T) {
+	d := failedFlush(t)
+	s := shadowStore(t, d, shadowOptions())
+	requireContents(t, s, 0, 200, 1000, all)
+	require.NoError(t, s.Sync())
+	after := d.crash(nothingKept)
+	closeShadow(t, s, d)
+	s = shadowStore(t, after, shadowOptions())
+	requireContents(t, s, 0, 200, 1000, all)
+	closeShadow(t, s, after)
+}
+
+// The kernel may also drop it from its cache before the next Open. Then it is gone, and called damage where
+// anything shows it; what was durable is there, and what Open does find is durable.
+func TestRecover_FailedFlushAndEviction(t *testing.T) {
+	rng := seeded(t)
+	corrupt, opened := 0, 0
+	for range scaled(200) {
+		d := failedFlush(t)
+		chance := rng.Float64()
+		d.evict(func() bool { return rng.Float64() < chance })
+		s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
+		if err != nil {
+			require.ErrorIs(t, err, ErrCorrupt)
+			require.NoError(t, d.released(s))
+			corrupt++
+			continue
+		}
+		opened++
+		found := contentsOf(t, s)
+		requireContents(t, s, 0, 100, 1000, all)
+		for i := 100; i < 200; i++ {
+			if content, ok := found[idOf(i)]; ok {
+				require.Equal(t, contentOf(i, 0, 1000), content)
+			}
+		}
+		after := d.crash(randomLoss(rng))
+		closeShadow(t, s, d)
+		s = shadowStore(t, after, shadowOptions())
+		require.Equal(t, found, contentsOf(t, s))
+		closeShadow(t, s, after)
+	}
+	t.Logf("%d opened, %d called damaged", opened, corrupt)
+	require.Positive(t, corrupt)
+}
+
+// The same with the headers that Close syncs last: what the next Open has verified must not pass for a tail
+// that was never durable.
+func TestRecover_FailedFlushOfStates(t *testing.T) {
+	d := newShadow()
+	failing := false
+	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash, at: func(p point) error {
+		failing = failing || p == pointCloseFlushed
+		return nil
+	}})
+	require.NoError(t, err)
+	fill(t, s, 0, 20, 100)
+	d.fault = func(callKind, string) error {
+		if failing {
+			return syscall.EIO
+		}
+		return nil
+	}
+	require.ErrorIs(t, s.Close(), ErrSyncFailed)
+	d.fault = nil
+	s = shadowStore(t, d, shadowOptions())
+	after := d.crash(nothingKept)
+	closeShadow(t, s, d)
+	names := after.segmentNames()
+	require.NotEmpty(t, names)
+	after.damage(names[0], segmentHeaderSize+4)
+	_, err = openShadow(after, shadowOptions(), hooks{hash: fixedHash})
+	require.ErrorIs(t, err, ErrCorrupt)
+}

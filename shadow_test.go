@@ -28,7 +28,8 @@ POSIX promises and not more:
 	        file is durable with the first sync of the file; until then any part of it may be there.
 	names   Creations, renames and removals wait in a journal for a sync of the directory; until
 	        then each of them may have happened or not, whatever came before or after it.
-	failed  After a failed sync the dirty sectors count as clean, and later syncs leave them out.
+	failed  After a failed sync the dirty sectors count as clean, and later syncs leave them out, until
+	        they are written again. Meanwhile the cache may drop them.
 
 crash makes the directory that may be found after a power loss, kill that which is found after the
 process has ended. One call site of the store can be made to do nothing instead of its sync, a call
@@ -268,7 +269,7 @@ func (d *shadowFS) writeFile(name string, data []byte) error {
 	}
 	// As on a real disk, a file that does not fit is there, and empty.
 	_ = d.take(len(f.current), 0)
-	f.current = nil
+	f.current, f.lost = nil, nil
 	if err := d.take(0, len(data)); err != nil {
 		return err
 	}
@@ -279,6 +280,11 @@ func (d *shadowFS) writeFile(name string, data []byte) error {
 func (d *shadowFS) syncFile(name string) error {
 	skipped, err := d.enter(callSyncFile, name)
 	if err != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if f := d.files[name]; f != nil {
+			f.failSync(0, len(f.current))
+		}
 		return err
 	}
 	defer d.mu.Unlock()
@@ -367,14 +373,26 @@ func (f *shadowFile) failSync(from, to int) {
 	}
 }
 
-// forgetLost makes dirty again what a failed sync left clean. Who opens the files anew, without a
-// restart of the machine, cannot tell: the page cache has everything.
-func (d *shadowFS) forgetLost() {
+// evict makes the cache drop what a failed sync left clean: a sector for which gone says so is again what the
+// disk has. REQUIRES: no file is mapped.
+func (d *shadowFS) evict(gone func() bool) (evicted int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, f := range d.files {
-		f.lost = nil
+	for _, name := range slices.Sorted(maps.Keys(d.files)) {
+		f := d.files[name]
+		for _, number := range slices.Sorted(maps.Keys(f.lost)) {
+			at := number * shadowSector
+			sector := f.current[at:min(at+shadowSector, len(f.current))]
+			if !equalShared(sector, f.lost[number]) || !gone() {
+				continue
+			}
+			clear(sector)
+			copy(sector, f.durable[min(at, len(f.durable)):])
+			delete(f.lost, number)
+			evicted++
+		}
 	}
+	return evicted
 }
 
 func resized(b []byte, size int) []byte {
@@ -450,6 +468,14 @@ func (m *shadowMapping) sync(from, to int) error {
 		m.file.sync(from, to)
 	}
 	return nil
+}
+
+func (m *shadowMapping) rewrite(from, to int) {
+	m.d.mu.Lock()
+	defer m.d.mu.Unlock()
+	for at := from - from%shadowSector; at < to; at += shadowSector {
+		delete(m.file.lost, at/shadowSector)
+	}
 }
 
 // close makes the old mapping unusable: whoever still reads it meets rubbish. An error leaves the
