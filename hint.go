@@ -376,6 +376,7 @@ func (r *recovery) copyTable(from []byte, sum uint32) (table, error) {
 	if err != nil {
 		return nil, err
 	}
+	touch(mem)
 	copy(mem, from)
 	if checksum(mem) != sum {
 		r.s.release(mem)
