@@ -37,8 +37,11 @@ type fileSystem interface {
 // mappedFile is a file mapped as a whole.
 type mappedFile interface {
 	bytes() []byte
-	// sync makes the bytes from from to to durable.
+	// sync makes the bytes from from to to durable. After one that failed, here or in a process
+	// before, it may leave out what the failed one should have written.
 	sync(from, to int) error
+	// rewrite writes the bytes from from to to anew, as they are: the next sync leaves none out.
+	rewrite(from, to int)
 	// close unmaps. Bytes that were not synced stay in the operating system's cache.
 	close() error
 }
@@ -140,6 +143,7 @@ type emptyFile struct{}
 
 func (emptyFile) bytes() []byte       { return nil }
 func (emptyFile) sync(int, int) error { return nil }
+func (emptyFile) rewrite(int, int)    {}
 func (emptyFile) close() error        { return nil }
 
 func (d *osFileSystem) readFile(name string) ([]byte, error) {
@@ -172,15 +176,12 @@ func (d *osFileSystem) rename(from, to string) error { return os.Rename(d.path(f
 func (d *osFileSystem) remove(name string) error     { return os.Remove(d.path(name)) }
 func (d *osFileSystem) syncDir() error               { return syncDirectory(d.dir) }
 
-// prepareDirectory makes dir when it is missing, and refuses what is no directory of our own.
-func prepareDirectory(dir string, readOnly bool) error {
+// prepareDirectory makes dir when it is missing, and refuses what is no directory of our own. sync makes
+// the names in a directory durable.
+func prepareDirectory(dir string, readOnly bool, sync func(dir string) error) error {
 	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) && !readOnly {
-		if err := os.MkdirAll(dir, directoryMode); err != nil {
-			return err
-		}
-		// The new name must survive too, or the store is gone with it.
-		return syncDirectory(filepath.Dir(filepath.Clean(dir)))
+		return makeDirectory(dir, sync)
 	}
 	if err != nil {
 		return err
@@ -189,6 +190,22 @@ func prepareDirectory(dir string, readOnly bool) error {
 		return fmt.Errorf("%s is no directory", dir)
 	}
 	return nil
+}
+
+// makeDirectory makes dir, an absolute path, and what is missing above it. Every new name must survive, or
+// the store is gone with it: it is synced before there is anything below it.
+func makeDirectory(dir string, sync func(dir string) error) error {
+	err := os.Mkdir(dir, directoryMode)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeDirectory(filepath.Dir(dir), sync); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, directoryMode)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) { // another process may be faster
+		return err
+	}
+	return sync(filepath.Dir(dir))
 }
 
 // writeZeros is how a file gets its space where nothing else gives it.

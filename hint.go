@@ -1,11 +1,11 @@
 package warmtier
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -230,22 +230,24 @@ func (r *recovery) checkHint(b []byte) (layout hintLayout, err error) {
 	if layout.segments != len(r.found) {
 		return layout, errors.New("another number of segments")
 	}
-	if storeID(b[16:32]) != r.s.disk.store || le.Uint32(b[48:]) != uint32(r.s.offsetBits) {
-		return layout, errors.New("another store, or another size of segments")
+	if storeID(b[16:32]) != r.s.disk.store {
+		return layout, errors.New("another store")
 	}
-	byID := map[uint64]*recovered{}
+	byID := make(map[uint64]*recovered, len(r.found))
 	for _, f := range r.found {
 		byID[f.seg.id] = f
 	}
-	for i := range r.found {
+	ordered := make([]*recovered, len(r.found))
+	for i := range ordered {
 		e := b[hintHeaderSize+i*hintSegmentSize:]
 		f := byID[le.Uint64(e)]
 		if f == nil || !f.state.sealed || f.state.synced != le.Uint64(e[8:]) || f.state.records != le.Uint32(e[32:]) {
 			return layout, fmt.Errorf("segment %d is another", le.Uint64(e))
 		}
 		delete(byID, f.seg.id)
-		r.found[i], r.found[slices.Index(r.found, f)] = f, r.found[i] // in the order of the hint
+		ordered[i] = f
 	}
+	r.found = ordered // as the hint has them
 	return layout, nil
 }
 
@@ -276,13 +278,29 @@ type truth struct {
 	known  map[int]bool // indexes of the segments it knows
 }
 
-// contains reports whether a slot that the index has in a shard is that of a memory.
-func (t *truth) contains(s *Store, shard int, w slot) bool {
-	if !t.known[int(w.location()>>s.offsetBits)] {
+// contains reports whether w, the slot in a shard of the index that leads to m, is that of a memory. Of two
+// copies of one version, which have equal sequence numbers, the index may have the other one.
+func (t *truth) contains(s *Store, shard int, w slot, m *match) bool {
+	if !t.known[m.seg.index] {
 		return true
 	}
-	_, ok := t.tables[shard].find(w)
-	return ok
+	table := t.tables[shard]
+	for pos, v := table.first(w.tag()); v != 0; pos, v = table.following(pos, w.tag()) {
+		if v == w {
+			return true
+		}
+		var copied match
+		if s.follow(&copied, v.location()) == nil && copied.h.seq == m.h.seq && bytes.Equal(recordID(copied.rec, copied.h), recordID(m.rec, m.h)) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *recovery) forgetTruth() {
+	if r.truth != nil {
+		r.s.releaseTables(r.truth.tables)
+	}
 }
 
 // readTruth returns nil when there is no hint to be believed. Locations are made up as chooseLocations
@@ -361,6 +379,7 @@ func (r *recovery) copyTable(from []byte, sum uint32) (table, error) {
 	if err != nil {
 		return nil, err
 	}
+	touch(mem)
 	copy(mem, from)
 	if checksum(mem) != sum {
 		r.s.release(mem)
@@ -398,6 +417,7 @@ func (r *recovery) useHint(b []byte, layout hintLayout, tables []table, tombston
 	s := r.s
 	s.disk.key = decodeSipKey(b[32:])
 	r.maxSeq = le.Uint64(b[56:])
+	bits := uint(le.Uint32(b[48:])) // of an offset: SegmentSize may be another one than it was
 	segs := make([]*segment, len(r.found))
 	for i, f := range r.found {
 		e := b[hintHeaderSize+i*hintSegmentSize:]
@@ -418,6 +438,6 @@ func (r *recovery) useHint(b []byte, layout hintLayout, tables []table, tombston
 		s.tableBytes.Add(int64(t.slots()) * slotSize)
 		sh.memories.Store(int64(le.Uint32(e[4:])))
 		sh.liveBytes.Store(int64(le.Uint64(e[8:])))
-		t.relocate(func(loc location) location { return r.locationOf(loc, s.offsetBits, segs) })
+		t.relocate(func(loc location) location { return r.locationOf(loc, bits, segs) })
 	}
 }

@@ -279,9 +279,7 @@ func (s *Store) prepare(sh *shard, n int) error {
 	if err != nil {
 		return err
 	}
-	for i := 0; i < len(mem); i += pageSize {
-		mem[i] = 0
-	}
+	touch(mem)
 	sh.mu.Lock()
 	old := sh.resizeLocked(tableOf(mem))
 	sh.mu.Unlock()

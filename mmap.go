@@ -48,3 +48,13 @@ func (m *mapper) release(mem []byte) error {
 	m.forget(size)
 	return nil
 }
+
+// touch makes the pages of mem, which is zeroed, present.
+func touch(mem []byte) {
+	if populate(mem) {
+		return
+	}
+	for i := 0; i < len(mem); i += pageSize {
+		mem[i] = 0
+	}
+}

@@ -40,6 +40,9 @@ func mapFile(f *os.File, size int, writable bool) (mappedFile, error) {
 
 func (m *mapping) bytes() []byte { return m.mem }
 
+// rewrite has nothing to do: sync writes what it is told, whatever was written before.
+func (m *mapping) rewrite(int, int) {}
+
 func (m *mapping) sync(from, to int) error {
 	if _, err := m.f.WriteAt(m.mem[from:to], int64(from)); err != nil {
 		return err
@@ -54,3 +57,6 @@ func (m *mapping) close() error {
 	}
 	return errors.Join(err, m.f.Close())
 }
+
+// populate does nothing: the memory is on the heap.
+func populate([]byte) (ok bool) { return false }

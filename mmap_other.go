@@ -24,3 +24,6 @@ func discard([]byte) error { return nil }
 
 // mapFile is not needed: directory stores need flock, which only Unix has.
 func mapFile(*os.File, int, bool) (mappedFile, error) { return nil, errors.ErrUnsupported }
+
+// populate does nothing: only Linux knows how.
+func populate([]byte) (ok bool) { return false }

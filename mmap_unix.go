@@ -58,6 +58,16 @@ func mapFile(f *os.File, size int, writable bool) (mappedFile, error) {
 func (m *mapping) bytes() []byte { return m.mem }
 func (m *mapping) close() error  { return m.mem.Unmap() }
 
+// rewrite makes pages dirty that the kernel may believe clean. It copies by way of a buffer, since the
+// compiler leaves out a store of what was loaded from the same place.
+func (m *mapping) rewrite(from, to int) {
+	var buf [512]byte
+	for from < to {
+		n := copy(buf[:], m.mem[from:to])
+		from += copy(m.mem[from:to], buf[:n])
+	}
+}
+
 // sync flushes the pages that hold the bytes from from to to. msync wants whole pages, and mmap-go
 // flushes what it is given.
 func (m *mapping) sync(from, to int) error {

@@ -869,7 +869,6 @@ func (l *powerLife) powerScript(step func(what string, err error) error) (err er
 // open opens l.d and checks what is there.
 func (l *powerLife) open() error {
 	before := l.model.since(l.model.acknowledged())
-	l.d.forgetLost()
 	s, err := openShadow(l.d, l.opts, hooks{hash: fixedHash, at: l.reach})
 	if err != nil {
 		return errors.Join(err, l.d.released(s))
@@ -1128,7 +1127,6 @@ func (r *powerFaultRun) run() (err error) {
 	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, nesting: 2}
 	durable, acked := l.model.indexes(false), l.model.indexes(true)
 	images := []powerImage{{d: l.d.kill(), when: "reopened", allowed: l.model.since(acked)}}
-	images[0].d.forgetLost()
 	for range 2 {
 		images = append(images, powerImage{
 			d: l.d.crash(randomLoss(l.rng)), when: "power loss", allowed: l.model.since(durable),

@@ -41,11 +41,21 @@ to the synced mark of its header everything was durable, so damage there is dama
     lies beyond the first missing record was never acknowledged as durable, and is cut.
 
 Which of the two it was, the kernel's boot id tells: the manifest has that of the last Open.
+
+Failed flushes. A flush may have failed in the process before, and nothing on the disk would say so: the
+page cache has what was written, and believes it to be on the disk. So what lies beyond the synced mark
+is written anew before it is synced. Pages that the kernel has dropped meanwhile are gone: they are
+damage, as on the same boot anything is that is missing, unless nothing shows that they were there. The
+store had said so then, with ErrSyncFailed.
 */
 
-// openDirectory makes s the store of dir.
-func (s *Store) openDirectory(dir string) error {
-	if err := prepareDirectory(dir, s.opts.ReadOnly); err != nil {
+// openDirectory makes s the store of the directory at path, which stays the same one when the working directory changes.
+func (s *Store) openDirectory(path string) error {
+	dir, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("warmtier: open %s: %w", path, err)
+	}
+	if err := prepareDirectory(dir, s.opts.ReadOnly, syncDirectory); err != nil {
 		return fmt.Errorf("warmtier: open %s: %w", dir, err)
 	}
 	lock, err := lockDirectory(filepath.Join(dir, lockName), s.opts.ReadOnly)
@@ -143,6 +153,7 @@ type lostRecord struct {
 }
 
 func (r *recovery) run() (err error) {
+	defer r.forgetTruth()
 	defer r.s.catchFault(armFaults(), &err)
 	fresh, err := r.readManifest()
 	if err != nil {
@@ -251,7 +262,7 @@ func (r *recovery) openSegments() error {
 	if err != nil {
 		return err
 	}
-	present := map[uint64]bool{}
+	listed, pending, present := setOf(r.manifest.listed), setOf(r.manifest.pending), map[uint64]bool{}
 	highest := r.manifest.next - 1
 	for _, name := range names {
 		id, ok := parseSegmentFileName(name)
@@ -259,9 +270,8 @@ func (r *recovery) openSegments() error {
 			continue // not ours
 		}
 		highest = max(highest, id)
-		listed := slices.Contains(r.manifest.listed, id)
-		counts := listed || id >= r.manifest.next || slices.Contains(r.manifest.pending, id)
-		present[id], err = r.openSegment(id, listed, counts)
+		counts := listed[id] || id >= r.manifest.next || pending[id]
+		present[id], err = r.openSegment(id, listed[id], counts)
 		if err != nil {
 			return err
 		}
@@ -275,6 +285,14 @@ func (r *recovery) openSegments() error {
 		}
 	}
 	return nil
+}
+
+func setOf(ids []uint64) map[uint64]bool {
+	set := make(map[uint64]bool, len(ids))
+	for _, id := range ids {
+		set[id] = true
+	}
+	return set
 }
 
 // openSegment maps one file, and puts it into the table if it counts.
@@ -307,8 +325,9 @@ func (r *recovery) examine(mem []byte, id uint64, listed, counts bool) (_ *recov
 	case errors.Is(err, ErrVersion):
 		return nil, fmt.Errorf("%s: %w", name, err)
 	case errors.Is(err, errNoHeader) && !listed, ours && !counts, ours && !listed && h.kind == kindTarget,
-		err != nil && !listed && counts && !r.powered:
-		// Made and not filled, or what a compaction left.
+		(err != nil || h.capacity != uint64(len(mem))) && !listed && counts && !r.powered:
+		// Made and not filled, what a compaction left, or what a power loss left of a file of which
+		// nothing was promised.
 		r.leftover = append(r.leftover, name)
 		return nil, nil
 	case !counts:
@@ -546,7 +565,8 @@ func (r *recovery) resync(f *recovered, offset int) (next int) {
 	if h, ok := decodeHeader(rec); ok && intactHead(rec, h, seg.seedAt(offset)) { // only the content
 		seg.records.Add(1)
 		seg.contains(h.seq)
-		r.lose(lostRecord{digest: digest(recordID(rec, h)), bound: h.seq})
+		// A copy with the same number is the same version, and may be intact.
+		r.lose(lostRecord{digest: digest(recordID(rec, h)), bound: h.seq - 1})
 		return offset + h.size()
 	}
 	number, lostTo, bound := -1, -1, f.state.maxSeq
@@ -747,17 +767,22 @@ func (r *recovery) settleSegment(f *recovered) error {
 	seg.sealedInFile.Store(true)
 	seg.synced.Store(e.tail)
 	switch {
-	case f.damaged:
-		return nil // a repair replaces it
+	case f.damaged && r.s.opts.Repair:
+		return nil // it is replaced; without Repair no more than digests are damaged
 	case f.state.sealed && int64(f.state.synced) == e.tail:
 		if r.hinted {
 			return nil
 		}
-		return seg.file.sync(0, segmentHeaderSize) // after a kill it may be in the page cache only
+		// After a kill it may be in the page cache only.
+		seg.file.rewrite(0, segmentHeaderSize)
+		return seg.file.sync(0, segmentHeaderSize)
 	}
 	for _, d := range f.redigest {
 		seg.putDigest(d.n, d.id)
 	}
+	seg.file.rewrite(0, segmentHeaderSize)
+	seg.file.rewrite(min(int(f.state.synced), int(e.tail)), int(e.tail))
+	seg.file.rewrite(digestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
 	if err := seg.file.sync(0, len(seg.mem)); err != nil {
 		return err
 	}

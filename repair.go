@@ -37,7 +37,7 @@ func (r *recovery) dropLost() (ids []string, err error) {
 			bound, lost := bounds[digest(id)]
 			lost = lost && m.h.seq <= bound
 			if r.truth != nil {
-				lost = !r.truth.contains(r.s, i, w)
+				lost = !r.truth.contains(r.s, i, w, &m)
 			}
 			if !lost {
 				continue
@@ -78,10 +78,6 @@ func (r *recovery) repair() error {
 	}
 	if err := r.replace(damaged); err != nil {
 		return err
-	}
-	if r.truth != nil {
-		s.releaseTables(r.truth.tables)
-		r.truth = nil
 	}
 	if err := s.disk.fs.remove(hintName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -109,14 +109,15 @@ func (seg *segment) seedAt(offset int) uint32 {
 	return seg.seed ^ uint32(offset/recordAlign)*0x9e3779b1
 }
 
-// room is the number of bytes left for n records; a file keeps some for their digests.
+// room is the number of bytes left for n records; a file keeps some for their digests, and for one more:
+// recovery looks there whether a record was begun behind the last one, and must find no bytes of that.
 func (seg *segment) room(n int) int {
 	if seg.large && seg.records.Load() > 0 {
 		return 0
 	}
 	end := len(seg.mem)
 	if seg.file != nil {
-		end = digestAt(end, int(seg.records.Load())+n-1)
+		end = digestAt(end, int(seg.records.Load())+n)
 	}
 	return end - int(seg.tail.Load())
 }
@@ -511,7 +512,7 @@ func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
 }
 
 // segmentSizeFor is the size of a segment for one record of size bytes alone.
-func segmentSizeFor(size int) int { return roundUp(segmentHeaderSize+size+digestSize, pageSize) }
+func segmentSizeFor(size int) int { return roundUp(segmentHeaderSize+size+2*digestSize, pageSize) }
 
 // sealLanes seals the active segments of which at least a share of threshold (0: any) is dead, and that
 // hold a record. Lanes get a new one with their next record.

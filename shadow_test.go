@@ -25,10 +25,11 @@ POSIX promises and not more:
 
 	bytes   A file has current bytes, which the mapping is, and durable ones. A sync makes its range
 	        durable; until then each sector of 512 bytes may be on the disk or not. The size of a
-	        file is durable with the first sync of the file.
+	        file is durable with the first sync of the file; until then any part of it may be there.
 	names   Creations, renames and removals wait in a journal for a sync of the directory; until
 	        then each of them may have happened or not, whatever came before or after it.
-	failed  After a failed sync the dirty sectors count as clean, and later syncs leave them out.
+	failed  After a failed sync the dirty sectors count as clean, and later syncs leave them out, until
+	        they are written again. Meanwhile the cache may drop them.
 
 crash makes the directory that may be found after a power loss, kill that which is found after the
 process has ended. One call site of the store can be made to do nothing instead of its sync, a call
@@ -268,7 +269,7 @@ func (d *shadowFS) writeFile(name string, data []byte) error {
 	}
 	// As on a real disk, a file that does not fit is there, and empty.
 	_ = d.take(len(f.current), 0)
-	f.current = nil
+	f.current, f.lost = nil, nil
 	if err := d.take(0, len(data)); err != nil {
 		return err
 	}
@@ -279,6 +280,11 @@ func (d *shadowFS) writeFile(name string, data []byte) error {
 func (d *shadowFS) syncFile(name string) error {
 	skipped, err := d.enter(callSyncFile, name)
 	if err != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if f := d.files[name]; f != nil {
+			f.failSync(0, len(f.current))
+		}
 		return err
 	}
 	defer d.mu.Unlock()
@@ -367,14 +373,26 @@ func (f *shadowFile) failSync(from, to int) {
 	}
 }
 
-// forgetLost makes dirty again what a failed sync left clean. Who opens the files anew, without a
-// restart of the machine, cannot tell: the page cache has everything.
-func (d *shadowFS) forgetLost() {
+// evict makes the cache drop what a failed sync left clean: a sector for which gone says so is again what the
+// disk has. REQUIRES: no file is mapped.
+func (d *shadowFS) evict(gone func() bool) (evicted int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, f := range d.files {
-		f.lost = nil
+	for _, name := range slices.Sorted(maps.Keys(d.files)) {
+		f := d.files[name]
+		for _, number := range slices.Sorted(maps.Keys(f.lost)) {
+			at := number * shadowSector
+			sector := f.current[at:min(at+shadowSector, len(f.current))]
+			if !equalShared(sector, f.lost[number]) || !gone() {
+				continue
+			}
+			clear(sector)
+			copy(sector, f.durable[min(at, len(f.durable)):])
+			delete(f.lost, number)
+			evicted++
+		}
 	}
+	return evicted
 }
 
 func resized(b []byte, size int) []byte {
@@ -452,6 +470,14 @@ func (m *shadowMapping) sync(from, to int) error {
 	return nil
 }
 
+func (m *shadowMapping) rewrite(from, to int) {
+	m.d.mu.Lock()
+	defer m.d.mu.Unlock()
+	for at := from - from%shadowSector; at < to; at += shadowSector {
+		delete(m.file.lost, at/shadowSector)
+	}
+}
+
 // close makes the old mapping unusable: whoever still reads it meets rubbish. An error leaves the
 // file unmapped too: nobody has a use for it.
 func (m *shadowMapping) close() error {
@@ -472,8 +498,9 @@ func (m *shadowMapping) close() error {
 
 // loss decides what of a directory survives.
 type loss struct {
-	sector    func() bool         // one that was written and not synced is on the disk
-	operation func(i, n int) bool // number i of the n in the journal has happened
+	sector    func() bool                    // one that was written and not synced is on the disk
+	operation func(i, n int) bool            // number i of the n in the journal has happened
+	size      func(durable, current int) int // of a file whose size is not durable; nil: the current one
 }
 
 // randomLoss draws how much survives, and then what.
@@ -483,6 +510,12 @@ func randomLoss(rng *rand.Rand) loss {
 	l := loss{
 		sector:    func() bool { return rng.Float64() < sectors },
 		operation: func(int, int) bool { return rng.Float64() < operations },
+		size:      func(_, current int) int { return current },
+	}
+	if rng.IntN(3) == 0 { // a file grows as it is written, where nothing reserves space at once
+		l.size = func(durable, current int) int {
+			return min(durable, current) + rng.IntN(max(durable, current)-min(durable, current)+1)
+		}
 	}
 	switch rng.IntN(4) {
 	case 0: // the last one has overtaken all others
@@ -525,7 +558,11 @@ func (d *shadowFS) add(name string, f *shadowFile) {
 func (f *shadowFile) afterCrash(l loss) []byte {
 	size := len(f.durable)
 	if len(f.current) != size && l.sector() {
-		size = len(f.current)
+		if l.size == nil {
+			size = len(f.current)
+		} else {
+			size = l.size(size, len(f.current))
+		}
 	}
 	b := make([]byte, size)
 	copy(b, f.durable)
@@ -641,36 +678,36 @@ func TestShadow_Crash(t *testing.T) {
 	f, err := d.create("a", 4*shadowSector)
 	require.NoError(t, err)
 	f.bytes()[0] = 1
-	require.Empty(t, d.crash(loss{keep, waits}).files, "no name without a sync of the directory")
-	require.Empty(t, d.crash(loss{drop, happened}).files["a"].current, "no size without a sync of the file")
+	require.Empty(t, d.crash(loss{sector: keep, operation: waits}).files, "no name without a sync of the directory")
+	require.Empty(t, d.crash(loss{sector: drop, operation: happened}).files["a"].current, "no size without a sync of the file")
 	require.NoError(t, d.syncDir())
 	require.NoError(t, f.sync(0, 10))
 	f.bytes()[0] = 2
 	f.bytes()[shadowSector] = 3
 
-	after := d.crash(loss{drop, waits}).files["a"].current
+	after := d.crash(loss{sector: drop, operation: waits}).files["a"].current
 	require.Len(t, after, 4*shadowSector)
 	require.Equal(t, []byte{1, 0}, []byte{after[0], after[shadowSector]})
 	turn := 0
 	second := func() bool { turn++; return turn == 2 }
-	after = d.crash(loss{second, waits}).files["a"].current
+	after = d.crash(loss{sector: second, operation: waits}).files["a"].current
 	require.Equal(t, []byte{1, 3}, []byte{after[0], after[shadowSector]})
 
 	require.NoError(t, d.rename("a", "b"))
-	require.Contains(t, d.crash(loss{drop, waits}).files, "a")
-	require.NotContains(t, d.crash(loss{drop, waits}).files, "b")
-	require.Contains(t, d.crash(loss{drop, happened}).files, "b")
-	require.NotContains(t, d.crash(loss{drop, happened}).files, "a")
+	require.Contains(t, d.crash(loss{sector: drop, operation: waits}).files, "a")
+	require.NotContains(t, d.crash(loss{sector: drop, operation: waits}).files, "b")
+	require.Contains(t, d.crash(loss{sector: drop, operation: happened}).files, "b")
+	require.NotContains(t, d.crash(loss{sector: drop, operation: happened}).files, "a")
 
 	killed := d.kill()
 	require.Equal(t, byte(3), killed.files["b"].current[shadowSector])
-	require.Equal(t, byte(0), killed.crash(loss{drop, happened}).files["b"].current[shadowSector])
+	require.Equal(t, byte(0), killed.crash(loss{sector: drop, operation: happened}).files["b"].current[shadowSector])
 
 	d.fault = func(callKind, string) error { return syscall.EIO }
 	require.ErrorIs(t, f.sync(0, 4*shadowSector), syscall.EIO)
 	d.fault = nil
 	require.NoError(t, f.sync(0, 4*shadowSector))
-	require.Equal(t, byte(0), d.crash(loss{keep, happened}).files["b"].current[shadowSector], "lost by a failed sync")
+	require.Equal(t, byte(0), d.crash(loss{sector: keep, operation: happened}).files["b"].current[shadowSector], "lost by a failed sync")
 	require.NoError(t, f.close())
 	require.Zero(t, d.mappings)
 }

@@ -259,7 +259,7 @@ func (s *Store) largeSize() int {
 }
 
 // largestShared is the size of the largest record that fits a segment of SegmentSize.
-func (s *Store) largestShared() int { return s.opts.SegmentSize - segmentHeaderSize - digestSize }
+func (s *Store) largestShared() int { return s.opts.SegmentSize - segmentHeaderSize - 2*digestSize }
 
 // put is a record to be written: a Put under way, or the tombstone of a Delete.
 type put struct {

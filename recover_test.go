@@ -1,0 +1,435 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Each directory that Open makes survives a power loss: its name is synced before there is anything in it.
+func TestDirectory_MakesDirectoriesDurably(t *testing.T) {
+	base := t.TempDir()
+	a := filepath.Join(base, "a")
+	b, c := filepath.Join(a, "b"), filepath.Join(a, "b", "c")
+	var synced []string
+	require.NoError(t, prepareDirectory(c, false, func(dir string) error {
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Len(t, entries, 1)
+		below, err := os.ReadDir(filepath.Join(dir, entries[0].Name()))
+		require.NoError(t, err)
+		require.Empty(t, below)
+		synced = append(synced, dir)
+		return nil
+	}))
+	require.Equal(t, []string{base, a, b}, synced)
+	require.NoError(t, prepareDirectory(c, false, func(string) error {
+		require.Fail(t, "nothing was made")
+		return nil
+	}))
+	require.ErrorIs(t, prepareDirectory(filepath.Join(base, "d"), true, syncDirectory), os.ErrNotExist)
+}
+
+// A relative path names the directory that it named when the store was opened.
+func TestDirectory_RelativePath(t *testing.T) {
+	base, elsewhere := t.TempDir(), t.TempDir()
+	t.Chdir(base)
+	s := openDir(t, "store", quietly())
+	fill(t, s, 0, 100, 1000)
+	require.NoError(t, os.Chdir(elsewhere))
+	fill(t, s, 100, 300, 1000) // new segments
+	require.NoError(t, s.Sync())
+	mustCompact(t, s)
+	require.NoError(t, s.Close())
+	entries, err := os.ReadDir(elsewhere)
+	require.NoError(t, err)
+	require.Empty(t, entries)
+	s = openDir(t, filepath.Join(base, "store"), quietly())
+	requireContents(t, s, 0, 300, 1000, all)
+	closeIntact(t, s)
+}
+
+// nothingKept is a power loss that takes all that it may, allKept one that takes nothing.
+var (
+	nothingKept = loss{sector: func() bool { return false }, operation: func(int, int) bool { return false }}
+	allKept     = loss{sector: func() bool { return true }, operation: func(int, int) bool { return true }}
+)
+
+// shadowStore is a store in d, which must open.
+func shadowStore(t testing.TB, d *shadowFS, opts *Options) *Store {
+	t.Helper()
+	s, err := openShadow(d, opts, hooks{hash: fixedHash})
+	require.NoError(t, err)
+	return s
+}
+
+// closeShadow closes s, with every invariant checked and nothing left.
+func closeShadow(t testing.TB, s *Store, d *shadowFS) {
+	t.Helper()
+	requireIntact(t, s)
+	require.NoError(t, s.Close())
+	require.NoError(t, d.released(s))
+}
+
+// segmentNames lists the segment files of d.
+func (d *shadowFS) segmentNames() (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(d.files)) {
+		if _, ok := parseSegmentFileName(name); ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// What Open finds is durable when it returns, in a segment with a damaged digest too.
+func TestRecover_DamagedDigestIsNoReasonNotToSync(t *testing.T) {
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	fill(t, s, 0, 10, 100)
+	require.NoError(t, s.Sync())
+	fill(t, s, 10, 20, 100)
+	killed := d.kill()
+	require.NoError(t, s.Close())
+	for _, name := range killed.segmentNames() {
+		f := killed.files[name]
+		at := digestAt(len(f.current), 0)
+		f.current[at] ^= 1
+		f.durable[at] ^= 1
+	}
+	s = shadowStore(t, killed, shadowOptions())
+	after := killed.crash(nothingKept)
+	require.NoError(t, s.Close())
+	s = shadowStore(t, after, shadowOptions())
+	requireContents(t, s, 0, 20, 100, all)
+	require.NoError(t, s.Close())
+}
+
+// Where space is reserved by writing zeros, a power loss may leave a part of a file. One of which nothing
+// was promised is no damage; any other one is.
+func TestRecover_FileOfPartOfItsLength(t *testing.T) {
+	for _, size := range []int{9, 100, segmentHeaderSize, 1000, pageSize, minSegmentSize - pageSize} {
+		for _, synced := range []bool{false, true} {
+			d := newShadow()
+			s := shadowStore(t, d, shadowOptions())
+			fill(t, s, 0, 10, 100)
+			if synced {
+				require.NoError(t, s.Sync())
+			}
+			after, killed := d.crash(allKept), d.kill()
+			require.NoError(t, s.Close())
+			for _, left := range []*shadowFS{after, killed} {
+				for _, name := range left.segmentNames() {
+					f := left.files[name]
+					f.current, f.durable = f.current[:size], f.durable[:min(size, len(f.durable))]
+				}
+			}
+			_, err := openShadow(killed, shadowOptions(), hooks{hash: fixedHash})
+			require.ErrorIs(t, err, ErrCorrupt, "%d bytes after a kill", size)
+			if synced {
+				_, err := openShadow(after, shadowOptions(), hooks{hash: fixedHash})
+				require.ErrorIs(t, err, ErrCorrupt, "%d bytes of a file that was synced", size)
+				continue
+			}
+			s = shadowStore(t, after, shadowOptions())
+			require.Zero(t, s.Len())
+			fill(t, s, 0, 10, 100)
+			closeShadow(t, s, after)
+		}
+	}
+}
+
+// A store that is read with Repair gives back all it took.
+func TestRecover_ReadOnlyRepairReleasesHint(t *testing.T) {
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	fill(t, s, 0, 100, 100)
+	require.NoError(t, s.Close())
+	require.Contains(t, d.files, hintName)
+	opts := shadowOptions()
+	opts.ReadOnly, opts.Repair = true, true
+	s = shadowStore(t, d, opts)
+	requireContents(t, s, 0, 100, 100, all)
+	require.NoError(t, s.Close())
+	require.NoError(t, d.released(s))
+}
+
+// A failed Open with Repair does too.
+func TestRecover_FailedRepairReleasesHint(t *testing.T) {
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	fill(t, s, 0, 100, 100)
+	require.NoError(t, s.Close())
+	d.fault = func(kind callKind, _ string) error {
+		if kind == callSync || kind == callSyncDir {
+			return syscall.EIO
+		}
+		return nil
+	}
+	opts := shadowOptions()
+	opts.Repair = true
+	s, err := openShadow(d, opts, hooks{hash: fixedHash})
+	require.ErrorIs(t, err, syscall.EIO)
+	require.NoError(t, d.released(s))
+}
+
+// The hint is of use whatever SegmentSize is.
+func TestRecover_HintWithOtherSegmentSize(t *testing.T) {
+	d := newShadow()
+	opts := shadowOptions()
+	s := shadowStore(t, d, opts)
+	fill(t, s, 0, 300, 1000)
+	require.NoError(t, s.Put("large", contentOf(1, 1, 200_000)))
+	deleteWhere(t, s, 0, 300, odd)
+	require.NoError(t, s.Close())
+	for _, size := range []int{16 * minSegmentSize, minSegmentSize, 4 * minSegmentSize, 2 * minSegmentSize} {
+		opts.SegmentSize = size
+		var log bytes.Buffer
+		opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		s = shadowStore(t, d, opts)
+		require.NotContains(t, log.String(), "hint is not used", "segments of %d bytes", size)
+		requireContents(t, s, 0, 300, 1000, func(i int) bool { return !odd(i) })
+		got, err := s.Get("large")
+		require.NoError(t, err)
+		require.Equal(t, contentOf(1, 1, 200_000), got)
+		require.NoError(t, s.Put("other", contentOf(2, size, 100_000)))
+		closeShadow(t, s, d)
+	}
+}
+
+// A kill while a record is written that leaves no room in its segment is a kill like any other.
+func TestRecover_KillInRecordThatFillsItsSegment(t *testing.T) {
+	const id = "filler"
+	for before := range 4 {
+		d := newShadow()
+		armed, killed := false, (*shadowFS)(nil)
+		s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash, at: func(p point) error {
+			if p == pointPutBody && armed {
+				killed = d.kill()
+			}
+			return nil
+		}})
+		require.NoError(t, err)
+		for range before {
+			require.NoError(t, s.Put(id, []byte("before")))
+		}
+		room := s.largestShared()
+		if before > 0 {
+			room = s.segments.all()[0].room(1)
+		}
+		armed = true
+		size := room - room%recordAlign - recordHeaderSize - len(id)
+		require.NoError(t, s.Put(id, bytes.Repeat([]byte{0xff}, size)))
+		require.Len(t, s.segments.all(), 1)
+		require.Less(t, s.segments.all()[0].room(1), recordAlign)
+		require.NoError(t, s.Close())
+
+		s = shadowStore(t, killed, shadowOptions())
+		got, err := s.Get(id)
+		if before == 0 {
+			require.ErrorIs(t, err, ErrNotFound)
+		} else {
+			require.NoError(t, err)
+			require.Equal(t, "before", string(got))
+		}
+		closeShadow(t, s, killed)
+	}
+}
+
+// partlyEvacuated returns a closed store in which a compaction was cut off: of some memories there are
+// two copies. places says where the records are of what is not deleted, by id.
+func partlyEvacuated(t *testing.T) (d *shadowFS, places map[string][]shadowPlace) {
+	t.Helper()
+	d = newShadow()
+	opts := shadowOptions()
+	opts.Compaction.MaxOverhead = minSegmentSize
+	s, err := openShadow(d, opts, hooks{hash: fixedHash, at: failAt(pointCompactTarget, 2, errors.New("cut off"))})
+	require.NoError(t, err)
+	fill(t, s, 0, 400, 1000)
+	deleteWhere(t, s, 0, 400, func(i int) bool { return i%4 == 1 })
+	_, err = s.Compact(context.Background())
+	require.ErrorContains(t, err, "cut off")
+	require.NoError(t, s.Close())
+	places = map[string][]shadowPlace{}
+	seqs := map[string]uint64{}
+	for _, name := range d.segmentNames() {
+		mem := d.files[name].current
+		st, ok := decodeFileState(mem, uint64(len(mem)))
+		require.True(t, ok)
+		for at := segmentHeaderSize; at < int(st.synced); {
+			h, ok := decodeHeader(mem[at:])
+			require.True(t, ok)
+			id := string(recordID(mem[at:], h))
+			if h.kind == kindMemory {
+				if was, ok := seqs[id]; ok {
+					require.Equal(t, was, h.seq, "another version")
+				}
+				seqs[id] = h.seq
+				places[id] = append(places[id], shadowPlace{name, at})
+			}
+			at += h.size()
+		}
+	}
+	for i := 1; i < 400; i += 4 {
+		delete(places, idOf(i))
+	}
+	return d, places
+}
+
+// shadowPlace is where a record is.
+type shadowPlace struct {
+	name   string
+	offset int
+}
+
+// damage flips a bit, on the disk too.
+func (d *shadowFS) damage(name string, at int) {
+	f := d.files[name]
+	f.current[at] ^= 1
+	if at < len(f.durable) {
+		f.durable[at] ^= 1
+	}
+}
+
+// A repair keeps a memory of which there are two copies, whichever one the index takes. Damage to one of
+// them costs nothing either, where its head says which version it was.
+func TestRecover_RepairWithCopies(t *testing.T) {
+	opts := shadowOptions()
+	opts.Repair = true
+	for _, hinted := range []bool{true, false} {
+		for _, damaged := range []int{-1, 0, 1} { // one of the two copies
+			d, places := partlyEvacuated(t)
+			lost, copied := -1, 0
+			for i := range 400 {
+				switch of := places[idOf(i)]; {
+				case len(of) == 1 && lost < 0:
+					lost = i
+					d.damage(of[0].name, of[0].offset+recordHeaderSize)
+				case len(of) == 2 && damaged >= 0:
+					d.damage(of[damaged].name, of[damaged].offset+recordHeaderSize+100)
+					fallthrough
+				case len(of) == 2:
+					copied++
+				}
+			}
+			require.Greater(t, copied, 10)
+			if !hinted {
+				require.NoError(t, d.remove(hintName))
+			}
+			s := shadowStore(t, d, opts)
+			requireContents(t, s, 0, 400, 1000, func(i int) bool { return i%4 != 1 && i != lost })
+			closeShadow(t, s, d)
+		}
+	}
+}
+
+// failedFlush returns the directory of a store whose last flush failed, as its end left it: of 200 memories
+// the second half was not durable.
+func failedFlush(t *testing.T) *shadowFS {
+	t.Helper()
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	fill(t, s, 0, 100, 1000)
+	require.NoError(t, s.Sync())
+	fill(t, s, 100, 200, 1000)
+	d.fault = func(kind callKind, _ string) error {
+		if kind == callSync {
+			return syscall.EIO
+		}
+		return nil
+	}
+	require.ErrorIs(t, s.Sync(), ErrSyncFailed)
+	for _, f := range d.files { // as the next tries of others may do
+		f.failSync(0, len(f.current))
+	}
+	require.ErrorIs(t, s.Close(), ErrSyncFailed)
+	d.fault = nil
+	return d
+}
+
+// After a failed flush the kernel believes clean what it has not written. What the next Open finds is
+// durable all the same.
+func TestRecover_FailedFlush(t *testing.T) {
+	d := failedFlush(t)
+	s := shadowStore(t, d, shadowOptions())
+	requireContents(t, s, 0, 200, 1000, all)
+	require.NoError(t, s.Sync())
+	after := d.crash(nothingKept)
+	closeShadow(t, s, d)
+	s = shadowStore(t, after, shadowOptions())
+	requireContents(t, s, 0, 200, 1000, all)
+	closeShadow(t, s, after)
+}
+
+// The kernel may also drop it from its cache before the next Open. Then it is gone, and called damage where
+// anything shows it; what was durable is there, and what Open does find is durable.
+func TestRecover_FailedFlushAndEviction(t *testing.T) {
+	rng := seeded(t)
+	corrupt, opened := 0, 0
+	for range scaled(200) {
+		d := failedFlush(t)
+		chance := rng.Float64()
+		d.evict(func() bool { return rng.Float64() < chance })
+		s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
+		if err != nil {
+			require.ErrorIs(t, err, ErrCorrupt)
+			require.NoError(t, d.released(s))
+			corrupt++
+			continue
+		}
+		opened++
+		found := contentsOf(t, s)
+		requireContents(t, s, 0, 100, 1000, all)
+		for i := 100; i < 200; i++ {
+			if content, ok := found[idOf(i)]; ok {
+				require.Equal(t, contentOf(i, 0, 1000), content)
+			}
+		}
+		after := d.crash(randomLoss(rng))
+		closeShadow(t, s, d)
+		s = shadowStore(t, after, shadowOptions())
+		require.Equal(t, found, contentsOf(t, s))
+		closeShadow(t, s, after)
+	}
+	t.Logf("%d opened, %d called damaged", opened, corrupt)
+	require.Positive(t, corrupt)
+}
+
+// The same with the headers that Close syncs last: what the next Open has verified must not pass for a tail
+// that was never durable.
+func TestRecover_FailedFlushOfStates(t *testing.T) {
+	d := newShadow()
+	failing := false
+	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash, at: func(p point) error {
+		failing = failing || p == pointCloseFlushed
+		return nil
+	}})
+	require.NoError(t, err)
+	fill(t, s, 0, 20, 100)
+	d.fault = func(callKind, string) error {
+		if failing {
+			return syscall.EIO
+		}
+		return nil
+	}
+	require.ErrorIs(t, s.Close(), ErrSyncFailed)
+	d.fault = nil
+	s = shadowStore(t, d, shadowOptions())
+	after := d.crash(nothingKept)
+	closeShadow(t, s, d)
+	names := after.segmentNames()
+	require.NotEmpty(t, names)
+	after.damage(names[0], segmentHeaderSize+4)
+	_, err = openShadow(after, shadowOptions(), hooks{hash: fixedHash})
+	require.ErrorIs(t, err, ErrCorrupt)
+}
