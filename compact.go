@@ -262,11 +262,7 @@ func (c *compaction) roundOrTight(ctx context.Context) error {
 func (c *compaction) fitting() int {
 	room := c.s.opts.SegmentSize - segmentHeaderSize
 	for n, v := range c.work {
-		room -= int(v.seg.live.Load()) + digestSize*len(v.live)
-		for _, unit := range v.seg.tombstones {
-			h, _ := decodeHeader(v.seg.mem[int(unit)*recordAlign:])
-			room -= h.size() + digestSize
-		}
+		room -= int(v.seg.live.Load()+v.seg.buried) + digestSize*(len(v.live)+len(v.seg.tombstones))
 		if room < 0 && n > 0 {
 			return n
 		}

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -1120,6 +1121,33 @@ func TestDirectory_UnlistedFileWithoutHeader(t *testing.T) {
 		require.ErrorIs(t, err, ErrCorrupt, "cut to %d bytes", size)
 		require.FileExists(t, path)
 	}
+}
+
+// A compaction on a full disk decides how many victims fit into one target without reading them: a file
+// that was cut short is an error of the call that copies from it.
+func TestDirectory_FittingReadsNothing(t *testing.T) {
+	skipFaultsUnderRace(t)
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	fill(t, s, 0, 150, 300)
+	require.NoError(t, s.Sync())
+	s.sealLanes()
+	deleteWhere(t, s, 0, 150, odd)
+	s.sealLanes()
+	c := &compaction{s: s, start: time.Now(), maxTargets: 1}
+	c.chooseVictims()
+	c.work = c.victims
+	buried := 0
+	for _, v := range c.work {
+		buried += len(v.seg.tombstones)
+		require.NoError(t, os.Truncate(filepath.Join(dir, v.seg.name()), 0))
+	}
+	require.Positive(t, buried)
+	func() {
+		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+		require.NotPanics(t, func() { require.Positive(t, c.fitting()) })
+	}()
+	_ = s.Close() // returns; its flush may find the files cut
 }
 
 // A file that loses its pages between its making and its first use.
