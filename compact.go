@@ -739,8 +739,7 @@ func (c *compaction) newTarget(size int) (*segment, error) {
 		return nil, err
 	}
 	if err := c.s.segments.assign(target, c.s.maxSegments()); err != nil {
-		c.s.discardSegment(target)
-		return nil, err
+		return nil, errors.Join(err, c.s.discardSegment(target))
 	}
 	target.seal(true)
 	return target, nil

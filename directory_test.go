@@ -281,6 +281,75 @@ func TestDirectory_DeleteLongestID(t *testing.T) {
 	}
 }
 
+// A tombstone in a segment of its own is no victim before the memory has left the index: until then there
+// is no dead record it would be kept for, and a compaction would drop it.
+func TestDirectory_LongTombstoneIsSealedLast(t *testing.T) {
+	id := strings.Repeat("i", MaxIDLen)
+	var s *Store
+	deleting := false
+	s, err := open(fastDir(t), quietly(), hooks{at: func(p point) error {
+		if p != pointDeleteAppended {
+			return nil
+		}
+		deleting = true
+		for _, seg := range s.segments.all() {
+			require.False(t, len(seg.tombstones) > 0 && seg.is(stateSealed), "%s may be a victim", seg.name())
+		}
+		return nil
+	}})
+	require.NoError(t, err)
+	require.NoError(t, s.Put(id, []byte("content")))
+	existed, err := s.Delete(id)
+	require.NoError(t, err)
+	require.True(t, existed && deleting)
+	mustCompact(t, s)
+	require.Zero(t, s.tombstones())
+	closeIntact(t, s)
+}
+
+// Nobody but who needs it waits while a segment is made: no lock is held, in memory and in a directory.
+func TestPut_MakesSegmentsWithoutLocks(t *testing.T) {
+	for _, kind := range []string{"memory", "directory"} {
+		t.Run(kind, func(t *testing.T) {
+			dir := ""
+			if kind == "directory" {
+				dir = fastDir(t)
+			}
+			var s *Store
+			made := 0
+			s, err := open(dir, quietly(), hooks{at: func(p point) error {
+				if p != pointSegmentMade && p != pointSegmentCreated || s == nil {
+					return nil
+				}
+				made++
+				done := make(chan struct{})
+				go func() { // what a swap and a writer of each lane want; with a lock held it waits for ever
+					defer close(done)
+					s.contentMu.Lock()
+					s.contentMu.Unlock() //nolint:staticcheck // to get it is the test
+					for i := range s.lanes {
+						s.lanes[i].mu.Lock()
+						s.lanes[i].mu.Unlock() //nolint:staticcheck // likewise
+					}
+				}()
+				<-done
+				return nil
+			}})
+			require.NoError(t, err)
+			fill(t, s, 0, 400, 300)
+			require.NoError(t, s.Put("large", make([]byte, 2<<20)))
+			id := strings.Repeat("i", MaxIDLen)
+			require.NoError(t, s.Put(id, nil))
+			deleteWhere(t, s, 0, 400, odd)
+			existed, err := s.Delete(id)
+			require.NoError(t, err)
+			require.True(t, existed)
+			require.Greater(t, made, 3)
+			closeIntact(t, s)
+		})
+	}
+}
+
 // Sequences of five steps, each one a deletion, a second storing, a compaction or a reopening:
 // what was deleted stays deleted, and in the end no tombstone is left.
 func TestDirectory_TombstonesInEveryOrder(t *testing.T) {
@@ -1394,6 +1463,75 @@ func TestDirectory_BackgroundSync(t *testing.T) {
 		require.Zero(t, unsynced(s))
 		require.NoError(t, s.Close())
 	})
+}
+
+// Close waits for a Put that has a file of its own under way: whoever opens the directory next may list
+// the file, and the Put would remove it when it finds the store closed.
+func TestDirectory_CloseWaitsForLargePut(t *testing.T) {
+	dir := fastDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		paused := pauseAt(pointSegmentMade)
+		s, err := open(dir, quietly(), hooks{at: paused.hook})
+		require.NoError(t, err)
+		put, closed := make(chan error, 1), make(chan error, 1)
+		go func() { put <- s.Put("large", make([]byte, 2<<20)) }()
+		<-paused.reached
+		go func() { closed <- s.Close() }()
+		synctest.Wait()
+		require.Empty(t, closed, "closed, with a file that nobody owns")
+		close(paused.proceed)
+		require.NoError(t, <-put)
+		require.NoError(t, <-closed)
+		require.ErrorIs(t, s.Put("large", make([]byte, 2<<20)), ErrClosed)
+	})
+	s := openDir(t, dir, quietly())
+	require.True(t, s.Has("large"))
+	closeIntact(t, s)
+	s = openDir(t, dir, quietly())
+	require.True(t, s.Has("large"))
+	closeIntact(t, s)
+}
+
+// Close waits for calls that have a flush of their own to make: one that came when the segments are leaving
+// the table would list a part of them.
+func TestDirectory_CloseWaitsForSyncWrites(t *testing.T) {
+	for _, call := range []string{"put", "delete"} {
+		t.Run(call, func(t *testing.T) {
+			dir := fastDir(t)
+			synctest.Test(t, func(t *testing.T) {
+				var armed, sealed atomic.Bool
+				paused := pauseAt(pointFlushed)
+				opts := quietly()
+				opts.SyncWrites = true
+				s, err := open(dir, opts, hooks{at: func(p point) error {
+					sealed.Store(sealed.Load() || p == pointCloseSealed)
+					if armed.Load() {
+						return paused.hook(p)
+					}
+					return nil
+				}})
+				require.NoError(t, err)
+				require.NoError(t, s.Put("a", []byte("b")))
+				armed.Store(true)
+				written, closed := make(chan error, 1), make(chan error, 1)
+				go func() {
+					if call == "put" {
+						written <- s.Put("a", []byte("c"))
+						return
+					}
+					_, err := s.Delete("a")
+					written <- err
+				}()
+				<-paused.reached
+				go func() { closed <- s.Close() }()
+				synctest.Wait()
+				require.False(t, sealed.Load(), "Close went on beside a flush")
+				close(paused.proceed)
+				require.NoError(t, <-written)
+				require.NoError(t, <-closed)
+			})
+		})
+	}
 }
 
 // Concurrent writers share flushes, and each returns only when its record is durable.

@@ -74,8 +74,7 @@ func (s *Store) createFile(id uint64, spec segmentSpec) (seg *segment, err error
 	s.attach(seg, file)
 	defer func() {
 		if err != nil {
-			s.detach(seg)
-			s.removeFile(seg)
+			err = errors.Join(err, s.detach(seg), d.fs.remove(name))
 		}
 	}()
 	defer s.catchFault(armFaults(), &err)
@@ -84,7 +83,6 @@ func (s *Store) createFile(id uint64, spec segmentSpec) (seg *segment, err error
 	fileHeader{
 		kind: spec.kind, large: spec.large, id: id, capacity: uint64(len(seg.mem)), store: d.store,
 	}.encode(seg.mem)
-	_ = s.reach(pointSegmentMade)
 	return seg, nil
 }
 
@@ -120,12 +118,10 @@ func (s *Store) attach(seg *segment, file mappedFile) {
 }
 
 // detach unmaps the file of seg.
-func (s *Store) detach(seg *segment) {
+func (s *Store) detach(seg *segment) error {
 	s.disk.untrack(seg.mem)
 	s.mapper.forget(len(seg.mem))
-	if err := seg.file.close(); err != nil {
-		s.opts.Logger.Error("segment file could not be unmapped", "file", seg.name(), "error", err)
-	}
+	return seg.file.close()
 }
 
 /*

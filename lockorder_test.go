@@ -23,6 +23,7 @@ func rankedLockers() []rankedLocker {
 		ln      rankedMutex[laneRank]
 		sh      rankedRWMutex[shardRank]
 		table   rankedMutex[tableRank]
+		rolling rankedMutex[rollRank]
 	)
 	return []rankedLocker{
 		{"content for writing", 1, content.Lock, content.Unlock},
@@ -31,6 +32,7 @@ func rankedLockers() []rankedLocker {
 		{"shard for writing", 3, sh.Lock, sh.Unlock},
 		{"shard for reading", 3, sh.RLock, sh.RUnlock},
 		{"table", 4, table.Lock, table.Unlock},
+		{"rolling", 0, rolling.Lock, rolling.Unlock},
 	}
 }
 

@@ -2,6 +2,7 @@ package warmtier
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"math/bits"
@@ -174,10 +175,17 @@ func (s *Store) retire(seg *segment) (last bool) {
 // free unmaps a segment nobody can reach.
 func (s *Store) free(seg *segment) {
 	if seg.file != nil {
-		s.detach(seg)
+		s.warn("segment file could not be unmapped", s.detach(seg))
 		return
 	}
 	s.release(seg.mem)
+}
+
+// warn logs what no caller can do anything about, unless err is nil. REQUIRES: no lock held.
+func (s *Store) warn(what string, err error) {
+	if err != nil {
+		s.opts.Logger.Warn(what, "error", err)
+	}
 }
 
 // release unmaps mem. No call can do anything about a failure, so it is logged.
@@ -315,8 +323,9 @@ type lane struct {
 }
 
 type laneState struct {
-	mu     rankedMutex[laneRank]
-	active *segment // guarded by mu; nil before the first record, and after a seal
+	rolling rankedMutex[rollRank] // held by who makes the next active segment
+	mu      rankedMutex[laneRank]
+	active  *segment // guarded by mu; set by who has rolling too, but for seals
 }
 
 // segmentSpec says what segment is wanted.
@@ -336,6 +345,7 @@ func (s *Store) createSegment(spec segmentSpec) (*segment, error) {
 		return nil, err
 	}
 	seg.large = spec.large
+	_ = s.reach(pointSegmentMade)
 	return seg, nil
 }
 
@@ -350,39 +360,103 @@ func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
 	return newSegment(id, mem, spec.kind), nil
 }
 
-// discardSegment gets rid of a segment that never was in the table.
-func (s *Store) discardSegment(seg *segment) {
+// discardSegment gets rid of a segment that never was in the table. What goes wrong goes with the error
+// that made it useless.
+func (s *Store) discardSegment(seg *segment) error {
 	s.segments.abandon(seg.id)
-	s.free(seg)
-	s.removeFile(seg)
+	if seg.file == nil {
+		return s.mapper.release(seg.mem)
+	}
+	err := s.detach(seg)
+	_ = s.reach(pointUnlink)
+	return errors.Join(err, s.disk.fs.remove(seg.name()))
 }
 
-// reserveLocked returns a segment with room for a record of size bytes at its tail. A lane that rolls
-// publishes the new segment with contentMu read-held: between swaps the table only grows. REQUIRES:
-// ln.mu held, contentMu read-held.
-func (s *Store) reserveLocked(ln *lane, size int, tombstone bool) (*segment, error) {
-	if seg := ln.active; seg != nil && seg.room(1) >= size && (tombstone || !seg.spare) {
-		return seg, nil
+// errNoRoom says that a record needs a segment that is not there yet.
+var errNoRoom = errors.New("warmtier: internal: no room")
+
+// withRoom calls try, which appends p or returns errNoRoom, each time with a segment more. Making one
+// takes milliseconds, so it is done with no lock held: a swap that had to wait for it would stop every
+// reader behind it. Close waits, or it would leave files to the next owner of the directory that this
+// call removes when try fails.
+func (s *Store) withRoom(p *put, try func() error) error {
+	done, err := s.enter()
+	if err != nil {
+		return err
+	}
+	defer done()
+	for err = errNoRoom; err == errNoRoom; { //nolint:errorlint // never wrapped: it is no error
+		if err = s.makeRoom(p); err == nil {
+			err = try()
+		}
+	}
+	if p.large == nil || p.written {
+		return err
+	}
+	failed := s.discardSegment(p.large)
+	if err == nil { // there was nothing to delete
+		s.warn("segment could not be given back", failed)
+		return nil
+	}
+	return errors.Join(err, failed)
+}
+
+// makeRoom gives p a segment of its own with the body of p in it, or the lane of its id a new active
+// segment. REQUIRES: no lock held.
+func (s *Store) makeRoom(p *put) (err error) {
+	assertUnlocked()
+	if p.size > s.largestFor(p.kind) {
+		p.large, err = s.newLargeSegment(p)
+		return err
+	}
+	sh, _ := s.place(p.id)
+	return s.roll(sh.lane, p)
+}
+
+// hasRoomLocked reports whether the active segment of ln takes a record of p's size. REQUIRES: ln.mu held.
+func (ln *lane) hasRoomLocked(p *put) bool {
+	seg := ln.active
+	return seg != nil && seg.room(1) >= p.size && (p.kind == kindTombstone || !seg.spare)
+}
+
+// roll gives ln an active segment with room for p, unless somebody else has done that meanwhile.
+func (s *Store) roll(ln *lane, p *put) error {
+	ln.rolling.Lock()
+	defer ln.rolling.Unlock()
+	ln.mu.Lock()
+	enough := ln.hasRoomLocked(p)
+	ln.mu.Unlock()
+	if enough {
+		return nil
 	}
 	spec := segmentSpec{kind: kindLane, size: s.opts.SegmentSize}
-	if tombstone {
-		spec.least = segmentSizeFor(size)
+	if p.kind == kindTombstone {
+		spec.least = segmentSizeFor(p.size)
 	}
 	seg, err := s.createSegment(spec)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.segments.assign(seg, s.maxSegments()); err != nil {
-		s.discardSegment(seg)
-		return nil, err
+		return errors.Join(err, s.discardSegment(seg))
 	}
+	s.install(ln, seg)
+	return nil
+}
+
+// install makes seg the active segment of ln. It publishes with contentMu read-held: between swaps the
+// table only grows. REQUIRES: ln.rolling held, so that the lane has got no other one meanwhile.
+func (s *Store) install(ln *lane, seg *segment) {
+	s.contentMu.RLock()
+	defer s.contentMu.RUnlock()
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
 	s.segments.publish(seg)
 	_ = s.reach(pointLaneRolled)
 	if ln.active != nil {
 		ln.active.seal(int64(ln.active.room(1)) > s.mergeableRoom())
 	}
 	ln.active = seg
-	return seg, nil
 }
 
 // mergeableRoom is the room from which on a sealed segment counts as sealed early.
@@ -390,14 +464,14 @@ func (s *Store) mergeableRoom() int64 { return int64(s.opts.SegmentSize / largeS
 
 // newLargeSegment returns a segment, in no table yet, that holds id and content of p, but no record
 // yet.
-func (s *Store) newLargeSegment(p put) (seg *segment, err error) {
+func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
 	seg, err = s.createSegment(segmentSpec{kind: kindLane, size: segmentSizeFor(p.size), large: true})
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			s.discardSegment(seg)
+			err = errors.Join(err, s.discardSegment(seg))
 			seg = nil
 		}
 	}()
