@@ -54,10 +54,11 @@ type disk struct {
 	ended   uint64
 }
 
-// createFile makes a segment file. REQUIRES: a directory store.
-func (s *Store) createFile(id uint64, spec segmentSpec) (seg *segment, err error) {
+// createFile makes a segment file. It gets its name when it has its header: after a kill, one without a
+// header is damaged, and not one that was never filled. REQUIRES: a directory store.
+func (s *Store) createFile(id uint64, spec segmentSpec) (_ *segment, err error) {
 	d := s.disk
-	name := segmentFileName(id)
+	name := segmentFileName(id) + newSuffix
 	file, err := d.fs.create(name, spec.size)
 	spare := false
 	if errors.Is(err, ErrNoSpace) && spec.least > 0 {
@@ -69,7 +70,7 @@ func (s *Store) createFile(id uint64, spec segmentSpec) (seg *segment, err error
 		return nil, fmt.Errorf("warmtier: cannot make segment file %s: %w", name, err)
 	}
 	_ = s.reach(pointSegmentCreated)
-	seg = newSegment(id, file.bytes(), spec.kind)
+	seg := newSegment(id, file.bytes(), spec.kind)
 	seg.spare = spare && spec.kind == kindLane
 	s.attach(seg, file)
 	defer func() {
@@ -77,13 +78,24 @@ func (s *Store) createFile(id uint64, spec segmentSpec) (seg *segment, err error
 			err = errors.Join(err, s.detach(seg), d.fs.remove(name))
 		}
 	}()
+	if err := s.writeHeader(seg, spec.large); err != nil {
+		return nil, err
+	}
+	if err := file.rename(seg.name()); err != nil {
+		return nil, fmt.Errorf("warmtier: cannot make segment file %s: %w", seg.name(), err)
+	}
+	return seg, nil
+}
+
+// writeHeader writes the header of a new segment file.
+func (s *Store) writeHeader(seg *segment, large bool) (err error) {
 	defer s.catchFault(armFaults(), &err)
 	seg.writeState(seg.extent(), false)
 	seg.synced.Store(segmentHeaderSize)
 	fileHeader{
-		kind: spec.kind, large: spec.large, id: id, capacity: uint64(len(seg.mem)), store: d.store,
+		kind: seg.kind, large: large, id: seg.id, capacity: uint64(len(seg.mem)), store: s.disk.store,
 	}.encode(seg.mem)
-	return seg, nil
+	return nil
 }
 
 // extent is what a segment holds at one moment.

@@ -39,6 +39,8 @@ type mappedFile interface {
 	bytes() []byte
 	// sync makes the bytes from from to to durable.
 	sync(from, to int) error
+	// rename gives the file another name in its directory, in place of a file of that name.
+	rename(to string) error
 	// close unmaps. Bytes that were not synced stay in the operating system's cache.
 	close() error
 }
@@ -140,6 +142,7 @@ type emptyFile struct{}
 
 func (emptyFile) bytes() []byte       { return nil }
 func (emptyFile) sync(int, int) error { return nil }
+func (emptyFile) rename(string) error { return nil }
 func (emptyFile) close() error        { return nil }
 
 func (d *osFileSystem) readFile(name string) ([]byte, error) {

@@ -58,6 +58,15 @@ func mapFile(f *os.File, size int, writable bool) (mappedFile, error) {
 func (m *mapping) bytes() []byte { return m.mem }
 func (m *mapping) close() error  { return m.mem.Unmap() }
 
+func (m *mapping) rename(to string) error {
+	path := filepath.Join(filepath.Dir(m.path), to)
+	if err := os.Rename(m.path, path); err != nil {
+		return err
+	}
+	m.path = path
+	return nil
+}
+
 // sync flushes the pages that hold the bytes from from to to. msync wants whole pages, and mmap-go
 // flushes what it is given.
 func (m *mapping) sync(from, to int) error {

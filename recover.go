@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -245,11 +246,16 @@ func (r *recovery) openSegments() error {
 	present := map[uint64]bool{}
 	highest := r.manifest.next - 1
 	for _, name := range names {
-		id, ok := parseSegmentFileName(name)
+		base, unnamed := strings.CutSuffix(name, newSuffix)
+		id, ok := parseSegmentFileName(base)
 		if !ok {
 			continue // not ours
 		}
 		highest = max(highest, id)
+		if unnamed { // never finished
+			r.leftover = append(r.leftover, name)
+			continue
+		}
 		listed := slices.Contains(r.manifest.listed, id)
 		counts := listed || id >= r.manifest.next || slices.Contains(r.manifest.pending, id)
 		present[id], err = r.openSegment(id, listed, counts)
@@ -290,8 +296,8 @@ func (r *recovery) examine(mem []byte, id uint64, listed, counts bool) (_ *recov
 	defer r.s.catchFault(armFaults(), &err)
 	name := segmentFileName(id)
 	h, err := decodeFileHeader(mem)
-	if errors.Is(err, errNoHeader) && r.powered && !allZero(mem[max(0, len(mem)-digestSize):]) {
-		err = errors.New("no header, and yet records: their first digest comes behind it")
+	if errors.Is(err, errNoHeader) && r.powered && counts {
+		err = errors.New("no header, without which it would not have its name")
 	}
 	ours := err == nil && h.id == id && (h.store == r.s.disk.store || r.s.disk.store == storeID{})
 	switch {
@@ -327,7 +333,7 @@ func (r *recovery) examine(mem []byte, id uint64, listed, counts bool) (_ *recov
 			return nil, &CorruptError{File: name, Reason: err.Error()}
 		}
 		if len(mem) < segmentHeaderSize {
-			return nil, nil
+			return nil, r.missing(id, err.Error())
 		}
 		r.s.opts.Logger.Error("repair goes on with a damaged segment", "file", name, "error", err)
 		f.damaged = true
