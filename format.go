@@ -245,10 +245,12 @@ type manifest struct {
 	pending []uint64
 }
 
+// manifestSize is the size of a manifest with so many ids.
+func manifestSize(ids int) int { return 2 * (manifestHeaderSize + 8*ids + 4) }
+
 // encode returns both copies.
 func (m manifest) encode() []byte {
-	size := manifestHeaderSize + 8*(len(m.listed)+len(m.pending)) + 4
-	b := make([]byte, manifestHeaderSize, 2*size)
+	b := make([]byte, manifestHeaderSize, manifestSize(len(m.listed)+len(m.pending)))
 	copy(b, manifestMagic)
 	binary.LittleEndian.PutUint32(b[8:], formatVersion)
 	binary.LittleEndian.PutUint32(b[12:], uint32(len(m.listed)))

@@ -64,6 +64,7 @@ func (s *Store) openDirectory(dir string) error {
 // openDisk recovers the store in fs. On an error nothing is mapped or locked.
 func (s *Store) openDisk(files fileSystem, lock *os.File) error {
 	s.disk = &disk{fs: files, lock: lock, boot: s.bootID(), mapped: map[*byte]trackedMemory{}}
+	s.disk.kept = make([]int, s.spares())
 	s.disk.changed = sync.NewCond(&s.disk.mu)
 	r := &recovery{s: s}
 	var key [16]byte
@@ -698,6 +699,7 @@ func (r *recovery) dropTombstones() {
 // settle makes what was found durable, and the directory as a running store has it.
 func (r *recovery) settle() error {
 	s, d := r.s, r.s.disk
+	r.dropEmpty()
 	for _, f := range r.found {
 		if err := r.settleSegment(f); err != nil {
 			return err
@@ -735,6 +737,30 @@ func (r *recovery) settle() error {
 	}
 	s.keepSpares()
 	return nil
+}
+
+// dropEmpty takes segments without a record out of the store: the process ended between making and
+// filling them, a large one while its content was copied.
+func (r *recovery) dropEmpty() {
+	s := r.s
+	var empty []*segment
+	r.found = slices.DeleteFunc(r.found, func(f *recovered) bool {
+		if f.damaged || f.seg.recordBytes() > 0 {
+			return false
+		}
+		empty = append(empty, f.seg)
+		return true
+	})
+	s.contentMu.Lock()
+	s.segments.removeLocked(empty)
+	s.contentMu.Unlock()
+	s.segments.reuse(empty)
+	for _, seg := range empty {
+		r.leftover = append(r.leftover, seg.name())
+		if s.retire(seg) {
+			s.free(seg)
+		}
+	}
 }
 
 // settleSegment seals a segment at the end of its records.

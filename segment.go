@@ -227,6 +227,13 @@ func (t *segmentTable) all() []*segment {
 	return list
 }
 
+// count is how many segments the table has a place for that is taken.
+func (t *segmentTable) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.used - len(t.free)
+}
+
 // newID draws an id. One for a lane is pending until publish or abandon: a manifest written meanwhile
 // must not take the file for a leftover.
 func (t *segmentTable) newID(kind segmentKind) uint64 {
