@@ -1438,6 +1438,74 @@ func TestDirectory_DiskSpaceBounded(t *testing.T) {
 	closeIntact(t, s)
 }
 
+// Opening, writing a little and closing, over and over, leaves no trail of files.
+func TestDirectory_CyclesLeaveNoTrail(t *testing.T) {
+	dir := fastDir(t)
+	want := map[string][]byte{}
+	lanes := 0
+	for cycle := range 50 {
+		s := openDir(t, dir, quietly())
+		lanes = len(s.lanes)
+		for i := range 5 {
+			id := fmt.Sprintf("%d of %d", i, cycle)
+			want[id] = contentOf(i, cycle, 100)
+			require.NoError(t, s.Put(id, want[id]))
+		}
+		if cycle%5 == 4 {
+			id := fmt.Sprintf("0 of %d", cycle-2)
+			delete(want, id)
+			existed, err := s.Delete(id)
+			require.NoError(t, err)
+			require.True(t, existed)
+		}
+		requireSame(t, s, want)
+		closeIntact(t, s)
+	}
+	require.LessOrEqual(t, len(segmentFiles(t, dir)), lanes)
+	require.NoError(t, os.Remove(filepath.Join(dir, hintName)))
+	s := openDir(t, dir, quietly())
+	requireSame(t, s, want)
+	mustCompact(t, s)
+	requireSame(t, s, want)
+	closeIntact(t, s)
+}
+
+// A lane does not go on in a segment behind whose end records lie: one of them could count again.
+func TestPower_NoRecordComesBack(t *testing.T) {
+	d := newShadow()
+	opts := shadowOptions()
+	hash := func(string) uint64 { return 0 } // one lane
+	s, err := openShadow(d, opts, hooks{hash: hash})
+	require.NoError(t, err)
+	require.NoError(t, s.Put("kept", nil))
+	require.NoError(t, s.Sync())
+	require.NoError(t, s.Put("lost", contentOf(1, 1, 1000)))
+	require.NoError(t, s.Put("lost with it", nil))
+	seg := s.lanes[0].active
+	at := seg.synced.Load()
+	name := seg.name()
+	kept := func() bool { return true }
+	lost := d.crash(loss{sector: kept, operation: func(int, int) bool { return true }})
+	for _, b := range [][]byte{lost.files[name].current, lost.files[name].durable} {
+		clear(b[at : at+100]) // of the first of two records that were not synced
+	}
+	require.NoError(t, s.Close())
+
+	s, err = openShadow(lost, opts, hooks{hash: hash})
+	require.NoError(t, err)
+	require.True(t, s.Has("kept"))
+	require.False(t, s.Has("lost"))
+	require.False(t, s.Has("lost with it"))
+	require.NoError(t, s.Put("lost", contentOf(2, 2, 1000))) // as long as the one before
+	killed := lost.kill()
+	require.NoError(t, s.Close())
+	s, err = openShadow(killed, opts, hooks{hash: hash})
+	require.NoError(t, err)
+	require.True(t, s.Has("lost"))
+	require.False(t, s.Has("lost with it"), "it was gone")
+	require.NoError(t, s.Close())
+}
+
 func TestDirectory_CloseThenUse(t *testing.T) {
 	dir := fastDir(t)
 	s := openDir(t, dir, quiet())

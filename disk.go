@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -96,6 +97,71 @@ func (s *Store) writeHeader(seg *segment, large bool) (err error) {
 		kind: seg.kind, large: large, id: seg.id, capacity: uint64(len(seg.mem)), store: s.disk.store,
 	}.encode(seg.mem)
 	return nil
+}
+
+/*
+Going on in a segment. Every Close seals the segments of lanes, half empty or not, and every Open after a
+kill does: without more, a thousand times Open, Put and Close would leave a thousand files. So a lane that
+needs a segment takes one that was sealed with room left before this Open, as long as no compaction may
+have chosen it. Its state is written as not sealed first, both copies of it: if one that says sealed were
+left, damage to the other one would end the segment before the new records. Records that a power loss or
+a kill cut off may lie beyond the end, intact: one behind a new record would count again. So everything
+beyond the end must be zero.
+*/
+
+// setUnfilled replaces the segments that lanes may go on in.
+func (t *segmentTable) setUnfilled(segs []*segment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unfilled = segs
+}
+
+// takeUnfilled returns a sealed segment with room for size bytes that can be gone on with, nil when there
+// is none. REQUIRES: the rolling of the lane it is for held; no other lock.
+func (s *Store) takeUnfilled(size int) *segment {
+	t := &s.segments
+	for {
+		t.mu.Lock()
+		n := len(t.unfilled)
+		var seg *segment
+		if n > 0 {
+			seg, t.unfilled = t.unfilled[n-1], t.unfilled[:n-1]
+		}
+		t.mu.Unlock()
+		if seg == nil || seg.room(1) >= size && s.unseal(seg) == nil {
+			return seg
+		}
+	}
+}
+
+// unseal writes to the header of seg that records follow; an error when that cannot be.
+func (s *Store) unseal(seg *segment) (err error) {
+	defer s.catchFault(armFaults(), &err)
+	rest := seg.mem[seg.tail.Load() : len(seg.mem)-digestSize*int(seg.records.Load())]
+	zeros := make([]byte, pageSize)
+	for ; len(rest) > 0; rest = rest[min(pageSize, len(rest)):] {
+		n := min(pageSize, len(rest))
+		if !bytes.Equal(rest[:n], zeros[:n]) {
+			return errors.New("remains of records behind the last one")
+		}
+	}
+	seg.writeState(seg.extent(), false)
+	seg.writeState(seg.extent(), false)
+	return nil
+}
+
+// goOn makes seg, of takeUnfilled, the active segment of ln.
+func (s *Store) goOn(ln *lane, seg *segment) {
+	s.contentMu.RLock()
+	defer s.contentMu.RUnlock()
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	s.segments.mu.Lock() // a flush looks at sealed segments under it
+	seg.sealedInFile.Store(false)
+	seg.early.Store(false)
+	seg.state.Store(int32(stateActive))
+	s.segments.mu.Unlock()
+	s.activateLocked(ln, seg)
 }
 
 // extent is what a segment holds at one moment.
@@ -495,8 +561,10 @@ func (s *Store) pinDirty() (dirty []dirtySegment) {
 		}
 		ln.mu.Unlock()
 	}
-	// What is sealed does not change. Neither sealed nor active is a large one whose Put has not
-	// returned yet.
+	// What is sealed does not change, unless a lane goes on in it: not under the table's lock. Neither
+	// sealed nor active is a large one whose Put has not returned yet.
+	s.segments.mu.Lock()
+	defer s.segments.mu.Unlock()
 	for _, seg := range s.segments.all() {
 		if seg.committed.Load() && seg.is(stateSealed) && !taken[seg] {
 			pin(seg, true)

@@ -160,6 +160,9 @@ func (r *recovery) run() (err error) {
 		return err
 	}
 	r.report()
+	if !r.s.opts.Repair { // which needs the hint, and that knows segments as they were
+		r.offerUnfilled()
+	}
 	return r.repair()
 }
 
@@ -761,6 +764,18 @@ func (r *recovery) dropEmpty() {
 			s.free(seg)
 		}
 	}
+}
+
+// offerUnfilled lets lanes go on in segments that have room.
+func (r *recovery) offerUnfilled() {
+	var segs []*segment
+	for _, f := range r.found {
+		seg := f.seg
+		if seg.kind == kindLane && !seg.large && seg.early.Load() && len(seg.mem) == r.s.opts.SegmentSize && !f.damaged {
+			segs = append(segs, seg)
+		}
+	}
+	r.s.segments.setUnfilled(segs)
 }
 
 // settleSegment seals a segment at the end of its records.

@@ -204,6 +204,9 @@ type segmentTable struct {
 	free    []int // entries that were, and are empty
 	lastID  uint64
 	pending map[uint64]bool // ids of segments that lanes have asked for and not published yet
+	// unfilled are segments of lanes that the last Close, or this Open, sealed with room left. A lane that
+	// needs one goes on with one of these, until the first compaction.
+	unfilled []*segment
 }
 
 // at returns the segment at index, nil when there is none.
@@ -436,6 +439,10 @@ func (s *Store) roll(ln *lane, p *put) error {
 	if enough {
 		return nil
 	}
+	if seg := s.takeUnfilled(p.size); seg != nil {
+		s.goOn(ln, seg)
+		return nil
+	}
 	spec := segmentSpec{kind: kindLane, size: s.opts.SegmentSize}
 	if p.kind == kindTombstone {
 		spec.least = segmentSizeFor(p.size)
@@ -459,6 +466,12 @@ func (s *Store) install(ln *lane, seg *segment) {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	s.segments.publish(seg)
+	s.activateLocked(ln, seg)
+}
+
+// activateLocked seals the active segment of ln and makes seg the next one. REQUIRES: ln.mu held, contentMu
+// read-held, seg in the table.
+func (s *Store) activateLocked(ln *lane, seg *segment) {
 	_ = s.reach(pointLaneRolled)
 	if ln.active != nil {
 		ln.active.seal(int64(ln.active.room(1)) > s.mergeableRoom())
@@ -490,18 +503,24 @@ func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
 // segmentSizeFor is the size of a segment for one record of size bytes alone.
 func segmentSizeFor(size int) int { return roundUp(segmentHeaderSize+size+digestSize, pageSize) }
 
-// sealLanes seals every active segment that holds a record. Lanes get a new one with their next
-// record.
+// sealLanes seals every active segment that holds a record. Lanes get a new one with their next record:
+// from here on none goes on in a segment that was sealed.
 func (s *Store) sealLanes() {
+	s.segments.setUnfilled(nil)
+	for i := range s.lanes {
+		s.sealLane(&s.lanes[i])
+	}
+}
+
+func (s *Store) sealLane(ln *lane) {
+	ln.rolling.Lock() // a lane that is about to go on in a segment does so before it is sealed
+	defer ln.rolling.Unlock()
 	s.contentMu.RLock()
 	defer s.contentMu.RUnlock()
-	for i := range s.lanes {
-		ln := &s.lanes[i]
-		ln.mu.Lock()
-		if ln.active != nil && ln.active.recordBytes() > 0 {
-			ln.active.seal(true)
-			ln.active = nil
-		}
-		ln.mu.Unlock()
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if ln.active != nil && ln.active.recordBytes() > 0 {
+		ln.active.seal(true)
+		ln.active = nil
 	}
 }
