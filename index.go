@@ -221,7 +221,9 @@ func (s *Store) prepare(sh *shard, n int) error {
 	old := sh.resizeLocked(mem)
 	sh.mu.Unlock()
 	if len(old) > 0 {
-		s.release(old)
+		if err := s.mapper.release(old); err != nil { // no log with a lock held: who reads it may call the store
+			go s.warn("memory could not be given back", err)
+		}
 	}
 	return nil
 }
