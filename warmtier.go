@@ -816,9 +816,10 @@ func (s *Store) appendQuietly(dst []byte, id string) (content []byte, err error)
 }
 
 // Close ends the background work, cancels a running compaction and waits for it, and unmaps the
-// store. It waits for calls that are making a segment or, with SyncWrites, flush; not for callbacks of [Store.View] and loops over [Store.All]: what they hold
-// stays mapped until they return. Later calls, and calls meanwhile, wait for the first and return
-// nil. It must not be called from CompactionOptions.OnProgress.
+// store. It waits for calls that are making a segment or, with SyncWrites, flush. It does not wait for
+// callbacks of [Store.View] and loops over [Store.All]: what they hold stays mapped until they return.
+// Later calls, and calls meanwhile, wait for the first and return nil. It must not be called from
+// CompactionOptions.OnProgress.
 func (s *Store) Close() error {
 	s.lifeMu.Lock()
 	first := !s.closing
