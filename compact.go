@@ -316,11 +316,7 @@ func (c *compaction) roundOrTight(ctx context.Context) error {
 func (c *compaction) fitting() int {
 	room := c.s.opts.SegmentSize - segmentHeaderSize
 	for n, v := range c.work {
-		room -= int(v.seg.live.Load()) + digestSize*len(v.live)
-		for _, unit := range v.seg.tombstones {
-			h, _ := decodeHeader(v.seg.mem[int(unit)*recordAlign:])
-			room -= h.size() + digestSize
-		}
+		room -= int(v.seg.live.Load()+v.seg.buried) + digestSize*(len(v.live)+len(v.seg.tombstones))
 		if room < 0 && n > 0 {
 			return n
 		}
@@ -871,8 +867,7 @@ func (c *compaction) newTarget(size int) (*segment, error) {
 		return nil, err
 	}
 	if err := c.s.segments.assign(target, c.s.maxSegments()); err != nil {
-		c.s.discardSegment(target)
-		return nil, err
+		return nil, errors.Join(err, c.s.discardSegment(target))
 	}
 	target.seal(true)
 	return target, nil

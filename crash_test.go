@@ -331,6 +331,10 @@ type reachingFile struct {
 	files *reachingFiles
 }
 
+func (f *reachingFile) rename(to string) error {
+	return f.files.around("rename", func() error { return f.mappedFile.rename(to) })
+}
+
 func (f *reachingFile) sync(from, to int) error {
 	return f.files.around("sync segment", func() error { return f.mappedFile.sync(from, to) })
 }

@@ -236,15 +236,6 @@ func (d *damageStore) looksUnfinished(x damage) map[string]bool {
 		return m
 	}
 	after := x.apply(bytes.Clone(d.img[x.file]))
-	manifest, _, _ := decodeManifest(d.img[manifestName])
-	id, _ := parseSegmentFileName(x.file)
-	if len(after) == 0 && !slices.Contains(manifest.listed, id) { // as if it had never been filled
-		for _, r := range d.records {
-			if r.file == x.file {
-				m[r.id] = true
-			}
-		}
-	}
 	for _, r := range d.records {
 		if r.file == x.file && r.last && r.to <= len(after) && allZero(after[r.from:r.from+4]) {
 			m[r.id] = true

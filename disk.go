@@ -1,10 +1,12 @@
 package warmtier
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"os"
@@ -45,6 +47,11 @@ type disk struct {
 	mappedMu sync.Mutex              // a leaf
 	mapped   map[*byte]trackedMemory // for catchFault: what is mapped, by its first byte
 
+	// spaceMu is held for reading by who makes a segment file, and for writing by who takes or makes
+	// space kept back. Taken before segmentTable.mu, and with no other lock of Store held.
+	spaceMu sync.RWMutex
+	kept    []int // bytes kept back by each spare, 0 when it is missing; guarded by spaceMu
+
 	manifestMu sync.Mutex      // one manifest written at a time; taken before every lock of Store
 	listed     map[uint64]bool // what the newest manifest lists; guarded by manifestMu
 
@@ -57,38 +64,106 @@ type disk struct {
 	ended   uint64
 }
 
-// createFile makes a segment file. REQUIRES: a directory store.
-func (s *Store) createFile(id uint64, spec segmentSpec) (seg *segment, err error) {
+// createFile makes a segment file. It gets its name when it has its header: after a kill, one without a
+// header is damaged, and not one that was never filled. REQUIRES: a directory store.
+func (s *Store) createFile(id uint64, spec segmentSpec) (_ *segment, err error) {
 	d := s.disk
-	name := segmentFileName(id)
-	file, err := d.fs.create(name, spec.size)
-	spare := false
-	if errors.Is(err, ErrNoSpace) && spec.least > 0 {
-		if kept := s.takeSpare(name, spec); kept != nil {
-			file, err, spare = kept, nil, true
-		}
-	}
+	name := segmentFileName(id) + newSuffix
+	file, spare, err := s.reserveFile(name, spec)
 	if err != nil {
 		return nil, fmt.Errorf("warmtier: cannot make segment file %s: %w", name, err)
 	}
 	_ = s.reach(pointSegmentCreated)
-	seg = newSegment(id, file.bytes(), spec.kind)
+	seg := newSegment(id, file.bytes(), spec.kind)
 	seg.spare = spare && spec.kind == kindLane
 	s.attach(seg, file)
 	defer func() {
 		if err != nil {
-			s.detach(seg)
-			s.removeFile(seg)
+			err = errors.Join(err, s.detach(seg), d.fs.remove(name))
 		}
 	}()
+	if err := s.writeHeader(seg, spec.large); err != nil {
+		return nil, err
+	}
+	if err := file.rename(seg.name()); err != nil {
+		return nil, fmt.Errorf("warmtier: cannot make segment file %s: %w", seg.name(), err)
+	}
+	return seg, nil
+}
+
+// writeHeader writes the header of a new segment file.
+func (s *Store) writeHeader(seg *segment, large bool) (err error) {
 	defer s.catchFault(armFaults(), &err)
 	seg.writeState(seg.extent(), false)
 	seg.synced.Store(segmentHeaderSize)
 	fileHeader{
-		kind: spec.kind, large: spec.large, id: id, capacity: uint64(len(seg.mem)), store: d.store,
+		kind: seg.kind, large: large, id: seg.id, capacity: uint64(len(seg.mem)), store: s.disk.store,
 	}.encode(seg.mem)
-	_ = s.reach(pointSegmentMade)
-	return seg, nil
+	return nil
+}
+
+/*
+Going on in a segment. Every Close seals the segments of lanes, half empty or not, and every Open after a
+kill does: without more, a thousand times Open, Put and Close would leave a thousand files. So a lane that
+needs a segment takes one that was sealed with room left before this Open, as long as no compaction may
+have chosen it. Its state is written as not sealed first, both copies of it: if one that says sealed were
+left, damage to the other one would end the segment before the new records. Records that a power loss or
+a kill cut off may lie beyond the end, intact: one behind a new record would count again. So everything
+beyond the end must be zero.
+*/
+
+// setUnfilled replaces the segments that lanes may go on in.
+func (t *segmentTable) setUnfilled(segs []*segment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unfilled = segs
+}
+
+// takeUnfilled returns a sealed segment with room for size bytes that can be gone on with, nil when there
+// is none. REQUIRES: the rolling of the lane it is for held; no other lock.
+func (s *Store) takeUnfilled(size int) *segment {
+	t := &s.segments
+	for {
+		t.mu.Lock()
+		n := len(t.unfilled)
+		var seg *segment
+		if n > 0 {
+			seg, t.unfilled = t.unfilled[n-1], t.unfilled[:n-1]
+		}
+		t.mu.Unlock()
+		if seg == nil || seg.room(1) >= size && s.unseal(seg) == nil {
+			return seg
+		}
+	}
+}
+
+// unseal writes to the header of seg that records follow; an error when that cannot be.
+func (s *Store) unseal(seg *segment) (err error) {
+	defer s.catchFault(armFaults(), &err)
+	rest := seg.mem[seg.tail.Load() : len(seg.mem)-digestSize*int(seg.records.Load())]
+	zeros := make([]byte, pageSize)
+	for ; len(rest) > 0; rest = rest[min(pageSize, len(rest)):] {
+		n := min(pageSize, len(rest))
+		if !bytes.Equal(rest[:n], zeros[:n]) {
+			return errors.New("remains of records behind the last one")
+		}
+	}
+	seg.writeState(seg.extent(), false)
+	seg.writeState(seg.extent(), false)
+	return nil
+}
+
+// goOn makes seg, of takeUnfilled, the active segment of ln.
+func (s *Store) goOn(ln *lane, seg *segment) {
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	s.segments.mu.Lock() // a flush looks at sealed segments under it
+	seg.sealedInFile.Store(false)
+	seg.early.Store(false)
+	seg.state.Store(int32(stateActive))
+	s.segments.mu.Unlock()
+	s.activateLocked(ln, seg)
 }
 
 // extent is what a segment holds at one moment.
@@ -123,33 +198,43 @@ func (s *Store) attach(seg *segment, file mappedFile) {
 }
 
 // detach unmaps the file of seg.
-func (s *Store) detach(seg *segment) {
+func (s *Store) detach(seg *segment) error {
 	s.disk.untrack(seg.mem)
 	s.mapper.forget(len(seg.mem))
-	if err := seg.file.close(); err != nil {
-		s.logLater(slog.LevelError, "segment file could not be unmapped", "file", seg.name(), "error", err)
-	}
+	return seg.file.close()
 }
 
 /*
 Space kept back, so that deletions and compactions go on when the disk is full: a file for the target
-of a compaction, one for the tombstones of each lane, and a page for a manifest. Whoever takes one
-renames it; what a compaction gives back fills them up again.
+of a compaction, one for the tombstones of each lane, and one for a manifest. Whoever takes one
+renames it. Nobody may take other space for a Put while one is missing: so what a compaction gives
+back fills them up again before a writer that tries again and again can have it.
 */
 
 // spares is how many files keep space back.
 func (s *Store) spares() int { return 2 + len(s.lanes) }
 
-// spareSize is the size of one of them, bytes.
+// spareSize is the size of one of them when it is made, bytes.
 func (s *Store) spareSize(i int) int {
 	switch i {
 	case targetSpare:
 		return s.opts.SegmentSize
 	case manifestSpare:
-		return pageSize
+		return roundUp(manifestSize(2*s.segments.count()+2*manifestReserve), pageSize)
 	}
 	return max(minSegmentSize, s.opts.SegmentSize/largeShare)
 }
+
+// keepsEnough reports whether spare i need not be made. That for a manifest grows with the store.
+// REQUIRES: d.spaceMu held.
+func (s *Store) keepsEnough(i int) bool {
+	kept := s.disk.kept[i]
+	return kept > 0 && (i != manifestSpare || kept >= manifestSize(s.segments.count()+manifestReserve))
+}
+
+// manifestReserve is how many segments a manifest may list beyond those in the table when its space is
+// kept back: tombstones and targets that come when the disk is full.
+const manifestReserve = 64
 
 // Numbers of spares; from laneSpares on they are for tombstones.
 const (
@@ -160,43 +245,155 @@ const (
 
 func spareFileName(i int) string { return fmt.Sprintf("%s.%d", spareName, i) }
 
-// takeSpare makes space kept back the segment file name, nil when none of it will do.
-func (s *Store) takeSpare(name string, spec segmentSpec) mappedFile {
+// reserveFile makes a file for a segment. On a full disk one may be made of space kept back, but not for
+// a Put: that gets none before everything is kept back.
+func (s *Store) reserveFile(name string, spec segmentSpec) (file mappedFile, spare bool, err error) {
+	d := s.disk
+	if spec.least == 0 {
+		return s.reserveForPut(name, spec.size)
+	}
+	d.spaceMu.RLock()
+	file, err = d.fs.create(name, spec.size)
+	d.spaceMu.RUnlock()
+	if !errors.Is(err, ErrNoSpace) {
+		return file, false, err
+	}
+	d.spaceMu.Lock()
+	defer d.spaceMu.Unlock()
+	file, failed := s.takeSpareLocked(name, spec)
+	if file == nil {
+		return nil, false, errors.Join(err, failed)
+	}
+	return file, true, nil
+}
+
+func (s *Store) reserveForPut(name string, size int) (file mappedFile, spare bool, err error) {
+	d := s.disk
+	d.spaceMu.RLock()
+	complete := true
+	for i := range d.kept {
+		complete = complete && s.keepsEnough(i)
+	}
+	if complete {
+		file, err = d.fs.create(name, size)
+	}
+	d.spaceMu.RUnlock()
+	if complete {
+		return file, false, err
+	}
+	d.spaceMu.Lock()
+	defer d.spaceMu.Unlock()
+	if err := s.refillLocked(); err != nil {
+		return nil, false, fmt.Errorf("space for deletions and compactions comes first: %w", err)
+	}
+	file, err = d.fs.create(name, size)
+	return file, false, err
+}
+
+// takeSpareLocked makes space kept back the file name, nil when none of it will do; then err says why,
+// unless there just is none. REQUIRES: d.spaceMu held for writing.
+func (s *Store) takeSpareLocked(name string, spec segmentSpec) (_ mappedFile, err error) {
 	d := s.disk
 	from, to := targetSpare, targetSpare+1
 	if spec.kind == kindLane {
 		from, to = laneSpares, s.spares()
 	}
 	for i := from; i < to; i++ {
-		if s.spareSize(i) < spec.least {
+		size := d.kept[i]
+		if size < spec.least {
 			continue
 		}
-		if d.fs.rename(spareFileName(i), name) != nil {
+		failed := d.fs.rename(spareFileName(i), name)
+		if failed == nil || errors.Is(failed, fs.ErrNotExist) {
+			d.kept[i] = 0
+		}
+		if failed != nil {
+			err = errors.Join(err, failed)
 			continue
 		}
-		file, err := d.fs.open(name, true)
-		if err == nil && len(file.bytes()) == s.spareSize(i) {
-			return file
+		file, failed := d.fs.open(name, true)
+		if failed == nil && len(file.bytes()) == size {
+			return file, nil
 		}
-		if err == nil {
-			err = file.close()
+		if failed == nil {
+			failed = file.close()
 		}
-		s.logLater(slog.LevelWarn, "space kept back is of no use", "error", errors.Join(err, d.fs.remove(name)))
+		err = errors.Join(err, failed, d.fs.remove(name))
 	}
+	return nil, err
+}
+
+// keepSpares keeps space back for the next time the disk is full, if it can and has none. REQUIRES: no
+// lock held.
+func (s *Store) keepSpares() {
+	s.disk.spaceMu.Lock()
+	err := s.refillLocked()
+	s.disk.spaceMu.Unlock()
+	s.warn("no space could be kept back for deletions and compactions", err)
+}
+
+// refillLocked makes the spares that are missing or too small. REQUIRES: d.spaceMu held for writing.
+func (s *Store) refillLocked() (err error) {
+	d := s.disk
+	for i := range d.kept {
+		if s.keepsEnough(i) {
+			continue
+		}
+		size, before := s.spareSize(i), d.kept[i]
+		if failed := s.dropSpareLocked(i); failed != nil {
+			err = errors.Join(err, failed)
+			continue
+		}
+		failed := s.makeSpareLocked(i, size)
+		if failed != nil && before > 0 { // what there was is better than nothing
+			failed = errors.Join(failed, s.makeSpareLocked(i, before))
+		}
+		err = errors.Join(err, failed)
+	}
+	return err
+}
+
+// dropSpareLocked gives free what spare i keeps back. REQUIRES: d.spaceMu held for writing.
+func (s *Store) dropSpareLocked(i int) error {
+	d := s.disk
+	if d.kept[i] == 0 {
+		return nil
+	}
+	if err := d.fs.remove(spareFileName(i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	d.kept[i] = 0
 	return nil
 }
 
-// keepSpares keeps space back for the next time the disk is full, if it can and has none.
-func (s *Store) keepSpares() {
-	for i := range s.spares() {
-		file, err := s.disk.fs.create(spareFileName(i), s.spareSize(i))
-		if err == nil {
-			err = file.close()
+func (s *Store) makeSpareLocked(i, size int) error {
+	file, err := s.disk.fs.create(spareFileName(i), size)
+	if err == nil {
+		err = file.close()
+		s.disk.kept[i] = size
+	}
+	return err
+}
+
+// writeFromSpares is writeFile with space kept back.
+func (s *Store) writeFromSpares(name string, data []byte) (err error) {
+	d := s.disk
+	d.spaceMu.Lock()
+	defer d.spaceMu.Unlock()
+	err = ErrNoSpace
+	for _, i := range []int{manifestSpare, targetSpare} {
+		if d.kept[i] == 0 {
+			continue
 		}
-		if err != nil && !errors.Is(err, os.ErrExist) {
-			s.logLater(slog.LevelWarn, "no space could be kept back for deletions and compactions", "error", err)
+		if failed := s.dropSpareLocked(i); failed != nil {
+			err = errors.Join(err, failed)
+			continue
+		}
+		if err = d.fs.writeFile(name, data); !errors.Is(err, ErrNoSpace) {
+			break
 		}
 	}
+	return err
 }
 
 // putDigest remembers the id of record n.
@@ -379,8 +576,10 @@ func (s *Store) pinDirty() (dirty []dirtySegment) {
 		}
 		ln.mu.Unlock()
 	}
-	// What is sealed does not change. Neither sealed nor active is a large one whose Put has not
-	// returned yet.
+	// What is sealed does not change, unless a lane goes on in it: not under the table's lock. Neither
+	// sealed nor active is a large one whose Put has not returned yet.
+	s.segments.mu.Lock()
+	defer s.segments.mu.Unlock()
 	for _, seg := range s.segments.all() {
 		if seg.committed.Load() && seg.is(stateSealed) && !taken[seg] {
 			pin(seg, true)
@@ -443,10 +642,12 @@ func (s *Store) writeManifest(m manifest) (renamed bool, err error) {
 	d := s.disk
 	err = d.fs.writeFile(manifestTempName, m.encode())
 	if errors.Is(err, ErrNoSpace) { // what is kept back has room for it, and it gives as much back
-		if d.fs.remove(spareFileName(manifestSpare)) == nil || d.fs.remove(spareFileName(targetSpare)) == nil {
-			err = d.fs.writeFile(manifestTempName, m.encode())
-			defer s.keepSpares()
-		}
+		err = s.writeFromSpares(manifestTempName, m.encode())
+		defer func() {
+			d.spaceMu.Lock()
+			defer d.spaceMu.Unlock()
+			_ = s.refillLocked() // whoever needs it most tries again, and says so
+		}()
 	}
 	if err != nil {
 		return false, err

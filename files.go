@@ -42,6 +42,8 @@ type mappedFile interface {
 	sync(from, to int) error
 	// rewrite writes the bytes from from to to anew, as they are: the next sync leaves none out.
 	rewrite(from, to int)
+	// rename gives the file another name in its directory, in place of a file of that name.
+	rename(to string) error
 	// close unmaps. Bytes that were not synced stay in the operating system's cache.
 	close() error
 }
@@ -144,6 +146,7 @@ type emptyFile struct{}
 func (emptyFile) bytes() []byte       { return nil }
 func (emptyFile) sync(int, int) error { return nil }
 func (emptyFile) rewrite(int, int)    {}
+func (emptyFile) rename(string) error { return nil }
 func (emptyFile) close() error        { return nil }
 
 func (d *osFileSystem) readFile(name string) ([]byte, error) {

@@ -16,6 +16,7 @@ to write a reader.
 	LOCK       locked with flock while a store has the directory; holds the process id; never removed
 	MANIFEST   which segments make up the store; replaced as a whole, by rename
 	N.seg      segment N, 16 hexadecimal digits
+	N.seg.new  one without a header yet
 
 A segment file has a header of 128 bytes, records from there on, and its digests at the end: the
 CRC-32C of the id of each record (1 in place of 0), 4 bytes, in the order of the records and growing
@@ -56,6 +57,7 @@ const (
 	manifestTempName = "MANIFEST.tmp"
 	spareName        = "SPARE"
 	segmentSuffix    = ".seg"
+	newSuffix        = ".new" // of a segment file until it has its header
 
 	digestSize = 4 // bytes
 )
@@ -92,7 +94,7 @@ type fileHeader struct {
 	store    storeID
 }
 
-// encode writes h to mem, the magic last: a file whose header was never finished has none.
+// encode writes h to mem, the magic last: a file that was not finished when the power went has none.
 func (h fileHeader) encode(mem []byte) {
 	binary.LittleEndian.PutUint32(mem[8:], formatVersion)
 	binary.LittleEndian.PutUint16(mem[12:], uint16(h.kind))
@@ -107,7 +109,8 @@ func (h fileHeader) encode(mem []byte) {
 	copy(mem, segmentMagic)
 }
 
-// errNoHeader means that the header of a file was never finished.
+// errNoHeader means that a file has no header: the power went before it reached the disk, or damage. After
+// a kill it is damage, since files get their names when they have their headers.
 var errNoHeader = errors.New("no header")
 
 // decodeFileHeader reads and checks the header of a mapped segment file.
@@ -242,10 +245,12 @@ type manifest struct {
 	pending []uint64
 }
 
+// manifestSize is the size of a manifest with so many ids.
+func manifestSize(ids int) int { return 2 * (manifestHeaderSize + 8*ids + 4) }
+
 // encode returns both copies.
 func (m manifest) encode() []byte {
-	size := manifestHeaderSize + 8*(len(m.listed)+len(m.pending)) + 4
-	b := make([]byte, manifestHeaderSize, 2*size)
+	b := make([]byte, manifestHeaderSize, manifestSize(len(m.listed)+len(m.pending)))
 	copy(b, manifestMagic)
 	binary.LittleEndian.PutUint32(b[8:], formatVersion)
 	binary.LittleEndian.PutUint32(b[12:], uint32(len(m.listed)))

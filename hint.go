@@ -13,8 +13,8 @@ import (
 /*
 The hint file is the index as Close left it, so that the next Open need not read the records. It is
 believed only when its checksums hold and it names exactly the segments of the manifest, each sealed at
-the tail the hint says: segments never change after that, and ids are never used again, so such a hint
-is true. Without one, Open reads everything.
+the tail the hint says: segments do not change while there is a hint, and ids are never used again, so
+such a hint is true. Without one, Open reads everything.
 
 	offset  bytes
 	0       8      magic "WARMHNT\x00"

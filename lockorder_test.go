@@ -24,6 +24,7 @@ func rankedLockers() []rankedLocker {
 		ln      rankedMutex[laneRank]
 		sh      rankedMutex[shardRank]
 		table   rankedMutex[tableRank]
+		rolling rankedMutex[rollRank]
 	)
 	content.init(1)
 	return []rankedLocker{
@@ -32,6 +33,7 @@ func rankedLockers() []rankedLocker {
 		{"lane", 2, ln.Lock, ln.Unlock},
 		{"shard", 3, sh.Lock, sh.Unlock},
 		{"table", 4, table.Lock, table.Unlock},
+		{"rolling", 0, rolling.Lock, rolling.Unlock},
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 )
 
 // mapPrivate returns memory the race detector watches.
@@ -48,6 +49,11 @@ func (m *mapping) sync(from, to int) error {
 		return err
 	}
 	return m.f.Sync()
+}
+
+// rename is called once at most: f goes on under the name it was opened with.
+func (m *mapping) rename(to string) error {
+	return os.Rename(m.f.Name(), filepath.Join(filepath.Dir(m.f.Name()), to))
 }
 
 func (m *mapping) close() error {

@@ -68,6 +68,15 @@ func (m *mapping) rewrite(from, to int) {
 	}
 }
 
+func (m *mapping) rename(to string) error {
+	path := filepath.Join(filepath.Dir(m.path), to)
+	if err := os.Rename(m.path, path); err != nil {
+		return err
+	}
+	m.path = path
+	return nil
+}
+
 // sync flushes the pages that hold the bytes from from to to. msync wants whole pages, and mmap-go
 // flushes what it is given.
 func (m *mapping) sync(from, to int) error {

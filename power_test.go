@@ -753,6 +753,38 @@ var powerPoints = []point{pointPutBody, pointPutAppended, pointDeleteAppended, p
 	pointFlushed, pointStateWritten, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
 	pointCloseSealed, pointCloseFlushed, pointRecoverScanned, pointRecoverSealed, pointRecoverListed}
 
+// A kill while a large content is copied leaves a file without a record. The next Open removes it.
+func TestPower_KillInLargePut(t *testing.T) {
+	for _, p := range []point{pointSegmentMade, pointPutBody} {
+		t.Run(strings.ReplaceAll(string(p), " ", "_"), func(t *testing.T) {
+			d := newShadow()
+			var killed *shadowFS
+			s, err := openShadow(d, shadowOptions(), hooks{at: func(q point) error {
+				if q == p {
+					killed = d.kill()
+				}
+				return nil
+			}})
+			require.NoError(t, err)
+			require.NoError(t, s.Put("large", make([]byte, 2<<20)))
+			require.NoError(t, s.Close())
+			for range 2 {
+				s, err = openShadow(killed, shadowOptions(), hooks{})
+				require.NoError(t, err)
+				require.Zero(t, s.Len())
+				names, err := killed.names()
+				require.NoError(t, err)
+				for _, name := range names {
+					_, isSegment := parseSegmentFileName(name)
+					require.False(t, isSegment, name)
+				}
+				require.NoError(t, s.Close())
+			}
+			require.NoError(t, killed.released(s))
+		})
+	}
+}
+
 // Random workloads, random instants, and crashes of the recovery.
 func TestPower_Random(t *testing.T) {
 	base := seeded(t).Uint64()
@@ -1274,6 +1306,62 @@ func TestPower_FullDiskOpens(t *testing.T) {
 	_, err = s.Compact(context.Background())
 	require.NoError(t, err)
 	fill(t, s, 300, 350, 1000)
+	require.NoError(t, s.Close())
+	require.NoError(t, d.released(s))
+}
+
+// What a compaction gives back on a full disk fills up what is kept back first: a writer that tries again
+// and again beside it gets nothing before.
+func TestPower_FullDiskAndGreedyWriter(t *testing.T) {
+	d := newShadow()
+	d.budget = 24 * minSegmentSize
+	opts := shadowOptions()
+	opts.Compaction.MaxOverhead = minSegmentSize
+	var s *Store
+	next := 0
+	greedy := func() {
+		for ; ; next++ {
+			if err := s.Put(idOf(next), contentOf(next, 0, 1000)); err != nil {
+				require.ErrorIs(t, err, ErrNoSpace)
+				return
+			}
+		}
+	}
+	opts.Compaction.OnProgress = func(p CompactionProgress) {
+		if p.Stage == StageSwap {
+			greedy()
+		}
+	}
+	s, err := openShadow(d, opts, hooks{hash: fixedHash})
+	require.NoError(t, err)
+	greedy()
+	for cycle := range 4 {
+		for i := range next {
+			if i%8 == cycle { // little is dead in each segment: many victims for one target
+				_, err := s.Delete(idOf(i))
+				require.NoError(t, err)
+			}
+		}
+		_, err = s.Compact(context.Background())
+		require.NoError(t, err, "compaction %d", cycle)
+		requireIntact(t, s)
+	}
+	require.NoError(t, s.Close())
+	require.NoError(t, d.released(s))
+}
+
+// The space kept back for a manifest grows with the number of segments.
+func TestPower_FullDiskWithManySegments(t *testing.T) {
+	d := newShadow()
+	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
+	require.NoError(t, err)
+	fill(t, s, 0, 300, 60_000) // one in each
+	require.GreaterOrEqual(t, s.disk.kept[manifestSpare], manifestSize(300))
+	d.budget = d.used
+	require.NoError(t, s.Sync(), "on a full disk")
+	deleteWhere(t, s, 0, 300, odd)
+	mustCompact(t, s)
+	requireContents(t, s, 0, 300, 60_000, func(i int) bool { return !odd(i) })
 	require.NoError(t, s.Close())
 	require.NoError(t, d.released(s))
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,6 +77,7 @@ func (s *Store) openDirectory(path string) error {
 func (s *Store) openDisk(files fileSystem, lock *os.File) error {
 	start := time.Now()
 	s.disk = &disk{fs: files, lock: lock, boot: s.bootID(), mapped: map[*byte]trackedMemory{}}
+	s.disk.kept = make([]int, s.spares())
 	s.disk.changed = sync.NewCond(&s.disk.mu)
 	s.disk.failed = func(err error) {
 		s.logLater(slog.LevelError, "sync failed, the store takes no more writes", "error", err)
@@ -178,6 +180,9 @@ func (r *recovery) run() (err error) {
 		return err
 	}
 	r.report()
+	if !r.s.opts.Repair { // which needs the hint, and that knows segments as they were
+		r.offerUnfilled()
+	}
 	return r.repair()
 }
 
@@ -265,11 +270,16 @@ func (r *recovery) openSegments() error {
 	listed, pending, present := setOf(r.manifest.listed), setOf(r.manifest.pending), map[uint64]bool{}
 	highest := r.manifest.next - 1
 	for _, name := range names {
-		id, ok := parseSegmentFileName(name)
+		base, unnamed := strings.CutSuffix(name, newSuffix)
+		id, ok := parseSegmentFileName(base)
 		if !ok {
 			continue // not ours
 		}
 		highest = max(highest, id)
+		if unnamed { // never finished
+			r.leftover = append(r.leftover, name)
+			continue
+		}
 		counts := listed[id] || id >= r.manifest.next || pending[id]
 		present[id], err = r.openSegment(id, listed[id], counts)
 		if err != nil {
@@ -317,8 +327,8 @@ func (r *recovery) examine(mem []byte, id uint64, listed, counts bool) (_ *recov
 	defer r.s.catchFault(armFaults(), &err)
 	name := segmentFileName(id)
 	h, err := decodeFileHeader(mem)
-	if errors.Is(err, errNoHeader) && r.powered && !allZero(mem[max(0, len(mem)-digestSize):]) {
-		err = errors.New("no header, and yet records: their first digest comes behind it")
+	if errors.Is(err, errNoHeader) && r.powered && counts {
+		err = errors.New("no header, without which it would not have its name")
 	}
 	ours := err == nil && h.id == id && (h.store == r.s.disk.store || r.s.disk.store == storeID{})
 	switch {
@@ -355,7 +365,7 @@ func (r *recovery) examine(mem []byte, id uint64, listed, counts bool) (_ *recov
 			return nil, &CorruptError{File: name, Reason: err.Error()}
 		}
 		if len(mem) < segmentHeaderSize {
-			return nil, nil
+			return nil, r.missing(id, err.Error())
 		}
 		r.s.opts.Logger.Error("repair goes on with a damaged segment", "file", name, "error", err)
 		f.damaged = true
@@ -721,6 +731,7 @@ func (r *recovery) dropTombstones() {
 // settle makes what was found durable, and the directory as a running store has it.
 func (r *recovery) settle() error {
 	s, d := r.s, r.s.disk
+	r.dropEmpty()
 	for _, f := range r.found {
 		if err := r.settleSegment(f); err != nil {
 			return err
@@ -758,6 +769,42 @@ func (r *recovery) settle() error {
 	}
 	s.keepSpares()
 	return nil
+}
+
+// dropEmpty takes segments without a record out of the store: the process ended between making and
+// filling them, a large one while its content was copied.
+func (r *recovery) dropEmpty() {
+	s := r.s
+	var empty []*segment
+	r.found = slices.DeleteFunc(r.found, func(f *recovered) bool {
+		if f.damaged || f.seg.recordBytes() > 0 {
+			return false
+		}
+		empty = append(empty, f.seg)
+		return true
+	})
+	s.contentMu.Lock()
+	s.segments.removeLocked(empty)
+	s.contentMu.Unlock()
+	s.segments.reuse(empty)
+	for _, seg := range empty {
+		r.leftover = append(r.leftover, seg.name())
+		if s.retire(seg) {
+			s.free(seg)
+		}
+	}
+}
+
+// offerUnfilled lets lanes go on in segments that have room.
+func (r *recovery) offerUnfilled() {
+	var segs []*segment
+	for _, f := range r.found {
+		seg := f.seg
+		if seg.kind == kindLane && !seg.large && seg.early.Load() && len(seg.mem) == r.s.opts.SegmentSize && !f.damaged {
+			segs = append(segs, seg)
+		}
+	}
+	r.s.segments.setUnfilled(segs)
 }
 
 // settleSegment seals a segment at the end of its records.

@@ -119,12 +119,25 @@ func (r *recovery) replace(damaged []*segment) error {
 
 // bury writes a tombstone for an id that is in no slot.
 func (r *recovery) bury(id string) error {
+	p := tombstoneOf(id)
+	err := r.tryBury(&p)
+	if err == errNoRoom { //nolint:errorlint // never wrapped: it is no error
+		err = r.s.withRoom(&p, func() error { return r.tryBury(&p) })
+	}
+	return err
+}
+
+func (r *recovery) tryBury(p *put) error {
 	s := r.s
-	sh, _ := s.place(id)
+	sh, _ := s.place(p.id)
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	sh.lane.mu.Lock()
 	defer sh.lane.mu.Unlock()
-	return s.appendTombstone(sh.lane, id)
+	err := s.appendTombstone(sh.lane, p)
+	if err == nil && p.large != nil {
+		p.large.seal(false)
+	}
+	return err
 }
 
 // rescue writes the live memories and the tombstones of a damaged segment anew.

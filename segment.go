@@ -2,6 +2,7 @@ package warmtier
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -271,10 +272,17 @@ func (r *retiredSegments) all() []*segment {
 // free unmaps a segment nobody can reach.
 func (s *Store) free(seg *segment) {
 	if seg.file != nil {
-		s.detach(seg)
+		s.warn("segment file could not be unmapped", s.detach(seg))
 		return
 	}
 	s.release(seg.mem)
+}
+
+// warn logs what no caller can do anything about, unless err is nil. Any lock may be held.
+func (s *Store) warn(what string, err error) {
+	if err != nil {
+		s.logLater(slog.LevelWarn, what, "error", err)
+	}
 }
 
 // release unmaps mem. No call can do anything about a failure, so it is logged.
@@ -293,6 +301,9 @@ type segmentTable struct {
 	free    []int // entries that were, and are empty
 	lastID  uint64
 	pending map[uint64]bool // ids of segments that lanes have asked for and not published yet
+	// unfilled are segments of lanes that the last Close, or this Open, sealed with room left. A lane that
+	// needs one goes on with one of these, until the first compaction.
+	unfilled []*segment
 }
 
 // at returns the segment at index, nil when there is none.
@@ -314,6 +325,13 @@ func (t *segmentTable) all() []*segment {
 		}
 	}
 	return list
+}
+
+// count is how many segments the table has a place for that is taken.
+func (t *segmentTable) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.used - len(t.free)
 }
 
 // newID draws an id. One for a lane is pending until publish or abandon: a manifest written meanwhile
@@ -419,8 +437,9 @@ type lane struct {
 }
 
 type laneState struct {
-	mu     rankedMutex[laneRank]
-	active *segment // guarded by mu; nil before the first record, and after a seal
+	rolling rankedMutex[rollRank] // held by who makes the next active segment
+	mu      rankedMutex[laneRank]
+	active  *segment // guarded by mu; set by who has rolling too, but for seals
 }
 
 // segmentSpec says what segment is wanted.
@@ -440,6 +459,7 @@ func (s *Store) createSegment(spec segmentSpec) (*segment, error) {
 		return nil, err
 	}
 	seg.large = spec.large
+	_ = s.reach(pointSegmentMade)
 	return seg, nil
 }
 
@@ -454,40 +474,113 @@ func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
 	return newSegment(id, mem, spec.kind), nil
 }
 
-// discardSegment gets rid of a segment that never was in the table.
-func (s *Store) discardSegment(seg *segment) {
+// discardSegment gets rid of a segment that never was in the table. What goes wrong goes with the error
+// that made it useless.
+func (s *Store) discardSegment(seg *segment) error {
 	s.segments.abandon(seg.id)
-	s.free(seg)
-	s.removeFile(seg)
+	if seg.file == nil {
+		return s.mapper.release(seg.mem)
+	}
+	err := s.detach(seg)
+	_ = s.reach(pointUnlink)
+	return errors.Join(err, s.disk.fs.remove(seg.name()))
 }
 
-// reserveLocked returns a segment with room for a record of size bytes at its tail. A lane that rolls
-// publishes the new segment with contentMu read-held: between swaps the table only grows. REQUIRES:
-// ln.mu held, contentMu read-held.
-func (s *Store) reserveLocked(ln *lane, size int, tombstone bool) (*segment, error) {
-	if seg := ln.active; seg != nil && seg.room(1) >= size && (tombstone || !seg.spare) {
-		return seg, nil
+// errNoRoom says that a record needs a segment that is not there yet.
+var errNoRoom = errors.New("warmtier: internal: no room")
+
+// withRoom calls try, which appends p or returns errNoRoom, each time with a segment more. Making one
+// takes milliseconds, so it is done with no lock held: a swap that had to wait for it would stop every
+// reader behind it. Close waits, or it would leave files to the next owner of the directory that this
+// call removes when try fails.
+func (s *Store) withRoom(p *put, try func() error) error {
+	done, err := s.enter()
+	if err != nil {
+		return err
+	}
+	defer done()
+	for err = errNoRoom; err == errNoRoom; { //nolint:errorlint // never wrapped: it is no error
+		if err = s.makeRoom(p); err == nil {
+			err = try()
+		}
+	}
+	if p.large == nil || p.written {
+		return err
+	}
+	failed := s.discardSegment(p.large)
+	if err == nil { // there was nothing to delete
+		s.warn("segment could not be given back", failed)
+		return nil
+	}
+	return errors.Join(err, failed)
+}
+
+// makeRoom gives p a segment of its own with the body of p in it, or the lane of its id a new active
+// segment. REQUIRES: no lock held.
+func (s *Store) makeRoom(p *put) (err error) {
+	assertUnlocked()
+	if p.size > s.largestFor(p.kind) {
+		p.large, err = s.newLargeSegment(p)
+		return err
+	}
+	sh, _ := s.place(p.id)
+	return s.roll(sh.lane, p)
+}
+
+// hasRoomLocked reports whether the active segment of ln takes a record of p's size. REQUIRES: ln.mu held.
+func (ln *lane) hasRoomLocked(p *put) bool {
+	seg := ln.active
+	return seg != nil && seg.room(1) >= p.size && (p.kind == kindTombstone || !seg.spare)
+}
+
+// roll gives ln an active segment with room for p, unless somebody else has done that meanwhile.
+func (s *Store) roll(ln *lane, p *put) error {
+	ln.rolling.Lock()
+	defer ln.rolling.Unlock()
+	ln.mu.Lock()
+	enough := ln.hasRoomLocked(p)
+	ln.mu.Unlock()
+	if enough {
+		return nil
+	}
+	if seg := s.takeUnfilled(p.size); seg != nil {
+		s.goOn(ln, seg)
+		return nil
 	}
 	spec := segmentSpec{kind: kindLane, size: s.opts.SegmentSize}
-	if tombstone {
-		spec.least = segmentSizeFor(size)
+	if p.kind == kindTombstone {
+		spec.least = segmentSizeFor(p.size)
 	}
 	seg, err := s.createSegment(spec)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.segments.assign(seg, s.maxSegments()); err != nil {
-		s.discardSegment(seg)
-		return nil, err
+		return errors.Join(err, s.discardSegment(seg))
 	}
+	s.install(ln, seg)
+	return nil
+}
+
+// install makes seg the active segment of ln. It publishes with contentMu read-held: between swaps the
+// table only grows. REQUIRES: ln.rolling held, so that the lane has got no other one meanwhile.
+func (s *Store) install(ln *lane, seg *segment) {
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
 	s.segments.publish(seg)
+	s.activateLocked(ln, seg)
+}
+
+// activateLocked seals the active segment of ln and makes seg the next one. REQUIRES: ln.mu held, contentMu
+// read-held, seg in the table.
+func (s *Store) activateLocked(ln *lane, seg *segment) {
 	_ = s.reach(pointLaneRolled)
 	if ln.active != nil {
 		ln.active.seal(int64(ln.active.room(1)) > s.mergeableRoom())
 		s.logSealed(ln.active)
 	}
 	ln.active = seg
-	return seg, nil
 }
 
 // mergeableRoom is the room from which on a sealed segment counts as sealed early.
@@ -502,7 +595,7 @@ func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
 	}
 	defer func() {
 		if err != nil {
-			s.discardSegment(seg)
+			err = errors.Join(err, s.discardSegment(seg))
 			seg = nil
 		}
 	}()
@@ -515,18 +608,25 @@ func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
 func segmentSizeFor(size int) int { return roundUp(segmentHeaderSize+size+2*digestSize, pageSize) }
 
 // sealLanes seals the active segments of which at least a share of threshold (0: any) is dead, and that
-// hold a record. Lanes get a new one with their next record.
+// hold a record. Lanes get a new one with their next record: from here on none goes on in a segment that
+// was sealed.
 func (s *Store) sealLanes(threshold float64) {
-	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	s.segments.setUnfilled(nil)
 	for i := range s.lanes {
-		ln := &s.lanes[i]
-		ln.mu.Lock()
-		if seg := ln.active; seg != nil && seg.recordBytes() > 0 &&
-			fragmentation(seg.deadBytes(), seg.recordBytes()) >= threshold {
-			ln.active.seal(true)
-			s.logSealed(ln.active)
-			ln.active = nil
-		}
-		ln.mu.Unlock()
+		s.sealLane(&s.lanes[i], threshold)
+	}
+}
+
+func (s *Store) sealLane(ln *lane, threshold float64) {
+	ln.rolling.Lock() // a lane that is about to go on in a segment does so before it is sealed
+	defer ln.rolling.Unlock()
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if seg := ln.active; seg != nil && seg.recordBytes() > 0 &&
+		fragmentation(seg.deadBytes(), seg.recordBytes()) >= threshold {
+		seg.seal(true)
+		s.logSealed(seg)
+		ln.active = nil
 	}
 }

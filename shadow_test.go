@@ -223,7 +223,7 @@ func (d *shadowFS) create(name string, size int) (mappedFile, error) {
 	}
 	f := &shadowFile{current: make([]byte, size), links: 1}
 	d.log(dirOperation{kind: callCreate, name: name, file: f})
-	return d.mapShadow(f), nil
+	return d.mapShadow(name, f), nil
 }
 
 func (d *shadowFS) missing(call, name string) error {
@@ -242,7 +242,7 @@ func (d *shadowFS) open(name string, _ bool) (mappedFile, error) {
 	case len(f.current) == 0:
 		return emptyFile{}, nil
 	}
-	return d.mapShadow(f), nil
+	return d.mapShadow(name, f), nil
 }
 
 func (d *shadowFS) readFile(name string) ([]byte, error) {
@@ -441,19 +441,28 @@ type shadowMapping struct {
 	d    *shadowFS
 	file *shadowFile
 	mem  []byte
+	name string
 }
 
 // mapShadow maps f. REQUIRES: d.mu held.
-func (d *shadowFS) mapShadow(f *shadowFile) mappedFile {
+func (d *shadowFS) mapShadow(name string, f *shadowFile) mappedFile {
 	if f.mappings > 0 {
 		panic("shadow: the store maps a file twice")
 	}
 	f.mappings++
 	d.mappings++
-	return &shadowMapping{d: d, file: f, mem: f.current}
+	return &shadowMapping{d: d, file: f, mem: f.current, name: name}
 }
 
 func (m *shadowMapping) bytes() []byte { return m.mem }
+
+func (m *shadowMapping) rename(to string) error {
+	err := m.d.rename(m.name, to)
+	if err == nil {
+		m.name = to
+	}
+	return err
+}
 
 func (m *shadowMapping) sync(from, to int) error {
 	skipped, err := m.d.enter(callSync, "")

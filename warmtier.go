@@ -32,12 +32,14 @@ import (
 type rank interface{ rank() int }
 
 type (
+	rollRank    struct{}
 	contentRank struct{}
 	laneRank    struct{}
 	shardRank   struct{}
 	tableRank   struct{}
 )
 
+func (rollRank) rank() int    { return 0 }
 func (contentRank) rank() int { return 1 }
 func (laneRank) rank() int    { return 2 }
 func (shardRank) rank() int   { return 3 }
@@ -61,8 +63,8 @@ type Store struct {
 	hashSeed maphash.Seed
 	disk     *disk // nil in a memory store
 
-	// Lock order: contentMu < lane.mu < shard.mu < segmentTable.mu; "a < b" means a must be
-	// acquired before b if both are held. No goroutine holds two locks of one kind, or one lock
+	// Lock order: lane.rolling < contentMu < lane.mu < shard.mu < segmentTable.mu; "a < b" means a
+	// must be acquired before b if both are held. No goroutine holds two locks of one kind, or one lock
 	// twice, not even for reading. No user code runs with any of them held.
 	//
 	// contentMu is the lock of the content buffer. Read-held: the segments in the table stay there,
@@ -75,7 +77,8 @@ type Store struct {
 	closed     bool // guarded by contentMu
 
 	// lane.mu makes one writer at a time of all who write to the lane's shards, and guards the
-	// lane's active segment. A segment may be mapped under it, and one record written.
+	// lane's active segment. One record is written under it. A segment is made under lane.rolling,
+	// for which only those wait that need it.
 	lanes []lane
 
 	// shard.mu guards one part of the index. Slots are written under it, and read by all who cannot
@@ -233,29 +236,43 @@ func (s *Store) putDurably(id string, content []byte, load *flight) error {
 	if len(content) > MaxContentLen {
 		return fmt.Errorf("%w: %d bytes, limit %d", ErrContentTooLarge, len(content), MaxContentLen)
 	}
-	size := recordSize(len(id), len(content))
-	p := put{id: id, content: content, kind: kindMemory, size: size, sum: checksum(content), load: load}
-	if size > s.largeSize() {
-		// Mapped and filled before any lock is taken: it may take a second.
-		seg, err := s.newLargeSegment(&p)
-		if err != nil {
-			return err
-		}
-		p.large = seg
+	done, err := s.enterSynced()
+	if err != nil {
+		return err
+	}
+	defer done()
+	p := put{
+		id: id, content: content, kind: kindMemory, size: recordSize(len(id), len(content)),
+		sum: checksum(content), load: load,
 	}
 	if err := s.put(&p); err != nil {
-		if p.large != nil {
-			s.discardSegment(p.large)
-		}
 		return err
 	}
 	s.trimLimbo()
 	return s.makeDurable()
 }
 
+// enterSynced is enter for calls that end with a flush: Close waits for them, and then nobody flushes
+// while it takes the segments out of the table. Others pay nothing.
+func (s *Store) enterSynced() (done func(), err error) {
+	if s.disk == nil || !s.opts.SyncWrites {
+		return func() {}, nil
+	}
+	return s.enter()
+}
+
 // largeSize is the size of the largest record that shares a segment with others.
 func (s *Store) largeSize() int {
 	return min(s.largestShared(), max(s.opts.SegmentSize/largeShare, minLargeSize))
+}
+
+// largestFor is the size of the largest record of a kind that shares a segment. A tombstone needs one of
+// its own only when its id has nearly the size of the smallest segment.
+func (s *Store) largestFor(kind byte) int {
+	if kind == kindTombstone {
+		return s.largestShared()
+	}
+	return s.largeSize()
 }
 
 // largestShared is the size of the largest record that fits a segment of SegmentSize.
@@ -270,16 +287,32 @@ type put struct {
 	sum     uint32   // of content
 	large   *segment // holds the body of a large record already, else nil
 	load    *flight  // that content is from; nil for a Put
+	written bool     // the record is in a segment of the table
 }
 
-// put appends the record and points the index to it. The order gives readers either the old record
-// or the whole new one: bytes, tail, index.
+// put is tryPut, with the segments it needs.
+func (s *Store) put(p *put) error {
+	if p.size <= s.largeSize() {
+		if err := s.tryPut(p); err != errNoRoom { //nolint:errorlint // never wrapped: it is no error
+			return err
+		}
+	}
+	return s.putWithRoom(*p)
+}
+
+// putWithRoom has a p of its own, so that only a Put that comes here allocates one.
+func (s *Store) putWithRoom(p put) error {
+	return s.withRoom(&p, func() error { return s.tryPut(&p) })
+}
+
+// tryPut appends the record and points the index to it; errNoRoom when it lacks a segment. The order
+// gives readers either the old record or the whole new one: bytes, tail, index.
 //
 // The look-up comes before the lane's lock: it may wait for memory twice, for the slot and for the old
 // record, and other writers of the lane need not wait with it. What it found is still so under the lock
 // if the shard has the same table with the same slot in the same place: then that record has not been
 // superseded or moved.
-func (s *Store) put(p *put) (err error) {
+func (s *Store) tryPut(p *put) (err error) {
 	if s.disk != nil {
 		defer s.catchFault(armFaults(), &err)
 	}
@@ -326,10 +359,12 @@ func (s *Store) put(p *put) (err error) {
 // before that leaves no trace of it. REQUIRES: ln.mu held, contentMu read-held.
 func (s *Store) appendLocked(ln *lane, p *put) (seg *segment, err error) {
 	seg = p.large
-	if seg == nil {
-		if seg, err = s.reserveLocked(ln, p.size, p.kind == kindTombstone); err != nil {
-			return nil, err
-		}
+	switch {
+	case seg != nil:
+	case !ln.hasRoomLocked(p):
+		return nil, errNoRoom
+	default:
+		seg = ln.active
 	}
 	tail := int(seg.tail.Load())
 	rec := seg.mem[tail : tail+p.size]
@@ -356,6 +391,7 @@ func (s *Store) appendLocked(ln *lane, p *put) (seg *segment, err error) {
 		}
 		s.segments.publish(seg)
 	}
+	p.written = true
 	return seg, nil
 }
 
@@ -397,6 +433,11 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 	if err := s.checkWrite(id); err != nil {
 		return false, err
 	}
+	done, err := s.enterSynced()
+	if err != nil {
+		return false, err
+	}
+	defer done()
 	existed, err = s.remove(id)
 	if existed && err == nil {
 		s.trimLimbo()
@@ -405,12 +446,35 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 	return existed, err
 }
 
-// remove is Delete up to the point where the deletion is visible.
+// tombstoneOf is the record of a deletion.
+func tombstoneOf(id string) put {
+	return put{id: id, kind: kindTombstone, size: recordSize(len(id), 0), sum: checksum(nil)}
+}
+
+// remove is tryRemove, with the segments it needs.
 func (s *Store) remove(id string) (existed bool, err error) {
+	p := tombstoneOf(id)
+	existed, err = s.tryRemove(&p)
+	if err != errNoRoom { //nolint:errorlint // never wrapped: it is no error
+		return existed, err
+	}
+	return s.removeWithRoom(p)
+}
+
+func (s *Store) removeWithRoom(p put) (existed bool, err error) {
+	err = s.withRoom(&p, func() (err error) {
+		existed, err = s.tryRemove(&p)
+		return err
+	})
+	return existed, err
+}
+
+// tryRemove is Delete up to the point where the deletion is visible; errNoRoom when it lacks a segment.
+func (s *Store) tryRemove(p *put) (existed bool, err error) {
 	if s.disk != nil {
 		defer s.catchFault(armFaults(), &err)
 	}
-	sh, tag := s.place(id)
+	sh, tag := s.place(p.id)
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	if s.closed {
 		return false, ErrClosed
@@ -420,50 +484,42 @@ func (s *Store) remove(id string) (existed bool, err error) {
 	defer ln.mu.Unlock()
 
 	var m match
-	exists, err := s.probe(&m, sh, tag, id)
+	exists, err := s.probe(&m, sh, tag, p.id)
 	if err == nil && !exists {
 		sh.deleteMisses.Add(1)
-		s.loads.supersede(id)
+		s.loads.supersede(p.id)
 	}
 	if err != nil || !exists {
 		return false, err
 	}
-	if err := s.appendTombstone(ln, id); err != nil {
+	if err := s.appendTombstone(ln, p); err != nil {
 		return false, err
 	}
 	_ = s.reach(pointDeleteAppended)
 	s.removeSlot(sh, m.pos, m.h.size())
-	s.loads.supersede(id)
+	s.loads.supersede(p.id)
+	if p.large != nil {
+		p.large.seal(false) // not earlier: a compaction would find nothing dead that it is needed for
+	}
 	// A table that cannot be made smaller stays as it is: nothing is wrong with it.
 	_ = s.prepare(sh, int(sh.memories.Load()))
 	return true, nil
 }
 
 // appendTombstone records a deletion in a directory store, where the records of the memory may be
-// found again. REQUIRES: as appendLocked.
-func (s *Store) appendTombstone(ln *lane, id string) error {
+// found again. The caller seals a segment made for it. REQUIRES: as appendLocked.
+func (s *Store) appendTombstone(ln *lane, p *put) error {
 	if s.disk == nil {
 		return nil
 	}
-	p := &put{id: id, kind: kindTombstone, size: recordSize(len(id), 0), sum: checksum(nil)}
-	if p.size > s.largestShared() { // an id of nearly the size of the smallest segment
-		seg, err := s.newLargeSegment(p)
-		if err != nil {
-			return err
-		}
-		p.large = seg
+	if p.size > s.largestShared() && p.large == nil {
+		return errNoRoom
 	}
 	seg, err := s.appendLocked(ln, p)
 	if err != nil {
-		if p.large != nil {
-			s.discardSegment(p.large)
-		}
 		return err
 	}
 	seg.holdsTombstone(int(seg.tail.Load())-p.size, p.size)
-	if p.large != nil {
-		seg.seal(false)
-	}
 	return nil
 }
 
@@ -900,9 +956,10 @@ func (s *Store) step(id string, b *idBatch, yield func(string, []byte) bool) (mo
 }
 
 // Close ends the background work, cancels a running compaction and waits for it, and unmaps the
-// store. It does not wait for callbacks of [Store.View] and loops over [Store.All]: what they hold
-// stays mapped until they return. Later calls, and calls meanwhile, wait for the first and return
-// nil. It must not be called from CompactionOptions.OnProgress.
+// store. It waits for calls that are making a segment or, with SyncWrites, flush. It does not wait for
+// callbacks of [Store.View] and loops over [Store.All]: what they hold stays mapped until they return.
+// Later calls, and calls meanwhile, wait for the first and return nil. It must not be called from
+// CompactionOptions.OnProgress.
 func (s *Store) Close() error {
 	s.lifeMu.Lock()
 	first := !s.closing
@@ -948,20 +1005,29 @@ func (s *Store) Close() error {
 	return err
 }
 
-// begin registers work that Close waits for. The work ends with done, and early when ctx, the
-// context it is given, is cancelled by the caller or by Close.
-func (s *Store) begin(parent context.Context) (ctx context.Context, done func(), err error) {
+// enter registers work that Close waits for, until done.
+func (s *Store) enter() (done func(), err error) {
 	s.lifeMu.Lock()
 	defer s.lifeMu.Unlock()
 	if s.closing {
-		return nil, nil, ErrClosed
+		return nil, ErrClosed
 	}
 	s.running.Add(1)
+	return s.running.Done, nil
+}
+
+// begin is enter for work that ends early when ctx, the context it is given, is cancelled by the caller
+// or by Close.
+func (s *Store) begin(parent context.Context) (ctx context.Context, done func(), err error) {
+	left, err := s.enter()
+	if err != nil {
+		return nil, nil, err
+	}
 	ctx, cancel := context.WithCancelCause(parent)
 	stop := context.AfterFunc(s.lifetime, func() { cancel(ErrClosed) })
 	return ctx, func() {
 		stop()
 		cancel(nil)
-		s.running.Done()
+		left()
 	}, nil
 }
