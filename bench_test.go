@@ -314,6 +314,33 @@ func BenchmarkGet(b *testing.B) {
 
 func BenchmarkAppendContent(b *testing.B) { benchCall(b, "uniform", newAppendContent) }
 
+// newGetMany is one id of a batch per call, so that its figures compare with those of one Get.
+func newGetMany(f *benchStore, ids *idStream) func() error {
+	list := make([]string, 0, batchIDs)
+	var failed error
+	check := func(_ int, content []byte, err error) {
+		if err == nil {
+			err = f.checkLen(content)
+		}
+		if err != nil {
+			failed = err
+		}
+	}
+	return func() error {
+		if list = append(list, ids.next()); len(list) < batchIDs {
+			return nil
+		}
+		err := f.GetMany(list, check)
+		list = list[:0]
+		if err != nil {
+			return err
+		}
+		return failed
+	}
+}
+
+func BenchmarkGetMany(b *testing.B) { benchCall(b, "uniform", newGetMany) }
+
 func BenchmarkView(b *testing.B) { benchCall(b, "uniform", newView) }
 
 // upkeep compacts a store each time as many memories were overwritten as it has.

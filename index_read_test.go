@@ -1,0 +1,267 @@
+package warmtier
+
+import (
+	"fmt"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+)
+
+// oneTag is a hash that gives all ids the same shard and tag: their slots lie side by side in the order
+// of their first Puts, and each look-up passes those before its own.
+func oneTag(string) uint64 { return 7<<(64-shardBits) | 12345<<(64-shardBits-tagBits) }
+
+// Goal: an id that is there throughout is found while a removal moves its slot to where the reader has
+// been already: a miss counts only when no removal came between.
+//
+// The interleaving: slots A, B, X side by side. The reader has passed B; A is deleted, so B and X move
+// back, and the reader finds nothing behind B. It looks again, passes B, now the first; B is deleted, X
+// moves to its place, and the reader finds nothing again.
+func TestFind_RemovalMovesSlotPastReader(t *testing.T) {
+	s := openTest(t, quiet(), hooks{hash: oneTag})
+	fill(t, s, 0, 3, 50)
+	remove := func(i int) func() {
+		return func() {
+			if err := deletePresent(s, i); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	// Passings: A, B of the first probe; B of the second.
+	s.hooks.at = both(doAt(pointFindOther, 2, remove(0)), doAt(pointFindOther, 3, remove(1)))
+	got, err := s.Get(idOf(2))
+	s.hooks.at = nil
+	require.NoError(t, err)
+	require.Equal(t, contentOf(2, 0, 50), got)
+	require.Equal(t, 1, s.Len())
+	require.Zero(t, s.Stats().Misses)
+}
+
+// Goal: a reader that meets a removal at every attempt ends with the shard's lock, and is right.
+//
+// Method: each time the reader has passed the last slot before X, the first one is removed, until it has
+// no attempt left.
+func TestFind_RemovalAtEveryAttempt(t *testing.T) {
+	s := openTest(t, quiet(), hooks{hash: oneTag})
+	const others = missAttempts + 3
+	fill(t, s, 0, others+1, 50)
+	passed, removed := 0, 0
+	s.hooks.at = func(p point) error {
+		if p != pointFindOther || removed > missAttempts {
+			return nil
+		}
+		if passed++; passed < others-removed {
+			return nil
+		}
+		next := removed
+		passed, removed = 0, missAttempts+1 // the Delete itself passes others
+		elsewhere(func() {
+			if err := deletePresent(s, next); err != nil {
+				t.Error(err)
+			}
+		})
+		removed = next + 1
+		return nil
+	}
+	got, err := s.Get(idOf(others))
+	s.hooks.at = nil
+	require.NoError(t, err)
+	require.Equal(t, contentOf(others, 0, 50), got)
+	require.Equal(t, missAttempts+1, removed, "attempts that a removal came between")
+}
+
+// Goal: a removal never leaves a moment in which a slot that stays is in neither place. Method: the slots
+// after each single store of a removal, made again by hand from the stores that a removal does.
+func TestTable_RemovalKeepsEverySlotFindable(t *testing.T) {
+	rnd := seeded(t)
+	for range 2000 {
+		tab := make(table, 16)
+		var present []slot
+		for i := range 11 {
+			w := makeSlot(rnd.Uint32N(tagCount), location(i+1))
+			tab.insert(w)
+			present = append(present, w)
+		}
+		gone := present[rnd.IntN(len(present))]
+		pos, _ := tab.find(gone)
+		after := append(table(nil), tab...)
+		after.remove(pos)
+		// Every store of a removal goes to the hole, which moves forward: replay them one by one.
+		for hole := pos; tab[hole] != after[hole] || after[hole] != 0; hole = tab.next(hole) {
+			tab[hole] = after[hole]
+			for _, w := range present {
+				require.True(t, w == gone || contains(tab, w), "slot %#x in neither place", w)
+			}
+			if after[hole] == 0 {
+				break
+			}
+		}
+		require.Equal(t, after, tab)
+	}
+}
+
+func contains(t table, w slot) bool {
+	for _, v := range t {
+		if v == w {
+			return true
+		}
+	}
+	return false
+}
+
+// Goal: what a Put found before it took the lane's lock is not believed when something came between.
+//
+// The interleaving: the Put has its id's slot and record; before it has the lane's lock the memory is
+// overwritten with another length, deleted, deleted and stored again, moved to another position by the
+// removal of a neighbour, moved to another segment by a compaction, or the table is replaced. A Put that
+// believes its first look-up counts the wrong dead bytes, or writes over another id's slot.
+func TestPut_FoundBeforeLaneLock(t *testing.T) {
+	const id = 2
+	for name, between := range map[string]func(t *testing.T, s *Store){
+		"overwritten": func(t *testing.T, s *Store) { require.NoError(t, s.Put(idOf(id), contentOf(id, 1, 500))) },
+		"deleted":     func(t *testing.T, s *Store) { require.NoError(t, deletePresent(s, id)) },
+		"stored again": func(t *testing.T, s *Store) {
+			require.NoError(t, deletePresent(s, id))
+			require.NoError(t, s.Put(idOf(id), contentOf(id, 1, 500)))
+		},
+		"neighbour removed": func(t *testing.T, s *Store) { require.NoError(t, deletePresent(s, 0)) },
+		"moved by a compaction": func(t *testing.T, s *Store) {
+			require.NoError(t, s.Put(idOf(3), contentOf(3, 1, 50))) // something dead
+		},
+		"table replaced": func(t *testing.T, s *Store) {
+			sh, _ := s.place("")
+			before := sh.table.Load()
+			for i := 1000; sh.table.Load() == before; i++ {
+				require.NoError(t, s.Put(idOf(i), nil))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openTest(t, quiet(), hooks{hash: oneLaneOrTag(name)})
+			fill(t, s, 0, 4, 50)
+			compacted := make(chan error, 1)
+			committed := make(chan struct{})
+			s.hooks.at = both(doAt(pointPutFound, 1, func() {
+				between(t, s)
+				if name == "moved by a compaction" { // its swap waits for the Put
+					go func() {
+						_, err := s.Compact(t.Context())
+						compacted <- err
+					}()
+					<-committed
+				} else {
+					compacted <- nil
+				}
+			}), doAt(pointCompactCommitted, 1, func() { close(committed) }))
+			require.NoError(t, s.Put(idOf(id), contentOf(id, 2, 90)))
+			require.NoError(t, <-compacted)
+			s.hooks.at = nil
+			got, err := s.Get(idOf(id))
+			require.NoError(t, err)
+			require.Equal(t, contentOf(id, 2, 90), got)
+			requireIntact(t, s)
+		})
+	}
+}
+
+// oneLaneOrTag spreads the tags where a table has to be filled.
+func oneLaneOrTag(name string) func(string) uint64 {
+	if name == "table replaced" {
+		return oneLane
+	}
+	return oneTag
+}
+
+// Goal: a table that was replaced stays mapped for readers that are in it (I7), and its memory comes back
+// afterwards, also when no compaction runs.
+//
+// The interleaving: a reader has loaded a table and the first slot. Puts replace the table, several times.
+// The reader loads the next slot.
+func TestFind_TableReplacedUnderReader(t *testing.T) {
+	// All ids of the test share a tag but those that make the table grow.
+	s := openTest(t, quiet(), hooks{hash: func(id string) uint64 {
+		if id < idOf(10) {
+			return oneTag(id)
+		}
+		return 7<<(64-shardBits) | oneLane(id)>>shardBits
+	}})
+	fill(t, s, 0, 3, 50)
+	sh, _ := s.place(idOf(0))
+	s.hooks.at = doAt(pointFindOther, 1, func() {
+		before := sh.table.Load()
+		for i, replaced := 10, 0; replaced < 3; i++ {
+			if err := s.Put(idOf(i), nil); err != nil {
+				t.Error(err)
+			}
+			if now := sh.table.Load(); now != before {
+				before = now
+				replaced++
+			}
+		}
+		if s.limbo.bytes.Load() == 0 {
+			t.Error("no table waits, though a reader is in one")
+		}
+	})
+	got, err := s.Get(idOf(2))
+	s.hooks.at = nil
+	require.NoError(t, err)
+	require.Equal(t, contentOf(2, 0, 50), got)
+	s.emptyLimbo()
+	st := s.Stats()
+	require.Equal(t, int64(sh.current().slots()*slotSize), st.IndexBytes)
+	require.Equal(t, st.IndexBytes+int64(s.activeBytes()), st.MappedBytes)
+}
+
+// Goal: what waits in limbo is bounded by writes alone, and a write that gives it back waits for readers.
+//
+// Method: a store grows and shrinks; then a reader stays inside while a write trims.
+func TestLimbo_Bounded(t *testing.T) {
+	s := openTest(t, quiet(), hooks{})
+	bound := func() int64 { return max(leastLimbo, s.tableBytes.Load()/8) }
+	const n = 120_000
+	for i := range n {
+		require.NoError(t, s.Put(idOf(i), nil))
+		require.LessOrEqual(t, s.limbo.bytes.Load(), bound())
+	}
+	require.Positive(t, s.Stats().MaxSwapPause, "the trim of the limbo holds the lock too")
+	for i := range n {
+		_, err := s.Delete(idOf(i))
+		require.NoError(t, err)
+		require.LessOrEqual(t, s.limbo.bytes.Load(), bound())
+	}
+	mem, err := s.mapper.acquire(2 * leastLimbo)
+	require.NoError(t, err)
+	hold := s.contentMu.RLock()
+	s.limbo.add(tableOf(mem))
+	trimmed := make(chan struct{})
+	go func() {
+		s.trimLimbo()
+		close(trimmed)
+	}()
+	for s.contentMu.biased.Load() {
+		waitFor(1, func() bool { return false })
+	}
+	require.True(t, stays(func() bool { return s.limbo.bytes.Load() > 0 }), "given back under a reader")
+	s.contentMu.RUnlock(hold)
+	<-trimmed
+	require.Zero(t, s.limbo.bytes.Load())
+}
+
+// Goal: what readers load does not share a cache line with what writers and compactions write.
+func TestLayout_ReadersApartFromWriters(t *testing.T) {
+	apart := func(what string, lastRead, firstWritten uintptr) {
+		t.Helper()
+		require.GreaterOrEqual(t, firstWritten, lastRead+lineSize, fmt.Sprintf("%s: %d, %d", what, lastRead, firstWritten))
+	}
+	var seg segment
+	read := max(unsafe.Offsetof(seg.mem), unsafe.Offsetof(seg.tail), unsafe.Offsetof(seg.seed), unsafe.Offsetof(seg.index))
+	apart("segment", read, min(unsafe.Offsetof(seg.live), unsafe.Offsetof(seg.refs), unsafe.Offsetof(seg.records)))
+	apart("segment and what follows it", unsafe.Offsetof(seg.synced), unsafe.Sizeof(seg))
+	var sh shard
+	apart("shard", unsafe.Offsetof(sh.table), unsafe.Offsetof(sh.mu))
+	require.Zero(t, unsafe.Sizeof(readerSlot{})%cacheLines)
+	var s Store
+	apart("store, front", unsafe.Offsetof(s.lanes), unsafe.Offsetof(s.shards)+unsafe.Offsetof(sh.mu))
+	apart("store, back", unsafe.Offsetof(s.tableBytes), unsafe.Offsetof(s.sequence))
+}
