@@ -133,24 +133,6 @@ func (b *browser) text(id string) string {
 	return eval[string](b, fmt.Sprintf("document.getElementById(%q).textContent", id))
 }
 
-// fragmented is a store in which half of each segment is dead, and something was read.
-func fragmented(t *testing.T, opts *warmtier.Options) *warmtier.Store {
-	t.Helper()
-	opts.SegmentSize = 64 << 10
-	opts.Maintenance.Disabled = true
-	s := openStore(t, opts)
-	for round := range 2 {
-		for n := range 2000 {
-			if round == 0 || n%2 == 0 {
-				require.NoError(t, s.Put(fmt.Sprint("memory ", n), make([]byte, 500)))
-			}
-			_, err := s.Get(fmt.Sprint("memory ", n))
-			require.NoError(t, err)
-		}
-	}
-	return s
-}
-
 // drawn is how many pixels of an element's picture differ from the most frequent one.
 func drawn(b *browser, selector string) int {
 	b.t.Helper()
@@ -172,11 +154,7 @@ func drawn(b *browser, selector string) int {
 // Goal: the page works in a real browser: charts draw and move, the map has cells, the button compacts with
 // progress to be seen, and the console has nothing to say.
 func TestBrowser_Page(t *testing.T) {
-	reached, goOn := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	s := fragmented(t, &warmtier.Options{Compaction: warmtier.CompactionOptions{
-		OnProgress: func(warmtier.CompactionProgress) { once.Do(func() { close(reached); <-goOn }) },
-	}})
+	s, reached, goOn := stopped(t)
 	server := serveStore(t, s, Options{})
 	b := newBrowser(t)
 	b.show(server.URL, 1600, "light")
@@ -223,11 +201,7 @@ func TestBrowser_Page(t *testing.T) {
 
 // Goal: a compaction that was asked for on the page can be cancelled there.
 func TestBrowser_Cancel(t *testing.T) {
-	reached, goOn := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	s := fragmented(t, &warmtier.Options{Compaction: warmtier.CompactionOptions{
-		OnProgress: func(warmtier.CompactionProgress) { once.Do(func() { close(reached); <-goOn }) },
-	}})
+	s, reached, goOn := stopped(t)
 	gone := make(chan struct{})
 	server := serveStore(t, s, Options{})
 	server.Config.Handler = goneNotifier(server.Config.Handler, gone)

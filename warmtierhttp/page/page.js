@@ -33,7 +33,7 @@ function count(n) {
   return Math.round(n).toLocaleString("en");
 }
 
-const percent = (r) => (r == null ? "–" : (100 * r).toFixed(1) + " %");
+const percent = (r, digits = 1) => (r == null ? "–" : (100 * r).toFixed(digits) + " %");
 const clock = (date) => date.toLocaleTimeString("en-GB");
 
 // ---- what is known ----
@@ -46,20 +46,21 @@ let segments = [];
 // ---- charts ----
 
 const charts = [];
+const chartHeight = 230;
 
 // chart draws columns (numbers of them in past) in an element.
-function chart(element, series, format, range) {
+function chart(element, series, format, scale, increments) {
   const axis = {
     stroke: () => colour("soft"), grid: { stroke: () => colour("grid"), width: 1 },
     ticks: { stroke: () => colour("grid"), width: 1 }, font: "12px system-ui, sans-serif",
   };
   const plot = new uPlot({
-    width: Math.max(200, element.clientWidth), height: 200,
+    width: Math.max(200, element.clientWidth), height: chartHeight, padding: [8, 12, 0, 0],
     cursor: { drag: { setScale: false, x: false, y: false } },
-    scales: { x: { range: () => visible() }, y: { range: range } },
+    scales: { x: { range: () => visible() }, y: scale },
     axes: [
-      { ...axis, space: 70, values: (_, ticks) => ticks.map((t) => timeLabel(t)) },
-      { ...axis, size: 72, values: (_, ticks) => ticks.map(format) },
+      { ...axis, size: 34, space: 72, values: (_, ticks) => ticks.map((t) => timeLabel(t)) },
+      { ...axis, size: 72, incrs: increments, values: (_, ticks) => ticks.map((v) => (v == null ? "" : format(v))) },
     ],
     series: [
       { value: (_, t) => (t == null ? "now" : clock(new Date(t * 1000))) },
@@ -74,7 +75,7 @@ function chart(element, series, format, range) {
   charts.push({ plot, element, columns: series.map((s) => s.column) });
   new ResizeObserver(() => {
     const width = element.clientWidth;
-    if (width > 0 && width !== plot.width) plot.setSize({ width, height: 200 });
+    if (width > 0 && width !== plot.width) plot.setSize({ width, height: chartHeight });
   }).observe(element);
 }
 
@@ -110,21 +111,28 @@ function markCompactions(u) {
   u.ctx.restore();
 }
 
-const fromZero = (least) => (_, min, max) => [0, Math.max(least, (max || 0) * 1.08)];
+const fromZero = (least) => ({ range: (_, min, max) => [0, Math.max(least, (max || 0) * 1.08)] });
+// Percentiles lie factors apart.
+const logarithmic = {
+  distr: 3,
+  range: (_, min, max) => [10 ** Math.floor(Math.log10(min || 1e-6)), 10 ** Math.ceil(Math.log10((max || 1e-5) * 1.01))],
+};
+const binary = [1, 2, 5].flatMap((n) => [0, 10, 20, 30, 40].flatMap((e) => [1, 10, 100].map((m) => n * m * 2 ** e)))
+  .sort((a, b) => a - b);
 
 function makeCharts() {
   chart($("bytes"), [
     { label: "live", column: "live_bytes", colour: "live", fill: true },
     { label: "dead", column: "dead_bytes", colour: "dead" },
-  ], bytes, fromZero(1024));
+  ], bytes, fromZero(1024), binary);
   chart($("fragmentation"), [
     { label: "dead / total", column: "fragmentation_ratio", colour: "orange", fill: true },
-  ], percent, () => [0, 1]);
+  ], (r) => percent(r, 0), { range: [0, 1] });
   chart($("latency"), [
     { label: "p50", column: "get_p50_seconds", colour: "blue" },
     { label: "p99", column: "get_p99_seconds", colour: "violet" },
     { label: "p99.9", column: "get_p999_seconds", colour: "orange" },
-  ], seconds, fromZero(1e-6));
+  ], seconds, logarithmic);
   chart($("operations"), [
     { label: "reads", column: "gets_per_second", colour: "blue" },
     { label: "writes", column: "puts_per_second", colour: "live" },
@@ -236,9 +244,10 @@ function drawTimeline() {
   context.lineTo(width, height - foot + .5);
   context.stroke();
   context.fillStyle = colour("soft");
-  for (let i = 0; i <= 4; i++) {
-    const label = timeLabel(from + (to - from) * i / 4), room = context.measureText(label).width;
-    context.fillText(label, Math.min(width - room, Math.max(0, width * i / 4 - room / 2)), height - 4);
+  const parts = width < 500 ? 2 : width < 1000 ? 4 : 8;
+  for (let i = 0; i <= parts; i++) {
+    const label = timeLabel(from + (to - from) * i / parts), room = context.measureText(label).width;
+    context.fillText(label, Math.min(width - room, Math.max(0, width * i / parts - room / 2)), height - 4);
   }
   let free = -1; // where the last label ends
   for (const c of shown) {
@@ -298,7 +307,7 @@ function fillMaintenance() {
   const left = (Date.parse(m.next_cycle) - Date.parse(stats.time)) / 1000;
   $("next").textContent = m.next_cycle == null ? "never: the background cycle is switched off" :
     c.in_progress ? "a compaction is running" :
-    `looks ${left > 0 ? "in " + seconds(Math.ceil(left)) : "at once"}, at ${clock(new Date(m.next_cycle))}`;
+    `looks ${left > 0 ? "in " + Math.ceil(left) + " s" : "at once"}, at ${clock(new Date(m.next_cycle))}`;
   $("decision").textContent = m.cycles === 0 ? "none yet" : reasons[m.last_skipped] || "compacted";
   const skips = Object.entries(m.skips).filter(([, n]) => n > 0).map(([why, n]) => `${count(n)} ${why.replace("_", " ")}`);
   $("cycles").textContent = `${count(m.cycles)}, ${count(m.automatic_compactions)} compacted` +
@@ -328,7 +337,7 @@ function fillCompactions() {
     return row;
   });
   body.replaceChildren(...rows);
-  $("compactions").hidden = rows.length === 0;
+  $("past").hidden = rows.length === 0;
   $("no-compactions").hidden = rows.length > 0;
 }
 
