@@ -55,12 +55,13 @@ function chart(element, series, format, scale, increments) {
     ticks: { stroke: () => colour("grid"), width: 1 }, font: "12px system-ui, sans-serif",
   };
   const plot = new uPlot({
-    width: Math.max(200, element.clientWidth), height: chartHeight, padding: [8, 12, 0, 0],
+    width: Math.max(200, element.clientWidth), height: chartHeight, padding: [8, 30, 0, 0],
     cursor: { drag: { setScale: false, x: false, y: false } },
     scales: { x: { range: () => visible() }, y: scale },
     axes: [
       { ...axis, size: 34, space: 72, values: (_, ticks) => ticks.map((t) => timeLabel(t)) },
-      { ...axis, size: 72, incrs: increments, values: (_, ticks) => ticks.map((v) => (v == null ? "" : format(v))) },
+      { ...axis, size: 72, incrs: increments, ...(scale.distr === 3 ? { splits: decades, filter: (_, ticks) => ticks } : {}),
+        values: (_, ticks) => ticks.map(format) },
     ],
     series: [
       { value: (_, t) => (t == null ? "now" : clock(new Date(t * 1000))) },
@@ -117,6 +118,11 @@ const logarithmic = {
   distr: 3,
   range: (_, min, max) => [10 ** Math.floor(Math.log10(min || 1e-6)), 10 ** Math.ceil(Math.log10((max || 1e-5) * 1.01))],
 };
+function decades(u, _, min, max) {
+  const list = [];
+  for (let v = min; v <= max * 1.01; v *= 10) list.push(v);
+  return list;
+}
 const binary = [1, 2, 5].flatMap((n) => [0, 10, 20, 30, 40].flatMap((e) => [1, 10, 100].map((m) => n * m * 2 ** e)))
   .sort((a, b) => a - b);
 
