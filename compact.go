@@ -134,6 +134,7 @@ func (s *Store) compact(ctx context.Context, by trigger) (CompactionStats, error
 	st := s.sizes()
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
 	c.stats.before(st)
+	s.logCompactionStart(by, st)
 	err = c.run(ctx)
 	if s.disk != nil {
 		s.keepSpares()
@@ -145,6 +146,7 @@ func (s *Store) compact(ctx context.Context, by trigger) (CompactionStats, error
 	c.stats.after(s.sizes(), time.Since(c.start))
 	s.meters.compactions.observe(c.stats.Duration)
 	s.history.addCompaction(by, c.stats, err)
+	s.logCompactionEnd(by, c.stats, err)
 	return c.stats, err
 }
 
@@ -565,6 +567,8 @@ func (c *compaction) round(ctx context.Context) error {
 	c.progress.VictimsDone += len(leaving)
 	c.progress.MemoriesMoved += moved
 	c.notice(StageSwap, nil)
+	c.s.opts.Logger.Debug("compaction round ended", "round", c.progress.Round, "copied_bytes", r.bytes.Load(),
+		"memories_moved", moved, "memories_superseded", superseded, "segments_left", len(leaving))
 	c.report(StageSwap, 0)
 	return nil
 }

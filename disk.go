@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"strings"
@@ -39,6 +40,7 @@ type disk struct {
 	key   sipKey
 
 	failure atomic.Pointer[error] // the first failed flush; set once
+	failed  func(error)           // is told of it, with locks held
 
 	mappedMu sync.Mutex              // a leaf
 	mapped   map[*byte]trackedMemory // for catchFault: what is mapped, by its first byte
@@ -125,7 +127,7 @@ func (s *Store) detach(seg *segment) {
 	s.disk.untrack(seg.mem)
 	s.mapper.forget(len(seg.mem))
 	if err := seg.file.close(); err != nil {
-		s.opts.Logger.Error("segment file could not be unmapped", "file", seg.name(), "error", err)
+		s.logLater(slog.LevelError, "segment file could not be unmapped", "file", seg.name(), "error", err)
 	}
 }
 
@@ -179,7 +181,7 @@ func (s *Store) takeSpare(name string, spec segmentSpec) mappedFile {
 		if err == nil {
 			err = file.close()
 		}
-		s.opts.Logger.Warn("space kept back is of no use", "error", errors.Join(err, d.fs.remove(name)))
+		s.logLater(slog.LevelWarn, "space kept back is of no use", "error", errors.Join(err, d.fs.remove(name)))
 	}
 	return nil
 }
@@ -192,7 +194,7 @@ func (s *Store) keepSpares() {
 			err = file.close()
 		}
 		if err != nil && !errors.Is(err, os.ErrExist) {
-			s.opts.Logger.Warn("no space could be kept back for deletions and compactions", "error", err)
+			s.logLater(slog.LevelWarn, "no space could be kept back for deletions and compactions", "error", err)
 		}
 	}
 }
@@ -215,7 +217,7 @@ func (s *Store) removeFile(seg *segment) {
 	}
 	_ = s.reach(pointUnlink)
 	if err := s.disk.fs.remove(seg.name()); err != nil {
-		s.opts.Logger.Warn("segment file could not be removed", "file", seg.name(), "error", err)
+		s.logLater(slog.LevelWarn, "segment file could not be removed", "file", seg.name(), "error", err)
 	}
 }
 
@@ -233,7 +235,9 @@ func (s *Store) failedSync() error {
 // fail makes err the store's failure, unless it has one, and returns that.
 func (d *disk) fail(err error) error {
 	err = fmt.Errorf("%w: %w", ErrSyncFailed, err)
-	d.failure.CompareAndSwap(nil, &err)
+	if d.failure.CompareAndSwap(nil, &err) {
+		d.failed(err)
+	}
 	return *d.failure.Load()
 }
 
@@ -607,8 +611,7 @@ func (r *round) carryTombstone(v *victim, offset int, oldest uint64) error {
 func (s *Store) syncQuietly() (more bool) {
 	err := s.flush()
 	if errors.Is(err, ErrSyncFailed) {
-		s.opts.Logger.Error("sync failed, the store takes no more writes", "error", err)
-		return false
+		return false // logged where it failed
 	}
 	if err != nil { // no space for a manifest: the next one tries again
 		s.opts.Logger.Warn("sync failed, nothing was lost", "error", err)

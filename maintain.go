@@ -37,25 +37,10 @@ type maintenance struct {
 	last    time.Time // when the last automatic compaction began; zero before the first
 }
 
-// cycle is Maintain for the background: what goes wrong is logged, and counted by the compaction.
+// cycle is Maintain for the background. What compactions do is logged by them.
 func (s *Store) cycle() {
-	r, err := s.Maintain(s.lifetime)
-	switch {
-	case errors.Is(err, ErrClosed):
-	case err != nil:
-		s.opts.Logger.Error("automatic compaction failed", "error", err,
-			"fragmentation", r.FragmentationRatio, "total_bytes", r.TotalBytes)
-	case r.Compacted:
-		s.opts.Logger.Info("automatic compaction", "duration", r.Compaction.Duration,
-			"reclaimed_bytes", r.Compaction.BytesReclaimed,
-			"fragmentation_before", r.Compaction.FragmentationBefore,
-			"fragmentation_after", r.Compaction.FragmentationAfter)
-	case r.Skipped == SkipMemory:
-		s.opts.Logger.Warn("automatic compaction put off: memory is short",
-			"fragmentation", r.FragmentationRatio, "total_bytes", r.TotalBytes)
-	default:
-		s.opts.Logger.Debug("maintenance had nothing to do", "reason", r.Skipped,
-			"fragmentation", r.FragmentationRatio, "total_bytes", r.TotalBytes)
+	if _, err := s.Maintain(s.lifetime); errors.Is(err, ErrSyncFailed) {
+		s.opts.Logger.Error("automatic compaction failed", "error", err)
 	}
 }
 
@@ -84,6 +69,7 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 	if !s.maintenance.mu.TryLock() {
 		r.Skipped = SkipBusy
 		s.history.addCycle(r)
+		s.logCycle(r)
 		return r, nil
 	}
 	defer s.maintenance.mu.Unlock()
@@ -108,6 +94,7 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 	}
 	r.Duration = time.Since(start)
 	s.history.addCycle(r)
+	s.logCycle(r)
 	return r, err
 }
 

@@ -48,7 +48,11 @@ type Options struct {
 	Compaction CompactionOptions
 	// Maintenance configures the background cycle and [Store.Maintain].
 	Maintenance MaintenanceOptions
-	// Logger receives what happens in the background; nil is silent. It never sees ids or content.
+	// Logger receives what operators want to know; nil is silent. Errors: a failed flush, a failed
+	// compaction, damage. Warnings: what recovery had to cut, a fragmented store, memory or disk space
+	// that is short. Info: open, close, compactions. Debug: sealed segments, rounds, and what each
+	// maintenance cycle decided and why. It never sees ids or contents. It is called with no lock held
+	// and may call the store, Close excepted.
 	Logger *slog.Logger
 }
 

@@ -119,16 +119,19 @@ func (m *families) operations(st *Stats) {
 		op(st.PutErrors, "put", "error"),
 		op(st.Deletes, "delete", "ok"),
 		op(st.DeleteMisses, "delete", "miss"),
-		op(st.DeleteErrors, "delete", "error"))
+		op(st.DeleteErrors, "delete", "error"),
+		op(st.Loads, "load", "ok"),
+		op(st.LoadErrors, "load", "error"))
 	duration := func(op string, h Histogram) Sample {
 		s := labelled(0, "op", op)
 		s.Histogram = &h
 		return s
 	}
-	m.add(MetricHistogram, "warmtier_operation_duration_seconds", "Durations of operations, from a sample of 1 in 256.",
+	m.add(MetricHistogram, "warmtier_operation_duration_seconds", "Durations of operations: of all loads, and of 1 in 256 others.",
 		duration("get", st.GetDuration),
 		duration("put", st.PutDuration),
-		duration("delete", st.DeleteDuration))
+		duration("delete", st.DeleteDuration),
+		duration("load", st.LoadDuration))
 	m.counter("warmtier_read_bytes_total", "Bytes of contents read, estimated from a sample of 1 in 256.", st.ReadBytes)
 	m.counter("warmtier_written_bytes_total", "Bytes of records written by puts and deletes.", st.WrittenBytes)
 	m.counter("warmtier_corrupt_records_total", "Damaged records met by reads.", st.CorruptRecords)
@@ -136,14 +139,14 @@ func (m *families) operations(st *Stats) {
 
 func (m *families) compaction(st *Stats) {
 	var compactions []Sample
-	for _, t := range []struct {
-		name string
-		CompactionResults
-	}{{"auto", st.AutoCompactions}, {"manual", st.ManualCompactions}, {"startup", st.StartupCompactions}} {
+	for by, r := range [triggers]CompactionResults{
+		triggerManual: st.ManualCompactions, triggerAuto: st.AutoCompactions, triggerStartup: st.StartupCompactions,
+	} {
+		name := trigger(by).String()
 		compactions = append(compactions,
-			labelled(float64(t.OK), "result", "ok", "trigger", t.name),
-			labelled(float64(t.Aborted), "result", "aborted", "trigger", t.name),
-			labelled(float64(t.Failed), "result", "error", "trigger", t.name))
+			labelled(float64(r.OK), "result", "ok", "trigger", name),
+			labelled(float64(r.Aborted), "result", "aborted", "trigger", name),
+			labelled(float64(r.Failed), "result", "error", "trigger", name))
 	}
 	m.add(MetricCounter, "warmtier_compactions_total", "Compactions by what started them and how they ended.",
 		compactions...)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -66,6 +67,9 @@ func (s *Store) openDisk(files fileSystem, lock *os.File) error {
 	start := time.Now()
 	s.disk = &disk{fs: files, lock: lock, boot: s.bootID(), mapped: map[*byte]trackedMemory{}}
 	s.disk.changed = sync.NewCond(&s.disk.mu)
+	s.disk.failed = func(err error) {
+		s.logLater(slog.LevelError, "sync failed, the store takes no more writes", "error", err)
+	}
 	r := &recovery{s: s}
 	var key [16]byte
 	_, err := rand.Read(key[:])
@@ -764,10 +768,14 @@ func (r *recovery) settleSegment(f *recovered) error {
 
 // report says in the log what recovery met.
 func (r *recovery) report() {
-	st := r.s.Stats()
+	st := r.s.sizes()
 	log := r.s.opts.Logger
-	log.Info("store opened", "memories", st.Memories, "segments", st.Segments, "records", r.records,
-		"total_bytes", st.TotalBytes, "fragmentation", st.FragmentationRatio, "files_removed", len(r.leftover))
+	if len(r.found) > 0 && !r.hinted && !r.s.opts.Repair {
+		log.Info("the last close was not clean, every record was read", "segments", len(r.found), "records", r.records)
+	}
+	if len(r.leftover) > 0 {
+		log.Info("files removed that a crash had left", "files", len(r.leftover))
+	}
 	if r.torn > 0 {
 		log.Warn("tails cut that were not finished", "bytes", r.torn)
 	}

@@ -3,6 +3,7 @@ package warmtier
 import (
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
 	"math/bits"
@@ -272,7 +273,7 @@ func (s *Store) free(seg *segment) {
 // release unmaps mem. No call can do anything about a failure, so it is logged.
 func (s *Store) release(mem []byte) {
 	if err := s.mapper.release(mem); err != nil {
-		s.opts.Logger.Error("memory could not be given back", "error", err)
+		s.logLater(slog.LevelError, "memory could not be given back", "error", err)
 	}
 }
 
@@ -469,6 +470,7 @@ func (s *Store) reserveLocked(ln *lane, size int, tombstone bool) (*segment, err
 	_ = s.reach(pointLaneRolled)
 	if ln.active != nil {
 		ln.active.seal(int64(ln.active.room(1)) > s.mergeableRoom())
+		s.logSealed(ln.active)
 	}
 	ln.active = seg
 	return seg, nil
@@ -508,6 +510,7 @@ func (s *Store) sealLanes() {
 		ln.mu.Lock()
 		if ln.active != nil && ln.active.recordBytes() > 0 {
 			ln.active.seal(true)
+			s.logSealed(ln.active)
 			ln.active = nil
 		}
 		ln.mu.Unlock()

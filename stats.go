@@ -25,8 +25,8 @@ type Stats struct {
 	RetiredBytes       int64   // of it, in segments that only a View or an iteration keeps mapped
 	IndexBytes         int64   // of it, in the index
 
-	Puts           int64 // that succeeded
-	Gets           int64 // calls of Get, AppendContent and View
+	Puts           int64 // that succeeded, those of GetOrLoad included
+	Gets           int64 // calls of Get, AppendContent, View and GetOrLoad
 	Misses         int64 // of them, those that found nothing
 	Deletes        int64 // that removed something
 	CorruptRecords int64 // met by reads; the same record counts each time
@@ -42,6 +42,9 @@ type Stats struct {
 	GetDuration    Histogram // of one Get, AppendContent or View in 256; callbacks not included
 	PutDuration    Histogram // of one in 256
 	DeleteDuration Histogram // of one in 256
+	Loads          int64     // of GetOrLoad, that succeeded
+	LoadErrors     int64     // of GetOrLoad, that failed
+	LoadDuration   Histogram // of all of them
 
 	SegmentsByState SegmentCounts
 	PinnedReaders   int // pins on segments: by View, All, Verify, reads of long contents, and Sync
@@ -184,6 +187,9 @@ const (
 	triggers
 )
 
+// String is the trigger's name in logs and metrics.
+func (t trigger) String() string { return [triggers]string{"manual", "auto", "startup"}[t] }
+
 func (h *history) addCompaction(by trigger, c CompactionStats, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -277,13 +283,14 @@ type meters struct {
 	getErrors, putErrors, deleteErrors atomic.Int64
 	sampledBytes                       atomic.Int64 // of contents read in sampled reads
 	syncs, syncErrors                  atomic.Int64
+	loadsOK, loadErrors                atomic.Int64
 
-	gets, puts, deletes, compactions, swaps, syncDurations histogram
+	gets, puts, deletes, loads, compactions, swaps, syncDurations histogram
 }
 
 func (m *meters) init() {
 	m.epoch = time.Now()
-	for _, h := range []*histogram{&m.gets, &m.puts, &m.deletes, &m.syncDurations} {
+	for _, h := range []*histogram{&m.gets, &m.puts, &m.deletes, &m.loads, &m.syncDurations} {
 		h.first = operationBound
 	}
 	m.compactions.first = compactionBound
@@ -329,7 +336,20 @@ func (m *meters) writeEnded(started time.Duration, err error, durations *histogr
 	}
 }
 
+// loadEnded accounts for a load.
+func (m *meters) loadEnded(d time.Duration, ok bool) {
+	m.loads.observe(d)
+	if ok {
+		m.loadsOK.Add(1)
+	} else {
+		m.loadErrors.Add(1)
+	}
+}
+
 func (m *meters) addTo(st *Stats) {
+	st.Loads = m.loadsOK.Load()
+	st.LoadErrors = m.loadErrors.Load()
+	st.LoadDuration = m.loads.snapshot()
 	st.GetErrors = m.getErrors.Load()
 	st.PutErrors = m.putErrors.Load()
 	st.DeleteErrors = m.deleteErrors.Load()

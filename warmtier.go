@@ -89,6 +89,9 @@ type Store struct {
 	history        history
 	meters         meters
 	retired        retiredSegments
+	loads          loads
+	silent         bool // no Logger; set by Open
+	logQueue       logQueue
 	writtenGone    int64                            // by Put and Delete, to segments that left; guarded by contentMu
 	current        atomic.Pointer[compactionNotice] // of the compaction under way
 	recovered      RecoveryStats                    // written by Open
@@ -128,9 +131,11 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 	}
 	if dir != "" {
 		if err := s.openDirectory(dir); err != nil {
+			s.waitForLog()
 			return nil, err
 		}
 	}
+	s.logOpened()
 	s.startBackground()
 	return s, nil
 }
@@ -145,6 +150,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	}
 	s := &Store{
 		opts:      opts.withDefaults(),
+		silent:    opts.Logger == nil,
 		hooks:     h,
 		hashSeed:  maphash.MakeSeed(),
 		lanes:     make([]lane, min(maxLanes, runtime.GOMAXPROCS(0))),
@@ -208,12 +214,13 @@ func (s *Store) repeat(interval time.Duration, fn func() (more bool)) {
 // replaced is unknown then. Nothing changed when one is returned.
 func (s *Store) Put(id string, content []byte) error {
 	started := s.meters.sampleWrite()
-	err := s.putDurably(id, content)
+	err := s.putDurably(id, content, nil)
 	s.meters.writeEnded(started, err, &s.meters.puts, &s.meters.putErrors)
 	return err
 }
 
-func (s *Store) putDurably(id string, content []byte) error {
+// putDurably is Put without its measurement. load, when not nil, is the flight that content is from.
+func (s *Store) putDurably(id string, content []byte, load *flight) error {
 	if err := s.checkWrite(id); err != nil {
 		return err
 	}
@@ -221,7 +228,7 @@ func (s *Store) putDurably(id string, content []byte) error {
 		return fmt.Errorf("%w: %d bytes, limit %d", ErrContentTooLarge, len(content), MaxContentLen)
 	}
 	size := recordSize(len(id), len(content))
-	p := put{id: id, content: content, kind: kindMemory, size: size, sum: checksum(content)}
+	p := put{id: id, content: content, kind: kindMemory, size: size, sum: checksum(content), load: load}
 	if size > s.largeSize() {
 		// Mapped and filled before any lock is taken: it may take a second.
 		seg, err := s.newLargeSegment(p)
@@ -255,6 +262,7 @@ type put struct {
 	size    int
 	sum     uint32   // of content
 	large   *segment // holds the body of a large record already, else nil
+	load    *flight  // that content is from; nil for a Put
 }
 
 // put appends the record and points the index to it. The order gives readers either the old record
@@ -280,6 +288,9 @@ func (s *Store) put(p put) (err error) {
 	if err != nil {
 		return err
 	}
+	if p.load != nil && s.loads.isSuperseded(p.load) {
+		return errSuperseded
+	}
 	seg, err := s.appendLocked(ln, p)
 	if err != nil {
 		return err
@@ -287,6 +298,9 @@ func (s *Store) put(p put) (err error) {
 	_ = s.reach(pointPutAppended) // nothing can fail between the record and the index
 	offset := int(seg.tail.Load()) - p.size
 	s.pointTo(sh, old.pos, exists, old.h.size(), makeSlot(tag, s.locate(seg, offset)), p.size)
+	if p.load == nil {
+		s.loads.supersede(p.id)
+	}
 	if p.large != nil {
 		seg.seal(false) // not earlier: a compaction would take it for dead
 	}
@@ -393,6 +407,7 @@ func (s *Store) remove(id string) (existed bool, err error) {
 	m, exists, err := s.find(sh, tag, id)
 	if err == nil && !exists {
 		sh.deleteMisses.Add(1)
+		s.loads.supersede(id)
 	}
 	if err != nil || !exists {
 		return false, err
@@ -402,6 +417,7 @@ func (s *Store) remove(id string) (existed bool, err error) {
 	}
 	_ = s.reach(pointDeleteAppended)
 	s.removeSlot(sh, m.pos, m.h.size())
+	s.loads.supersede(id)
 	// A table that cannot be made smaller stays as it is: nothing is wrong with it.
 	_ = s.prepare(sh, int(sh.memories.Load()))
 	return true, nil
@@ -863,7 +879,10 @@ func (s *Store) Close() error {
 			s.free(seg)
 		}
 	}
-	return errors.Join(err, s.closeDisk())
+	err = errors.Join(err, s.closeDisk())
+	s.opts.Logger.Info("store closed")
+	s.waitForLog()
+	return err
 }
 
 // begin registers work that Close waits for. The work ends with done, and early when ctx, the
