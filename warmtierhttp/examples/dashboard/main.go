@@ -42,15 +42,15 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, flag.Arg(0), *addr, *token, *idle, os.Stdout); err != nil {
+	if err := run(ctx, flag.Arg(0), *addr, *token, *idle, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "dashboard:", err)
 		os.Exit(1)
 	}
 }
 
 // run is the whole program, until ctx is done.
-func run(ctx context.Context, dir, addr, token string, idle bool, out io.Writer) (err error) {
-	logger := slog.New(slog.NewTextHandler(out, nil))
+func run(ctx context.Context, dir, addr, token string, idle bool, out, logs io.Writer) (err error) {
+	logger := slog.New(slog.NewTextHandler(logs, nil))
 	store, err := warmtier.Open("", &warmtier.Options{
 		SegmentSize: 1 << 20, // small ones, so that the map has many
 		Logger:      logger,
