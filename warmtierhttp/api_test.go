@@ -262,8 +262,10 @@ func TestCompact_NotWaitedFor(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.Handle("/some/where/", http.StripPrefix("/some/where", h))
 	server := httptest.NewServer(mux)
-	defer server.Close()
-	defer func() { require.NoError(t, h.Close()) }()
+	t.Cleanup(func() {
+		require.NoError(t, h.Close())
+		server.Close()
+	})
 	client := server.Client()
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	answer, err := client.Post(server.URL+"/some/where"+compactPath+"?wait=false", "", nil)
@@ -423,7 +425,7 @@ func TestCompact_OutlastsTimeouts(t *testing.T) {
 	server.Listener = l
 	server.Config.ReadTimeout, server.Config.WriteTimeout = time.Hour, time.Hour
 	server.Start()
-	defer server.Close()
+	t.Cleanup(server.Close)
 	answered := make(chan int)
 	go func() {
 		answer, err := server.Client().Post(server.URL+compactPath, "", nil)

@@ -199,6 +199,46 @@ func TestBrowser_Page(t *testing.T) {
 	require.Empty(t, b.complained())
 }
 
+// Goal: the map shows what is dead as red and what is live as green, and outlines what is active or pinned.
+// Method: the colours of pixels in the middle of cells, and in their corners.
+func TestBrowser_Map(t *testing.T) {
+	s := openStore(t, &warmtier.Options{
+		SegmentSize: 64 << 10, Maintenance: warmtier.MaintenanceOptions{Disabled: true},
+	})
+	for n := range 2000 {
+		require.NoError(t, s.Put(fmt.Sprint("memory ", n), make([]byte, 500)))
+	}
+	for n := range 1000 {
+		_, err := s.Delete(fmt.Sprint("memory ", n))
+		require.NoError(t, err)
+	}
+	server := serveStore(t, s, Options{})
+	b := newBrowser(t)
+	require.NoError(t, s.View("memory 1500", func([]byte) error {
+		b.show(server.URL, 1600, "light")
+		b.until(`segments.some((s) => s.pins > 0 && s.state === "sealed")`)
+		pixel := func(which string, from string) []int {
+			return eval[[]int](b, fmt.Sprintf(`(() => {
+				const i = segments.findIndex((s) => %s), size = layout.size, at = %s;
+				const x = (i %% layout.perRow) * size + at, y = Math.floor(i / layout.perRow) * size + at;
+				return [...document.getElementById("map").getContext("2d").getImageData(x, y, 1, 1).data].slice(0, 3);
+			})()`, which, from))
+		}
+		const middle, corner = "Math.floor(size / 2)", "3"
+		dead := pixel(`s.live_bytes === 0`, middle)
+		require.Greater(t, dead[0], 2*dead[1], "red: %v", dead)
+		live := pixel(`s.dead_bytes === 0 && s.state === "sealed"`, middle)
+		require.Greater(t, live[1], 2*live[0], "green: %v", live)
+		require.Equal(t, []int{0x7a, 0x3f, 0xc4}, pixel(`s.pins > 0`, corner), "pinned")
+		require.Equal(t, []int{0x0a, 0x5f, 0xc2}, pixel(`s.state === "active" && s.pins === 0`, corner), "active")
+		require.Equal(t, live, pixel(`s.dead_bytes === 0 && s.state === "sealed" && s.pins === 0`, corner), "no outline")
+		return nil
+	}))
+	for _, complaint := range b.complained() { // about this test, which reads pixel by pixel
+		require.Contains(t, complaint, "getImageData")
+	}
+}
+
 // Goal: a compaction that was asked for on the page can be cancelled there.
 func TestBrowser_Cancel(t *testing.T) {
 	s, reached, goOn := stopped(t)

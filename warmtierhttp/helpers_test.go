@@ -108,7 +108,15 @@ func stoppedBy(t *testing.T, m warmtier.MaintenanceOptions) (s *warmtier.Store, 
 	reached, goOn = make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	s = fragmented(t, &warmtier.Options{Maintenance: m, Compaction: warmtier.CompactionOptions{
-		OnProgress: func(warmtier.CompactionProgress) { once.Do(func() { close(reached); <-goOn }) },
+		OnProgress: func(warmtier.CompactionProgress) {
+			once.Do(func() {
+				close(reached)
+				select {
+				case <-goOn:
+				case <-t.Context().Done(): // the test failed
+				}
+			})
+		},
 	}})
 	return s, reached, goOn
 }

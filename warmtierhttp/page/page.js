@@ -209,17 +209,18 @@ function drawCell(context, cell, x, y, size) {
   const ratio = total > 0 ? cell.dead / total : 0;
   context.fillStyle = total > 0 ? `hsl(${140 * (1 - ratio)} ${60 + 5 * ratio}% ${40 + 8 * ratio}%)` : colour("empty");
   context.fillRect(x, y, size, size);
-  const outline = cell.states.has("compacting") ? "compacting" : cell.states.has("active") ? "active" :
-    cell.pins > 0 ? "pinned" : cell.states.has("retired") ? "retired" : "";
-  if (outline === "") return;
+  const state = ["compacting", "active", "retired"].find((name) => cell.states.has(name));
+  if (state == null && cell.pins === 0) return;
   const width = size > 12 ? 3 : 2;
-  context.strokeStyle = colour("card"); // so that the outline stands out from any green or red
-  context.lineWidth = width + 2;
-  context.strokeRect(x + width / 2, y + width / 2, size - width, size - width);
-  context.strokeStyle = colour(outline);
-  context.lineWidth = width;
-  context.setLineDash(outline === "pinned" ? [4, 3] : outline === "retired" ? [2, 2] : []);
-  context.strokeRect(x + width / 2, y + width / 2, size - width, size - width);
+  const outline = (name, thick, dashes) => {
+    context.strokeStyle = colour(name);
+    context.lineWidth = thick;
+    context.setLineDash(dashes);
+    context.strokeRect(x + width / 2, y + width / 2, size - width, size - width);
+  };
+  outline("card", width + 2, []); // so that it stands out from any green or red
+  if (state != null) outline(state, width, state === "retired" ? [2, 2] : []);
+  if (cell.pins > 0) outline("pinned", width, [4, 3]);
   context.setLineDash([]);
 }
 
