@@ -80,7 +80,7 @@ func (h *Handler) compact(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	done, err := h.store.Compact(ctx)
 	h.look()
-	if err = h.outcome(done, err); err != nil {
+	if err = h.outcome(err); err != nil {
 		status, body := toWireError(done, err)
 		writeJSON(w, status, body)
 		return
@@ -95,16 +95,10 @@ func (h *Handler) untilClosed(ctx context.Context) (context.Context, context.Can
 	return ctx, func() { stop(); cancel() }
 }
 
-// outcome logs how a compaction ended, and says so when Close was why.
-func (h *Handler) outcome(done warmtier.CompactionStats, err error) error {
-	switch {
-	case err == nil:
-		h.log.Info("compaction done", "duration", done.Duration, "reclaimed_bytes", done.BytesReclaimed)
-	case errors.Is(err, context.Canceled) && h.lifetime.Err() != nil:
-		err = fmt.Errorf("%w: %w", errClosed, err)
-		h.log.Warn("compaction ended", "error", err)
-	default:
-		h.log.Warn("compaction ended", "error", err)
+// outcome is err, which says so when Close was why. The store logs how its compactions end.
+func (h *Handler) outcome(err error) error {
+	if errors.Is(err, context.Canceled) && h.lifetime.Err() != nil {
+		return fmt.Errorf("%w: %w", errClosed, err)
 	}
 	return err
 }
@@ -117,7 +111,7 @@ func (h *Handler) maintain(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	report, err := h.store.Maintain(ctx)
 	h.look()
-	if err = h.outcome(report.Compaction, err); err != nil {
+	if err = h.outcome(err); err != nil {
 		status, body := toWireError(report.Compaction, err)
 		writeJSON(w, status, body)
 		return
@@ -185,7 +179,7 @@ func (h *Handler) begin() (number int, j *job) {
 	h.background.Go(func() {
 		defer close(j.done)
 		stats, err := h.store.Compact(h.lifetime)
-		j.stats, j.err = stats, h.outcome(stats, err)
+		j.stats, j.err = stats, h.outcome(err)
 		h.look()
 	})
 	return h.jobs.last, j

@@ -107,7 +107,7 @@ func TestGuard_Token(t *testing.T) {
 	}
 	require.Equal(t, int64(2), s.Stats().ManualCompactions.OK)
 	require.Contains(t, logged.String(), "reason=token")
-	require.Contains(t, logged.String(), "compaction done")
+	require.Contains(t, logged.String(), "compaction asked for")
 	require.NotContains(t, logged.String(), token)
 }
 
@@ -153,7 +153,7 @@ func TestGuard_NoIDs(t *testing.T) {
 	}
 	answers += string(readEvents(t, h, func(string, string) bool { return true }))
 	require.NotContains(t, answers, secret)
-	require.Contains(t, logged.String(), "compaction ended")
+	require.Contains(t, logged.String(), "compaction asked for")
 	require.NotContains(t, logged.String(), secret)
 }
 
