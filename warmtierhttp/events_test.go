@@ -274,3 +274,24 @@ func TestRecorder_Latency(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, strings.HasSuffix(string(text), ",null,null,null]"), "%s", text)
 }
+
+// Goal: the swap pause in the timeline is that of this compaction, not the longest of all.
+func TestRecorder_SwapPause(t *testing.T) {
+	swaps := func(short, long int64) warmtier.Stats {
+		st := statsWith(warmtier.CompactionResults{OK: short + long}, warmtier.CompactionResults{}, 0)
+		st.SwapDuration = warmtier.Histogram{
+			Bounds: []time.Duration{time.Microsecond, 4 * time.Microsecond}, Counts: []int64{short, long, 0}, Count: short + long,
+		}
+		st.MaxSwapPause = 3 * time.Microsecond
+		return st
+	}
+	r := newRecorder()
+	now := time.Unix(2000, 0)
+	r.observe(now, swaps(0, 0))
+	r.observe(now, swaps(0, 1))
+	r.observe(now, swaps(1, 1))
+	past := r.since(&position{}).compactions
+	require.Len(t, past, 2)
+	require.Equal(t, 3e-6, past[0].SwapPause, "never above what was exactly measured")
+	require.Equal(t, 1e-6, past[1].SwapPause)
+}
