@@ -3,8 +3,12 @@ package warmtier_test
 import (
 	"context"
 	"errors"
+	"expvar"
 	"fmt"
+	"io/fs"
+	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/warmtier/warmtier"
@@ -293,4 +297,47 @@ func ExampleStore_Close() {
 	// <nil>
 	// true
 	// <nil>
+}
+
+func ExampleStore_GetOrLoad() {
+	s, _ := warmtier.Open("", nil)
+	defer s.Close()
+	load := func(context.Context) ([]byte, error) {
+		fmt.Println("loading")
+		return []byte("likes tea"), nil
+	}
+	for range 2 {
+		content, err := s.GetOrLoad(context.Background(), "user:42", load)
+		fmt.Printf("%s %v\n", content, err)
+	}
+	// Output:
+	// loading
+	// likes tea <nil>
+	// likes tea <nil>
+}
+
+func ExampleStore_FS() {
+	s, _ := warmtier.Open("", nil)
+	defer s.Close()
+	_ = s.Put("notes/today", []byte("buy tea"))
+	entries, _ := fs.ReadDir(s.FS(), ".")
+	for _, e := range entries {
+		content, _ := fs.ReadFile(s.FS(), e.Name())
+		fmt.Printf("%s: %s\n", e.Name(), content)
+	}
+	// Output: notes%2Ftoday: buy tea
+}
+
+func ExampleStats_WritePrometheus() {
+	s, _ := warmtier.Open("", nil)
+	defer s.Close()
+	_ = s.Put("user:42", []byte("likes tea"))
+	http.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		_ = s.Stats().WritePrometheus(w)
+	})
+	// expvar wants no more than this, once for each store:
+	expvar.Publish("warmtier", expvar.Func(func() any { return s.Stats() }))
+	fmt.Println(strings.Contains(expvar.Get("warmtier").String(), `"Memories":1,`))
+	// Output: true
 }
