@@ -44,7 +44,8 @@ type browser struct {
 
 func newBrowser(t *testing.T) *browser { return newBrowserAt(t, "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1") }
 
-// newBrowserAt is a browser with rules of its own for names, so that it asks no name server.
+// newBrowserAt is a tab of a browser with rules of its own for names, so that it asks no name server. Tests
+// with the same rules share the browser, since starting one takes longer than the tests do.
 func newBrowserAt(t *testing.T, rules string) *browser {
 	t.Helper()
 	path := ""
@@ -56,19 +57,38 @@ func newBrowserAt(t *testing.T, rules string) *browser {
 	if path == "" {
 		t.Skip("no browser: neither chromium nor google-chrome is installed, WARMTIER_BROWSER names none")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.Flag("host-resolver-rules", rules), chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true),
-		chromedp.Flag("disable-sync", true), chromedp.Flag("disable-background-networking", true))...)
-	t.Cleanup(cancel)
+	parent := browsers[rules]
+	if parent == nil {
+		ctx, _ := chromedp.NewExecAllocator(browsersEnd, append(chromedp.DefaultExecAllocatorOptions[:],
+			chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
+			chromedp.Flag("host-resolver-rules", rules), chromedp.Flag("disable-quic", true),
+			chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
+			chromedp.Flag("disable-background-networking", true))...)
+		parent, _ = chromedp.NewContext(ctx)
+		require.NoError(t, chromedp.Do(parent))
+		browsers[rules] = parent
+	}
 	b := &browser{t: t}
-	ctx, cancel = chromedp.NewContext(ctx)
+	ctx, cancel := chromedp.NewContext(parent)
 	t.Cleanup(cancel)
-	b.ctx = ctx
-	require.NoError(t, chromedp.Listen(ctx, b.listen))
+	b.ctx, cancel = context.WithTimeout(ctx, 5*time.Minute)
+	t.Cleanup(cancel)
+	require.NoError(t, chromedp.Listen(b.ctx, b.listen))
 	return b
+}
+
+// browsers are those that run, by their rules for names, until endBrowsers.
+var (
+	browsers                 = map[string]context.Context{}
+	browsersEnd, endBrowsers = context.WithCancel(context.Background())
+)
+
+func TestMain(m *testing.M) {
+	m.Run()
+	for _, ctx := range browsers {
+		_ = chromedp.Cancel(ctx) // waits for it
+	}
+	endBrowsers()
 }
 
 // listen is told everything that happens in the tab.
