@@ -97,7 +97,8 @@ func (b *browser) listen(ev any) {
 	defer b.mu.Unlock()
 	switch ev := ev.(type) {
 	case *runtime.EventExceptionThrown:
-		b.complaints = append(b.complaints, fmt.Sprint("exception: ", ev.ExceptionDetails.Text, ev.ExceptionDetails.Exception))
+		details := ev.ExceptionDetails
+		b.complaints = append(b.complaints, fmt.Sprint("exception: ", details.Text, details.Exception))
 	case *runtime.EventConsoleAPICalled:
 		b.complaints = append(b.complaints, fmt.Sprint("console: ", ev.Type))
 	case *log.EventEntryAdded:
@@ -122,12 +123,12 @@ func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
 // show opens a page at a width and in a colour scheme.
 func (b *browser) show(url string, width int64, scheme string) {
 	b.t.Helper()
-	b.do(chromedp.EmulateViewport(width, 1000), func(ctx context.Context, t *chromedp.Target) (v chromedp.Void, err error) {
-		_, err = cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+	b.do(chromedp.EmulateViewport(width, 1000), chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+		_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
 		})
-		return v, err
-	}, chromedp.Navigate(url))
+		return err
+	}), chromedp.Navigate(url))
 }
 
 // eval evaluates an expression. Polling in the page would need eval there, which its policy forbids.

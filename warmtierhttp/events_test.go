@@ -235,7 +235,8 @@ func TestRecorder_Bounded(t *testing.T) {
 	var p position
 	r.since(&p)
 	for i := range int64(maxSamples + 100) {
-		r.observe(now.Add(time.Duration(i)*time.Second), statsWith(warmtier.CompactionResults{OK: i}, warmtier.CompactionResults{}, i))
+		st := statsWith(warmtier.CompactionResults{OK: i}, warmtier.CompactionResults{}, i)
+		r.observe(now.Add(time.Duration(i)*time.Second), st)
 	}
 	n := r.since(&p)
 	require.Len(t, n.samples, maxSamples)
@@ -280,7 +281,8 @@ func TestRecorder_SwapPause(t *testing.T) {
 	swaps := func(short, long int64) warmtier.Stats {
 		st := statsWith(warmtier.CompactionResults{OK: short + long}, warmtier.CompactionResults{}, 0)
 		st.SwapDuration = warmtier.Histogram{
-			Bounds: []time.Duration{time.Microsecond, 4 * time.Microsecond}, Counts: []int64{short, long, 0}, Count: short + long,
+			Bounds: []time.Duration{time.Microsecond, 4 * time.Microsecond},
+			Counts: []int64{short, long, 0}, Count: short + long,
 		}
 		st.MaxSwapPause = 3 * time.Microsecond
 		return st
