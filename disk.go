@@ -37,6 +37,8 @@ type disk struct {
 	boot  [16]byte
 	key   sipKey
 
+	repaired RepairReport // written by Open only
+
 	failure atomic.Pointer[error] // the first failed flush; set once
 
 	mappedMu sync.Mutex              // a leaf
