@@ -107,6 +107,10 @@ type CompactionProgress struct {
 // when Close cancelled it, or [ErrCorrupt] when a live record is damaged. The damaged segment is left
 // alone from then on, so that the next compaction can give back the others.
 func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
+	return s.compact(ctx, triggerManual)
+}
+
+func (s *Store) compact(ctx context.Context, by trigger) (CompactionStats, error) {
 	if s.opts.ReadOnly {
 		return CompactionStats{}, ErrReadOnly
 	}
@@ -127,7 +131,7 @@ func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
 	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
 		c.maxTargets = int(max(1, bound/c.segmentSize()))
 	}
-	st := s.Stats()
+	st := s.sizes()
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
 	c.stats.before(st)
 	err = c.run(ctx)
@@ -137,8 +141,10 @@ func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrCompactionFailed, err)
 	}
-	c.stats.after(s.Stats(), time.Since(c.start))
-	s.history.addCompaction(c.stats, err)
+	c.stats.BytesCopied = c.progress.BytesCopied
+	c.stats.after(s.sizes(), time.Since(c.start))
+	s.meters.compactions.observe(c.stats.Duration)
+	s.history.addCompaction(by, c.stats, err)
 	return c.stats, err
 }
 
@@ -208,6 +214,7 @@ func (m *moves) of(shard int) []move { return m.list[m.start[shard]:m.start[shar
 
 func (c *compaction) run(ctx context.Context) error {
 	defer c.drainPool()
+	defer c.end()
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
@@ -304,6 +311,46 @@ func (c *compaction) chooseVictims() {
 		return int(max(-1, min(1, dead[b.seg]-dead[a.seg])))
 	})
 	c.progress.Victims = len(c.victims)
+	for _, v := range c.victims {
+		v.seg.victim.Store(true)
+	}
+	c.notice(StageBuild, nil)
+}
+
+// compactionNotice is what Stats knows of a compaction under way.
+type compactionNotice struct {
+	progress CompactionProgress
+	start    time.Time
+	copied   *atomic.Int64 // in the round being built, beyond what progress says; may be nil
+}
+
+// notice lets Stats know how far the compaction is.
+func (c *compaction) notice(stage string, copied *atomic.Int64) {
+	n := &compactionNotice{progress: c.progress, start: c.start, copied: copied}
+	n.progress.Stage = stage
+	c.s.current.Store(n)
+}
+
+// end takes back what others see of a compaction under way.
+func (c *compaction) end() {
+	for _, seg := range c.s.segments.all() {
+		seg.victim.Store(false)
+	}
+	c.s.current.Store(nil)
+}
+
+// progress is that of the compaction under way.
+func (s *Store) progress() CompactionProgress {
+	n := s.current.Load()
+	if n == nil {
+		return CompactionProgress{}
+	}
+	p := n.progress
+	p.Elapsed = time.Since(n.start)
+	if n.copied != nil {
+		p.BytesCopied += n.copied.Load()
+	}
+	return p
 }
 
 // fillWork walks the index for further victims until the next round's targets can be filled: a
@@ -481,6 +528,7 @@ func (c *compaction) round(ctx context.Context) error {
 		}
 	}
 	c.progress.Round++
+	c.notice(StageBuild, &r.bytes)
 	if err := r.build(ctx); err != nil {
 		return err
 	}
@@ -491,6 +539,7 @@ func (c *compaction) round(ctx context.Context) error {
 		return err
 	}
 	c.report(StageBuild, r.bytes.Load())
+	c.notice(StageCommit, &r.bytes)
 	moved, superseded, err := r.commit(ctx)
 	if err != nil {
 		return err
@@ -515,6 +564,7 @@ func (c *compaction) round(ctx context.Context) error {
 	c.progress.BytesCopied += r.bytes.Load()
 	c.progress.VictimsDone += len(leaving)
 	c.progress.MemoriesMoved += moved
+	c.notice(StageSwap, nil)
 	c.report(StageSwap, 0)
 	return nil
 }
@@ -930,13 +980,16 @@ func (c *compaction) swap(segs []*segment) {
 		return
 	}
 	s := c.s
+	gone := written(segs)
 	runtime.Gosched() // a fresh time slice: being preempted inside would stop everybody
 	s.contentMu.Lock()
 	start := time.Now()
 	s.segments.removeLocked(segs)
+	s.writtenGone += gone
 	pause := time.Since(start)
 	s.contentMu.Unlock()
 	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, pause)
+	s.meters.swaps.observe(pause)
 
 	s.segments.reuse(segs)
 	for _, seg := range segs {

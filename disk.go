@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 /*
@@ -279,7 +280,7 @@ func (s *Store) flush() error {
 		d.begun++
 		turn := d.begun
 		d.mu.Unlock()
-		err := s.flushAll()
+		err := s.measuredFlush()
 		d.mu.Lock()
 		d.running = false
 		d.changed.Broadcast()
@@ -291,6 +292,18 @@ func (s *Store) flush() error {
 		}
 		d.ended = turn
 	}
+	return nil
+}
+
+func (s *Store) measuredFlush() error {
+	start := time.Now()
+	err := s.flushAll()
+	s.meters.syncDurations.observe(time.Since(start))
+	if err != nil {
+		s.meters.syncErrors.Add(1)
+		return err
+	}
+	s.meters.syncs.Add(1)
 	return nil
 }
 

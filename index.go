@@ -166,6 +166,8 @@ type shardState struct {
 
 	puts, deletes atomic.Int64 // written under mu
 	gets, misses  atomic.Int64 // written by readers; per shard, so that no line is written by all
+	deleteMisses  atomic.Int64 // written under the lane's lock
+	remainder     int64        // of gets, at which a read is measured; set by Open
 }
 
 // wanted is the number of slots the table should have for n memories: as many as it has while that

@@ -76,19 +76,24 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 	}
 	defer done()
 	start := time.Now()
-	st := s.Stats()
+	st := s.sizes()
 	r := MaintenanceReport{FragmentationRatio: st.FragmentationRatio, TotalBytes: st.TotalBytes}
 	if err := context.Cause(ctx); err != nil {
 		return r, err
 	}
 	if !s.maintenance.mu.TryLock() {
 		r.Skipped = SkipBusy
+		s.history.addCycle(r)
 		return r, nil
 	}
 	defer s.maintenance.mu.Unlock()
+	by := triggerAuto
+	if s.maintenance.startup {
+		by = triggerStartup
+	}
 	r.Skipped = s.reasonToSkip(st, start)
 	if r.Skipped == "" {
-		r.Compaction, err = s.Compact(ctx)
+		r.Compaction, err = s.compact(ctx, by)
 		switch {
 		case err == nil:
 			r.Compacted = true

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -62,6 +63,7 @@ func (s *Store) openDirectory(dir string) error {
 
 // openDisk recovers the store in fs. On an error nothing is mapped or locked.
 func (s *Store) openDisk(files fileSystem, lock *os.File) error {
+	start := time.Now()
 	s.disk = &disk{fs: files, lock: lock, boot: s.bootID(), mapped: map[*byte]trackedMemory{}}
 	s.disk.changed = sync.NewCond(&s.disk.mu)
 	r := &recovery{s: s}
@@ -81,6 +83,10 @@ func (s *Store) openDisk(files fileSystem, lock *os.File) error {
 			}
 		}
 		return errors.Join(fmt.Errorf("warmtier: open: %w", err), s.closeDisk())
+	}
+	s.writtenGone = -written(s.segments.all()) // by others
+	s.recovered = RecoveryStats{
+		Duration: time.Since(start), Clean: r.hinted, Records: r.records, TruncatedBytes: r.torn,
 	}
 	return nil
 }

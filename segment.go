@@ -3,9 +3,13 @@ package warmtier
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math"
 	"math/bits"
+	"slices"
+	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 )
 
@@ -68,7 +72,9 @@ type segment struct {
 	synced     atomic.Int64 // bytes up to here are durable
 
 	state   atomic.Int32
+	made    time.Time    // or found by Open
 	damaged atomic.Bool  // a compaction met damage here; written by compactions
+	victim  atomic.Bool  // of the compaction under way, which writes it
 	early   atomic.Bool  // sealed although it had room: compactions merge such segments
 	records atomic.Int64 // before tail; changes with it
 	tail    atomic.Int64 // bytes in use, header included; grows under the lane's lock while active
@@ -77,7 +83,9 @@ type segment struct {
 }
 
 func newSegment(id uint64, mem []byte, kind segmentKind) *segment {
-	seg := &segment{id: id, mem: mem, kind: kind, seed: segmentSeed(id), minSeq: math.MaxUint64}
+	seg := &segment{
+		id: id, mem: mem, kind: kind, seed: segmentSeed(id), minSeq: math.MaxUint64, made: time.Now(),
+	}
 	seg.tail.Store(segmentHeaderSize)
 	seg.refs.Store(1)
 	seg.committed.Store(kind == kindLane)
@@ -130,6 +138,57 @@ func (seg *segment) is(st segmentState) bool {
 	return segmentState(seg.state.Load()) == st
 }
 
+// written is how many bytes of it were written by Put and Delete.
+func (seg *segment) written() int64 {
+	if seg.kind != kindLane {
+		return 0 // copies
+	}
+	return seg.recordBytes()
+}
+
+func written(segs []*segment) (bytes int64) {
+	for _, seg := range segs {
+		bytes += seg.written()
+	}
+	return bytes
+}
+
+// pins is how many there are. The table's reference counts as one until the segment is retired.
+func (seg *segment) pins() int {
+	pins := seg.refs.Load()
+	if !seg.is(stateRetired) {
+		pins--
+	}
+	return int(max(0, pins))
+}
+
+func (seg *segment) publicState() SegmentState {
+	switch {
+	case seg.is(stateRetired):
+		return SegmentRetired
+	case seg.victim.Load():
+		return SegmentCompacting
+	case seg.is(stateActive):
+		return SegmentActive
+	}
+	return SegmentSealed
+}
+
+func (seg *segment) stats() SegmentStats {
+	total := seg.recordBytes()
+	live := min(seg.live.Load(), total) // writers may have come between the two
+	return SegmentStats{
+		ID:          seg.id,
+		State:       seg.publicState(),
+		MappedBytes: int64(len(seg.mem)),
+		TotalBytes:  total,
+		LiveBytes:   live,
+		DeadBytes:   total - live,
+		Pins:        seg.pins(),
+		Age:         time.Since(seg.made),
+	}
+}
+
 // name is what errors call the segment.
 func (seg *segment) name() string {
 	if seg.file != nil {
@@ -155,6 +214,7 @@ func (seg *segment) pin() {
 func (s *Store) unpin(seg *segment) {
 	if seg.refs.Add(-1) == 0 {
 		s.retiredBytes.Add(-int64(len(seg.mem)))
+		s.retired.remove(seg)
 		s.free(seg)
 	}
 }
@@ -164,11 +224,40 @@ func (s *Store) unpin(seg *segment) {
 func (s *Store) retire(seg *segment) (last bool) {
 	seg.state.Store(int32(stateRetired))
 	s.retiredBytes.Add(int64(len(seg.mem)))
+	s.retired.add(seg) // before the last pin may go
 	if seg.refs.Add(-1) > 0 {
 		return false
 	}
+	s.retired.remove(seg)
 	s.retiredBytes.Add(-int64(len(seg.mem)))
 	return true
+}
+
+// retiredSegments are those that pins alone keep mapped, for Stats and Segments.
+type retiredSegments struct {
+	mu   sync.Mutex // a leaf
+	segs map[*segment]bool
+}
+
+func (r *retiredSegments) add(seg *segment) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.segs == nil {
+		r.segs = map[*segment]bool{}
+	}
+	r.segs[seg] = true
+}
+
+func (r *retiredSegments) remove(seg *segment) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.segs, seg)
+}
+
+func (r *retiredSegments) all() []*segment {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.segs))
 }
 
 // free unmaps a segment nobody can reach.

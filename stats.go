@@ -1,12 +1,19 @@
 package warmtier
 
 import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// Stats is a snapshot of a store. Sizes are bytes. Each figure is exact; figures read while others
-// write are of slightly different moments.
+// Stats is a snapshot of a store. Sizes are bytes. Each figure is exact, where it does not say that it
+// comes from a sample; figures read while others write are of slightly different moments. Counters
+// begin with Open.
 type Stats struct {
 	Memories           int
 	Segments           int     // active and sealed
@@ -24,6 +31,21 @@ type Stats struct {
 	Deletes        int64 // that removed something
 	CorruptRecords int64 // met by reads; the same record counts each time
 
+	// Operations: calls that failed for a reason of the caller's (ErrInvalidID, ErrContentTooLarge,
+	// ErrReadOnly, ErrClosed) are not counted.
+	GetErrors      int64 // of Gets, and of memories that All left out
+	PutErrors      int64
+	DeleteErrors   int64
+	DeleteMisses   int64     // that found nothing to remove
+	ReadBytes      int64     // of contents read: an estimate, from one read in 256
+	WrittenBytes   int64     // of records written by Put and Delete since Open
+	GetDuration    Histogram // of one Get, AppendContent or View in 256; callbacks not included
+	PutDuration    Histogram // of one in 256
+	DeleteDuration Histogram // of one in 256
+
+	SegmentsByState SegmentCounts
+	PinnedReaders   int // pins on segments: by View, All, Verify, reads of long contents, and Sync
+
 	Compactions             int64 // that ran to the end
 	CompactionFailures      int64 // that returned ErrCompactionFailed, cancelled ones included
 	CompactionInProgress    bool
@@ -34,6 +56,72 @@ type Stats struct {
 	MaintenanceCycles       int64         // run by the background cycle and by Maintain
 	AutomaticCompactions    int64         // started by them
 	LastMaintenanceDecision SkipReason    // of the last cycle; empty when it compacted or none ran
+
+	ManualCompactions     CompactionResults  // by calls of Compact
+	AutoCompactions       CompactionResults  // by maintenance cycles
+	StartupCompactions    CompactionResults  // by the first cycle, when Open found the store fragmented
+	CompactionProgress    CompactionProgress // of the one under way; zero when there is none
+	LastCompactionSuccess time.Time          // when the last one without error ended; zero: none did
+	BytesCopied           int64              // by all compactions
+	CompactionDuration    Histogram          // of all, failed ones included
+	SwapDuration          Histogram          // of all holds of the content buffer's write lock
+	MaintenanceSkips      SkipCounts
+	NextMaintenanceCycle  time.Time // of the background cycle; zero when there is none
+
+	// Stores in a directory; zero in others.
+	Syncs         int64 // flushes that succeeded; concurrent calls share one
+	SyncErrors    int64
+	SyncDuration  Histogram
+	UnsyncedBytes int64 // of records that a power loss might take
+	Recovery      RecoveryStats
+}
+
+// SegmentState is what a segment is being used for.
+type SegmentState string
+
+// States of segments.
+const (
+	SegmentActive     SegmentState = "active"     // being appended to
+	SegmentSealed     SegmentState = "sealed"     // immutable
+	SegmentCompacting SegmentState = "compacting" // immutable, and chosen by the compaction under way
+	SegmentRetired    SegmentState = "retired"    // replaced, and mapped for readers that hold it
+)
+
+// SegmentStats is a snapshot of one segment. Sizes are bytes.
+type SegmentStats struct {
+	ID          uint64
+	State       SegmentState
+	MappedBytes int64
+	TotalBytes  int64 // of its records: live and dead
+	LiveBytes   int64
+	DeadBytes   int64
+	Pins        int           // that keep it mapped, beside the store itself
+	Age         time.Duration // since it was made, or found by Open
+}
+
+// SegmentCounts is how many segments are in each state.
+type SegmentCounts struct {
+	Active, Sealed, Compacting, Retired int
+}
+
+// CompactionResults is how compactions ended.
+type CompactionResults struct {
+	OK      int64
+	Aborted int64 // cancelled by the caller or by Close
+	Failed  int64
+}
+
+// SkipCounts is how often maintenance cycles did nothing, by [SkipReason].
+type SkipCounts struct {
+	Threshold, Size, RateLimit, Busy, Memory int64
+}
+
+// RecoveryStats says what Open found in a directory.
+type RecoveryStats struct {
+	Duration       time.Duration
+	Clean          bool  // the index was there from a clean Close, and no record was read
+	Records        int   // in the segments
+	TruncatedBytes int64 // of tails that were not finished
 }
 
 // CompactionStats says what one compaction did. Sizes are bytes, of records.
@@ -45,6 +133,7 @@ type CompactionStats struct {
 	BytesBefore         int64
 	BytesAfter          int64
 	BytesReclaimed      int64 // of the segments given back less those filled
+	BytesCopied         int64 // of live records, in finished rounds
 	FragmentationBefore float64
 	FragmentationAfter  float64
 	MemoriesMoved       int64
@@ -71,53 +160,223 @@ type history struct {
 	mu          sync.Mutex // a leaf: nothing is acquired under it
 	compactions int64
 	failures    int64
+	results     [triggers]CompactionResults
 	last        time.Time
+	lastSuccess time.Time
 	duration    time.Duration
 	reclaimed   int64
+	copied      int64
 	maxPause    time.Duration
 	cycles      int64
 	automatic   int64
 	decision    SkipReason
+	skips       SkipCounts
+	nextCycle   time.Time
 }
 
-func (h *history) addCompaction(c CompactionStats, err error) {
+// trigger is what started a compaction.
+type trigger int
+
+const (
+	triggerManual trigger = iota
+	triggerAuto
+	triggerStartup
+	triggers
+)
+
+func (h *history) addCompaction(by trigger, c CompactionStats, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err == nil {
-		h.compactions++
-	} else {
-		h.failures++
-	}
 	h.last, h.duration = time.Now(), c.Duration
+	switch {
+	case err == nil:
+		h.compactions++
+		h.lastSuccess = h.last
+		h.results[by].OK++
+	case isAborted(err):
+		h.failures++
+		h.results[by].Aborted++
+	default:
+		h.failures++
+		h.results[by].Failed++
+	}
 	h.reclaimed += c.BytesReclaimed
+	h.copied += c.BytesCopied
 	h.maxPause = max(h.maxPause, c.MaxSwapPause)
+}
+
+// isAborted reports whether a compaction ended because somebody wanted it to.
+func isAborted(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrClosed)
 }
 
 func (h *history) addCycle(r MaintenanceReport) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.cycles++
-	if r.Skipped == "" {
+	h.decision = r.Skipped
+	switch r.Skipped {
+	case SkipThreshold:
+		h.skips.Threshold++
+	case SkipSize:
+		h.skips.Size++
+	case SkipRateLimit:
+		h.skips.RateLimit++
+	case SkipBusy:
+		h.skips.Busy++
+	case SkipMemory:
+		h.skips.Memory++
+	default:
 		h.automatic++
 	}
-	h.decision = r.Skipped
+}
+
+func (h *history) expectCycle(at time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.nextCycle = at
+}
+
+func (h *history) addTo(st *Stats) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	st.Compactions = h.compactions
+	st.CompactionFailures = h.failures
+	st.ManualCompactions = h.results[triggerManual]
+	st.AutoCompactions = h.results[triggerAuto]
+	st.StartupCompactions = h.results[triggerStartup]
+	st.LastCompaction = h.last
+	st.LastCompactionSuccess = h.lastSuccess
+	st.LastCompactionDuration = h.duration
+	st.BytesReclaimed = h.reclaimed
+	st.BytesCopied = h.copied
+	st.MaxSwapPause = h.maxPause
+	st.MaintenanceCycles = h.cycles
+	st.AutomaticCompactions = h.automatic
+	st.LastMaintenanceDecision = h.decision
+	st.MaintenanceSkips = h.skips
+	st.NextMaintenanceCycle = h.nextCycle
+}
+
+/*
+Durations of operations are those of a sample: reading the clock twice takes as long as a Get. A shard
+measures the read at which its own counter of reads, which every read adds to anyway, passes a certain
+remainder of 256, another one in every shard: so samples come evenly, and what a read pays is a
+comparison. Writes draw a random number, which is nothing against what a write does.
+*/
+const (
+	sampleEvery = 256
+	_           = uint(shardCount - sampleEvery) // a shard has its number as remainder
+)
+
+// meters are what is measured of operations, where a counter of each shard would cost more than it is
+// worth: what is rare, and samples.
+type meters struct {
+	epoch time.Time // of sampled starts
+
+	getErrors, putErrors, deleteErrors atomic.Int64
+	sampledBytes                       atomic.Int64 // of contents read in sampled reads
+	syncs, syncErrors                  atomic.Int64
+
+	gets, puts, deletes, compactions, swaps, syncDurations histogram
+}
+
+func (m *meters) init() {
+	m.epoch = time.Now()
+	for _, h := range []*histogram{&m.gets, &m.puts, &m.deletes, &m.syncDurations} {
+		h.first = operationBound
+	}
+	m.compactions.first = compactionBound
+	m.swaps.first = swapBound
+}
+
+// sampleRead says when a read of sh began that is to be measured, 0 for the others.
+func (m *meters) sampleRead(sh *shard) time.Duration {
+	if sh.gets.Load()%sampleEvery != sh.remainder {
+		return 0
+	}
+	return m.now()
+}
+
+// sampleWrite is sampleRead for writes.
+func (m *meters) sampleWrite() time.Duration {
+	if rand.Uint64()%sampleEvery != 0 {
+		return 0
+	}
+	return m.now()
+}
+
+// now is never 0.
+func (m *meters) now() time.Duration { return time.Since(m.epoch) | 1 }
+
+// readEnded accounts for a sampled read of n bytes. REQUIRES: started is not 0.
+func (m *meters) readEnded(started time.Duration, n int) {
+	m.gets.observe(m.now() - started)
+	m.sampledBytes.Add(int64(n))
+}
+
+// writeEnded accounts for the result of a Put or Delete.
+func (m *meters) writeEnded(started time.Duration, err error, durations *histogram, failures *atomic.Int64) {
+	switch {
+	case err == nil:
+		if started != 0 {
+			durations.observe(m.now() - started)
+		}
+	case errors.Is(err, ErrInvalidID), errors.Is(err, ErrContentTooLarge), errors.Is(err, ErrReadOnly),
+		errors.Is(err, ErrClosed): // the caller's
+	default:
+		failures.Add(1)
+	}
+}
+
+func (m *meters) addTo(st *Stats) {
+	st.GetErrors = m.getErrors.Load()
+	st.PutErrors = m.putErrors.Load()
+	st.DeleteErrors = m.deleteErrors.Load()
+	st.ReadBytes = m.sampledBytes.Load() * sampleEvery
+	st.Syncs = m.syncs.Load()
+	st.SyncErrors = m.syncErrors.Load()
+	st.GetDuration = m.gets.snapshot()
+	st.PutDuration = m.puts.snapshot()
+	st.DeleteDuration = m.deletes.snapshot()
+	st.CompactionDuration = m.compactions.snapshot()
+	st.SwapDuration = m.swaps.snapshot()
+	st.SyncDuration = m.syncDurations.snapshot()
 }
 
 // Stats returns the figures of the store. It reads a few words per shard and per segment, and stops
 // nobody. Of a closed store only the counters are left.
 func (s *Store) Stats() Stats {
-	var st Stats
+	st := s.sizes()
 	for i := range s.shards {
 		sh := &s.shards[i]
-		st.Memories += int(sh.memories.Load())
-		st.LiveBytes += sh.liveBytes.Load()
 		st.Puts += sh.puts.Load()
 		st.Gets += sh.gets.Load()
 		st.Misses += sh.misses.Load()
 		st.Deletes += sh.deletes.Load()
+		st.DeleteMisses += sh.deleteMisses.Load()
 		sh.mu.RLock()
 		st.IndexBytes += int64(len(sh.table))
 		sh.mu.RUnlock()
+	}
+	st.MappedBytes = s.mapper.bytes.Load()
+	st.RetiredBytes = s.retiredBytes.Load()
+	st.CorruptRecords = s.corruptRecords.Load()
+	st.CompactionInProgress = s.compacting.Load()
+	st.CompactionProgress = s.progress()
+	st.Recovery = s.recovered
+	s.addSegments(&st)
+	s.meters.addTo(&st)
+	s.history.addTo(&st)
+	return st
+}
+
+// sizes are the figures that compactions are decided by.
+func (s *Store) sizes() (st Stats) {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		st.Memories += int(sh.memories.Load())
+		st.LiveBytes += sh.liveBytes.Load()
 	}
 	s.contentMu.RLock()
 	for _, seg := range s.segments.all() {
@@ -130,24 +389,52 @@ func (s *Store) Stats() Stats {
 	st.LiveBytes = min(st.LiveBytes, st.TotalBytes)
 	st.DeadBytes = st.TotalBytes - st.LiveBytes
 	st.FragmentationRatio = fragmentation(st.DeadBytes, st.TotalBytes)
-	st.MappedBytes = s.mapper.bytes.Load()
-	st.RetiredBytes = s.retiredBytes.Load()
-	st.CorruptRecords = s.corruptRecords.Load()
-	st.CompactionInProgress = s.compacting.Load()
-
-	h := &s.history
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	st.Compactions = h.compactions
-	st.CompactionFailures = h.failures
-	st.LastCompaction = h.last
-	st.LastCompactionDuration = h.duration
-	st.BytesReclaimed = h.reclaimed
-	st.MaxSwapPause = h.maxPause
-	st.MaintenanceCycles = h.cycles
-	st.AutomaticCompactions = h.automatic
-	st.LastMaintenanceDecision = h.decision
 	return st
+}
+
+// addSegments adds what is counted by segment.
+func (s *Store) addSegments(st *Stats) {
+	s.contentMu.RLock()
+	st.WrittenBytes = s.writtenGone
+	for _, seg := range s.segments.all() {
+		st.WrittenBytes += seg.written()
+		if s.disk != nil && !s.opts.ReadOnly && seg.committed.Load() {
+			st.UnsyncedBytes += max(0, seg.tail.Load()-seg.synced.Load())
+		}
+		st.PinnedReaders += seg.pins()
+		switch seg.publicState() {
+		case SegmentActive:
+			st.SegmentsByState.Active++
+		case SegmentCompacting:
+			st.SegmentsByState.Compacting++
+		default:
+			st.SegmentsByState.Sealed++
+		}
+	}
+	s.contentMu.RUnlock()
+	for _, seg := range s.retired.all() {
+		st.SegmentsByState.Retired++
+		st.PinnedReaders += seg.pins()
+	}
+}
+
+// Segments returns a snapshot of every segment, in the order of their ids, retired ones included as long
+// as a reader keeps them mapped. It reads a few words per segment and stops nobody; the figures are of
+// slightly different moments. Of a closed store only retired segments are left.
+func (s *Store) Segments() []SegmentStats {
+	s.contentMu.RLock()
+	segs := s.segments.all()
+	list := make([]SegmentStats, 0, len(segs))
+	for _, seg := range segs {
+		list = append(list, seg.stats())
+	}
+	s.contentMu.RUnlock()
+	for _, seg := range s.retired.all() {
+		list = append(list, seg.stats())
+	}
+	slices.SortFunc(list, func(a, b SegmentStats) int { return cmp.Compare(a.ID, b.ID) })
+	// One that was retired between the two is there twice: as it was, and as it is.
+	return slices.CompactFunc(list, func(a, b SegmentStats) bool { return a.ID == b.ID })
 }
 
 // fragmentation is dead / total, 0 when there is nothing.

@@ -87,6 +87,11 @@ type Store struct {
 	corruptRecords atomic.Int64  // met by reads, compactions and All
 	compacting     atomic.Bool
 	history        history
+	meters         meters
+	retired        retiredSegments
+	writtenGone    int64                            // by Put and Delete, to segments that left; guarded by contentMu
+	current        atomic.Pointer[compactionNotice] // of the compaction under way
+	recovered      RecoveryStats                    // written by Open
 
 	// Background work: lifetime ends when Close begins, and running counts what Close waits for.
 	lifetime    context.Context
@@ -149,7 +154,9 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	s.segments.entries.Store(new([]atomic.Pointer[segment]))
 	for i := range s.shards {
 		s.shards[i].lane = &s.lanes[i%len(s.lanes)]
+		s.shards[i].remainder = int64(i) % sampleEvery
 	}
+	s.meters.init()
 	s.lifetime, s.endLife = context.WithCancelCause(context.Background())
 	s.segments.pending = map[uint64]bool{}
 	return s, nil
@@ -161,7 +168,9 @@ func (s *Store) startBackground() {
 		return
 	}
 	if !s.opts.Maintenance.Disabled {
+		s.history.expectCycle(time.Now().Add(s.opts.Maintenance.Interval))
 		s.repeat(s.opts.Maintenance.Interval, func() bool {
+			s.history.expectCycle(time.Now().Add(s.opts.Maintenance.Interval))
 			s.cycle()
 			return true
 		})
@@ -198,6 +207,13 @@ func (s *Store) repeat(interval time.Duration, fn func() (more bool)) {
 // [ErrCorrupt] when the place of id in the index leads to a damaged record, since what would be
 // replaced is unknown then. Nothing changed when one is returned.
 func (s *Store) Put(id string, content []byte) error {
+	started := s.meters.sampleWrite()
+	err := s.putDurably(id, content)
+	s.meters.writeEnded(started, err, &s.meters.puts, &s.meters.putErrors)
+	return err
+}
+
+func (s *Store) putDurably(id string, content []byte) error {
 	if err := s.checkWrite(id); err != nil {
 		return err
 	}
@@ -342,6 +358,13 @@ func (s *Store) pointTo(sh *shard, pos int, exists bool, oldSize int, w slot, si
 //
 // Errors: [ErrInvalidID], [ErrReadOnly], [ErrClosed], and [ErrCorrupt] as with [Store.Put].
 func (s *Store) Delete(id string) (existed bool, err error) {
+	started := s.meters.sampleWrite()
+	existed, err = s.removeDurably(id)
+	s.meters.writeEnded(started, err, &s.meters.deletes, &s.meters.deleteErrors)
+	return existed, err
+}
+
+func (s *Store) removeDurably(id string) (existed bool, err error) {
 	if err := s.checkWrite(id); err != nil {
 		return false, err
 	}
@@ -368,6 +391,9 @@ func (s *Store) remove(id string) (existed bool, err error) {
 	defer ln.mu.Unlock()
 
 	m, exists, err := s.find(sh, tag, id)
+	if err == nil && !exists {
+		sh.deleteMisses.Add(1)
+	}
 	if err != nil || !exists {
 		return false, err
 	}
@@ -447,6 +473,8 @@ type match struct {
 	rec    []byte // from the record's first byte to seg's tail
 	h      header
 	pos    int // of the slot; for an id that is absent, where its slot would go
+
+	started time.Duration // of a read that is measured, see meters; else 0
 }
 
 func (m match) corrupt(id, reason string) error {
@@ -528,13 +556,21 @@ func (s *Store) read(id string) (match, error) {
 		return match{}, err
 	}
 	sh, tag := s.place(id)
+	started := s.meters.sampleRead(sh)
 	m, err := s.lookup(id, sh, tag)
 	switch {
 	case err == nil:
 		sh.gets.Add(1)
+		m.started = started
 	case errors.Is(err, ErrNotFound):
 		sh.gets.Add(1)
 		sh.misses.Add(1)
+		if started != 0 {
+			s.meters.readEnded(started, 0)
+		}
+	case errors.Is(err, ErrCorrupt):
+		sh.gets.Add(1)
+		s.meters.getErrors.Add(1)
 	}
 	return m, err
 }
@@ -543,6 +579,12 @@ func (s *Store) countCorrupt(err error) {
 	if errors.Is(err, ErrCorrupt) {
 		s.corruptRecords.Add(1)
 	}
+}
+
+// countDamage accounts for a content that cannot be returned.
+func (s *Store) countDamage() {
+	s.corruptRecords.Add(1)
+	s.meters.getErrors.Add(1)
 }
 
 // Get returns a copy of the content of id; it is never nil when err is nil.
@@ -593,8 +635,11 @@ func (s *Store) appendMatch(dst []byte, id string, m match) (content []byte, err
 func (s *Store) appendVerified(dst []byte, id string, m match) ([]byte, error) {
 	out := append(dst, recordContent(m.rec, m.h)...)
 	if !intactContent(out[len(dst):], m.h) {
-		s.corruptRecords.Add(1)
+		s.countDamage()
 		return dst, m.corrupt(id, "checksum mismatch")
+	}
+	if m.started != 0 {
+		s.meters.readEnded(m.started, m.h.contentLen)
 	}
 	return out, nil
 }
@@ -626,8 +671,11 @@ func (s *Store) viewPinned(id string, m match, fn func(content []byte) error) (e
 	}
 	content := recordContent(m.rec, m.h)
 	if !intactContent(content, m.h) {
-		s.corruptRecords.Add(1)
+		s.countDamage()
 		return m.corrupt(id, "checksum mismatch")
+	}
+	if m.started != 0 {
+		s.meters.readEnded(m.started, m.h.contentLen)
 	}
 	if err := s.reach(pointViewPinned); err != nil {
 		return err
@@ -793,6 +841,7 @@ func (s *Store) Close() error {
 	var tables []table
 	s.contentMu.Lock()
 	segs := s.segments.all()
+	s.writtenGone += written(segs)
 	s.segments.removeLocked(segs)
 	for i := range s.shards {
 		sh := &s.shards[i]

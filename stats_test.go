@@ -1,0 +1,308 @@
+package warmtier
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// withoutHistograms checks that the histograms of st are empty, and leaves them out.
+func withoutHistograms(t *testing.T, st Stats) Stats {
+	t.Helper()
+	v := reflect.ValueOf(&st).Elem()
+	for i := range v.NumField() {
+		h, ok := v.Field(i).Interface().(Histogram)
+		if !ok {
+			continue
+		}
+		require.Len(t, h.Bounds, histogramBounds)
+		require.Len(t, h.Counts, histogramBounds+1)
+		require.Zero(t, h.Count)
+		require.Zero(t, h.Quantile(0.5))
+		v.Field(i).SetZero()
+	}
+	return st
+}
+
+// Goal: coarse counts are exact, with inclusive bounds. Method: durations at and beside every bound.
+func TestHistogram_Counts(t *testing.T) {
+	for _, first := range []time.Duration{swapBound, operationBound, compactionBound} {
+		h := histogram{first: first}
+		bound := first
+		for range histogramBounds {
+			h.observe(bound - 1)
+			h.observe(bound)
+			h.observe(bound + 1)
+			bound *= 4
+		}
+		h.observe(0)
+		h.observe(-1) // a clock that was set
+		h.observe(math.MaxInt64 / 2)
+		st := h.snapshot()
+		require.EqualValues(t, 3*histogramBounds+3, st.Count)
+		require.Equal(t, []int64{4, 3, 3, 3, 3, 3, 3, 3, 3, 3, 2}, st.Counts, "first bound %v", first)
+		require.Equal(t, first, st.Bounds[0])
+		require.Equal(t, bound/4, st.Bounds[histogramBounds-1])
+	}
+}
+
+// Goal: quantiles are off by less than 10 %. Method: 100,000 random durations over six decades, sorted.
+func TestHistogram_Quantile(t *testing.T) {
+	rnd := seeded(t)
+	h := histogram{first: operationBound}
+	var all []time.Duration
+	for range 100_000 {
+		d := time.Duration(math.Exp(rnd.Float64()*math.Log(1e6)) * 50) // 50 ns to 50 ms
+		all = append(all, d)
+		h.observe(d)
+	}
+	slices.Sort(all)
+	st := h.snapshot()
+	for _, q := range []float64{0, 0.01, 0.5, 0.9, 0.99, 0.999, 1} {
+		exact := all[max(0, int(math.Ceil(q*float64(len(all))))-1)]
+		require.InEpsilon(t, float64(exact), float64(st.Quantile(q)), 0.1, "quantile %v", q)
+	}
+}
+
+// Goal: a difference has only what came between, and a decoded histogram still has quantiles.
+func TestHistogram_Since(t *testing.T) {
+	h := histogram{first: operationBound}
+	for range 1000 {
+		h.observe(200 * time.Millisecond)
+	}
+	before := h.snapshot()
+	for range 10 {
+		h.observe(20 * time.Microsecond)
+	}
+	h.observe(time.Hour)
+	after := h.snapshot()
+	between := after.Since(before)
+	require.EqualValues(t, 11, between.Count)
+	require.Equal(t, 200*time.Microsecond+time.Hour, between.Sum)
+	require.InEpsilon(t, 20_000, float64(between.Quantile(0.5)), 0.1)
+	require.Equal(t, after.Bounds[histogramBounds-1], between.Quantile(1), "beyond all bounds")
+	require.Equal(t, after.Count, after.Since(Histogram{}).Count)
+	require.InEpsilon(t, 2e8, float64(after.Since(Histogram{}).Quantile(0.5)), 0.1)
+
+	encoded, err := json.Marshal(after)
+	require.NoError(t, err)
+	var decoded Histogram
+	require.NoError(t, json.Unmarshal(encoded, &decoded))
+	got := decoded.Quantile(0.5)
+	require.Greater(t, got, 65536*time.Microsecond)
+	require.LessOrEqual(t, got, 262144*time.Microsecond)
+}
+
+// Goal: operations are counted by result, and every 256th read and about as many writes are measured.
+func TestStats_Operations(t *testing.T) {
+	s := openTest(t, quiet(), hooks{hash: func(string) uint64 { return 0 }}) // one shard
+	const n = 10 * sampleEvery
+	for range n {
+		require.NoError(t, s.Put("a", []byte("0123456789")))
+	}
+	for range n {
+		_, err := s.Get("a")
+		require.NoError(t, err)
+	}
+	st := s.Stats()
+	require.EqualValues(t, 10, st.GetDuration.Count)
+	require.EqualValues(t, 10*10*sampleEvery, st.ReadBytes, "every content has 10 bytes: the estimate is exact")
+	require.EqualValues(t, n*int64(recordSize(1, 10)), st.WrittenBytes)
+	require.Positive(t, st.GetDuration.Sum)
+	for range n {
+		_, err := s.Get("b")
+		require.ErrorIs(t, err, ErrNotFound)
+		require.NoError(t, s.View("a", func([]byte) error { return nil }))
+		existed, err := s.Delete("b")
+		require.NoError(t, err)
+		require.False(t, existed)
+	}
+	require.ErrorIs(t, s.Put("", nil), ErrInvalidID)
+	st = s.Stats()
+	require.EqualValues(t, 30, st.GetDuration.Count)
+	require.EqualValues(t, n, st.DeleteMisses)
+	require.EqualValues(t, n, st.Misses)
+	require.Zero(t, st.PutErrors, "the caller's error")
+	for s.Stats().PutDuration.Count == 0 || s.Stats().DeleteDuration.Count == 0 {
+		require.NoError(t, s.Put("c", nil))
+		_, err := s.Delete("c")
+		require.NoError(t, err)
+	}
+}
+
+// Goal: errors of the store count, by operation. Method: a damaged content, and a failing map.
+func TestStats_OperationErrors(t *testing.T) {
+	s := openTest(t, quiet(), hooks{})
+	require.NoError(t, s.Put("a", []byte("0123456789")))
+	m, err := s.lookup("a", s.shardOf("a"), s.tagOf("a"))
+	require.NoError(t, err)
+	s.contentMu.RUnlock()
+	content := recordContent(m.rec, m.h)
+	content[0] ^= 1
+	_, err = s.Get("a")
+	require.ErrorIs(t, err, ErrCorrupt)
+	require.ErrorIs(t, s.View("a", func([]byte) error { return nil }), ErrCorrupt)
+	content[0] ^= 1
+	m.rec[0] ^= 1
+	_, err = s.Get("a")
+	require.ErrorIs(t, err, ErrCorrupt)
+	require.ErrorIs(t, s.Put("a", nil), ErrCorrupt)
+	_, err = s.Delete("a")
+	require.ErrorIs(t, err, ErrCorrupt)
+	m.rec[0] ^= 1
+	st := s.Stats()
+	require.EqualValues(t, 3, st.Gets)
+	require.EqualValues(t, 3, st.GetErrors)
+	require.EqualValues(t, 1, st.PutErrors)
+	require.EqualValues(t, 1, st.DeleteErrors)
+}
+
+func (s *Store) shardOf(id string) *shard { sh, _ := s.place(id); return sh }
+func (s *Store) tagOf(id string) uint32   { _, tag := s.place(id); return tag }
+
+// Goal: segments are seen in every state, and their bytes add up to those of Stats. Method: a pinned
+// record is compacted away, and the compaction is stopped with its victims chosen.
+func TestSegments_States(t *testing.T) {
+	p := pauseAt(pointCompactBuilt)
+	s := openTest(t, quiet(), hooks{at: p.hook})
+	fill(t, s, 0, 1000, 200)
+	deleteWhere(t, s, 0, 1000, odd)
+	states := func() (st Stats, counts map[SegmentState]int) {
+		st, counts = s.Stats(), map[SegmentState]int{}
+		var total, live int64
+		for _, seg := range s.Segments() {
+			counts[seg.State]++
+			require.Equal(t, seg.TotalBytes, seg.LiveBytes+seg.DeadBytes)
+			require.Positive(t, seg.Age)
+			require.EqualValues(t, minSegmentSize, seg.MappedBytes)
+			if seg.State != SegmentRetired {
+				total += seg.TotalBytes
+				live += seg.LiveBytes
+			} else {
+				require.Positive(t, seg.Pins)
+			}
+		}
+		require.Equal(t, st.TotalBytes, total)
+		require.Equal(t, st.LiveBytes, live)
+		require.Equal(t, SegmentCounts{
+			Active: counts[SegmentActive], Sealed: counts[SegmentSealed],
+			Compacting: counts[SegmentCompacting], Retired: counts[SegmentRetired],
+		}, st.SegmentsByState)
+		return st, counts
+	}
+	st, counts := states()
+	require.Equal(t, len(s.lanes), counts[SegmentActive])
+	require.Positive(t, counts[SegmentSealed])
+	require.Zero(t, st.PinnedReaders)
+
+	err := s.View(idOf(0), func([]byte) error {
+		require.Equal(t, 1, s.Stats().PinnedReaders)
+		ended := make(chan error)
+		go func() {
+			_, err := s.Compact(context.Background())
+			ended <- err
+		}()
+		<-p.reached
+		st, counts = states()
+		require.Positive(t, counts[SegmentCompacting])
+		require.Zero(t, counts[SegmentActive])
+		require.Equal(t, StageBuild, st.CompactionProgress.Stage)
+		require.Equal(t, 1, st.CompactionProgress.Round)
+		require.Positive(t, st.CompactionProgress.BytesCopied)
+		close(p.proceed)
+		require.NoError(t, <-ended)
+		st, counts = states()
+		require.Equal(t, 1, counts[SegmentRetired])
+		require.Equal(t, 1, st.PinnedReaders)
+		require.Zero(t, counts[SegmentCompacting])
+		return nil
+	})
+	require.NoError(t, err)
+	written := st.WrittenBytes
+	st, counts = states()
+	require.Zero(t, counts[SegmentRetired])
+	require.Zero(t, st.PinnedReaders)
+	require.Equal(t, CompactionProgress{}, st.CompactionProgress)
+	require.Equal(t, written, st.WrittenBytes, "copies are not written bytes, and what left still is")
+	require.EqualValues(t, 1000*recordSize(len(idOf(0)), 200), written)
+	require.NoError(t, s.Close())
+	require.Equal(t, written, s.Stats().WrittenBytes)
+	require.Empty(t, s.Segments())
+}
+
+// Goal: compactions count by trigger and result.
+func TestStats_Compactions(t *testing.T) {
+	boom := errors.New("boom")
+	fail := false
+	opts := quiet()
+	opts.Maintenance.MinBytes = 1
+	opts.Maintenance.FragmentationThreshold = 0.1
+	s := openTest(t, opts, hooks{at: func(p point) error {
+		if fail && p == pointCompactBuilt {
+			return boom
+		}
+		return nil
+	}})
+	fill(t, s, 0, 1000, 200)
+	deleteWhere(t, s, 0, 1000, odd)
+	cancelled, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err := s.Compact(cancelled)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Zero(t, s.Stats().LastCompactionSuccess)
+	fail = true
+	_, err = s.Compact(context.Background())
+	require.ErrorIs(t, err, boom)
+	fail = false
+	r, err := s.Maintain(context.Background())
+	require.NoError(t, err)
+	require.True(t, r.Compacted)
+	_, err = s.Maintain(context.Background())
+	require.NoError(t, err)
+	st := s.Stats()
+	require.Equal(t, CompactionResults{Aborted: 1, Failed: 1}, st.ManualCompactions)
+	require.Equal(t, CompactionResults{OK: 1}, st.AutoCompactions)
+	require.Equal(t, SkipCounts{Threshold: 1}, st.MaintenanceSkips)
+	require.Equal(t, st.LastCompaction, st.LastCompactionSuccess)
+	require.EqualValues(t, 3, st.CompactionDuration.Count)
+	require.Equal(t, r.Compaction.BytesCopied, st.BytesCopied)
+	require.EqualValues(t, 500*recordSize(len(idOf(0)), 200), st.BytesCopied)
+	require.EqualValues(t, r.Compaction.Rounds, st.SwapDuration.Count)
+	require.LessOrEqual(t, st.SwapDuration.Quantile(1), 2*st.MaxSwapPause)
+}
+
+// Goal: a directory store counts flushes, what is not flushed yet, and what Open found.
+func TestStats_Directory(t *testing.T) {
+	dir := t.TempDir()
+	opts := quiet()
+	opts.SyncInterval = -1
+	s, err := Open(dir, opts)
+	require.NoError(t, err)
+	require.Zero(t, s.Stats().UnsyncedBytes)
+	fill(t, s, 0, 100, 200)
+	require.EqualValues(t, 100*recordSize(len(idOf(0)), 200), s.Stats().UnsyncedBytes)
+	require.NoError(t, s.Sync())
+	st := s.Stats()
+	require.Zero(t, st.UnsyncedBytes)
+	require.EqualValues(t, 1, st.Syncs)
+	require.EqualValues(t, 1, st.SyncDuration.Count)
+	require.Positive(t, st.Recovery.Duration)
+	require.False(t, st.Recovery.Clean)
+	require.NoError(t, s.Close())
+
+	s, err = Open(dir, opts)
+	require.NoError(t, err)
+	st = s.Stats()
+	require.Zero(t, st.WrittenBytes, "by this store")
+	require.Zero(t, st.UnsyncedBytes)
+	require.Equal(t, 100, st.Recovery.Records)
+	require.True(t, st.Recovery.Clean)
+	require.NoError(t, s.Close())
+}
