@@ -94,7 +94,7 @@ func (b *bench) run(a *app) error {
 	if err := b.load(a); err != nil {
 		return err
 	}
-	bar := a.progress("measuring", int64(b.c.Duration/time.Millisecond), unitNothing)
+	bar := a.progress("measuring", b.c.Duration.Milliseconds(), unitTime)
 	defer bar.end()
 	ctx, stop := context.WithCancel(a.ctx)
 	compacted := make(chan error, 1)
@@ -281,21 +281,21 @@ func corrected(h *hdrhistogram.Histogram, interval int64) *hdrhistogram.Histogra
 
 // latencies is one line of the report.
 type latencies struct {
-	Operation  string  `json:"operation"`
-	Count      int64   `json:"count"`
-	P50        float64 `json:"p50_seconds"`
-	P90        float64 `json:"p90_seconds"`
-	P99        float64 `json:"p99_seconds"`
-	P999       float64 `json:"p999_seconds"`
-	P9999      float64 `json:"p9999_seconds"`
-	Max        float64 `json:"max_seconds"`
-	Uncorected float64 `json:"p999_uncorrected_seconds"`
+	Operation   string  `json:"operation"`
+	Count       int64   `json:"count"`
+	P50         float64 `json:"p50_seconds"`
+	P90         float64 `json:"p90_seconds"`
+	P99         float64 `json:"p99_seconds"`
+	P999        float64 `json:"p999_seconds"`
+	P9999       float64 `json:"p9999_seconds"`
+	Max         float64 `json:"max_seconds"`
+	Uncorrected float64 `json:"p999_uncorrected_seconds"`
 }
 
 func newLatencies(name string, raw, h *hdrhistogram.Histogram) latencies {
 	at := func(h *hdrhistogram.Histogram, q float64) float64 { return float64(h.ValueAtQuantile(q)) / 1e9 }
 	return latencies{Operation: name, Count: raw.TotalCount(), P50: at(h, 50), P90: at(h, 90), P99: at(h, 99),
-		P999: at(h, 99.9), P9999: at(h, 99.99), Max: float64(h.Max()) / 1e9, Uncorected: at(raw, 99.9)}
+		P999: at(h, 99.9), P9999: at(h, 99.99), Max: float64(h.Max()) / 1e9, Uncorrected: at(raw, 99.9)}
 }
 
 func (b *bench) report(a *app, lanes []*lane, took time.Duration) error {
@@ -309,7 +309,7 @@ func (b *bench) report(a *app, lanes []*lane, took time.Duration) error {
 	if b.c.Rate == 0 {
 		interval = max(1, int64(took)*int64(len(lanes))/max(1, ops))
 	}
-	table := [][]string{{"operation", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"}}
+	table := [][]string{{"operation", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max", "p99.9 uncorrected"}}
 	list := []latencies{}
 	all := newHistogram()
 	for op := range operations {
@@ -325,7 +325,7 @@ func (b *bench) report(a *app, lanes []*lane, took time.Duration) error {
 		line := newLatencies(operationNames[op], raw, h)
 		list = append(list, line)
 		row := []string{line.Operation, showCount(line.Count)}
-		for _, seconds := range []float64{line.P50, line.P90, line.P99, line.P999, line.P9999, line.Max} {
+		for _, seconds := range []float64{line.P50, line.P90, line.P99, line.P999, line.P9999, line.Max, line.Uncorrected} {
 			row = append(row, showDuration(time.Duration(seconds*1e9)))
 		}
 		table = append(table, row)

@@ -44,6 +44,7 @@ type loader struct {
 	a   *app
 	s   *warmtier.Store
 	bar *progress
+	buf bytes.Buffer
 
 	Memories int     `json:"memories"`
 	Bytes    int64   `json:"bytes"`
@@ -97,7 +98,7 @@ func (l *loader) loadAll() error {
 
 func (l *loader) load(source string) error {
 	if source == "-" {
-		return l.loadStream(l.a.in, l.c.Format, string(l.c.ID))
+		return l.loadStream(l.a.in, 0, l.c.Format, string(l.c.ID))
 	}
 	info, err := os.Stat(source)
 	switch {
@@ -115,22 +116,27 @@ func (l *loader) load(source string) error {
 	if format == "auto" {
 		format = map[string]string{".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}[filepath.Ext(source)]
 	}
-	return l.loadStream(f, format, filepath.ToSlash(source))
+	return l.loadStream(f, info.Size(), format, filepath.ToSlash(source))
 }
 
-func (l *loader) loadStream(r io.Reader, format, id string) error {
-	r = bufio.NewReaderSize(l.bar.reader(r), 1<<20)
+// loadStream loads what r has; size is how much that is, if known.
+func (l *loader) loadStream(r io.Reader, size int64, format, id string) error {
+	r = l.bar.reader(r)
 	switch format {
 	case "jsonl":
 		return l.loadJSON(r)
 	case "csv":
-		return l.loadCSV(r)
+		return l.loadCSV(bufio.NewReaderSize(r, 1<<20))
 	}
-	content, err := io.ReadAll(io.LimitReader(r, warmtier.MaxContentLen+1))
-	if err != nil {
+	if size > warmtier.MaxContentLen { // before it is read
+		return fmt.Errorf("%w: %d bytes, limit %d", warmtier.ErrContentTooLarge, size, warmtier.MaxContentLen)
+	}
+	l.buf.Reset() // the store keeps no slice of ours
+	l.buf.Grow(int(min(size, warmtier.MaxContentLen)) + bytes.MinRead)
+	if _, err := l.buf.ReadFrom(io.LimitReader(r, warmtier.MaxContentLen+1)); err != nil {
 		return err
 	}
-	return l.put(id, content)
+	return l.put(id, l.buf.Bytes())
 }
 
 // loadDirectory makes a memory of each file. The store itself may lie below the directory.
@@ -163,7 +169,11 @@ func (l *loader) loadDirectory(dir string) error {
 			return err
 		}
 		defer f.Close() //nolint:errcheck // it was only read
-		return l.loadStream(f, "file", filepath.ToSlash(id))
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		return l.loadStream(f, info.Size(), "file", filepath.ToSlash(id))
 	})
 }
 

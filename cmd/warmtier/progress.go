@@ -22,6 +22,7 @@ type unit int
 const (
 	unitMemories unit = iota
 	unitBytes
+	unitTime    // milliseconds, which pass by themselves
 	unitNothing // how far it is, nobody knows
 )
 
@@ -29,6 +30,7 @@ const (
 type progress struct {
 	total atomic.Int64
 	done  atomic.Int64
+	start time.Time
 	stop  chan struct{}
 	ended chan struct{}
 }
@@ -64,7 +66,7 @@ func noProgress(string, int64, unit) *progress {
 // terminalProgress draws on w, which is a terminal; options are for tests.
 func terminalProgress(w io.Writer, options ...mpb.ContainerOption) func(string, int64, unit) *progress {
 	return func(title string, total int64, u unit) *progress {
-		p := &progress{stop: make(chan struct{}), ended: make(chan struct{})}
+		p := &progress{start: time.Now(), stop: make(chan struct{}), ended: make(chan struct{})}
 		p.total.Store(total)
 		go func() {
 			defer close(p.ended)
@@ -81,15 +83,26 @@ func terminalProgress(w io.Writer, options ...mpb.ContainerOption) func(string, 
 // draw returns when the task has ended, and leaves no bar behind.
 func (p *progress) draw(options []mpb.ContainerOption, title string, u unit) {
 	container := mpb.New(options...)
-	counters := []decor.Decorator{decor.CountersNoUnit("%d / %d", decor.WCSyncSpace),
-		decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncSpace), decor.Name("")}[u]
-	bar := container.AddBar(p.total.Load(),
+	style, counters := mpb.BarFillerBuilder(mpb.BarStyle()), map[unit]decor.Decorator{
+		unitMemories: decor.CountersNoUnit("%d / %d", decor.WCSyncSpace),
+		unitBytes:    decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncSpace),
+	}
+	if p.total.Load() == 0 { // nobody knows it
+		style, counters = mpb.SpinnerStyle().PositionLeft(), map[unit]decor.Decorator{
+			unitMemories: decor.CurrentNoUnit("%d", decor.WCSyncSpace),
+			unitBytes:    decor.CurrentKibiByte("% .1f", decor.WCSyncSpace),
+		}
+	}
+	bar := container.New(p.total.Load(), style,
 		mpb.PrependDecorators(decor.Name(title, decor.WCSyncSpaceR)),
-		mpb.AppendDecorators(counters, decor.Elapsed(decor.ET_STYLE_GO, decor.WCSyncSpace)))
+		mpb.AppendDecorators(counters[u], decor.Elapsed(decor.ET_STYLE_GO, decor.WCSyncSpace)))
 	tick := time.NewTicker(progressTick)
 	defer tick.Stop()
 	for running := true; running; {
 		done := p.done.Load()
+		if u == unitTime {
+			done = time.Since(p.start).Milliseconds()
+		}
 		// A total of what is done so far where it is not known: a bar that is full would end.
 		bar.SetTotal(max(p.total.Load(), done+1), false)
 		bar.SetCurrent(done)

@@ -93,7 +93,7 @@ func tryFallocate(dir string) check {
 	}
 	defer os.Remove(f.Name()) //nolint:errcheck // it is empty or nearly so
 	defer f.Close()           //nolint:errcheck // nothing was written
-	err = syscall.EINTR // by the signals the runtime preempts goroutines with
+	err = syscall.EINTR       // by the signals the runtime preempts goroutines with
 	for errors.Is(err, syscall.EINTR) {
 		err = syscall.Fallocate(int(f.Fd()), 0, 0, 64<<10)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"reflect"
 	"strconv"
 	"strings"
@@ -74,10 +73,10 @@ func (b *byteSize) UnmarshalText(text []byte) error {
 			continue
 		}
 		n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
-		if err != nil || n < 0 || n*float64(u.bytes) > math.MaxInt32*float64(u.bytes) {
+		if n *= float64(u.bytes); err != nil || !(n >= 0 && n <= 1<<40) { // which NaN is not
 			break
 		}
-		*b = byteSize(n * float64(u.bytes))
+		*b = byteSize(n)
 		return nil
 	}
 	return fmt.Errorf("%q: want a number of bytes, as in 4096, 64KiB or 10MB", text)
