@@ -1,0 +1,259 @@
+package warmtier
+
+import (
+	"bufio"
+	"io"
+	"math"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// MetricType is what the figures of a [Metric] mean.
+type MetricType string
+
+// Types of metrics, by their names in the Prometheus text format.
+const (
+	MetricGauge     MetricType = "gauge"
+	MetricCounter   MetricType = "counter"
+	MetricHistogram MetricType = "histogram"
+)
+
+// Metric is one family of figures in the form that monitoring systems share: seconds, bytes, ratios from
+// 0 to 1, and a name that says which. No label is an id.
+type Metric struct {
+	Name    string
+	Help    string
+	Type    MetricType
+	Samples []Sample // with the same label names each
+}
+
+// Sample is one figure of a [Metric].
+type Sample struct {
+	Labels    []Label
+	Value     float64
+	Histogram *Histogram // of a MetricHistogram, in place of Value
+}
+
+// Label tells the samples of a metric apart. Those of one sample are in the order of their names.
+type Label struct{ Name, Value string }
+
+// Metrics returns st as metrics: always the same families with the same labels, in the same order. It is
+// what [Stats.WritePrometheus] and package warmtierprom expose, and what to build other exporters on.
+func (st Stats) Metrics() []Metric {
+	var m families
+	m.content(&st)
+	m.operations(&st)
+	m.compaction(&st)
+	m.durability(&st)
+	return m
+}
+
+// WritePrometheus writes st in the Prometheus text format, version 0.0.4, whose Content-Type is
+// "text/plain; version=0.0.4; charset=utf-8". The errors are those of w.
+func (st Stats) WritePrometheus(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	for _, m := range st.Metrics() {
+		m.write(b)
+	}
+	return b.Flush()
+}
+
+// families are built family by family.
+type families []Metric
+
+func (m *families) add(kind MetricType, name, help string, samples ...Sample) {
+	*m = append(*m, Metric{Name: name, Help: help, Type: kind, Samples: samples})
+}
+
+func (m *families) gauge(name, help string, v float64) {
+	m.add(MetricGauge, name, help, Sample{Value: v})
+}
+
+func (m *families) counter(name, help string, v int64) {
+	m.add(MetricCounter, name, help, Sample{Value: float64(v)})
+}
+
+func (m *families) histogram(name, help string, h Histogram) {
+	m.add(MetricHistogram, name, help, Sample{Histogram: &h})
+}
+
+// labelled is a sample with labels, given as names and values in turn.
+func labelled(v float64, labels ...string) Sample {
+	s := Sample{Value: v}
+	for i := 0; i < len(labels); i += 2 {
+		s.Labels = append(s.Labels, Label{Name: labels[i], Value: labels[i+1]})
+	}
+	return s
+}
+
+func (m *families) content(st *Stats) {
+	m.add(MetricGauge, "warmtier_build_info", "Version of the package, and of the format of its files; always 1.",
+		labelled(1, "format", strconv.Itoa(formatVersion), "version", moduleVersion()))
+	m.gauge("warmtier_memories", "Memories in the store.", float64(st.Memories))
+	m.gauge("warmtier_index_bytes", "Memory that the index takes.", float64(st.IndexBytes))
+	m.gauge("warmtier_content_live_bytes", "Bytes of records that the index points to.", float64(st.LiveBytes))
+	m.gauge("warmtier_content_dead_bytes", "Bytes of overwritten and deleted records.", float64(st.DeadBytes))
+	m.gauge("warmtier_content_mapped_bytes", "Memory that segments take, retired ones included.",
+		float64(max(0, st.MappedBytes-st.IndexBytes)))
+	m.gauge("warmtier_fragmentation_ratio", "Dead bytes by live and dead bytes, 0 to 1.", st.FragmentationRatio)
+	n := st.SegmentsByState
+	m.add(MetricGauge, "warmtier_segments", "Segments by what they are being used for.",
+		labelled(float64(n.Active), "state", string(SegmentActive)),
+		labelled(float64(n.Sealed), "state", string(SegmentSealed)),
+		labelled(float64(n.Compacting), "state", string(SegmentCompacting)),
+		labelled(float64(n.Retired), "state", string(SegmentRetired)))
+	m.gauge("warmtier_retired_bytes", "Memory of segments that only readers keep mapped.", float64(st.RetiredBytes))
+	m.gauge("warmtier_pinned_readers", "Pins that readers hold on segments.", float64(st.PinnedReaders))
+}
+
+func (m *families) operations(st *Stats) {
+	op := func(n int64, op, result string) Sample { return labelled(float64(n), "op", op, "result", result) }
+	m.add(MetricCounter, "warmtier_operations_total", "Operations by their result.",
+		op(st.Gets-st.Misses-st.GetErrors, "get", "hit"),
+		op(st.Misses, "get", "miss"),
+		op(st.GetErrors, "get", "error"),
+		op(st.Puts, "put", "ok"),
+		op(st.PutErrors, "put", "error"),
+		op(st.Deletes, "delete", "ok"),
+		op(st.DeleteMisses, "delete", "miss"),
+		op(st.DeleteErrors, "delete", "error"))
+	duration := func(op string, h Histogram) Sample {
+		s := labelled(0, "op", op)
+		s.Histogram = &h
+		return s
+	}
+	m.add(MetricHistogram, "warmtier_operation_duration_seconds", "Durations of operations, from a sample of 1 in 256.",
+		duration("get", st.GetDuration),
+		duration("put", st.PutDuration),
+		duration("delete", st.DeleteDuration))
+	m.counter("warmtier_read_bytes_total", "Bytes of contents read, estimated from a sample of 1 in 256.", st.ReadBytes)
+	m.counter("warmtier_written_bytes_total", "Bytes of records written by puts and deletes.", st.WrittenBytes)
+	m.counter("warmtier_corrupt_records_total", "Damaged records met by reads.", st.CorruptRecords)
+}
+
+func (m *families) compaction(st *Stats) {
+	var compactions []Sample
+	for _, t := range []struct {
+		name string
+		CompactionResults
+	}{{"auto", st.AutoCompactions}, {"manual", st.ManualCompactions}, {"startup", st.StartupCompactions}} {
+		compactions = append(compactions,
+			labelled(float64(t.OK), "result", "ok", "trigger", t.name),
+			labelled(float64(t.Aborted), "result", "aborted", "trigger", t.name),
+			labelled(float64(t.Failed), "result", "error", "trigger", t.name))
+	}
+	m.add(MetricCounter, "warmtier_compactions_total", "Compactions by what started them and how they ended.",
+		compactions...)
+	m.histogram("warmtier_compaction_duration_seconds", "Durations of compactions.", st.CompactionDuration)
+	m.histogram("warmtier_compaction_swap_duration_seconds", "Holds of the write lock by compactions.", st.SwapDuration)
+	m.counter("warmtier_compaction_reclaimed_bytes_total", "Bytes given back by compactions.", st.BytesReclaimed)
+	m.counter("warmtier_compaction_copied_bytes_total", "Bytes of live records copied by compactions.", st.BytesCopied)
+	running := 0.0
+	if st.CompactionInProgress {
+		running = 1
+	}
+	m.gauge("warmtier_compaction_in_progress", "1 while a compaction runs, else 0.", running)
+	m.gauge("warmtier_compaction_last_success_timestamp_seconds", "When the last compaction ended well; 0 when none did.",
+		timestamp(st.LastCompactionSuccess))
+	skips := st.MaintenanceSkips
+	skip := func(n int64, reason SkipReason) Sample { return labelled(float64(n), "reason", string(reason)) }
+	m.add(MetricCounter, "warmtier_maintenance_skipped_total", "Maintenance cycles that did not compact, by reason.",
+		skip(skips.Threshold, SkipThreshold),
+		skip(skips.Size, SkipSize),
+		skip(skips.RateLimit, SkipRateLimit),
+		skip(skips.Busy, SkipBusy),
+		skip(skips.Memory, SkipMemory))
+}
+
+func (m *families) durability(st *Stats) {
+	m.histogram("warmtier_sync_duration_seconds", "Durations of flushes.", st.SyncDuration)
+	m.counter("warmtier_sync_errors_total", "Flushes that failed.", st.SyncErrors)
+	m.gauge("warmtier_unsynced_bytes", "Bytes of records that a power loss might take.", float64(st.UnsyncedBytes))
+	m.gauge("warmtier_recovery_duration_seconds", "How long opening the directory took.", st.Recovery.Duration.Seconds())
+	m.gauge("warmtier_recovery_entries", "Records found when the directory was opened.", float64(st.Recovery.Records))
+	m.gauge("warmtier_recovery_truncated_bytes", "Bytes of unfinished tails cut when the directory was opened.",
+		float64(st.Recovery.TruncatedBytes))
+}
+
+// timestamp is t in seconds since 1970, 0 for the zero time.
+func timestamp(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixNano()) / 1e9
+}
+
+// moduleVersion is the version of this module in the program, as the build recorded it.
+var moduleVersion = sync.OnceValue(func() string {
+	const path = "github.com/warmtier/warmtier"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if info.Main.Path == path && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	for _, dep := range info.Deps {
+		if dep.Path == path {
+			return dep.Version
+		}
+	}
+	return "(devel)"
+})
+
+// write writes m in the text format. Errors stay in b until it is flushed.
+func (m Metric) write(b *bufio.Writer) {
+	line := func(parts ...string) {
+		for _, p := range parts {
+			_, _ = b.WriteString(p)
+		}
+		_ = b.WriteByte('\n')
+	}
+	line("# HELP ", m.Name, " ", helpEscaper.Replace(m.Help))
+	line("# TYPE ", m.Name, " ", string(m.Type))
+	for _, s := range m.Samples {
+		if s.Histogram == nil {
+			line(m.Name, labelText(s.Labels), " ", number(s.Value))
+			continue
+		}
+		below := int64(0)
+		for i, n := range s.Histogram.Counts {
+			below += n
+			le := math.Inf(1)
+			if i < len(s.Histogram.Bounds) {
+				le = s.Histogram.Bounds[i].Seconds()
+			}
+			line(m.Name, "_bucket", labelText(s.Labels, Label{"le", number(le)}), " ", strconv.FormatInt(below, 10))
+		}
+		line(m.Name, "_sum", labelText(s.Labels), " ", number(s.Histogram.Sum.Seconds()))
+		line(m.Name, "_count", labelText(s.Labels), " ", strconv.FormatInt(s.Histogram.Count, 10))
+	}
+}
+
+var (
+	helpEscaper  = strings.NewReplacer(`\`, `\\`, "\n", `\n`)
+	labelEscaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+)
+
+func number(v float64) string {
+	if math.IsInf(v, 1) {
+		return "+Inf"
+	}
+	return strconv.FormatFloat(v, 'g', -1, 64)
+}
+
+func labelText(labels []Label, further ...Label) string {
+	if len(labels)+len(further) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	for i, l := range append(labels[:len(labels):len(labels)], further...) {
+		b.WriteByte("{,"[min(i, 1)])
+		b.WriteString(l.Name + `="` + labelEscaper.Replace(l.Value) + `"`)
+	}
+	b.WriteByte('}')
+	return b.String()
+}
