@@ -1,0 +1,231 @@
+package warmtierhttp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/warmtier/warmtier"
+)
+
+const (
+	maxSegments = 10_000 // in one answer
+	maxJobs     = 64     // compactions nobody waited for whose status is kept
+)
+
+// errClosed is what becomes of requests when the handler is closed and the store is not.
+var errClosed = errors.New("warmtierhttp: handler is closed")
+
+func (h *Handler) stats(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, toWireStats(time.Now(), h.store.Stats()))
+}
+
+func (h *Handler) metrics(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_ = h.store.Stats().WritePrometheus(w) // fails when the client is gone
+}
+
+// segments answers with those behind ?after, in the order of their numbers.
+func (h *Handler) segments(w http.ResponseWriter, r *http.Request) {
+	limit, after, behind := maxSegments, uint64(0), false
+	var err error
+	if v := r.URL.Query().Get("limit"); v != "" {
+		if limit, err = strconv.Atoi(v); err != nil || limit < 1 || limit > maxSegments {
+			writeJSON(w, http.StatusBadRequest, wireError{Code: "limit", Error: "limit is 1 to 10000"})
+			return
+		}
+	}
+	if v := r.URL.Query().Get("after"); v != "" {
+		if after, err = strconv.ParseUint(v, 10, 64); err != nil {
+			writeJSON(w, http.StatusBadRequest, wireError{Code: "after", Error: "after is the number of a segment"})
+			return
+		}
+		behind = true
+	}
+	all := h.store.Segments()
+	out := wireSegments{Segments: []wireSegment{}, Count: len(all)}
+	for _, seg := range all {
+		if behind && seg.ID <= after {
+			continue
+		}
+		if len(out.Segments) == limit {
+			out.Next = &out.Segments[limit-1].Number
+			break
+		}
+		out.Segments = append(out.Segments, toWireSegment(seg))
+	}
+	writeJSON(w, http.StatusOK, out)
+}
+
+// compact runs a compaction for a client that waits, until that goes away, or begins one.
+func (h *Handler) compact(w http.ResponseWriter, r *http.Request) {
+	wait := true
+	if v := r.URL.Query().Get("wait"); v != "" {
+		var err error
+		if wait, err = strconv.ParseBool(v); err != nil {
+			writeJSON(w, http.StatusBadRequest, wireError{Code: "wait", Error: "wait is true or false"})
+			return
+		}
+	}
+	h.log.Info("compaction asked for", "remote", r.RemoteAddr, "wait", wait)
+	if !wait {
+		h.compactInBackground(w)
+		return
+	}
+	takeTime(w)
+	ctx, cancel := h.untilClosed(r.Context())
+	defer cancel()
+	done, err := h.store.Compact(ctx)
+	h.look()
+	if err = h.outcome(done, err); err != nil {
+		status, body := toWireError(done, err)
+		writeJSON(w, status, body)
+		return
+	}
+	writeJSON(w, http.StatusOK, toWireCompaction(done))
+}
+
+// untilClosed is ctx, done with Close at the latest.
+func (h *Handler) untilClosed(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(h.lifetime, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// outcome logs how a compaction ended, and says so when Close was why.
+func (h *Handler) outcome(done warmtier.CompactionStats, err error) error {
+	switch {
+	case err == nil:
+		h.log.Info("compaction done", "duration", done.Duration, "reclaimed_bytes", done.BytesReclaimed)
+	case errors.Is(err, context.Canceled) && h.lifetime.Err() != nil:
+		err = fmt.Errorf("%w: %w", errClosed, err)
+		h.log.Warn("compaction ended", "error", err)
+	default:
+		h.log.Warn("compaction ended", "error", err)
+	}
+	return err
+}
+
+// maintain runs one maintenance cycle. A client that goes away ends it.
+func (h *Handler) maintain(w http.ResponseWriter, r *http.Request) {
+	h.log.Info("maintenance cycle asked for", "remote", r.RemoteAddr)
+	takeTime(w)
+	ctx, cancel := h.untilClosed(r.Context())
+	defer cancel()
+	report, err := h.store.Maintain(ctx)
+	h.look()
+	if err = h.outcome(report.Compaction, err); err != nil {
+		status, body := toWireError(report.Compaction, err)
+		writeJSON(w, status, body)
+		return
+	}
+	writeJSON(w, http.StatusOK, toWireReport(report))
+}
+
+// jobs are the compactions nobody waited for.
+type jobs struct {
+	last     int
+	byNumber map[int]*job
+}
+
+// job is one of them.
+type job struct {
+	done  chan struct{} // closed when it ended
+	stats warmtier.CompactionStats
+	err   error // both written before done is closed
+}
+
+// wireJob is what a status address says.
+type wireJob struct {
+	Status     string          `json:"status"` // running, done or failed
+	Location   string          `json:"location,omitempty"`
+	Progress   *wireProgress   `json:"progress,omitempty"`
+	Compaction *wireCompaction `json:"compaction,omitempty"`
+	Failure    *wireError      `json:"failure,omitempty"`
+}
+
+// compactInBackground answers when the compaction has begun, or could not.
+func (h *Handler) compactInBackground(w http.ResponseWriter) {
+	if h.store.Stats().CompactionInProgress {
+		status, body := toWireError(warmtier.CompactionStats{}, warmtier.ErrCompactionInProgress)
+		writeJSON(w, status, body)
+		return
+	}
+	number, j := h.begin()
+	if j == nil {
+		status, body := toWireError(warmtier.CompactionStats{}, errClosed)
+		writeJSON(w, status, body)
+		return
+	}
+	if err := h.begun(j); err != nil && !errors.Is(err, warmtier.ErrCompactionFailed) {
+		status, body := toWireError(j.stats, err) // it did not even begin
+		writeJSON(w, status, body)
+		return
+	}
+	// Relative, since the handler does not know what it is mounted under.
+	location := "compact/" + strconv.Itoa(number)
+	w.Header().Set("Location", location)
+	writeJSON(w, http.StatusAccepted, wireJob{Status: "running", Location: location})
+}
+
+// begin starts a compaction in the background; nil when the handler is closed.
+func (h *Handler) begin() (number int, j *job) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return 0, nil
+	}
+	j = &job{done: make(chan struct{})}
+	h.jobs.last++
+	h.jobs.byNumber[h.jobs.last] = j
+	delete(h.jobs.byNumber, h.jobs.last-maxJobs)
+	h.background.Go(func() {
+		defer close(j.done)
+		stats, err := h.store.Compact(h.lifetime)
+		j.stats, j.err = stats, h.outcome(stats, err)
+		h.look()
+	})
+	return h.jobs.last, j
+}
+
+// begun waits until the compaction of j runs, or has ended with the error returned. Nothing tells when
+// it runs; that takes microseconds, so a look each millisecond costs less than a hook would.
+func (h *Handler) begun(j *job) error {
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for !h.store.Stats().CompactionInProgress {
+		select {
+		case <-j.done:
+			return j.err
+		case <-ticker.C:
+		}
+	}
+	return nil
+}
+
+// compactStatus is the status address of a compaction nobody waited for.
+func (h *Handler) compactStatus(w http.ResponseWriter, r *http.Request) {
+	number, _ := strconv.Atoi(r.PathValue("number")) // there is no job 0
+	h.mu.Lock()
+	j := h.jobs.byNumber[number]
+	h.mu.Unlock()
+	if j == nil {
+		writeJSON(w, http.StatusNotFound, wireError{Code: "not_found", Error: "no such compaction, or too long ago"})
+		return
+	}
+	select {
+	case <-j.done:
+	default:
+		writeJSON(w, http.StatusOK, wireJob{Status: "running", Progress: toWireProgress(h.store.Stats())})
+		return
+	}
+	if j.err != nil {
+		_, failure := toWireError(j.stats, j.err)
+		writeJSON(w, http.StatusOK, wireJob{Status: "failed", Failure: &failure})
+		return
+	}
+	writeJSON(w, http.StatusOK, wireJob{Status: "done", Compaction: toWireCompaction(j.stats)})
+}

@@ -1,0 +1,229 @@
+// Package warmtierhttp lets the people who run a service see and steer a warmtier store in it: a page,
+// a JSON interface, server-sent events and metrics, as one http.Handler. It listens nowhere by itself.
+//
+//	steering := warmtierhttp.New(store, warmtierhttp.Options{})
+//	defer steering.Close()
+//	http.Handle("/warmtier/", http.StripPrefix("/warmtier", steering))
+//
+// The README has the endpoints, the timeouts that a server needs, and what keeps strangers out.
+package warmtierhttp
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/warmtier/warmtier"
+)
+
+const (
+	// maxBody bounds what a request may bring; no endpoint wants any of it. Bytes.
+	maxBody = 4096
+	// bodyTimeout is how long it may take to bring that.
+	bodyTimeout = 10 * time.Second
+)
+
+// Options configure a [Handler]. The zero value serves loopback names to whoever can reach them.
+type Options struct {
+	// Token, when not empty, is what requests that change state must bring in the header
+	// "Authorization: Bearer TOKEN".
+	Token string
+	// Hosts are the names, without a port, by which clients may address the handler, beside localhost
+	// and loopback addresses. Requests with another Host are refused: a name that an attacker lets
+	// point to this machine makes the attacker's page one of the same origin.
+	Hosts []string
+	// Logger receives what was asked to change state and what was refused; nil is silent. It never
+	// sees ids, contents or tokens.
+	Logger *slog.Logger
+}
+
+// Handler serves the page and the endpoints of one store. Create one with [New], release it with
+// [Handler.Close]. It may be mounted anywhere: all addresses in it are relative. It is safe for
+// concurrent use.
+type Handler struct {
+	store    *warmtier.Store
+	token    [sha256.Size]byte // digest, so that comparing takes the same time for any length
+	guarded  bool              // there is a token
+	hosts    map[string]bool   // in lower case
+	log      *slog.Logger
+	origins  *http.CrossOriginProtection
+	mux      *http.ServeMux
+	recorder *recorder
+	streams  atomic.Int32  // open event streams
+	wake     chan struct{} // makes the sampler look at once
+
+	lifetime context.Context // until Close
+	end      context.CancelFunc
+
+	mu         sync.Mutex
+	closed     bool           // guarded by mu: nothing is added to background from then on
+	background sync.WaitGroup // the sampler, and compactions nobody waits for
+	jobs       jobs           // guarded by mu
+}
+
+// New returns a handler for store and begins to sample its statistics, some microseconds of work five
+// times a second. Close it before the store.
+func New(store *warmtier.Store, opts Options) *Handler {
+	h := &Handler{
+		store:    store,
+		token:    sha256.Sum256([]byte(opts.Token)),
+		guarded:  opts.Token != "",
+		hosts:    map[string]bool{},
+		log:      opts.Logger,
+		origins:  http.NewCrossOriginProtection(),
+		mux:      http.NewServeMux(),
+		recorder: newRecorder(),
+		wake:     make(chan struct{}, 1),
+		jobs:     jobs{byNumber: map[int]*job{}},
+	}
+	for _, host := range opts.Hosts {
+		h.hosts[normalHost(host)] = true
+	}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	h.lifetime, h.end = context.WithCancel(context.Background())
+	h.mux.HandleFunc("GET /{$}", h.page)
+	h.mux.HandleFunc("GET /static/{name}", h.asset)
+	h.mux.HandleFunc("GET /metrics", h.metrics)
+	h.mux.HandleFunc("GET /api/v1/stats", h.stats)
+	h.mux.HandleFunc("GET /api/v1/segments", h.segments)
+	h.mux.HandleFunc("GET /api/v1/events", h.events)
+	h.mux.HandleFunc("POST /api/v1/maintenance/compact", h.compact)
+	h.mux.HandleFunc("GET /api/v1/maintenance/compact/{number}", h.compactStatus)
+	h.mux.HandleFunc("POST /api/v1/maintenance/run", h.maintain)
+	h.recorder.observe(time.Now(), store.Stats()) // so that no stream begins with nothing
+	h.background.Go(h.sample)
+	return h
+}
+
+// Close ends event streams, cancels compactions that were asked for here, and waits for those nobody
+// waits for and for the sampler. What changes state is refused from then on. It returns nil.
+func (h *Handler) Close() error {
+	h.mu.Lock()
+	h.closed = true
+	h.mu.Unlock()
+	h.end()
+	h.background.Wait()
+	return nil
+}
+
+// sample feeds the recorder until Close.
+func (h *Handler) sample() {
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-h.wake:
+		case <-h.lifetime.Done():
+			return
+		}
+		h.recorder.observe(time.Now(), h.store.Stats())
+	}
+}
+
+// look makes the sampler look at the store at once.
+func (h *Handler) look() {
+	select {
+	case h.wake <- struct{}{}:
+	default: // it is about to
+	}
+}
+
+// ServeHTTP answers a request, or refuses it.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	secure(w.Header())
+	if !h.knownHost(r.Host) {
+		h.refuse(w, r, http.StatusForbidden, "unknown_host", "this Host name is not in the list of allowed ones")
+		return
+	}
+	if err := h.origins.Check(r); err != nil {
+		h.refuse(w, r, http.StatusForbidden, "cross_origin", "requests from other origins may not change anything")
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		if !h.authorized(r) {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="warmtier"`)
+			h.refuse(w, r, http.StatusUnauthorized, "token", "this needs the token, as Authorization: Bearer")
+			return
+		}
+		if !readBody(w, r) {
+			h.refuse(w, r, http.StatusRequestEntityTooLarge, "body", "no more than 4096 bytes of body are read")
+			return
+		}
+	}
+	h.mux.ServeHTTP(w, r)
+}
+
+// secure sets what keeps a browser from doing more with an answer than it should.
+func secure(header http.Header) {
+	header.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; "+
+		"connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("X-Frame-Options", "DENY")
+	header.Set("Referrer-Policy", "no-referrer")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
+	header.Set("Cross-Origin-Opener-Policy", "same-origin")
+	header.Set("Cache-Control", "no-store")
+}
+
+// refuse answers with an error, and logs it.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, status int, code, message string) {
+	h.log.Warn("request refused", "reason", code, "method", r.Method, "remote", r.RemoteAddr)
+	writeJSON(w, status, wireError{Code: code, Error: message})
+}
+
+// knownHost reports whether a Host header names this machine or is in the list.
+func (h *Handler) knownHost(header string) bool {
+	host := normalHost(header)
+	if name, _, err := net.SplitHostPort(header); err == nil {
+		host = normalHost(name)
+	}
+	if host == "localhost" || h.hosts[host] {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// normalHost is a host name without what may be written in several ways.
+func normalHost(host string) string {
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+}
+
+// authorized reports whether r brings the token, if there is one.
+func (h *Handler) authorized(r *http.Request) bool {
+	if !h.guarded {
+		return true
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	given := sha256.Sum256([]byte(strings.TrimSpace(token)))
+	return subtle.ConstantTimeCompare(given[:], h.token[:]) == 1 && strings.EqualFold(scheme, "Bearer")
+}
+
+// readBody reads a body to its end, without which the server would not notice a client that goes away,
+// and reports whether it was short and came in time.
+func readBody(w http.ResponseWriter, r *http.Request) bool {
+	// Where deadlines cannot be set, the bound of bytes still holds, and the server's timeouts.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+	_, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxBody))
+	return err == nil
+}
+
+// takeTime lifts the server's timeouts from a request that may take long. A read timeout would look
+// like a client that went away.
+func takeTime(w http.ResponseWriter) {
+	c := http.NewResponseController(w)
+	// Unsupported below a middleware that hides it: then the server's timeouts stay in force.
+	_, _ = c.SetReadDeadline(time.Time{}), c.SetWriteDeadline(time.Time{})
+}

@@ -1,0 +1,198 @@
+package warmtierhttp
+
+import (
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/warmtier/warmtier"
+)
+
+const (
+	lookEvery      = 200 * time.Millisecond // at the store: how fine progress is
+	sampleEvery    = time.Second
+	maxSamples     = 3600 // an hour of them
+	maxCompactions = 200  // of the past
+	latencySamples = 10   // that percentiles of reads are taken over: one read in 256 is measured
+)
+
+// columns are the figures of a sample, in order.
+var columns = []string{
+	"time", // seconds since 1970
+	"live_bytes", "dead_bytes", "fragmentation_ratio", "mapped_bytes", "memories",
+	"gets_per_second", "puts_per_second", "deletes_per_second",
+	// Of the last ten seconds; null when no read was measured.
+	"get_p50_seconds", "get_p99_seconds", "get_p999_seconds",
+}
+
+// row is one sample: a figure for each column, NaN for none. It is immutable.
+type row []float64
+
+// MarshalJSON writes NaN as null.
+func (r row) MarshalJSON() ([]byte, error) {
+	b := []byte{'['}
+	for i, v := range r {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			b = append(b, "null"...)
+		} else {
+			b = strconv.AppendFloat(b, v, 'g', 12, 64)
+		}
+	}
+	return append(b, ']'), nil
+}
+
+// pastCompaction is a compaction in the timeline, as the statistics before and after it tell.
+type pastCompaction struct {
+	End            time.Time `json:"end"`
+	Trigger        string    `json:"trigger"` // manual, auto or startup
+	Result         string    `json:"result"`  // ok, aborted or failed
+	Count          int64     `json:"count"`   // 1, or more when several ended between two looks
+	Duration       float64   `json:"duration_seconds"`
+	BytesReclaimed int64     `json:"bytes_reclaimed"`
+	BytesCopied    int64     `json:"bytes_copied"`
+	SwapPause      float64   `json:"swap_pause_seconds"` // the longest; off by less than 10 %
+}
+
+// recorder keeps what a page shows of the past. It is fed with statistics and asks the store for
+// nothing, so compactions that a maintenance cycle began are seen just as those of clients.
+type recorder struct {
+	mu          sync.Mutex
+	samples     []row // the last ones, oldest first
+	sampled     int   // how many there were
+	compactions []pastCompaction
+	compacted   int // how many there were
+	stats       warmtier.Stats
+	at          time.Time     // of stats; zero before the first
+	changed     chan struct{} // closed, and replaced, when there is news
+
+	sampledStats warmtier.Stats // at the last sample
+	sampledAt    time.Time
+	reads        []warmtier.Histogram // at the last samples, oldest first
+	swaps        warmtier.Histogram   // when the last compaction was seen to have ended
+}
+
+func newRecorder() *recorder { return &recorder{changed: make(chan struct{})} }
+
+// observe takes in the statistics of a moment.
+func (r *recorder) observe(now time.Time, st warmtier.Stats) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	first := r.at.IsZero()
+	news := st.CompactionInProgress || r.stats.CompactionInProgress
+	if first {
+		r.sampledStats, r.sampledAt, r.swaps = st, now.Add(-sampleEvery), st.SwapDuration
+	} else if c, ok := r.ended(st); ok {
+		r.compactions = keep(append(r.compactions, c), maxCompactions)
+		r.compacted++
+		news = true
+	}
+	r.stats, r.at = st, now
+	// Half a look early rather than a whole one late.
+	if first || now.Sub(r.sampledAt) >= sampleEvery-lookEvery/2 {
+		r.samples = keep(append(r.samples, r.take(now, st)), maxSamples)
+		r.sampled++
+		news = true
+	}
+	if news {
+		close(r.changed)
+		r.changed = make(chan struct{})
+	}
+}
+
+// keep drops what is more than limit at the front.
+func keep[T any](list []T, limit int) []T {
+	return slices.Delete(list, 0, max(0, len(list)-limit))
+}
+
+// take makes a sample of what changed since the last one.
+func (r *recorder) take(now time.Time, st warmtier.Stats) row {
+	before, seconds := r.sampledStats, now.Sub(r.sampledAt).Seconds()
+	rate := func(now, before int64) float64 { return math.Round(float64(now-before)/seconds*10) / 10 }
+	r.sampledStats, r.sampledAt = st, now
+	r.reads = keep(append(r.reads, st.GetDuration), latencySamples+1)
+	reads := st.GetDuration.Since(r.reads[0])
+	quantile := func(q float64) float64 {
+		if reads.Count <= 0 {
+			return math.NaN()
+		}
+		return reads.Quantile(q).Seconds()
+	}
+	return row{
+		float64(now.UnixMilli()) / 1000,
+		float64(st.LiveBytes), float64(st.DeadBytes), st.FragmentationRatio,
+		float64(st.MappedBytes), float64(st.Memories),
+		rate(st.Gets, before.Gets), rate(st.Puts, before.Puts), rate(st.Deletes, before.Deletes),
+		quantile(0.5), quantile(0.99), quantile(0.999),
+	}
+}
+
+// ended is what ended since the last look, if anything did.
+func (r *recorder) ended(st warmtier.Stats) (c pastCompaction, ok bool) {
+	var triggers, results []string
+	for _, t := range []struct {
+		name        string
+		now, before warmtier.CompactionResults
+	}{
+		{"manual", st.ManualCompactions, r.stats.ManualCompactions},
+		{"auto", st.AutoCompactions, r.stats.AutoCompactions},
+		{"startup", st.StartupCompactions, r.stats.StartupCompactions},
+	} {
+		counts := []int64{t.now.OK - t.before.OK, t.now.Aborted - t.before.Aborted, t.now.Failed - t.before.Failed}
+		for i, result := range []string{"ok", "aborted", "failed"} {
+			if counts[i] > 0 {
+				c.Count += counts[i]
+				triggers, results = append(triggers, t.name), append(results, result)
+			}
+		}
+	}
+	if c.Count == 0 {
+		return c, false
+	}
+	c.End, c.Duration = st.LastCompaction, st.LastCompactionDuration.Seconds()
+	c.Trigger = strings.Join(slices.Compact(triggers), "+")
+	c.Result = strings.Join(slices.Compact(results), "+")
+	c.BytesReclaimed = st.BytesReclaimed - r.stats.BytesReclaimed
+	c.BytesCopied = st.BytesCopied - r.stats.BytesCopied
+	c.SwapPause = min(st.SwapDuration.Since(r.swaps).Quantile(1), st.MaxSwapPause).Seconds()
+	r.swaps = st.SwapDuration
+	return c, true
+}
+
+// news is what a stream has not sent.
+type news struct {
+	first       bool
+	samples     []row
+	compactions []pastCompaction
+	stats       warmtier.Stats
+	at          time.Time
+	changed     <-chan struct{} // closed when there is more
+}
+
+// position is how far a stream is.
+type position struct {
+	begun              bool
+	sampled, compacted int
+}
+
+// since returns what came behind p, and moves p.
+func (r *recorder) since(p *position) news {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := news{
+		first:       !p.begun,
+		samples:     tail(r.samples, r.sampled-p.sampled),
+		compactions: tail(r.compactions, r.compacted-p.compacted),
+		stats:       r.stats, at: r.at, changed: r.changed,
+	}
+	*p = position{begun: true, sampled: r.sampled, compacted: r.compacted}
+	return n
+}
+
+// tail is a copy of the last n of list.
+func tail[T any](list []T, n int) []T { return slices.Clone(list[max(0, len(list)-n):]) }

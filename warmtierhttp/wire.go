@@ -1,0 +1,306 @@
+package warmtierhttp
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/warmtier/warmtier"
+)
+
+// The JSON of answers: names with their units, as in metrics. Durations are seconds, sizes bytes, ratios
+// 0 to 1; a time that never was is left out.
+
+type wireStats struct {
+	Time     time.Time `json:"time"`
+	Memories int       `json:"memories"`
+
+	TotalBytes         int64   `json:"total_bytes"`
+	LiveBytes          int64   `json:"live_bytes"`
+	DeadBytes          int64   `json:"dead_bytes"`
+	FragmentationRatio float64 `json:"fragmentation_ratio"`
+	MappedBytes        int64   `json:"mapped_bytes"`
+	RetiredBytes       int64   `json:"retired_bytes"`
+	IndexBytes         int64   `json:"index_bytes"`
+	UnsyncedBytes      int64   `json:"unsynced_bytes"`
+
+	Segments      wireSegmentCounts `json:"segments"`
+	PinnedReaders int               `json:"pinned_readers"`
+	Operations    wireOperations    `json:"operations"`
+	Compactions   wireCompactions   `json:"compactions"`
+	Maintenance   wireMaintenance   `json:"maintenance"`
+	Sync          wireSync          `json:"sync"`
+	Recovery      wireRecovery      `json:"recovery"`
+}
+
+type wireSegmentCounts struct {
+	Active     int `json:"active"`
+	Sealed     int `json:"sealed"`
+	Compacting int `json:"compacting"`
+	Retired    int `json:"retired"`
+}
+
+type wireOperations struct {
+	Gets           int64         `json:"gets"`
+	Misses         int64         `json:"misses"`
+	GetErrors      int64         `json:"get_errors"`
+	Puts           int64         `json:"puts"`
+	PutErrors      int64         `json:"put_errors"`
+	Deletes        int64         `json:"deletes"`
+	DeleteMisses   int64         `json:"delete_misses"`
+	DeleteErrors   int64         `json:"delete_errors"`
+	CorruptRecords int64         `json:"corrupt_records"`
+	ReadBytes      int64         `json:"read_bytes"`
+	WrittenBytes   int64         `json:"written_bytes"`
+	Get            wireHistogram `json:"get_duration"`
+	Put            wireHistogram `json:"put_duration"`
+	Delete         wireHistogram `json:"delete_duration"`
+}
+
+// wireHistogram is a distribution of durations since Open.
+type wireHistogram struct {
+	Count int64   `json:"count"` // measured ones: a sample, of operations
+	Sum   float64 `json:"sum_seconds"`
+	P50   float64 `json:"p50_seconds"`
+	P99   float64 `json:"p99_seconds"`
+	P999  float64 `json:"p999_seconds"`
+}
+
+type wireResults struct {
+	OK      int64 `json:"ok"`
+	Aborted int64 `json:"aborted"`
+	Failed  int64 `json:"failed"`
+}
+
+type wireCompactions struct {
+	InProgress     bool          `json:"in_progress"`
+	Progress       *wireProgress `json:"progress,omitempty"`
+	Manual         wireResults   `json:"manual"`
+	Auto           wireResults   `json:"auto"`
+	Startup        wireResults   `json:"startup"`
+	Last           time.Time     `json:"last,omitzero"`
+	LastSuccess    time.Time     `json:"last_success,omitzero"`
+	LastDuration   float64       `json:"last_duration_seconds"`
+	BytesReclaimed int64         `json:"bytes_reclaimed"`
+	BytesCopied    int64         `json:"bytes_copied"`
+	MaxSwapPause   float64       `json:"max_swap_pause_seconds"`
+	Duration       wireHistogram `json:"duration"`
+	Swap           wireHistogram `json:"swap_duration"`
+}
+
+type wireProgress struct {
+	Stage         string  `json:"stage"`
+	Round         int     `json:"round"`
+	Victims       int     `json:"victims"`
+	VictimsDone   int     `json:"victims_done"`
+	BytesTotal    int64   `json:"bytes_total"`
+	BytesCopied   int64   `json:"bytes_copied"`
+	MemoriesMoved int64   `json:"memories_moved"`
+	Elapsed       float64 `json:"elapsed_seconds"`
+}
+
+type wireMaintenance struct {
+	Cycles               int64               `json:"cycles"`
+	AutomaticCompactions int64               `json:"automatic_compactions"`
+	LastSkipped          warmtier.SkipReason `json:"last_skipped,omitempty"`
+	NextCycle            time.Time           `json:"next_cycle,omitzero"`
+	Skips                wireSkips           `json:"skips"`
+}
+
+type wireSkips struct {
+	Threshold int64 `json:"threshold"`
+	Size      int64 `json:"size"`
+	RateLimit int64 `json:"rate_limit"`
+	Busy      int64 `json:"busy"`
+	Memory    int64 `json:"memory"`
+}
+
+type wireSync struct {
+	Syncs    int64         `json:"syncs"`
+	Errors   int64         `json:"errors"`
+	Duration wireHistogram `json:"duration"`
+}
+
+type wireRecovery struct {
+	Duration       float64 `json:"duration_seconds"`
+	Clean          bool    `json:"clean"`
+	Records        int     `json:"records"`
+	TruncatedBytes int64   `json:"truncated_bytes"`
+}
+
+func toWireStats(now time.Time, st warmtier.Stats) wireStats {
+	return wireStats{
+		Time: now, Memories: st.Memories,
+		TotalBytes: st.TotalBytes, LiveBytes: st.LiveBytes, DeadBytes: st.DeadBytes,
+		FragmentationRatio: st.FragmentationRatio, MappedBytes: st.MappedBytes, RetiredBytes: st.RetiredBytes,
+		IndexBytes: st.IndexBytes, UnsyncedBytes: st.UnsyncedBytes,
+		Segments: wireSegmentCounts(st.SegmentsByState), PinnedReaders: st.PinnedReaders,
+		Operations: wireOperations{
+			Gets: st.Gets, Misses: st.Misses, GetErrors: st.GetErrors, Puts: st.Puts, PutErrors: st.PutErrors,
+			Deletes: st.Deletes, DeleteMisses: st.DeleteMisses, DeleteErrors: st.DeleteErrors,
+			CorruptRecords: st.CorruptRecords, ReadBytes: st.ReadBytes, WrittenBytes: st.WrittenBytes,
+			Get: toWireHistogram(st.GetDuration), Put: toWireHistogram(st.PutDuration),
+			Delete: toWireHistogram(st.DeleteDuration),
+		},
+		Compactions: wireCompactions{
+			InProgress: st.CompactionInProgress, Progress: toWireProgress(st),
+			Manual: wireResults(st.ManualCompactions), Auto: wireResults(st.AutoCompactions),
+			Startup: wireResults(st.StartupCompactions),
+			Last:    st.LastCompaction, LastSuccess: st.LastCompactionSuccess,
+			LastDuration:   st.LastCompactionDuration.Seconds(),
+			BytesReclaimed: st.BytesReclaimed, BytesCopied: st.BytesCopied,
+			MaxSwapPause: st.MaxSwapPause.Seconds(),
+			Duration:     toWireHistogram(st.CompactionDuration), Swap: toWireHistogram(st.SwapDuration),
+		},
+		Maintenance: wireMaintenance{
+			Cycles: st.MaintenanceCycles, AutomaticCompactions: st.AutomaticCompactions,
+			LastSkipped: st.LastMaintenanceDecision, NextCycle: st.NextMaintenanceCycle,
+			Skips: wireSkips(st.MaintenanceSkips),
+		},
+		Sync: wireSync{Syncs: st.Syncs, Errors: st.SyncErrors, Duration: toWireHistogram(st.SyncDuration)},
+		Recovery: wireRecovery{
+			Duration: st.Recovery.Duration.Seconds(), Clean: st.Recovery.Clean,
+			Records: st.Recovery.Records, TruncatedBytes: st.Recovery.TruncatedBytes,
+		},
+	}
+}
+
+func toWireHistogram(h warmtier.Histogram) wireHistogram {
+	return wireHistogram{
+		Count: h.Count, Sum: h.Sum.Seconds(),
+		P50: h.Quantile(0.5).Seconds(), P99: h.Quantile(0.99).Seconds(), P999: h.Quantile(0.999).Seconds(),
+	}
+}
+
+// toWireProgress is nil when no compaction runs.
+func toWireProgress(st warmtier.Stats) *wireProgress {
+	if !st.CompactionInProgress {
+		return nil
+	}
+	p := st.CompactionProgress
+	return &wireProgress{
+		Stage: p.Stage, Round: p.Round, Victims: p.Victims, VictimsDone: p.VictimsDone,
+		BytesTotal: p.BytesTotal, BytesCopied: p.BytesCopied, MemoriesMoved: p.MemoriesMoved,
+		Elapsed: p.Elapsed.Seconds(),
+	}
+}
+
+type wireSegments struct {
+	Segments []wireSegment `json:"segments"`
+	Count    int           `json:"count"`           // of all
+	Next     *uint64       `json:"after,omitempty"` // for the next request, when these are not all
+}
+
+type wireSegment struct {
+	Number      uint64                `json:"segment"`
+	State       warmtier.SegmentState `json:"state"`
+	MappedBytes int64                 `json:"mapped_bytes"`
+	TotalBytes  int64                 `json:"total_bytes"`
+	LiveBytes   int64                 `json:"live_bytes"`
+	DeadBytes   int64                 `json:"dead_bytes"`
+	Pins        int                   `json:"pins"`
+	Age         float64               `json:"age_seconds"`
+}
+
+func toWireSegment(s warmtier.SegmentStats) wireSegment {
+	return wireSegment{
+		Number: s.ID, State: s.State, MappedBytes: s.MappedBytes, TotalBytes: s.TotalBytes,
+		LiveBytes: s.LiveBytes, DeadBytes: s.DeadBytes, Pins: s.Pins, Age: s.Age.Seconds(),
+	}
+}
+
+type wireCompaction struct {
+	Duration            float64 `json:"duration_seconds"`
+	Rounds              int     `json:"rounds"`
+	SegmentsBefore      int     `json:"segments_before"`
+	SegmentsAfter       int     `json:"segments_after"`
+	BytesBefore         int64   `json:"bytes_before"`
+	BytesAfter          int64   `json:"bytes_after"`
+	BytesReclaimed      int64   `json:"bytes_reclaimed"`
+	BytesCopied         int64   `json:"bytes_copied"`
+	FragmentationBefore float64 `json:"fragmentation_before"`
+	FragmentationAfter  float64 `json:"fragmentation_after"`
+	MemoriesMoved       int64   `json:"memories_moved"`
+	MemoriesSuperseded  int64   `json:"memories_superseded"`
+	MaxSwapPause        float64 `json:"max_swap_pause_seconds"`
+	PeakOverheadBytes   int64   `json:"peak_overhead_bytes"`
+}
+
+func toWireCompaction(c warmtier.CompactionStats) *wireCompaction {
+	return &wireCompaction{
+		Duration: c.Duration.Seconds(), Rounds: c.Rounds,
+		SegmentsBefore: c.SegmentsBefore, SegmentsAfter: c.SegmentsAfter,
+		BytesBefore: c.BytesBefore, BytesAfter: c.BytesAfter,
+		BytesReclaimed: c.BytesReclaimed, BytesCopied: c.BytesCopied,
+		FragmentationBefore: c.FragmentationBefore, FragmentationAfter: c.FragmentationAfter,
+		MemoriesMoved: c.MemoriesMoved, MemoriesSuperseded: c.MemoriesSuperseded,
+		MaxSwapPause: c.MaxSwapPause.Seconds(), PeakOverheadBytes: c.PeakOverheadBytes,
+	}
+}
+
+type wireReport struct {
+	FragmentationRatio float64             `json:"fragmentation_ratio"`
+	TotalBytes         int64               `json:"total_bytes"`
+	Compacted          bool                `json:"compacted"`
+	Skipped            warmtier.SkipReason `json:"skipped,omitempty"`
+	Compaction         *wireCompaction     `json:"compaction,omitempty"`
+	Duration           float64             `json:"duration_seconds"`
+}
+
+func toWireReport(r warmtier.MaintenanceReport) wireReport {
+	out := wireReport{
+		FragmentationRatio: r.FragmentationRatio, TotalBytes: r.TotalBytes,
+		Compacted: r.Compacted, Skipped: r.Skipped, Duration: r.Duration.Seconds(),
+	}
+	if r.Skipped == "" {
+		out.Compaction = toWireCompaction(r.Compaction)
+	}
+	return out
+}
+
+// wireError is the body of every answer that is an error.
+type wireError struct {
+	Code           string          `json:"code"`
+	Error          string          `json:"error"`
+	NeededBytes    *int64          `json:"needed_bytes,omitempty"`
+	AvailableBytes *int64          `json:"available_bytes,omitempty"`
+	Compaction     *wireCompaction `json:"compaction,omitempty"` // what was done before the error
+}
+
+// toWireError says what became of a compaction, and with which status. The texts of the store's errors
+// have no ids in them.
+func toWireError(done warmtier.CompactionStats, err error) (status int, e wireError) {
+	e = wireError{Error: err.Error()}
+	if errors.Is(err, warmtier.ErrCompactionFailed) {
+		e.Compaction = toWireCompaction(done)
+	}
+	var short *warmtier.InsufficientMemoryError
+	switch {
+	case errors.As(err, &short):
+		e.Code, e.NeededBytes, e.AvailableBytes = "insufficient_memory", &short.Needed, &short.Available
+		return http.StatusInsufficientStorage, e
+	case errors.Is(err, warmtier.ErrCompactionInProgress):
+		e.Code = "compaction_in_progress"
+		return http.StatusConflict, e
+	case errors.Is(err, warmtier.ErrClosed), errors.Is(err, errClosed):
+		e.Code = "closed"
+		return http.StatusServiceUnavailable, e
+	case errors.Is(err, warmtier.ErrReadOnly):
+		e.Code = "read_only"
+	default:
+		e.Code = "failed"
+	}
+	return http.StatusInternalServerError, e
+}
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	text, err := json.Marshal(body)
+	if err != nil { // no type above can make this happen
+		http.Error(w, "encoding failed", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(text, '\n')) // fails when the client is gone
+}
