@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,7 +18,7 @@ import (
 )
 
 type statsCmd struct {
-	dirFlag
+	whereFlag
 	Segments bool          `help:"One line for each segment."`
 	Watch    time.Duration `placeholder:"INTERVAL" help:"Show again and again, as in 1s."`
 }
@@ -25,8 +27,8 @@ func (statsCmd) Help() string {
 	return `Examples:
   warmtier stats -d data
   warmtier stats -d data --segments
-  warmtier stats -d data --json --watch 5s
-Counters of operations begin when a store is opened: here, with this command.`
+  warmtier stats --url http://127.0.0.1:7077 --json --watch 5s
+Counters of operations begin when a store is opened: for a directory, with this command.`
 }
 
 func (c *statsCmd) Run(a *app) error {
@@ -34,9 +36,7 @@ func (c *statsCmd) Run(a *app) error {
 		return usage("--watch is %v, want more than 0", c.Watch)
 	}
 	for {
-		err := a.with(c.Dir, reading, warmtier.Options{}, func(s *warmtier.Store) error {
-			return c.show(a, s.Stats(), s.Segments())
-		})
+		err := c.once(a)
 		if err == nil {
 			err = a.out.Flush()
 		}
@@ -54,34 +54,70 @@ func (c *statsCmd) Run(a *app) error {
 	}
 }
 
-func (c *statsCmd) show(a *app, st warmtier.Stats, segments []warmtier.SegmentStats) error {
+func (c *statsCmd) once(a *app) error {
+	show := c.showStats
 	if c.Segments {
-		list := []map[string]any{}
-		table := [][]string{{"segment", "state", "total", "live", "dead", "fragmentation", "pins"}}
-		for _, seg := range segments {
-			list = append(list, figures(seg))
-			table = append(table, []string{fmt.Sprintf("%016x", seg.ID), string(seg.State), showBytes(seg.TotalBytes),
-				showBytes(seg.LiveBytes), showBytes(seg.DeadBytes), showShare(ratio(seg.DeadBytes, seg.TotalBytes)),
-				strconv.Itoa(seg.Pins)})
-		}
-		return a.result(map[string]any{"segments": list}, table)
+		show = c.showSegments
+	}
+	if c.URL != "" {
+		return show(a, c.client())
+	}
+	return a.with(c.Dir, reading, warmtier.Options{}, func(s *warmtier.Store) error {
+		local, closeHandler := localClient(s)
+		return errors.Join(show(a, local), closeHandler())
+	})
+}
+
+func (c *statsCmd) showStats(a *app, from *client) error {
+	body, err := from.do(a.ctx, http.MethodGet, "/api/v1/stats")
+	if err != nil {
+		return err
+	}
+	var st statsAnswer
+	if err := json.Unmarshal(body, &st); err != nil {
+		return err
 	}
 	opened := "its records were read"
 	if st.Recovery.Clean {
-		opened = "closed cleanly before"
+		opened = "it was closed cleanly"
 	}
-	return a.result(figures(st), [][]string{
+	seg, ops := st.Segments, st.Operations
+	return a.result(body, [][]string{
 		{"memories", showCount(st.Memories)},
-		{"segments", showCount(st.Segments)},
+		{"segments", fmt.Sprintf("%d: %d active, %d sealed, %d compacting, %d retired",
+			seg.Active+seg.Sealed+seg.Compacting+seg.Retired, seg.Active, seg.Sealed, seg.Compacting, seg.Retired)},
 		{"total bytes", showBytes(st.TotalBytes)},
 		{"live bytes", showBytes(st.LiveBytes)},
 		{"dead bytes", showBytes(st.DeadBytes)},
-		{"fragmentation", showShare(st.FragmentationRatio)},
-		{"mapped", showBytes(st.MappedBytes)},
-		{"index", showBytes(st.IndexBytes)},
-		{"opened in", showDuration(st.Recovery.Duration) + ", " + opened},
+		{"fragmentation", showShare(st.Fragmentation)},
+		{"mapped", showBytes(st.MappedBytes) + ", the index " + showBytes(st.IndexBytes)},
+		{"not yet durable", showBytes(st.UnsyncedBytes)},
+		{"since opened", fmt.Sprintf("%s gets, %s puts, %s deletes", showCount(ops.Gets), showCount(ops.Puts),
+			showCount(ops.Deletes))},
+		{"given back", showBytes(st.Compactions.BytesReclaimed)},
+		{"opened in", showDuration(seconds(st.Recovery.Seconds)) + ", " + opened},
 	})
 }
+
+func (c *statsCmd) showSegments(a *app, from *client) error {
+	all, err := from.segments(a.ctx)
+	if err != nil {
+		return err
+	}
+	table := [][]string{{"segment", "state", "total", "live", "dead", "fragmentation", "pins", "age"}}
+	for _, raw := range all.Segments {
+		var seg segmentAnswer
+		if err := json.Unmarshal(raw, &seg); err != nil {
+			return err
+		}
+		table = append(table, []string{fmt.Sprintf("%016x", seg.Number), seg.State, showBytes(seg.TotalBytes),
+			showBytes(seg.LiveBytes), showBytes(seg.DeadBytes), showShare(ratio(seg.DeadBytes, seg.TotalBytes)),
+			strconv.Itoa(seg.Pins), showDuration(seconds(seg.Age))})
+	}
+	return a.result(all, table)
+}
+
+func seconds(f float64) time.Duration { return time.Duration(f * float64(time.Second)) }
 
 func ratio(part, whole int64) float64 { return float64(part) / float64(max(1, whole)) }
 
@@ -145,42 +181,52 @@ func findingJSON(f warmtier.Finding) map[string]any {
 	return m
 }
 
-type compactCmd struct {
-	dirFlag
-}
+type compactCmd struct{ whereFlag }
 
 func (compactCmd) Help() string {
-	return `Example:
-  warmtier compact -d data`
+	return `Examples:
+  warmtier compact -d data
+  warmtier compact --url http://127.0.0.1:7077
+A server goes on serving meanwhile. Interrupted, it stops: finished rounds stay, nothing is lost.`
 }
 
 func (c *compactCmd) Run(a *app) error {
 	bar := a.progress("compacting", 0, unitBytes)
-	opts := unattended(0)
-	opts.Compaction.OnProgress = func(p warmtier.CompactionProgress) { bar.set(p.BytesCopied, p.BytesTotal) }
-	var stats warmtier.CompactionStats
-	err := a.with(c.Dir, changing, opts, func(s *warmtier.Store) (err error) {
-		stats, err = s.Compact(a.ctx)
-		return err
-	})
+	body, err := c.compact(a, bar)
 	bar.end()
 	if err != nil {
 		return err
 	}
-	return a.compacted(stats)
-}
-
-func (a *app) compacted(st warmtier.CompactionStats) error {
-	return a.result(figures(st), [][]string{
+	var st compactionAnswer
+	if err := json.Unmarshal(body, &st); err != nil {
+		return err
+	}
+	return a.result(body, [][]string{
 		{"", "before", "after"},
 		{"segments", showCount(st.SegmentsBefore), showCount(st.SegmentsAfter)},
 		{"total bytes", showBytes(st.BytesBefore), showBytes(st.BytesAfter)},
 		{"fragmentation", showShare(st.FragmentationBefore), showShare(st.FragmentationAfter)},
 		{"given back", "", showBytes(st.BytesReclaimed)},
 		{"memories moved", "", showCount(st.MemoriesMoved)},
-		{"time", "", showDuration(st.Duration)},
-		{"longest swap pause", "", showDuration(st.MaxSwapPause)},
+		{"time", "", showDuration(seconds(st.Duration))},
+		{"longest swap pause", "", showDuration(seconds(st.MaxSwapPause))},
 	})
+}
+
+func (c *compactCmd) compact(a *app, bar *progress) (body json.RawMessage, err error) {
+	if c.URL != "" {
+		return c.client().compact(a.ctx, bar)
+	}
+	opts := unattended(0)
+	opts.Compaction.OnProgress = func(p warmtier.CompactionProgress) { bar.set(p.BytesCopied, p.BytesTotal) }
+	err = a.with(c.Dir, changing, opts, func(s *warmtier.Store) error {
+		st, err := s.Compact(a.ctx)
+		if err == nil {
+			body, err = json.Marshal(figures(st)) // as a server says it
+		}
+		return err
+	})
+	return body, err
 }
 
 type repairCmd struct {

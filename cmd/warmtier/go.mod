@@ -8,6 +8,7 @@ require (
 	github.com/stretchr/testify v1.12.1
 	github.com/vbauerster/mpb/v8 v8.9.3
 	github.com/warmtier/warmtier v0.0.0
+	github.com/warmtier/warmtier/warmtierhttp v0.0.0
 )
 
 require (
@@ -22,3 +23,5 @@ require (
 )
 
 replace github.com/warmtier/warmtier => ../..
+
+replace github.com/warmtier/warmtier/warmtierhttp => ../../warmtierhttp

@@ -47,6 +47,7 @@ type cli struct {
 	Compact compactCmd `cmd:"" group:"Care" help:"Give back the space of dead bytes."`
 	Repair  repairCmd  `cmd:"" group:"Care" help:"Salvage a damaged directory into another one."`
 
+	Serve      serveCmd      `cmd:"" group:"Tools" help:"Serve the page and the metrics of a store on loopback."`
 	Bench      benchCmd      `cmd:"" group:"Tools" help:"Measure this machine."`
 	Doctor     doctorCmd     `cmd:"" group:"Tools" help:"Check what a directory and this system can do."`
 	Version    versionCmd    `cmd:"" group:"Tools" help:"Show versions."`

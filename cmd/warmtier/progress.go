@@ -31,6 +31,7 @@ type progress struct {
 	total atomic.Int64
 	done  atomic.Int64
 	start time.Time
+	drawn bool // on a terminal
 	stop  chan struct{}
 	ended chan struct{}
 }
@@ -66,7 +67,7 @@ func noProgress(string, int64, unit) *progress {
 // terminalProgress draws on w, which is a terminal; options are for tests.
 func terminalProgress(w io.Writer, options ...mpb.ContainerOption) func(string, int64, unit) *progress {
 	return func(title string, total int64, u unit) *progress {
-		p := &progress{start: time.Now(), stop: make(chan struct{}), ended: make(chan struct{})}
+		p := &progress{start: time.Now(), drawn: true, stop: make(chan struct{}), ended: make(chan struct{})}
 		p.total.Store(total)
 		go func() {
 			defer close(p.ended)
