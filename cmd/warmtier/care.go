@@ -231,7 +231,7 @@ func (c *compactCmd) compact(a *app, bar *progress) (body json.RawMessage, err e
 
 type repairCmd struct {
 	dirFlag
-	To string `required:"" type:"path" placeholder:"DIR" help:"New directory for what is intact; never the damaged one."`
+	To string `required:"" placeholder:"DIR" help:"New directory for what is intact; never the damaged one."`
 }
 
 func (repairCmd) Help() string {

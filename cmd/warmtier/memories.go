@@ -14,7 +14,7 @@ import (
 type getCmd struct {
 	dirFlag
 	ID     id     `arg:"" help:"Id of the memory; hex:... for bytes that cannot be typed."`
-	Output string `short:"o" type:"path" placeholder:"FILE" help:"Write to a file."`
+	Output string `short:"o" placeholder:"FILE" help:"Write to a file."`
 	Hex    bool   `help:"Print a hexadecimal dump."`
 }
 

@@ -17,7 +17,7 @@ import (
 
 // whereFlag names a store that is open elsewhere, or a directory.
 type whereFlag struct {
-	Dir   string `short:"d" env:"WARMTIER_DIR" type:"path" placeholder:"DIR" help:"Directory of the store."`
+	Dir   string `short:"d" env:"WARMTIER_DIR" placeholder:"DIR" help:"Directory of the store."`
 	URL   string `placeholder:"URL" help:"Address of a server instead: that of warmtier serve, or of a program of yours."`
 	Token string `env:"WARMTIER_TOKEN" placeholder:"TOKEN" help:"The server's token; others see a command line, so set the variable."`
 }

@@ -13,7 +13,7 @@ import (
 
 // dirFlag names a store.
 type dirFlag struct {
-	Dir string `short:"d" required:"" env:"WARMTIER_DIR" type:"path" placeholder:"DIR" help:"Directory of the store."`
+	Dir string `short:"d" required:"" env:"WARMTIER_DIR" placeholder:"DIR" help:"Directory of the store."`
 }
 
 // newDirFlag names a store that is made when it is not there.

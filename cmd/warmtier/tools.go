@@ -32,7 +32,7 @@ func (versionCmd) Run(a *app) error {
 }
 
 type doctorCmd struct {
-	Dir string `short:"d" env:"WARMTIER_DIR" type:"path" placeholder:"DIR" default:"." help:"Directory of a store, or for one (${default})."`
+	Dir string `short:"d" env:"WARMTIER_DIR" placeholder:"DIR" default:"." help:"Directory of a store, or for one (${default})."`
 }
 
 func (doctorCmd) Help() string {

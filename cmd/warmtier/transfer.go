@@ -15,7 +15,7 @@ import (
 
 type exportCmd struct {
 	dirFlag
-	Output string `short:"o" default:"-" type:"path" placeholder:"FILE" help:"Write to a file; default: standard output."`
+	Output string `short:"o" default:"-" placeholder:"FILE" help:"Write to a file; default: standard output."`
 	Format string `enum:"binary,jsonl" default:"binary" help:"${enum}: checksummed, for import; or JSON lines, for other programs."`
 }
 

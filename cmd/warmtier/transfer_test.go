@@ -123,6 +123,18 @@ func TestImport_Rearranged(t *testing.T) {
 	}
 }
 
+// A writer that miscounts is found out by the count alone: its checksum is right.
+func TestImport_Miscounted(t *testing.T) {
+	var b bytes.Buffer
+	w, err := newStreamWriter(&b)
+	require.NoError(t, err)
+	require.NoError(t, w.put("a", nil))
+	w.count++
+	require.NoError(t, w.end())
+	_, err = read(b.Bytes())
+	require.ErrorIs(t, err, errNoStream)
+}
+
 func TestImport_HostileLength(t *testing.T) {
 	stream := append(smallExport(t)[:12], 'm', 0xff, 0xff, 0, 0, 0, 0x40, 'x')
 	r := &streamReader{r: bufio.NewReader(bytes.NewReader(stream[13:]))}
