@@ -59,8 +59,8 @@ func smallExport(t *testing.T) []byte {
 }
 
 func read(stream []byte) (ids []string, err error) {
-	_, err = readStream(bufio.NewReader(bytes.NewReader(stream)), func(id string, _ []byte) error {
-		ids = append(ids, id)
+	_, err = readStream(bufio.NewReader(bytes.NewReader(stream)), func(id string, content []byte) error {
+		ids = append(ids, id+string(content))
 		return nil
 	})
 	return ids, err
@@ -93,15 +93,19 @@ func TestImport_Truncated(t *testing.T) {
 
 func TestImport_EveryBit(t *testing.T) {
 	stream := smallExport(t)
+	whole, err := read(stream)
+	require.NoError(t, err)
 	for i := range stream {
 		for bit := range 8 {
 			damaged := bytes.Clone(stream)
 			damaged[i] ^= 1 << bit
-			_, err := read(damaged)
+			got, err := read(damaged)
 			require.Error(t, err, "byte %d bit %d", i, bit)
+			// Nor may a damaged memory be stored before the end is seen.
+			require.Equal(t, whole[:len(got):len(got)], append([]string{}, got...), "byte %d bit %d", i, bit)
 		}
 	}
-	_, err := read(append(bytes.Clone(stream), 0))
+	_, err = read(append(bytes.Clone(stream), 0))
 	require.ErrorIs(t, err, errNoStream)
 	_, err = read(append(bytes.Clone(stream), stream...))
 	require.ErrorIs(t, err, errNoStream)
