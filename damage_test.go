@@ -757,6 +757,37 @@ func TestDamage_RepairLastRecord(t *testing.T) {
 	closeIntact(t, s)
 }
 
+// Who repairs must be able to say what is gone: memories whose only version is damaged, and those of
+// which an older one is left, but not those that were stored again.
+func TestDamage_RepairedNamesWhatIsLost(t *testing.T) {
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	require.Empty(t, s.Repaired())
+	fill(t, s, 0, 10, 100)
+	require.NoError(t, s.Put(idOf(3), contentOf(3, 1, 100)))
+	require.NoError(t, s.Put(idOf(4), contentOf(4, 1, 100)))
+	require.NoError(t, s.Close())
+	img := loadImage(t, dir)
+	for _, content := range [][]byte{contentOf(2, 0, 100), contentOf(3, 1, 100), contentOf(4, 0, 100)} {
+		name, at := findInFiles(t, dir, content)
+		img[name][at] ^= 1
+	}
+	img.write(t, dir)
+
+	opts := quietly()
+	opts.Repair = true
+	s = openDir(t, dir, opts)
+	report := s.Repaired()
+	require.ElementsMatch(t, []string{idOf(2), idOf(3)}, report.Lost)
+	require.Equal(t, 3, report.RecordsLost)
+	require.Equal(t, 1, report.MemoriesDeleted, "of id 3 the older version was left")
+	require.Positive(t, report.SegmentsReplaced)
+	closeIntact(t, s)
+	s = openDir(t, dir, opts)
+	require.Empty(t, s.Repaired(), "nothing is left to repair")
+	closeIntact(t, s)
+}
+
 // What a damaged length field says must not be believed: memory and time stay bounded.
 func TestDamage_HostileLengths(t *testing.T) {
 	d := damageStores(t)[1]

@@ -124,7 +124,8 @@ type recovery struct {
 	records    int
 	torn       int64 // bytes cut
 	lost       []lostRecord
-	nameless   error // records were lost of which not even the id's digest is left
+	lostIDs    []string // of those whose head is intact
+	nameless   error    // records were lost of which not even the id's digest is left
 }
 
 // recovered is one segment file.
@@ -577,6 +578,9 @@ func (r *recovery) resync(f *recovered, offset int) (next int) {
 		seg.contains(h.seq)
 		// A copy with the same number is the same version, and may be intact.
 		r.lose(lostRecord{digest: digest(recordID(rec, h)), bound: h.seq - 1})
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.lostIDs = append(r.lostIDs, string(recordID(rec, h)))
 		return offset + h.size()
 	}
 	number, lostTo, bound := -1, -1, f.state.maxSeq

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 )
 
 /*
@@ -16,6 +17,43 @@ is written anew, and its file is kept under another name.
 
 // damagedSuffix is appended to the name of a segment file that a repair took out of the store.
 const damagedSuffix = ".damaged"
+
+// RepairReport says what Open with Options.Repair went on without. It is empty when nothing was damaged.
+type RepairReport struct {
+	RecordsLost      int // damaged or missing
+	MemoriesDeleted  int // of which only an older version was left
+	SegmentsReplaced int // their files stay in the directory, with the suffix .damaged
+	// Lost are ids, as far as they are known, of which the newest version is lost: at most 1000, in no
+	// order. An id that was deleted after its damaged record was written may be among them.
+	Lost []string
+}
+
+// Repaired returns what the repair of [Open] found, for whoever has to say which memories are gone.
+func (s *Store) Repaired() RepairReport {
+	if s.disk == nil {
+		return RepairReport{}
+	}
+	return s.disk.repaired
+}
+
+// repairReport sums up. deleted are the ids that dropLost took out.
+func (r *recovery) repairReport(segments int, deleted []string) RepairReport {
+	report := RepairReport{
+		RecordsLost: len(r.lost), MemoriesDeleted: len(deleted), SegmentsReplaced: segments,
+		Lost: slices.Clone(deleted[:min(len(deleted), maxFindings)]),
+	}
+	known := map[string]bool{}
+	for _, id := range deleted {
+		known[id] = true
+	}
+	for _, id := range r.lostIDs {
+		if !known[id] && !r.s.Has(id) && len(report.Lost) < maxFindings {
+			known[id] = true
+			report.Lost = append(report.Lost, id)
+		}
+	}
+	return report
+}
 
 // dropLost takes memories out of the index whose newest version is lost, and returns their ids.
 func (r *recovery) dropLost() (ids []string, err error) {
@@ -82,6 +120,7 @@ func (r *recovery) repair() error {
 	if err := s.disk.fs.remove(hintName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	s.disk.repaired = r.repairReport(len(damaged), ids)
 	if len(damaged) > 0 || len(ids) > 0 {
 		s.opts.Logger.Error("store repaired", "records_lost", len(r.lost), "memories_deleted", len(ids),
 			"segments_replaced", len(damaged))

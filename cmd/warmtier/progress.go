@@ -1,0 +1,121 @@
+package main
+
+import (
+	"io"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/cwriter"
+	"github.com/vbauerster/mpb/v8/decor"
+)
+
+const (
+	progressDelay = time.Second            // what is over before that shows nothing
+	progressTick  = 100 * time.Millisecond // between two looks
+)
+
+// unit is what a progress counts.
+type unit int
+
+const (
+	unitMemories unit = iota
+	unitBytes
+	unitTime    // milliseconds, which pass by themselves
+	unitNothing // how far it is, nobody knows
+)
+
+// progress shows how far one task is. All methods may be called from any goroutine.
+type progress struct {
+	total atomic.Int64
+	done  atomic.Int64
+	start time.Time
+	drawn bool // on a terminal
+	stop  chan struct{}
+	ended chan struct{}
+}
+
+func (p *progress) add(n int64)                  { p.done.Add(n) }
+func (p *progress) set(n, of int64)              { p.done.Store(n); p.total.Store(of) }
+func (p *progress) reader(r io.Reader) io.Reader { return countingReader{r, p} }
+
+// end takes the bar from the screen. It is called once.
+func (p *progress) end() {
+	close(p.stop)
+	<-p.ended
+}
+
+type countingReader struct {
+	io.Reader
+	p *progress
+}
+
+func (c countingReader) Read(b []byte) (int, error) {
+	n, err := c.Reader.Read(b)
+	c.p.add(int64(n))
+	return n, err
+}
+
+// noProgress is for an output that is no terminal.
+func noProgress(string, int64, unit) *progress {
+	p := &progress{stop: make(chan struct{}), ended: make(chan struct{})}
+	close(p.ended)
+	return p
+}
+
+// terminalProgress draws on w, which is a terminal; options are for tests.
+func terminalProgress(w io.Writer, options ...mpb.ContainerOption) func(string, int64, unit) *progress {
+	return func(title string, total int64, u unit) *progress {
+		p := &progress{start: time.Now(), drawn: true, stop: make(chan struct{}), ended: make(chan struct{})}
+		p.total.Store(total)
+		go func() {
+			defer close(p.ended)
+			select {
+			case <-p.stop:
+			case <-time.After(progressDelay):
+				p.draw(append(options, mpb.WithOutput(w), mpb.WithWidth(40)), title, u)
+			}
+		}()
+		return p
+	}
+}
+
+// draw returns when the task has ended, and leaves no bar behind.
+func (p *progress) draw(options []mpb.ContainerOption, title string, u unit) {
+	container := mpb.New(options...)
+	style, counters := mpb.BarFillerBuilder(mpb.BarStyle()), map[unit]decor.Decorator{
+		unitMemories: decor.CountersNoUnit("%d / %d", decor.WCSyncSpace),
+		unitBytes:    decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncSpace),
+	}
+	if p.total.Load() == 0 { // nobody knows it
+		style, counters = mpb.SpinnerStyle().PositionLeft(), map[unit]decor.Decorator{
+			unitMemories: decor.CurrentNoUnit("%d", decor.WCSyncSpace),
+			unitBytes:    decor.CurrentKibiByte("% .1f", decor.WCSyncSpace),
+		}
+	}
+	bar := container.New(p.total.Load(), style,
+		mpb.PrependDecorators(decor.Name(title, decor.WCSyncSpaceR)),
+		mpb.AppendDecorators(counters[u], decor.Elapsed(decor.ET_STYLE_GO, decor.WCSyncSpace)))
+	tick := time.NewTicker(progressTick)
+	defer tick.Stop()
+	for running := true; running; {
+		done := p.done.Load()
+		if u == unitTime {
+			done = time.Since(p.start).Milliseconds()
+		}
+		// A total of what is done so far where it is not known: a bar that is full would end.
+		bar.SetTotal(max(p.total.Load(), done+1), false)
+		bar.SetCurrent(done)
+		select {
+		case <-p.stop:
+			running = false
+		case <-tick.C:
+		}
+	}
+	bar.Abort(true)
+	container.Wait()
+}
+
+// isTerminal reports whether f is one.
+func isTerminal(f *os.File) bool { return cwriter.IsTerminal(int(f.Fd())) }

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/warmtier/warmtier"
+	"github.com/warmtier/warmtier/warmtierhttp"
+)
+
+type serveCmd struct {
+	newDirFlag
+	Listen string   `default:"127.0.0.1:7077" placeholder:"ADDRESS" help:"Address of the page (${default}); port 0 takes a free one."`
+	Token  string   `env:"WARMTIER_TOKEN" placeholder:"TOKEN" help:"What requests that change anything must bring; others see a command line, so set the variable."`
+	Host   []string `placeholder:"NAME" help:"Name by which browsers may ask, beside loopback ones."`
+}
+
+func (serveCmd) Help() string {
+	return `Examples:
+  warmtier serve -d data
+  WARMTIER_TOKEN=secret warmtier serve -d data --listen :7077 --host metrics.example
+  warmtier stats --url http://127.0.0.1:7077
+The page is at /, metrics for Prometheus are at /metrics. Background maintenance runs as in every program.
+Ids and contents are never served. Whoever reaches the address may compact, unless there is a token; an
+address that is not a loopback one needs one.`
+}
+
+// Bounds for clients that are slow or gone. What takes long, compactions and events, is exempt from
+// reading and writing in time: the handler sees to that.
+const (
+	headerTimeout   = 5 * time.Second
+	requestTimeout  = 30 * time.Second
+	idleTimeout     = 2 * time.Minute
+	shutdownTimeout = 5 * time.Second
+	maxHeaderBytes  = 16 << 10
+)
+
+func (c *serveCmd) Run(a *app) error {
+	if c.Token == "" && !isLoopback(c.Listen) {
+		return usage("--listen %s is no loopback address: set WARMTIER_TOKEN", c.Listen)
+	}
+	opts := warmtier.Options{SegmentSize: int(c.SegmentSize)}
+	return a.with(c.Dir, creating, opts, func(s *warmtier.Store) error {
+		listener, err := net.Listen("tcp", c.Listen)
+		if err != nil {
+			return err
+		}
+		steering := warmtierhttp.New(s, warmtierhttp.Options{Token: c.Token, Hosts: c.Host, Logger: a.log})
+		server := &http.Server{Handler: steering, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout,
+			WriteTimeout: requestTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes}
+		served := make(chan error, 1)
+		go func() { served <- server.Serve(listener) }()
+
+		address := "http://" + listener.Addr().String() + "/"
+		if err := a.result(map[string]any{"url": address, "dir": c.Dir},
+			[][]string{{"page", address}, {"metrics", address + "metrics"}}); err != nil {
+			return errors.Join(err, steering.Close(), server.Close())
+		}
+		_ = a.out.Flush() // who started it may have gone: that is no reason to stop
+		select {
+		case err = <-served:
+			return errors.Join(err, steering.Close())
+		case <-a.ctx.Done():
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+		defer cancel()
+		err = errors.Join(steering.Close(), server.Shutdown(ctx))
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = errors.Join(server.Close(), fmt.Errorf("clients did not leave: %w", err))
+		}
+		return err
+	})
+}
+
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

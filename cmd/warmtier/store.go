@@ -1,0 +1,127 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/warmtier/warmtier"
+)
+
+// dirFlag names a store.
+type dirFlag struct {
+	Dir string `short:"d" required:"" env:"WARMTIER_DIR" placeholder:"DIR" help:"Directory of the store."`
+}
+
+// newDirFlag names a store that is made when it is not there.
+type newDirFlag struct {
+	dirFlag
+	SegmentSize byteSize `placeholder:"BYTES" help:"Size of a new segment; default: as the store has them, 32MiB for a new one."`
+}
+
+// access is what a command does with a directory.
+type access int
+
+const (
+	reading  access = iota // beside others that read
+	changing               // of a store that is there
+	creating               // of one that need not be there yet
+)
+
+// with opens the store, calls fn and closes it.
+func (a *app) with(dir string, how access, opts warmtier.Options, fn func(*warmtier.Store) error) (err error) {
+	s, err := a.open(dir, how, opts)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closeErr := s.Close(); closeErr != nil {
+			err = errors.Join(err, fmt.Errorf("close %s: %w", dir, closeErr))
+		}
+	}()
+	return fn(s)
+}
+
+func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Store, error) {
+	if err := checkDirectory(dir, how); err != nil {
+		return nil, err
+	}
+	opts.ReadOnly = how == reading
+	opts.Logger = a.log
+	if opts.SegmentSize == 0 {
+		opts.SegmentSize = segmentSize(dir)
+	}
+	bar := a.progress("opening", 0, unitNothing)
+	defer bar.end()
+	s, err := warmtier.Open(dir, &opts)
+	if errors.Is(err, warmtier.ErrLocked) {
+		return nil, lockedError(dir)
+	}
+	return s, err
+}
+
+// segmentSize is the one that the store was opened with before, 0 when that is unknown: the space kept
+// back for compactions has that size. A store that finds another one cannot use its hint.
+func segmentSize(dir string) int {
+	info, err := os.Stat(filepath.Join(dir, "SPARE.0"))
+	if err != nil || info.Size() > 1<<30 {
+		return 0
+	}
+	return int(info.Size())
+}
+
+// unattended are the options of commands that end soon: what they change, they change themselves.
+func unattended(segmentSize byteSize) warmtier.Options {
+	return warmtier.Options{
+		SegmentSize: int(segmentSize),
+		Maintenance: warmtier.MaintenanceOptions{Disabled: true},
+	}
+}
+
+// checkDirectory keeps a mistyped name from making a store where none is meant to be.
+func checkDirectory(dir string, how access) error {
+	if how == reading {
+		return nil // Open makes nothing then
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && (how != creating || !errors.Is(err, fs.ErrNotExist)) {
+		return err
+	}
+	foreign := ""
+	for _, e := range entries {
+		name := e.Name()
+		switch {
+		case name == "MANIFEST" || strings.HasSuffix(name, ".seg"):
+			return nil
+		case name == "LOCK" || strings.HasPrefix(name, "SPARE") || name == "MANIFEST.tmp":
+		default:
+			foreign = name
+		}
+	}
+	switch {
+	case how == changing:
+		return fmt.Errorf("%s holds no store: %w", dir, fs.ErrNotExist)
+	case foreign != "":
+		return usage("%s holds other files (%s) and no store: choose a new directory", dir, showID(foreign))
+	}
+	return nil
+}
+
+// lockedError names the process that holds dir. A process that only reads does not write its id into
+// the lock file, so the system is asked first, where it tells.
+func lockedError(dir string) error {
+	path := filepath.Join(dir, "LOCK")
+	holder := lockHolder(path)
+	if holder == "" {
+		b, _ := os.ReadFile(path)
+		holder = strings.TrimSpace(string(b))
+	}
+	if holder == "" {
+		return fmt.Errorf("%w: %s", warmtier.ErrLocked, dir)
+	}
+	return fmt.Errorf("%w: %s is held by process %s; stop it, or ask a server with --url",
+		warmtier.ErrLocked, dir, holder)
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/warmtier/warmtier"
+)
+
+// hexPrefix marks ids in hexadecimal, in what is printed and in what is typed.
+const hexPrefix = "hex:"
+
+// id is one on the command line: as it is, or hex:... for what cannot be typed.
+type id string
+
+// UnmarshalText makes id an argument.
+func (i *id) UnmarshalText(text []byte) error {
+	digits, isHex := strings.CutPrefix(string(text), hexPrefix)
+	if !isHex {
+		*i = id(text)
+		return nil
+	}
+	b, err := hex.DecodeString(digits)
+	if err != nil {
+		return fmt.Errorf("%q: want an even number of hexadecimal digits behind %q: %w", text, hexPrefix, err)
+	}
+	*i = id(b)
+	return nil
+}
+
+// showID is safe for a terminal and for other programs: an id of printable characters as it is, every
+// other one in hexadecimal. Typed as an argument, what it returns is that id again.
+func showID(id string) string {
+	if printable(id) && !strings.HasPrefix(id, hexPrefix) && strings.TrimSpace(id) == id {
+		return id
+	}
+	return hexPrefix + hex.EncodeToString([]byte(id))
+}
+
+// printable reports whether s holds nothing that could steer a terminal or break a line.
+func printable(s string) bool {
+	if !utf8.ValidString(s) {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+}
+
+// byteSize is a number of bytes on the command line, as in 64KiB or 10MB.
+type byteSize int64
+
+var sizeUnits = []struct {
+	name  string
+	bytes int64
+}{
+	{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"B", 1}, {"", 1},
+}
+
+// UnmarshalText makes byteSize a flag.
+func (b *byteSize) UnmarshalText(text []byte) error {
+	for _, u := range sizeUnits {
+		digits, ok := strings.CutSuffix(string(text), u.name)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
+		if n *= float64(u.bytes); err != nil || !(n >= 0 && n <= 1<<40) { // which NaN is not
+			break
+		}
+		*b = byteSize(n)
+		return nil
+	}
+	return fmt.Errorf("%q: want a number of bytes, as in 4096, 64KiB or 10MB", text)
+}
+
+func showBytes(n int64) string {
+	switch {
+	case n >= 10<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	case n >= 10<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	case n >= 10<<10:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+// showCount groups digits by thousands.
+func showCount[T int | int64](n T) string {
+	s := strconv.FormatInt(int64(n), 10)
+	for at := len(s) - 3; at > 0 && s[at-1] != '-'; at -= 3 {
+		s = s[:at] + "," + s[at:]
+	}
+	return s
+}
+
+func showDuration(d time.Duration) string {
+	switch {
+	case d >= time.Second:
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	case d >= time.Millisecond:
+		return fmt.Sprintf("%.1f ms", d.Seconds()*1e3)
+	}
+	return fmt.Sprintf("%.1f µs", d.Seconds()*1e6)
+}
+
+func showShare(f float64) string { return fmt.Sprintf("%.1f %%", 100*f) }
+
+// rows prints a table without borders; numbers behind a name line up to the right.
+func rows(w io.Writer, table [][]string) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range table {
+		fmt.Fprintln(tw, strings.Join(row, "\t"))
+	}
+	return tw.Flush()
+}
+
+// result prints v with --json, otherwise the table.
+func (a *app) result(v any, table [][]string) error {
+	if a.json {
+		return writeJSON(a.out, v)
+	}
+	return rows(a.out, table)
+}
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// memoryJSON is a memory in JSON: text as it is, and base64 where id or content are not UTF-8. The
+// name of the field says which.
+type memoryJSON struct {
+	ID            *string `json:"id,omitempty"`
+	IDBase64      *[]byte `json:"id_base64,omitempty"`
+	Bytes         *int    `json:"bytes,omitempty"`
+	Content       *string `json:"content,omitempty"`
+	ContentBase64 *[]byte `json:"content_base64,omitempty"`
+}
+
+func idJSON(id string) (m memoryJSON) {
+	if utf8.ValidString(id) {
+		m.ID = &id
+	} else {
+		b := []byte(id)
+		m.IDBase64 = &b
+	}
+	return m
+}
+
+func newMemoryJSON(id string, content []byte) memoryJSON {
+	m := idJSON(id)
+	if utf8.Valid(content) {
+		text := string(content)
+		m.Content = &text
+	} else {
+		m.ContentBase64 = &content
+	}
+	return m
+}
+
+// memory is the inverse of newMemoryJSON.
+func (m memoryJSON) memory() (id string, content []byte, err error) {
+	switch {
+	case (m.ID == nil) == (m.IDBase64 == nil):
+		return "", nil, errors.New(`want one of "id" and "id_base64"`)
+	case (m.Content == nil) == (m.ContentBase64 == nil):
+		return "", nil, errors.New(`want one of "content" and "content_base64"`)
+	case m.ID != nil:
+		id = *m.ID
+	default:
+		id = string(*m.IDBase64)
+	}
+	if m.Content != nil {
+		return id, []byte(*m.Content), nil
+	}
+	return id, *m.ContentBase64, nil
+}
+
+// figures makes a JSON object of a struct of the package: names in snake case, durations in seconds.
+func figures(v any) map[string]any {
+	fields := map[string]any{}
+	value := reflect.ValueOf(v)
+	for i := range value.NumField() {
+		name := snakeCase(value.Type().Field(i).Name)
+		switch f := value.Field(i).Interface().(type) {
+		case time.Duration:
+			fields[name+"_seconds"] = f.Seconds()
+		case time.Time:
+			if !f.IsZero() {
+				fields[name] = f
+			}
+		case warmtier.Histogram:
+			fields[name] = map[string]any{"count": f.Count, "sum_seconds": f.Sum.Seconds(),
+				"p50_seconds": f.Quantile(0.5).Seconds(), "p99_seconds": f.Quantile(0.99).Seconds()}
+		default:
+			if value.Field(i).Kind() == reflect.Struct {
+				fields[name] = figures(f)
+			} else {
+				fields[name] = f
+			}
+		}
+	}
+	return fields
+}
+
+// snakeCase keeps abbreviations together: ID is id, OK is ok.
+func snakeCase(name string) string {
+	var b strings.Builder
+	for i, r := range name {
+		if i > 0 && unicode.IsUpper(r) && !unicode.IsUpper(rune(name[i-1])) {
+			b.WriteByte('_')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"github.com/warmtier/warmtier"
+)
+
+// formatVersion is that of the directories which this build reads and writes.
+const formatVersion = 1
+
+type versionCmd struct{}
+
+func (versionCmd) Run(a *app) error {
+	version := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+	}
+	return a.result(map[string]any{"version": version, "go": runtime.Version(),
+		"system": runtime.GOOS + "/" + runtime.GOARCH, "format": formatVersion, "export_format": streamVersion},
+		[][]string{{"warmtier", version}, {"go", runtime.Version()},
+			{"system", runtime.GOOS + "/" + runtime.GOARCH},
+			{"directory format", fmt.Sprint(formatVersion)}, {"export format", fmt.Sprint(streamVersion)}})
+}
+
+type doctorCmd struct {
+	Dir string `short:"d" env:"WARMTIER_DIR" placeholder:"DIR" default:"." help:"Directory of a store, or for one (${default})."`
+}
+
+func (doctorCmd) Help() string {
+	return `Example:
+  warmtier doctor -d data
+Tries what a store needs with a small one below the directory, and removes it again. The store in the
+directory itself is only looked at. Exit code 1 when something is missing.`
+}
+
+// check is one line of the doctor's report.
+type check struct {
+	Name  string `json:"name"`
+	OK    bool   `json:"ok"`
+	Value string `json:"value"`
+}
+
+func (c *doctorCmd) Run(a *app) error {
+	if info, err := os.Stat(c.Dir); err != nil {
+		return err
+	} else if !info.IsDir() {
+		return usage("%s is no directory", c.Dir)
+	}
+	checks := []check{
+		{"system", true, runtime.GOOS + "/" + runtime.GOARCH + ", " + runtime.Version()},
+		{"page size", true, showBytes(int64(os.Getpagesize()))},
+	}
+	checks = append(checks, systemChecks(c.Dir)...)
+	checks = append(checks, tryStore(c.Dir), storeFormat(c.Dir))
+	failed := 0
+	table := [][]string{}
+	for _, check := range checks {
+		mark := "ok"
+		if !check.OK {
+			mark = "FAILED"
+			failed++
+		}
+		table = append(table, []string{mark, check.Name, check.Value})
+	}
+	if err := a.result(map[string]any{"checks": checks}, table); err != nil {
+		return err
+	}
+	if failed > 0 {
+		return finding("%d checks failed", failed)
+	}
+	return nil
+}
+
+func failedCheck(name string, err error) check {
+	return check{Name: name, Value: strings.ReplaceAll(err.Error(), "warmtier: ", "")}
+}
+
+// tryStore uses a real store: it needs shared mappings, reserved space, locks and flushes.
+func tryStore(dir string) check {
+	const name = "mapping, locking, flushing"
+	temp, err := os.MkdirTemp(dir, ".warmtier-doctor-*")
+	if err != nil {
+		return failedCheck(name, err)
+	}
+	err = useStore(temp)
+	if err = errors.Join(err, os.RemoveAll(temp)); err != nil {
+		return failedCheck(name, err)
+	}
+	return check{name, true, "a store was written, locked, flushed, closed and read again"}
+}
+
+func useStore(dir string) error {
+	opts := unattended(64 << 10)
+	for round := range 2 { // written, then read again
+		s, err := warmtier.Open(dir, &opts)
+		if err != nil {
+			return err
+		}
+		if round == 0 {
+			err = errors.Join(s.Put("id", []byte("content")), s.Sync())
+			if second, err := warmtier.Open(dir, &opts); !errors.Is(err, warmtier.ErrLocked) {
+				if err == nil {
+					err = second.Close()
+				}
+				return errors.Join(fmt.Errorf("a second process could open the directory: %w", errors.ErrUnsupported),
+					err, s.Close())
+			}
+		}
+		content, getErr := s.Get("id")
+		if getErr == nil && string(content) != "content" {
+			getErr = fmt.Errorf("%w: read back as %q", warmtier.ErrCorrupt, content)
+		}
+		if err := errors.Join(err, getErr, s.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// storeFormat looks at the version in the manifest, which is there whether or not a store is open.
+func storeFormat(dir string) check {
+	const name = "format version"
+	f, err := os.Open(filepath.Join(dir, "MANIFEST"))
+	if errors.Is(err, os.ErrNotExist) {
+		return check{name, true, fmt.Sprintf("no store here; this program writes version %d", formatVersion)}
+	}
+	if err != nil {
+		return failedCheck(name, err)
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	var head [12]byte
+	if _, err := io.ReadFull(f, head[:]); err != nil || string(head[:8]) != "WARMMAN\x00" {
+		return check{Name: name, Value: "MANIFEST is damaged: see warmtier verify"}
+	}
+	version := uint32(head[8]) | uint32(head[9])<<8 | uint32(head[10])<<16 | uint32(head[11])<<24
+	return check{name, version == formatVersion,
+		fmt.Sprintf("%d; this program reads and writes %d", version, formatVersion)}
+}
+
+type completionCmd struct {
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"${enum}."`
+}
+
+func (completionCmd) Help() string {
+	return `Examples:
+  source <(warmtier completion bash)
+  warmtier completion zsh > "${fpath[1]}/_warmtier"
+  warmtier completion fish > ~/.config/fish/completions/warmtier.fish`
+}
+
+func (c *completionCmd) Run(a *app, k *kong.Kong) error {
+	commands, global := []string{}, flagNames(k.Model.Node)
+	cases := strings.Builder{}
+	for _, cmd := range k.Model.Children {
+		commands = append(commands, cmd.Name)
+		words := strings.Join(append(flagNames(cmd), global...), " ")
+		switch c.Shell {
+		case "bash", "zsh":
+			fmt.Fprintf(&cases, "    %s) words='%s' ;;\n", cmd.Name, words)
+		case "fish":
+			fmt.Fprintf(&cases, "complete -c warmtier -n '__fish_use_subcommand' -a %s -d '%s'\n", cmd.Name,
+				strings.ReplaceAll(cmd.Help, "'", `\'`))
+			for flag := range strings.FieldsSeq(words) {
+				fmt.Fprintf(&cases, "complete -c warmtier -n '__fish_seen_subcommand_from %s' -l %s\n", cmd.Name,
+					strings.TrimPrefix(flag, "--"))
+			}
+		}
+	}
+	script := map[string]string{"bash": bashCompletion, "zsh": "#compdef warmtier\nautoload -U +X bashcompinit && bashcompinit\n" +
+		bashCompletion, "fish": "%[1]s"}[c.Shell]
+	// Both arguments are used by each script: one that is not would be printed as an error.
+	_, err := fmt.Fprintf(a.out, strings.ReplaceAll(script, "COMMANDS", strings.Join(commands, " ")), cases.String())
+	return err
+}
+
+func flagNames(n *kong.Node) (names []string) {
+	for _, flag := range n.Flags {
+		if !flag.Hidden {
+			names = append(names, "--"+flag.Name)
+		}
+	}
+	return names
+}
+
+// bashCompletion offers commands, then flags, and files for everything else.
+const bashCompletion = `_warmtier() {
+  local current=${COMP_WORDS[COMP_CWORD]} word words='COMMANDS'
+  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+    case $word in
+%[1]s    esac
+  done
+  COMPREPLY=($(compgen -W "$words" -- "$current"))
+}
+complete -o default -F _warmtier warmtier
+`
