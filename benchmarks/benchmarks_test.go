@@ -61,19 +61,20 @@ func TestPeers_ReturnWhatWasStored(t *testing.T) {
 
 // Every child must make the same memories, whichever peer it holds.
 func TestContents_AreTheSameInEveryProcess(t *testing.T) {
-	d := dataset{N: 5000, Content: 100}
+	d := dataset{N: 100_000, Content: 100}
 	a, err := newContents(d)
 	require.NoError(t, err)
 	b, err := newContents(d)
 	require.NoError(t, err)
 	require.Equal(t, a.block, b.block)
-	require.Equal(t, int64(5000*(100+idLen)), a.bytes())
+	require.Equal(t, int64(100_000*(100+idLen)), a.bytes())
 	for _, kind := range []string{"uniform", "zipf", "miss"} {
 		x, err := newStream(a, kind)
 		require.NoError(t, err)
 		y, err := newStream(b, kind)
 		require.NoError(t, err)
 		require.Equal(t, x, y)
+		require.Len(t, x.memory, 99_999) // of 100,000 one tenth would be written over and over
 		for pos, i := range x.memory {
 			want := int(i)
 			if kind == "miss" {
@@ -190,7 +191,7 @@ func TestSelect_ByPrefix(t *testing.T) {
 		}
 		return list
 	}
-	require.Equal(t, []string{"figure-get", "figure-write", "figure-memory", "figure-gc"}, names("figures"))
+	require.Equal(t, []string{"figure-get", "figure-cached", "figure-mixed", "figure-put", "figure-memory", "figure-gc"}, names("figures"))
 	require.Equal(t, []string{"gc"}, names("gc"))
 	require.NotContains(t, names(), "sustained")
 	_, err := selectSuites(all, []string{"nothing"})

@@ -17,7 +17,8 @@ const (
 )
 
 // order is that of the sections in the document.
-var order = []string{"figure-get", "figure-write", "figure-memory", "figure-gc", "limits", "contents",
+var order = []string{"figure-get", "figure-cached", "figure-mixed", "figure-put", "figure-memory",
+	"figure-gc", "limits", "contents",
 	"counts", "goroutines", "production", "trace", "directories", "memory", "gc", "sustained", "utilisation"}
 
 // writeReport makes section and charts from results, and puts them into the document.

@@ -39,7 +39,10 @@ func (c cell) request() string {
 // suites makes all suites for a profile. Those that need traces are left out without a folder.
 func suites(p profile, traces string) []suite {
 	all := []suite{
-		figureGet(p), figureWrite(p), figureMemory(p), figureGC(p),
+		figureGet(p, "figure-get", 1_000_000), figureGet(p, "figure-cached", 10_000),
+		figureWrite(p, "figure-mixed", "one write in ten", mixed10),
+		figureWrite(p, "figure-put", "Put", put),
+		figureMemory(p), figureGC(p),
 		limitSuite(p), contentSuite(p), countSuite(p), goroutineSuite(p), directorySuite(p),
 		memorySuite(p), gcSuite(p), sustainedSuite(p), utilisationSuite(p),
 	}
@@ -127,28 +130,26 @@ func goroutines(n int) string {
 	return strconv.Itoa(n) + " goroutines"
 }
 
-func figureGet(p profile) suite {
-	s := suite{name: "figure-get", title: "Get of random memories",
+// The figures are suites of a minute or so each, so that one can be measured alone.
+
+func figureGet(p profile, name string, n int) suite {
+	s := suite{name: name, title: "Get of random memories, " + countName(n),
 		note: "Peers that hand out a pointer do not read the content at all."}
 	peers := []string{"warmtier", "warmtier-get", "fastcache", "bigcache", "freecache",
 		"otter", "otter-unbounded", "otter-copied"}
-	for _, n := range []int{1_000_000, 10_000} {
-		d := readOnly(p.sized(n, 256))
-		for _, g := range []int{1, 2} {
-			s.cells = append(s.cells, calls("Get of "+d.String(), goroutines(g), peers, d, hit.by(g)))
-		}
+	d := readOnly(p.sized(n, 256))
+	for _, g := range []int{1, 2} {
+		s.cells = append(s.cells, calls("Get of "+d.String(), goroutines(g), peers, d, hit.by(g)))
 	}
 	return s
 }
 
-func figureWrite(p profile) suite {
-	s := suite{name: "figure-write", title: "Overwriting random memories", note: writeNote}
+func figureWrite(p profile, name, table string, w workload) suite {
+	s := suite{name: name, title: "Overwriting: " + table, note: writeNote}
 	peers := []string{"warmtier", "fastcache", "bigcache", "freecache", "otter"}
 	d := p.sized(1_000_000, 256)
 	for _, g := range []int{1, 2} {
-		s.cells = append(s.cells,
-			calls("One write in ten, "+d.String(), goroutines(g), peers, d, mixed10.by(g)),
-			calls("Put, "+d.String(), goroutines(g), peers, d, put.by(g)))
+		s.cells = append(s.cells, calls(table+", "+d.String(), goroutines(g), peers, d, w.by(g)))
 	}
 	return s
 }

@@ -151,6 +151,10 @@ func newStream(c *contents, kind string) (*stream, error) {
 	default:
 		return nil, fmt.Errorf("no such order of ids: %q", kind)
 	}
+	// When every second or tenth call writes, another pass must write other memories.
+	for n := len(st.memory); kind != "trace" && n > 1 && (n%2 == 0 || n%5 == 0); n-- {
+		st.memory = st.memory[:n-1]
+	}
 	ids := make([]byte, 0, len(st.memory)*idLen)
 	for _, i := range st.memory {
 		ids = appendID(ids, first+int(i))
