@@ -155,6 +155,12 @@ func TestCommand_WritesTablesAndCharts(t *testing.T) {
 	again, err := os.ReadFile(document)
 	require.NoError(t, err)
 	require.Equal(t, text, string(again))
+	if processorTime() > 0 {
+		require.NoError(t, benchmarks(t.Context(), append(args, "-render", "-cpu"), log))
+		used, err := os.ReadFile(document)
+		require.NoError(t, err)
+		require.Contains(t, string(used), processorTimeUnit)
+	}
 }
 
 // makeTraces writes the three files in the formats that the suites read.

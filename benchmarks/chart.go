@@ -63,7 +63,7 @@ func drawTable(t *table, name string) (drawn bool, err error) {
 		}
 	}
 	// Room for the legend beside the last column.
-	p.Legend.XOffs = 5.8 * vg.Inch
+	p.Legend.XOffs = 5.4 * vg.Inch
 	p.X.Min, p.X.Max = -0.5, float64(len(t.Columns)-1)+0.5+0.45*float64(len(t.Columns))
 	return true, p.Save(9*vg.Inch, 4*vg.Inch, name)
 }
@@ -155,7 +155,7 @@ func drawSustained(t *table, name string) error {
 			p.Legend.Add(column, line)
 			p.Y.Max = max(p.Y.Max, slices.Max(values)*1.3)
 		}
-		p.Y.Min, p.Legend.XOffs = 0, 7.4*vg.Inch
+		p.Y.Min, p.Legend.XOffs = 0, 7*vg.Inch
 		plots = append(plots, []*plot.Plot{p})
 	}
 	return savePlots(plots, name)

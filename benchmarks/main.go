@@ -36,9 +36,9 @@ func main() {
 
 // arguments of the command line.
 type arguments struct {
-	quick, tiny, list, render, sustained, utilisation bool
-	only, traces, results, document, scratch          string
-	rounds, samples                                   int
+	quick, tiny, list, render, cpu, sustained, utilisation bool
+	only, traces, results, document, scratch               string
+	rounds, samples                                        int
 }
 
 func parse(args []string, errors io.Writer) (arguments, error) {
@@ -51,6 +51,8 @@ func parse(args []string, errors io.Writer) (arguments, error) {
 		"between them; \"figures\" are the rows that matter most")
 	f.BoolVar(&a.list, "list", false, "list the suites")
 	f.BoolVar(&a.render, "render", false, "write document and charts from the results, measure nothing")
+	f.BoolVar(&a.cpu, "cpu", false, "with -render: processor time of calls instead of wall time, for a "+
+		"machine that does other work")
 	f.BoolVar(&a.sustained, "sustained", false, "measure overwriting for minutes (like -only sustained)")
 	f.BoolVar(&a.utilisation, "utilisation", false,
 		"measure throughput against utilisation (like -only utilisation)")
@@ -113,6 +115,9 @@ func benchmarks(ctx context.Context, args []string, out *os.File) error {
 		return err
 	}
 	if a.render {
+		if a.cpu {
+			all.byProcessorTime()
+		}
 		return writeReport(all, a.document)
 	}
 	p := a.profile()

@@ -159,6 +159,21 @@ func (s *suiteResult) errors() error {
 	return errors.Join(all...)
 }
 
+// byProcessorTime shows the processor time of calls instead of wall time.
+func (all results) byProcessorTime() {
+	for _, s := range all {
+		for _, t := range s.Tables {
+			for _, r := range t.Rows {
+				for _, m := range r.Cells {
+					if used := m.Extra[processorTimeUnit]; s.Name != "sustained" && len(used) > 0 {
+						t.Unit, m.Values = processorTimeUnit, used
+					}
+				}
+			}
+		}
+	}
+}
+
 func loadResults(name string) (results, error) {
 	all := results{}
 	b, err := os.ReadFile(name)

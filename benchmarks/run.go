@@ -21,6 +21,9 @@ type workload struct {
 	Strict     bool          // each read must find something, of the right length
 }
 
+// processorTimeUnit names what a call takes of the processors, background work of the peer included.
+const processorTimeUnit = "processor-ns/call"
+
 // longestTurn is when a turn that waits for the end of a compaction is given up.
 const longestTurn = 60 * time.Second
 
@@ -38,6 +41,7 @@ type turn struct {
 	due     atomic.Bool
 	stop    atomic.Bool
 	elapsed time.Duration
+	used    time.Duration // processor time, of all threads
 }
 
 // worker is one goroutine of a turn. What it counts is its own: shared counters would be measured.
@@ -132,12 +136,12 @@ func (t *turn) measure() ([]*worker, error) {
 	last := time.AfterFunc(longestTurn, func() { t.stop.Store(true) })
 	defer last.Stop()
 	var wg sync.WaitGroup
-	start := time.Now()
+	start, used := time.Now(), processorTime()
 	for _, wk := range workers {
 		wg.Go(wk.loop)
 	}
 	wg.Wait()
-	t.elapsed = time.Since(start)
+	t.elapsed, t.used = time.Since(start), processorTime()-used
 	for _, wk := range workers {
 		if wk.err != nil {
 			return nil, wk.err
@@ -243,7 +247,11 @@ func (t *turn) sum(workers []*worker) reply {
 			histogram.Merge(wk.latency)
 		}
 	}
-	r := reply{Value: float64(t.elapsed) / float64(all.reads+all.writes), Hits: 1, Extra: map[string]float64{}}
+	calls := float64(all.reads + all.writes)
+	r := reply{Value: float64(t.elapsed) / calls, Hits: 1, Extra: map[string]float64{}}
+	if t.used > 0 {
+		r.Extra[processorTimeUnit] = float64(t.used) / calls
+	}
 	if all.reads > 0 {
 		r.Hits = float64(all.hits) / float64(all.reads)
 	}
