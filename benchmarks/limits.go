@@ -1,0 +1,79 @@
+package main
+
+import (
+	"hash/crc32"
+	"math/rand/v2"
+	"time"
+)
+
+/*
+What the machine itself can do, to hold the stores against: a read of a random memory in a store much
+larger than the caches cannot take less than a miss for its slot, one for its record, the copy and the
+checksum.
+*/
+
+var limits = map[string]func(size int) float64{
+	"memcpy":     memcpyLimit,
+	"miss":       missLimit,
+	"crc 256 B":  func(int) float64 { return crcLimit(256) },
+	"crc 1 KiB":  func(int) float64 { return crcLimit(1 << 10) },
+	"crc 16 KiB": func(int) float64 { return crcLimit(16 << 10) },
+}
+
+var limitSink uint32 // so that no compiler leaves a loop out
+
+// memcpyLimit copies within memory already touched, far beyond the caches: ns per KiB.
+func memcpyLimit(size int) float64 {
+	size /= 2
+	from, to := make([]byte, size), make([]byte, size)
+	for i := range from { // touched, both: a fresh page would be measured, and zeros need no page
+		from[i], to[i] = byte(i), 1
+	}
+	start := time.Now()
+	copy(to, from)
+	elapsed := time.Since(start)
+	limitSink += uint32(to[size/2])
+	return float64(elapsed) / float64(size>>10)
+}
+
+// missLimit follows a random cycle through memory, each step known only after the one before: ns.
+func missLimit(size int) float64 {
+	const (
+		line  = 16 // uint32s in a cache line
+		steps = 1 << 20
+	)
+	lines := size / 64
+	next := make([]uint32, lines*line)
+	r := rand.New(rand.NewPCG(1, 5))
+	// Sattolo's shuffle of the lines makes one cycle through all of them.
+	for i := range lines {
+		next[i*line] = uint32(i)
+	}
+	for i := lines - 1; i > 0; i-- {
+		j := r.IntN(i)
+		next[i*line], next[j*line] = next[j*line], next[i*line]
+	}
+	at := uint32(0)
+	start := time.Now()
+	for range steps {
+		at = next[int(at)*line]
+	}
+	elapsed := time.Since(start)
+	limitSink += at
+	return float64(elapsed) / steps
+}
+
+// crcLimit checks size bytes that are in the cache: ns.
+func crcLimit(size int) float64 {
+	const rounds = 100_000
+	block := make([]byte, size)
+	table := crc32.MakeTable(crc32.Castagnoli)
+	sum := uint32(0)
+	start := time.Now()
+	for range rounds {
+		sum = crc32.Update(sum, table, block)
+	}
+	elapsed := time.Since(start)
+	limitSink += sum
+	return float64(elapsed) / rounds
+}

@@ -1,0 +1,153 @@
+// Command benchmarks measures warmtier beside what its users would otherwise pick, and writes tables
+// and charts into docs/performance.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	if os.Getenv(childVariable) != "" {
+		if err := serve(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := benchmarks(ctx, os.Args[1:], os.Stderr)
+	stop()
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// arguments of the command line.
+type arguments struct {
+	quick, tiny, list, render, cpu, sustained, utilisation bool
+	only, traces, results, document, scratch               string
+	rounds, samples                                        int
+}
+
+func parse(args []string, errors io.Writer) (arguments, error) {
+	var a arguments
+	f := flag.NewFlagSet("benchmarks", flag.ContinueOnError)
+	f.SetOutput(errors)
+	f.BoolVar(&a.quick, "quick", false, "smaller stores and shorter turns: about 3 minutes")
+	f.BoolVar(&a.tiny, "tiny", false, "only shows that everything runs; measures nothing")
+	f.StringVar(&a.only, "only", "", "measure only the suites whose names begin like these, with commas "+
+		"between them; \"figures\" are the rows that matter most")
+	f.BoolVar(&a.list, "list", false, "list the suites")
+	f.BoolVar(&a.render, "render", false, "write document and charts from the results, measure nothing")
+	f.BoolVar(&a.cpu, "cpu", false, "with -render: processor time of calls instead of wall time, for a "+
+		"machine that does other work")
+	f.BoolVar(&a.sustained, "sustained", false, "measure overwriting for minutes (like -only sustained)")
+	f.BoolVar(&a.utilisation, "utilisation", false,
+		"measure throughput against utilisation (like -only utilisation)")
+	f.StringVar(&a.traces, "traces", os.Getenv("WARMTIER_TRACES"),
+		"folder of kvcache_sizes.json, kvcache_pop.json and adapt_size.txt.gz; default $WARMTIER_TRACES")
+	f.StringVar(&a.results, "results", "results.json", "raw results; suites not measured stay in it")
+	f.StringVar(&a.document, "document", "../docs/performance.md", "where tables go, charts to img/ beside it")
+	f.StringVar(&a.scratch, "dir", os.TempDir(), "where directory stores are made")
+	f.IntVar(&a.rounds, "rounds", 0, "rounds of which medians are taken; 0 is 5, with -quick 3")
+	f.IntVar(&a.samples, "samples", 0, "seconds of each sustained run; 0 is 180, with -quick 20")
+	if err := f.Parse(args); err != nil {
+		return a, err
+	}
+	if f.NArg() > 0 {
+		return a, fmt.Errorf("not a flag: %q", f.Arg(0))
+	}
+	return a, nil
+}
+
+func (a arguments) profile() profile {
+	p := fullProfile
+	if a.quick {
+		p = quickProfile
+	}
+	if a.tiny {
+		p = tinyProfile
+	}
+	if a.rounds > 0 {
+		p.rounds = a.rounds
+	}
+	if a.samples > 0 {
+		p.samples = a.samples
+	}
+	return p
+}
+
+func (a arguments) names() []string {
+	var names []string
+	for name := range strings.SplitSeq(a.only, ",") {
+		if name != "" {
+			names = append(names, name)
+		}
+	}
+	if a.sustained {
+		names = append(names, "sustained")
+	}
+	if a.utilisation {
+		names = append(names, "utilisation")
+	}
+	return names
+}
+
+func benchmarks(ctx context.Context, args []string, out *os.File) error {
+	a, err := parse(args, out)
+	if err != nil {
+		return err
+	}
+	all, err := loadResults(a.results)
+	if err != nil {
+		return err
+	}
+	if a.render {
+		if a.cpu {
+			all.byProcessorTime()
+		}
+		return writeReport(all, a.document)
+	}
+	p := a.profile()
+	chosen, err := selectSuites(suites(p, a.traces), a.names())
+	if err != nil {
+		return err
+	}
+	if a.traces == "" {
+		fmt.Fprintln(out, "no folder of traces given (-traces): the suites production and trace are left out")
+	}
+	if a.list {
+		for _, s := range chosen {
+			fmt.Fprintf(out, "%-14s %s\n", s.name, s.title)
+		}
+		return nil
+	}
+	r := &runner{ctx: ctx, profile: p, scratch: a.scratch, progress: newProgress(out)}
+	var failures []error
+	for _, s := range chosen {
+		result := r.measure(s)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		result.Profile = p.name
+		failures = append(failures, result.errors())
+		all[s.name] = result
+		// After each suite: an hour's work must not hang on the last one.
+		if err := errors.Join(all.save(a.results), writeReport(all, a.document)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(failures...)
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+// results are all suites ever measured into one file, by name: a run replaces those it measured.
+type results map[string]suiteResult
+
+// suiteResult is what one run of a suite found, raw.
+type suiteResult struct {
+	Name    string
+	Title   string
+	Note    string
+	When    string
+	Profile string
+	Machine string
+	Tables  []*table
+}
+
+type table struct {
+	Title   string
+	Unit    string
+	Columns []string
+	Rows    []*row
+}
+
+type row struct {
+	Peer  string
+	Cells map[string]*measured // by column
+}
+
+// measured is one cell: a value for each round.
+type measured struct {
+	Values []float64
+	Hits   []float64            `json:",omitempty"`
+	Extra  map[string][]float64 `json:",omitempty"`
+	Err    string               `json:",omitempty"`
+}
+
+func newSuiteResult(s suite) suiteResult {
+	return suiteResult{Name: s.name, Title: s.title, Note: s.note, When: time.Now().UTC().Format("2006-01-02"),
+		Machine: machine()}
+}
+
+// machine is what figures depend on.
+func machine() string {
+	cpu := "unknown processor"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(info)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				cpu = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	return fmt.Sprintf("%s, %d processors, %s %s/%s", cpu, runtime.NumCPU(), runtime.Version(),
+		runtime.GOOS, runtime.GOARCH)
+}
+
+// peerVersions lists the measured modules.
+func peerVersions() []string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return nil
+	}
+	var versions []string
+	for _, m := range info.Deps {
+		for _, name := range []string{"fastcache", "bigcache", "freecache", "otter", "ristretto", "bbolt",
+			"badger", "cockroachdb/pebble"} {
+			if strings.Contains(m.Path, "/"+name) || strings.Contains(m.Path, name+"/") {
+				versions = append(versions, strings.TrimPrefix(m.Path, "github.com/")+" "+m.Version)
+			}
+		}
+	}
+	return versions
+}
+
+// add puts what one turn found into its cell.
+func (s *suiteResult) add(c cell, peer string, r reply, err error) {
+	m := s.table(c).row(peer).cell(c.column)
+	if err != nil {
+		m.Err = err.Error()
+		return
+	}
+	if len(r.Samples) > 0 {
+		m.Values = append(m.Values, r.Samples...)
+	} else {
+		m.Values = append(m.Values, r.Value)
+	}
+	m.Hits = append(m.Hits, r.Hits)
+	for name, value := range r.Extra {
+		if m.Extra == nil {
+			m.Extra = map[string][]float64{}
+		}
+		m.Extra[name] = append(m.Extra[name], value)
+	}
+}
+
+func (s *suiteResult) table(c cell) *table {
+	for _, t := range s.Tables {
+		if t.Title == c.table {
+			return t.column(c.column)
+		}
+	}
+	t := &table{Title: c.table, Unit: c.unit}
+	s.Tables = append(s.Tables, t)
+	return t.column(c.column)
+}
+
+func (t *table) column(name string) *table {
+	for _, c := range t.Columns {
+		if c == name {
+			return t
+		}
+	}
+	t.Columns = append(t.Columns, name)
+	return t
+}
+
+func (t *table) row(peer string) *row {
+	for _, r := range t.Rows {
+		if r.Peer == peer {
+			return r
+		}
+	}
+	r := &row{Peer: peer, Cells: map[string]*measured{}}
+	t.Rows = append(t.Rows, r)
+	return r
+}
+
+func (r *row) cell(column string) *measured {
+	if r.Cells[column] == nil {
+		r.Cells[column] = &measured{}
+	}
+	return r.Cells[column]
+}
+
+// errors lists the cells that could not be measured.
+func (s *suiteResult) errors() error {
+	var all []error
+	for _, t := range s.Tables {
+		for _, r := range t.Rows {
+			for _, column := range t.Columns {
+				if m := r.Cells[column]; m != nil && m.Err != "" {
+					all = append(all, fmt.Errorf("%s, %s, %s: %s", t.Title, column, r.Peer, m.Err))
+				}
+			}
+		}
+	}
+	return errors.Join(all...)
+}
+
+// byProcessorTime shows the processor time of calls instead of wall time.
+func (all results) byProcessorTime() {
+	for _, s := range all {
+		for _, t := range s.Tables {
+			for _, r := range t.Rows {
+				for _, m := range r.Cells {
+					if used := m.Extra[processorTimeUnit]; s.Name != "sustained" && len(used) > 0 {
+						t.Unit, m.Values = processorTimeUnit, used
+					}
+				}
+			}
+		}
+	}
+}
+
+func loadResults(name string) (results, error) {
+	all := results{}
+	b, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return all, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return all, json.Unmarshal(b, &all)
+}
+
+func (all results) save(name string) error {
+	b, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(name, append(b, '\n'), 0o644)
+}

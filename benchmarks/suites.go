@@ -1,0 +1,373 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// suite is what is measured together and shown as one section.
+type suite struct {
+	name  string
+	title string
+	note  string
+	cells []cell
+	extra bool // not part of a run that selects nothing
+}
+
+// cell is one column of one table: a workload over a dataset, for several peers.
+type cell struct {
+	table   string
+	column  string
+	unit    string
+	do      string // run, replay, open, gc, limit; series: runs that are shown one after the other
+	peers   []string
+	data    dataset
+	work    workload
+	samples int // of a series
+}
+
+func (c cell) request() string {
+	if c.do == "series" {
+		return "run"
+	}
+	return c.do
+}
+
+// suites makes all suites for a profile. Those that need traces are left out without a folder.
+func suites(p profile, traces string) []suite {
+	all := []suite{
+		figureGet(p, "figure-get", 1_000_000), figureGet(p, "figure-cached", 10_000),
+		figureWrite(p, "figure-mixed", "one write in ten", mixed10),
+		figureWrite(p, "figure-put", "Put", put),
+		figureMemory(p), figureGC(p),
+		limitSuite(p), contentSuite(p), countSuite(p), goroutineSuite(p), directorySuite(p),
+		memorySuite(p), gcSuite(p), sustainedSuite(p), utilisationSuite(p),
+	}
+	if traces != "" {
+		all = append(all, productionSuite(p, traces), traceSuite(p, traces))
+	}
+	for i := range all {
+		for j := range all[i].cells {
+			if c := &all[i].cells[j]; c.work.Turn == 0 {
+				c.work.Turn = p.turn
+			}
+		}
+	}
+	return all
+}
+
+// selectSuites keeps those whose name begins with one of the names; with none, the ordinary ones.
+func selectSuites(all []suite, names []string) ([]suite, error) {
+	var chosen []suite
+	if len(names) == 0 {
+		for _, s := range all {
+			if !s.extra {
+				chosen = append(chosen, s)
+			}
+		}
+		return chosen, nil
+	}
+	for _, name := range names {
+		found := false
+		for _, s := range all {
+			if !strings.HasPrefix(s.name, strings.TrimSuffix(name, "s")) {
+				continue
+			}
+			found = true
+			if !slices.ContainsFunc(chosen, func(c suite) bool { return c.name == s.name }) {
+				chosen = append(chosen, s)
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("no suite begins with %q", name)
+		}
+	}
+	return chosen, nil
+}
+
+// sized is a dataset no larger than the profile allows.
+func (p profile) sized(n, content int) dataset {
+	return dataset{N: max(1000, min(n, p.maxN, p.maxBytes/content)), Content: content}
+}
+
+// readOnly is for cells that write nothing.
+func readOnly(d dataset) dataset {
+	d.ReadOnly = true
+	return d
+}
+
+// calls makes a cell of single calls.
+func calls(table, column string, peers []string, d dataset, w workload) cell {
+	w.Goroutines = max(w.Goroutines, 1)
+	w.Strict = w.WriteEvery == 0 && !w.Miss && d.Content > 0
+	if slices.Contains(peers, "none") {
+		w.Strict = false
+	}
+	return cell{table: table, column: column, unit: "ns/call", do: "run", peers: peers, data: d, work: w}
+}
+
+var (
+	hit     = workload{IDs: "uniform"}
+	hitZipf = workload{IDs: "zipf"}
+	miss    = workload{IDs: "miss", Miss: true}
+	put     = workload{IDs: "uniform", WriteEvery: 1}
+	mixed10 = workload{IDs: "uniform", WriteEvery: 10}
+	mixed50 = workload{IDs: "uniform", WriteEvery: 2}
+)
+
+func (w workload) by(goroutines int) workload {
+	w.Goroutines = goroutines
+	return w
+}
+
+func goroutines(n int) string {
+	if n == 1 {
+		return "1 goroutine"
+	}
+	return strconv.Itoa(n) + " goroutines"
+}
+
+// The figures are suites of a minute or so each, so that one can be measured alone.
+
+func figureGet(p profile, name string, n int) suite {
+	s := suite{name: name, title: "Get of random memories, " + countName(n),
+		note: "Peers that hand out a pointer do not read the content at all."}
+	peers := []string{"warmtier", "warmtier-get", "fastcache", "bigcache", "freecache",
+		"otter", "otter-unbounded", "otter-copied"}
+	d := readOnly(p.sized(n, 256))
+	for _, g := range []int{1, 2} {
+		s.cells = append(s.cells, calls("Get of "+d.String(), goroutines(g), peers, d, hit.by(g)))
+	}
+	return s
+}
+
+func figureWrite(p profile, name, table string, w workload) suite {
+	s := suite{name: name, title: "Overwriting: " + table, note: writeNote}
+	peers := []string{"warmtier", "fastcache", "bigcache", "freecache", "otter"}
+	d := p.sized(1_000_000, 256)
+	for _, g := range []int{1, 2} {
+		s.cells = append(s.cells, calls(table+", "+d.String(), goroutines(g), peers, d, w.by(g)))
+	}
+	return s
+}
+
+const writeNote = "Warmtier's compactions run in the goroutine that writes, and its turns are whole " +
+	"numbers of compaction cycles. The rings of fastcache and bigcache have room for three times the " +
+	"live records and are full before the clock starts; what they dropped shows as hits below 100 %."
+
+func figureMemory(p profile) suite {
+	d := readOnly(p.sized(1_000_000, 256))
+	return suite{name: "figure-memory", title: "Resident memory", note: memoryNote, cells: []cell{
+		{table: "Resident bytes per memory beyond id and content", column: d.String(), unit: "bytes",
+			do: "open", peers: caches, data: d},
+	}}
+}
+
+const memoryNote = "Each in a process of its own: resident memory after filling, garbage given back, " +
+	"less that before, less all ids and contents."
+
+func figureGC(p profile) suite {
+	d := readOnly(dataset{N: min(10_000_000, p.maxN), Content: 64})
+	return suite{name: "figure-gc", title: "A whole garbage collection", cells: []cell{
+		{table: "runtime.GC", column: d.String(), unit: "µs", do: "gc",
+			peers: []string{"none", "warmtier", "fastcache", "map"}, data: d},
+	}}
+}
+
+func limitSuite(p profile) suite {
+	s := suite{name: "limits", title: "The machine itself"}
+	size := 512 << 20 // bytes, far beyond the caches
+	if p.name == "tiny" {
+		size = p.maxBytes
+	}
+	limit := func(name, which string) {
+		s.cells = append(s.cells, cell{table: "Limits", column: name, unit: "ns", do: "limit",
+			peers: []string{"none"}, work: workload{IDs: which, Limit: size}, data: dataset{N: 1, Content: 1}})
+	}
+	limit("memcpy, per KiB", "memcpy")
+	limit("dependent random miss", "miss")
+	limit("CRC-32C of 256 B", "crc 256 B")
+	limit("of 1 KiB", "crc 1 KiB")
+	limit("of 16 KiB", "crc 16 KiB")
+	loop := calls("Limits", "the measuring loop, per call", []string{"none"}, dataset{N: 1000, Content: 1}, hit)
+	loop.unit = "ns"
+	s.cells = append(s.cells, loop)
+	return s
+}
+
+func contentSuite(p profile) suite {
+	s := suite{name: "contents", title: "By size of content", note: writeNote}
+	for _, content := range []int{64, 256, 1 << 10, 16 << 10} {
+		d := p.sized(1_000_000, content)
+		for _, t := range []struct {
+			table string
+			work  workload
+		}{
+			{"Get, uniform", hit}, {"Get, Zipf", hitZipf}, {"Get that finds nothing", miss},
+			{"Put over old ones", put}, {"One write in ten", mixed10}, {"One write in two", mixed50},
+		} {
+			s.cells = append(s.cells, calls(t.table, d.String(), caches, d, t.work))
+		}
+	}
+	return s
+}
+
+func countSuite(p profile) suite {
+	s := suite{name: "counts", title: "By number of memories, 64 B each", note: writeNote}
+	for i, n := range []int{10_000, 100_000, 1_000_000, 10_000_000} {
+		if i > 0 && n > p.maxN {
+			break
+		}
+		d := dataset{N: min(n, p.maxN), Content: 64}
+		if n == 10_000_000 { // overwriting would need more memory than many machines have
+			d.ReadOnly = true
+			s.cells = append(s.cells, calls("Get, uniform", countName(d.N), caches, d, hit))
+			break
+		}
+		s.cells = append(s.cells,
+			calls("Get, uniform", countName(d.N), caches, d, hit),
+			calls("Put over old ones", countName(d.N), caches, d, put))
+	}
+	return s
+}
+
+func goroutineSuite(p profile) suite {
+	s := suite{name: "goroutines", title: "By number of goroutines, 256 B each",
+		note: "Wall time over all calls: with enough processors it falls."}
+	for i, n := range []int{10_000, 1_000_000} {
+		d := p.sized(n, 256)
+		if i > 0 && d.N <= 10_000 {
+			break // not a second time: its rings no longer hold everything
+		}
+		for _, w := range []struct {
+			table string
+			work  workload
+		}{{"Get, ", hit}, {"One write in ten, ", mixed10}} {
+			for _, g := range []int{1, 2, 4, 8, 16} {
+				s.cells = append(s.cells, calls(w.table+d.String(), strconv.Itoa(g), caches, d, w.work.by(g)))
+			}
+		}
+	}
+	return s
+}
+
+func productionSuite(p profile, traces string) suite {
+	s := suite{name: "production", title: "Sizes and popularity of a production cache", note: writeNote +
+		" Contents have 31 B to 523 KB, 335 B on average; fastcache takes none over 64 KiB."}
+	d := dataset{N: min(1_000_000, p.maxN, p.maxBytes/350), Sizes: "kvcache", Traces: traces}
+	popular := func(w workload) workload { w.IDs = "popular"; return w }
+	s.cells = append(s.cells,
+		calls("Production cache", "Get", caches, d, popular(hit)),
+		calls("Production cache", "one write in ten", caches, d, popular(mixed10)))
+	return s
+}
+
+func traceSuite(_ profile, traces string) suite {
+	d := dataset{N: 36_815, Sizes: "trace", Traces: traces}
+	return suite{name: "trace", title: "Trace of a content server", note: "66,987 requests to 36,815 " +
+		"objects of up to 4.1 MB, asked of an empty store; what is missing is stored. Every object is " +
+		"missing once, so 45 % hits is all there is; fastcache takes none over 64 KiB.",
+		cells: []cell{{table: "Replay", column: "per request", unit: "ns", do: "replay",
+			peers: caches, data: d, work: workload{IDs: "trace"}}}}
+}
+
+func directorySuite(p profile) suite {
+	s := suite{name: "directories", title: "Stores in a directory", note: "Files are in the page cache. " +
+		"Without a flush for each Put, all of them may lose the last moments with the power."}
+	d := p.sized(min(200_000, p.maxN), 256)
+	d.Directory = true
+	s.cells = append(s.cells,
+		calls("Get", "uniform, "+d.String(), directories, d, hit),
+		calls("Get", "Zipf", directories, d, hitZipf),
+		calls("Put over old ones", "not flushed", directories, d, put))
+	d.N, d.Sync = min(2000, p.maxN/10), true
+	s.cells = append(s.cells, calls("Put, durable", "durable", directories, d, put))
+	return s
+}
+
+func memorySuite(p profile) suite {
+	s := suite{name: "memory", title: "Resident memory by size of content", note: memoryNote}
+	for _, content := range []int{64, 256, 1 << 10, 16 << 10} {
+		d := readOnly(p.sized(1_000_000, content))
+		s.cells = append(s.cells, cell{table: "Resident bytes per memory beyond id and content",
+			column: d.String(), unit: "bytes", do: "open", peers: caches, data: d})
+	}
+	return s
+}
+
+func gcSuite(p profile) suite {
+	s := suite{name: "gc", title: "A whole garbage collection by number of memories, 64 B each"}
+	for i, n := range []int{1_000_000, 10_000_000} {
+		if i > 0 && n > p.maxN {
+			break
+		}
+		d := readOnly(dataset{N: min(n, p.maxN), Content: 64})
+		s.cells = append(s.cells, cell{table: "runtime.GC", column: countName(d.N), unit: "µs", do: "gc",
+			peers: append([]string{"none"}, caches...), data: d})
+	}
+	return s
+}
+
+// recordBytes is what warmtier takes for a memory of the benchmarks: header, id, content, padding.
+func recordBytes(content int) int { return (24 + idLen + content + 7) &^ 7 }
+
+const sustainedContent = 256
+
+func sustainedSuite(p profile) suite {
+	const utilisation = 0.8
+	budget := p.maxBytes
+	s := suite{name: "sustained", extra: true, title: "Overwriting for minutes at 80 % of a memory budget",
+		note: fmt.Sprintf("Live records fill 80 %% of %d MiB. Two goroutines, every second call a Put, and "+
+			"the store's own background compaction. One sample a second.", budget>>20)}
+	d := dataset{Content: sustainedContent, Background: true, N: int(utilisation*float64(budget)) /
+		recordBytes(sustainedContent)}
+	// The cycle begins at two thirds of the dead bytes that the budget has room for: a compaction
+	// takes time, and writers do not wait for it.
+	d.Threshold = (1 - utilisation) * 2 / 3
+	for _, ids := range []string{"uniform", "zipf"} {
+		w := workload{IDs: ids, WriteEvery: 2, Goroutines: 2, Turn: time.Second, Latency: true, Strict: true}
+		if p.name == "tiny" {
+			w.Turn = p.turn
+		}
+		s.cells = append(s.cells, cell{table: "Sustained", column: ids, unit: "ns/call", do: "series",
+			peers: []string{"warmtier"}, data: d, work: w, samples: p.samples})
+	}
+	return s
+}
+
+func utilisationSuite(p profile) suite {
+	s := suite{name: "utilisation", extra: true, title: "Throughput against utilisation", note: "One " +
+		"goroutine overwrites, and compacts whenever live / total falls to the utilisation: what a fixed " +
+		"memory budget costs."}
+	budget := p.maxBytes / 2
+	for _, ids := range []string{"uniform", "zipf"} {
+		for _, u := range []int{50, 60, 70, 75, 80, 85, 90, 95} {
+			d := dataset{Content: sustainedContent, N: budget * u / 100 / recordBytes(sustainedContent)}
+			d.Threshold = 1 - float64(u)/100
+			w := put
+			w.IDs = ids
+			s.cells = append(s.cells, calls("Put, "+ids, strconv.Itoa(u)+" %", []string{"warmtier"}, d, w))
+		}
+	}
+	return s
+}
+
+func (d dataset) String() string {
+	size := fmt.Sprintf("%d B", d.Content)
+	if d.Content >= 1<<10 {
+		size = fmt.Sprintf("%d KiB", d.Content>>10)
+	}
+	return countName(d.N) + " x " + size
+}
+
+// countName writes n with commas.
+func countName(n int) string {
+	s := strconv.Itoa(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
