@@ -201,8 +201,8 @@ func TestContentLock_CountsFold(t *testing.T) {
 		runtime.Gosched()
 	}
 	wg.Wait()
-	require.EqualValues(t, before+4*3000, sl.gets())
-	require.EqualValues(t, foldGets, sl.total.Load())
+	require.Equal(t, uint64(before+4*3000), sl.gets())
+	require.Equal(t, uint64(foldGets), sl.total.Load())
 	require.EqualValues(t, 1, sl.holders())
 	l.RUnlock(inside)
 	l.requireFree(t)
