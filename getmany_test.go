@@ -32,7 +32,9 @@ func getMany(t *testing.T, s *Store, ids []string) (list []got) {
 func TestGetMany_AsGet(t *testing.T) {
 	for _, dir := range []string{"", t.TempDir()} {
 		t.Run(fmt.Sprintf("directory=%v", dir != ""), func(t *testing.T) {
-			s, err := Open(dir, quiet())
+			opts := quiet()
+			opts.SyncInterval = -1 // a background flush pins segments
+			s, err := Open(dir, opts)
 			require.NoError(t, err)
 			defer func() { require.NoError(t, s.Close()) }()
 			rnd := seeded(t)
