@@ -33,7 +33,7 @@ func TestGetMany_AsGet(t *testing.T) {
 	for _, dir := range []string{"", t.TempDir()} {
 		t.Run(fmt.Sprintf("directory=%v", dir != ""), func(t *testing.T) {
 			opts := quiet()
-			opts.SyncInterval = -1 // a Sync in the background has pins
+			opts.SyncInterval = -1 // a background flush pins segments
 			s, err := Open(dir, opts)
 			require.NoError(t, err)
 			defer func() { require.NoError(t, s.Close()) }()
