@@ -185,7 +185,7 @@ func (r *recovery) readTables(b []byte, layout hintLayout) (_ []table, at int, e
 	for i := range tables {
 		e := b[layout.shardsAt+i*hintShardSize:]
 		size := int(binary.LittleEndian.Uint32(e)) * slotSize
-		if size%pageSize != 0 || size > len(b)-at {
+		if size%tableAlign != 0 || size > len(b)-at {
 			err = errors.New("a table does not fit")
 			break
 		}
@@ -375,17 +375,16 @@ func (r *recovery) copyTable(from []byte, sum uint32) (table, error) {
 	if len(from) == 0 {
 		return nil, nil
 	}
-	mem, err := r.s.mapper.acquire(len(from))
+	t, err := r.s.tables.acquire(len(from) / slotSize)
 	if err != nil {
 		return nil, err
 	}
-	touch(mem)
+	mem := t.bytes()
 	copy(mem, from)
 	if checksum(mem) != sum {
-		r.s.release(mem)
+		r.s.releaseTables([]table{t})
 		return nil, errors.New("checksum mismatch in a table")
 	}
-	t := tableOf(mem)
 	for pos := range t {
 		t[pos] = slot(binary.LittleEndian.Uint64(mem[pos*slotSize:]))
 	}

@@ -234,13 +234,13 @@ func (sh *shard) current() table {
 func (sh *shard) setTable(t table) { sh.table.Store(&t) }
 
 // wanted is the number of slots the table should have for n memories: as many as it has while that
-// leaves it between 2/5 and 4/5 full, else as many whole pages as make it 3/5 full.
+// leaves it between 2/5 and 4/5 full, else as many whole cache lines as make it 3/5 full.
 func (sh *shard) wanted(n int) int {
 	slots := sh.current().slots()
 	if n*5 <= slots*4 && n*5 >= slots*2 {
 		return slots
 	}
-	return roundUp(max(1, n*5/3*slotSize), pageSize) / slotSize
+	return roundUp(max(1, n*5/3*slotSize), tableAlign) / slotSize
 }
 
 // rangeEnd returns a tag so that about n memories have tags from it down to from.
@@ -275,13 +275,12 @@ func (s *Store) prepare(sh *shard, n int) error {
 	if slots == sh.current().slots() {
 		return nil
 	}
-	mem, err := s.mapper.acquire(slots * slotSize)
+	t, err := s.tables.acquire(slots)
 	if err != nil {
 		return err
 	}
-	touch(mem)
 	sh.mu.Lock()
-	old := sh.resizeLocked(tableOf(mem))
+	old := sh.resizeLocked(t)
 	sh.mu.Unlock()
 	s.tableBytes.Add(int64(slots-old.slots()) * slotSize)
 	s.limbo.add(old)
@@ -343,7 +342,7 @@ func (s *Store) emptyLimbo() {
 func (s *Store) releaseTables(tables []table) {
 	for _, t := range tables {
 		if len(t) > 0 {
-			s.release(t.bytes())
+			s.warn("memory of the index could not be given back", s.tables.release(t))
 		}
 	}
 }

@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 )
 
+// tablesShareBlocks is false so that each table is overwritten when it is given back.
+const tablesShareBlocks = false
+
 // mapPrivate returns memory the race detector watches.
 func mapPrivate(size int) ([]byte, error) { return make([]byte, size), nil }
 

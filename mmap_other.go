@@ -9,6 +9,8 @@ import (
 	"github.com/edsrzf/mmap-go"
 )
 
+const tablesShareBlocks = true // see tableMemory
+
 // mapPrivate maps memory backed by the page file; without a name it is nobody else's.
 func mapPrivate(size int) ([]byte, error) {
 	return mmap.MapRegion(nil, size, mmap.RDWR, mmap.ANON, 0)

@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const tablesShareBlocks = true // see tableMemory
+
 // mapPrivate asks for COPY together with ANON: ANON alone is shared memory, which the kernel charges
 // as such and which madvise does not give back.
 func mapPrivate(size int) ([]byte, error) {

@@ -86,6 +86,7 @@ type Store struct {
 	_      [cacheLines]byte
 	shards [shardCount]shard
 	limbo  limbo
+	tables tableMemory
 	// tableBytes is the size of all tables in use, bytes.
 	tableBytes atomic.Int64
 	_          [cacheLines]byte
@@ -166,6 +167,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 		closeDone: make(chan struct{}),
 	}
 	s.contentMu.init(runtime.GOMAXPROCS(0))
+	s.tables.mapper = &s.mapper
 	s.offsetBits = offsetBitsFor(s.opts.SegmentSize)
 	s.segments.entries.Store(new([]atomic.Pointer[segment]))
 	for i := range s.shards {

@@ -1,0 +1,109 @@
+package warmtier
+
+import (
+	"slices"
+	"sync"
+	"unsafe"
+)
+
+/*
+Tables of the index lie side by side in blocks, so that a look-up finds its slot in memory that is near:
+256 mappings of their own would be 256 places for the processor's address cache (TLB), each at least a
+page, and none of them long enough for a huge page. A block is filled from front to back and never used
+twice: tables are replaced by larger or smaller ones, all shards at about the same time since the hash
+spreads ids evenly, and so the blocks of one size of the store empty together. What a table leaves in a
+block that is still needed is given back page by page.
+*/
+
+const (
+	tableAlign = 64 // bytes: a table begins with a cache line
+
+	// A block is small while the index is, and one huge page from largeBlocksFrom on, when that is at
+	// most half of it.
+	smallBlock      = 256 << 10
+	largeBlock      = 2 << 20
+	largeBlocksFrom = 4 << 20
+)
+
+// tableMemory hands out the memory of tables.
+type tableMemory struct {
+	mapper *mapper
+
+	mu     sync.Mutex    // a leaf
+	blocks []*tableBlock // the last one is being filled
+	live   int           // bytes of tables in blocks
+}
+
+type tableBlock struct {
+	mem  []byte
+	used int // bytes, from the front
+	live int // bytes of tables that were not given back
+}
+
+// acquire returns a table of empty slots, their number a multiple of tableAlign / slotSize, whose pages are
+// present. The error is ErrNoSpace.
+func (m *tableMemory) acquire(slots int) (table, error) {
+	size := slots * slotSize
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	blockSize := smallBlock
+	if m.live >= largeBlocksFrom {
+		blockSize = largeBlock
+	}
+	if !tablesShareBlocks || size > blockSize/2 {
+		mem, err := m.mapper.acquire(roundUp(size, pageSize))
+		if err != nil {
+			return nil, err
+		}
+		touch(mem)
+		return tableOf(mem)[:slots], nil
+	}
+	b := m.last()
+	if b == nil || len(b.mem)-b.used < size {
+		mem, err := m.mapper.acquire(blockSize)
+		if err != nil {
+			return nil, err
+		}
+		touch(mem)
+		b = &tableBlock{mem: mem}
+		m.blocks = append(m.blocks, b)
+	}
+	mem := b.mem[b.used : b.used+size : b.used+size]
+	b.used += size
+	b.live += size
+	m.live += size
+	return tableOf(mem), nil
+}
+
+func (m *tableMemory) last() *tableBlock {
+	if len(m.blocks) == 0 {
+		return nil
+	}
+	return m.blocks[len(m.blocks)-1]
+}
+
+// release takes back a table that nobody can reach.
+func (m *tableMemory) release(t table) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	size := len(t) * slotSize
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(t))) // compared, and never a pointer again
+	for i, b := range m.blocks {
+		offset := at - address(b.mem)
+		if at < address(b.mem) || offset >= uintptr(len(b.mem)) {
+			continue
+		}
+		b.live -= size
+		m.live -= size
+		if b.live == 0 {
+			m.blocks = slices.Delete(m.blocks, i, i+1)
+			return m.mapper.release(b.mem)
+		}
+		from, to := roundUp(int(offset), pageSize), int(offset)+size
+		if to -= to % pageSize; from < to {
+			return discard(b.mem[from:to])
+		}
+		return nil
+	}
+	return m.mapper.release(t[:cap(t)].bytes()) // of its own
+}
