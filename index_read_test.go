@@ -210,7 +210,7 @@ func TestFind_TableReplacedUnderReader(t *testing.T) {
 	s.emptyLimbo()
 	st := s.Stats()
 	require.Equal(t, int64(sh.current().slots()*slotSize), st.IndexBytes)
-	require.Equal(t, st.IndexBytes+int64(s.activeBytes()), st.MappedBytes)
+	require.Equal(t, s.mappedForTables()+int64(s.activeBytes()), st.MappedBytes)
 }
 
 // Goal: what waits in limbo is bounded by writes alone, and a write that gives it back waits for readers.

@@ -86,24 +86,28 @@ func (m *tableMemory) last() *tableBlock {
 func (m *tableMemory) release(t table) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	size := len(t) * slotSize
-	at := uintptr(unsafe.Pointer(unsafe.SliceData(t))) // compared, and never a pointer again
-	for i, b := range m.blocks {
-		offset := at - address(b.mem)
-		if at < address(b.mem) || offset >= uintptr(len(b.mem)) {
-			continue
-		}
-		b.live -= size
-		m.live -= size
-		if b.live == 0 {
-			m.blocks = slices.Delete(m.blocks, i, i+1)
-			return m.mapper.release(b.mem)
-		}
-		from, to := roundUp(int(offset), pageSize), int(offset)+size
-		if to -= to % pageSize; from < to {
-			return discard(b.mem[from:to])
-		}
-		return nil
+	i := slices.IndexFunc(m.blocks, func(b *tableBlock) bool { return b.holds(t) })
+	if i < 0 {
+		return m.mapper.release(t[:cap(t)].bytes()) // of its own
 	}
-	return m.mapper.release(t[:cap(t)].bytes()) // of its own
+	b, size := m.blocks[i], len(t)*slotSize
+	b.live -= size
+	m.live -= size
+	if b.live == 0 {
+		m.blocks = slices.Delete(m.blocks, i, i+1)
+		return m.mapper.release(b.mem)
+	}
+	offset := int(t.address() - address(b.mem))
+	from, to := roundUp(offset, pageSize), offset+size
+	if to -= to % pageSize; from < to {
+		return discard(b.mem[from:to])
+	}
+	return nil
+}
+
+// address is compared, and never becomes a pointer again.
+func (t table) address() uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(t))) }
+
+func (b *tableBlock) holds(t table) bool {
+	return t.address() >= address(b.mem) && t.address()-address(b.mem) < uintptr(len(b.mem))
 }
