@@ -583,7 +583,7 @@ func memcpyTime(b *testing.B, size int64) time.Duration {
 //	overhead-ratio  CompactionStats.PeakOverheadBytes / live bytes
 //	peak-rss-ratio  peak resident set of the process while compacting / before
 func BenchmarkCompact(b *testing.B) {
-	for _, z := range inShort([]benchSize{{20_000, 1024}}, []benchSize{{1_000_000, 1024}, {4_000_000, 100}}) {
+	for _, z := range inShort([]benchSize{{20_000, 1024}}, []benchSize{{1_000_000, 1024}, {10_000_000, 100}}) {
 		for _, workers := range []int{1, 2} {
 			b.Run(fmt.Sprintf("%v/dead=half/workers=%d", z, workers), func(b *testing.B) {
 				dropSharedStores(b)
