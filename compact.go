@@ -301,6 +301,7 @@ func (c *compaction) roundOrTight(ctx context.Context) error {
 		live[i] = v.live
 	}
 	err := c.round(ctx)
+	markDamaged(work, err)
 	if errors.Is(err, ErrNoSpace) && !c.tight { // undone: once more, with less
 		c.tight = true
 		for i, v := range work {
@@ -310,6 +311,20 @@ func (c *compaction) roundOrTight(ctx context.Context) error {
 	}
 	c.work = append(c.work, held...)
 	return err
+}
+
+// markDamaged marks the victim that err, the end of a round, is about. Who read a damaged record has done
+// that; a page that cannot be had ends a worker wherever it is.
+func markDamaged(work []*victim, err error) {
+	var damage *CorruptError
+	if !errors.As(err, &damage) {
+		return
+	}
+	for _, v := range work {
+		if v.seg.name() == damage.File {
+			v.seg.damaged.Store(true)
+		}
+	}
 }
 
 // fitting is how many victims at the front of c.work fit into one target together, at least one.

@@ -1497,6 +1497,31 @@ func TestDirectory_DiskSpaceBounded(t *testing.T) {
 	closeIntact(t, s)
 }
 
+// Goal: a segment of which a page cannot be had ends one compaction, and the next one does without it.
+func TestDirectory_UnreadableSegmentIsLeftAlone(t *testing.T) {
+	skipFaultsUnderRace(t)
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	const n = 2000
+	fill(t, s, 0, n, 300)
+	deleteWhere(t, s, 0, n, odd)
+	s.sealLanes(0)
+	require.NoError(t, s.Sync())
+	cut := segmentOf(t, s, idOf(0))
+	require.NoError(t, os.Truncate(filepath.Join(dir, cut.name()), int64(pageSize)))
+	before := s.Stats().DeadBytes
+
+	_, err := s.Compact(context.Background())
+	var damage *CorruptError
+	require.ErrorAs(t, err, &damage)
+	require.Equal(t, cut.name(), damage.File)
+	require.Equal(t, before, s.Stats().DeadBytes, "the round was not undone")
+	mustCompact(t, s)
+	require.Less(t, s.Stats().DeadBytes, before/2)
+	require.True(t, cut.is(stateSealed))
+	require.ErrorIs(t, s.Close(), ErrCorrupt)
+}
+
 // Opening, writing a little and closing, over and over, leaves no trail of files.
 func TestDirectory_CyclesLeaveNoTrail(t *testing.T) {
 	dir := fastDir(t)
