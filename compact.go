@@ -343,8 +343,9 @@ func (c *compaction) fitting() int {
 // early, when there is something to merge them with.
 func (c *compaction) chooseVictims() {
 	var merge []*victim
-	newest := c.s.segments.newestID()
-	for _, seg := range c.s.segments.all() {
+	segs := c.s.segments.all()
+	newest := c.s.segments.newestID() // after that: lanes make segments meanwhile, and no age is below 1
+	for _, seg := range segs {
 		if !seg.is(stateSealed) || (seg.live.Load() > 0 || len(seg.tombstones) > 0) && seg.damaged.Load() {
 			continue
 		}
