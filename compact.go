@@ -301,6 +301,7 @@ func (c *compaction) roundOrTight(ctx context.Context) error {
 		live[i] = v.live
 	}
 	err := c.round(ctx)
+	markDamaged(work, err)
 	if errors.Is(err, ErrNoSpace) && !c.tight { // undone: once more, with less
 		c.tight = true
 		for i, v := range work {
@@ -310,6 +311,20 @@ func (c *compaction) roundOrTight(ctx context.Context) error {
 	}
 	c.work = append(c.work, held...)
 	return err
+}
+
+// markDamaged marks the victim that err, the end of a round, is about. Who read a damaged record has done
+// that; a page that cannot be had ends a worker wherever it is.
+func markDamaged(work []*victim, err error) {
+	var damage *CorruptError
+	if !errors.As(err, &damage) {
+		return
+	}
+	for _, v := range work {
+		if v.seg.name() == damage.File {
+			v.seg.damaged.Store(true)
+		}
+	}
 }
 
 // fitting is how many victims at the front of c.work fit into one target together, at least one.
@@ -328,8 +343,9 @@ func (c *compaction) fitting() int {
 // early, when there is something to merge them with.
 func (c *compaction) chooseVictims() {
 	var merge []*victim
-	newest := c.s.segments.newestID()
-	for _, seg := range c.s.segments.all() {
+	segs := c.s.segments.all()
+	newest := c.s.segments.newestID() // after that: lanes make segments meanwhile, and no age is below 1
+	for _, seg := range segs {
 		if !seg.is(stateSealed) || (seg.live.Load() > 0 || len(seg.tombstones) > 0) && seg.damaged.Load() {
 			continue
 		}

@@ -489,6 +489,65 @@ func TestDirectory_TombstoneOutlivesOlderRecord(t *testing.T) {
 	closeIntact(t, s)
 }
 
+// Goal: a tombstone is kept for the sake of a dead record in a segment that is active when the compaction
+// looks for such records at the lanes, and sealed when it looks at the others.
+//
+// Method: the dead record is in a segment that a lane goes on in, so it is older than the tombstone in the
+// victim. An automatic compaction leaves the lane alone; the lane rolls when the one look is over and the
+// other is not.
+func TestDirectory_TombstoneOutlivesRecordOfLaneThatRolls(t *testing.T) {
+	const gone, n = 0, 100
+	dir := fastDir(t)
+	opts := quietly()
+	opts.Maintenance.FragmentationThreshold = 0.6
+	s, err := open(dir, opts, hooks{hash: oneLane})
+	require.NoError(t, err)
+	fill(t, s, 0, n, 200)
+	s.sealLanes(0)
+	deleteWhere(t, s, 0, n, func(i int) bool { return i == gone })
+	for s.lanes[0].active.room(1) > int(s.mergeableRoom())/2 {
+		fill(t, s, n, n+1, 200)
+	}
+	victim := segmentOf(t, s, idOf(n)).id
+	closeIntact(t, s)
+
+	paused := pauseAt(pointCompactDead)
+	s, err = open(dir, opts, hooks{hash: oneLane, at: paused.hook})
+	require.NoError(t, err)
+	next := n + 1
+	put := func() *segment {
+		fill(t, s, next, next+1, 200)
+		next++
+		return segmentOf(t, s, idOf(next-1))
+	}
+	wentOn := put()
+	require.Same(t, segmentOf(t, s, idOf(1)), wentOn, "the lane has a new segment")
+	compacted := make(chan error, 1)
+	go func() {
+		_, err := s.compact(context.Background(), triggerAuto)
+		compacted <- err
+	}()
+	<-paused.reached
+	require.True(t, wentOn.is(stateActive))
+	for put() == wentOn {
+	}
+	require.True(t, wentOn.is(stateSealed))
+	close(paused.proceed)
+	require.NoError(t, <-compacted)
+	for _, seg := range s.segments.all() {
+		require.NotEqual(t, victim, seg.id, "no victim left")
+	}
+	require.Equal(t, 1, s.tombstones(), "the tombstone is needed and gone")
+
+	copied := fastDir(t)
+	copyDir(t, dir, copied)
+	killed, err := open(copied, opts, hooks{hash: oneLane})
+	require.NoError(t, err)
+	requireContents(t, killed, 0, next, 200, func(i int) bool { return i != gone })
+	closeIntact(t, killed)
+	closeIntact(t, s)
+}
+
 // Tombstones of several rounds, and of segments that stay, go in the end: they do not keep each other.
 // Which ones meet in a round depends on the hash, so there are several.
 func TestDirectory_TombstonesVanish(t *testing.T) {
@@ -1436,6 +1495,31 @@ func TestDirectory_DiskSpaceBounded(t *testing.T) {
 	mustCompact(t, s)
 	require.LessOrEqual(t, diskBytes(t, dir), bound())
 	closeIntact(t, s)
+}
+
+// Goal: a segment of which a page cannot be had ends one compaction, and the next one does without it.
+func TestDirectory_UnreadableSegmentIsLeftAlone(t *testing.T) {
+	skipFaultsUnderRace(t)
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	const n = 2000
+	fill(t, s, 0, n, 300)
+	deleteWhere(t, s, 0, n, odd)
+	s.sealLanes(0)
+	require.NoError(t, s.Sync())
+	cut := segmentOf(t, s, idOf(0))
+	require.NoError(t, os.Truncate(filepath.Join(dir, cut.name()), int64(pageSize)))
+	before := s.Stats().DeadBytes
+
+	_, err := s.Compact(context.Background())
+	var damage *CorruptError
+	require.ErrorAs(t, err, &damage)
+	require.Equal(t, cut.name(), damage.File)
+	require.Equal(t, before, s.Stats().DeadBytes, "the round was not undone")
+	mustCompact(t, s)
+	require.Less(t, s.Stats().DeadBytes, before/2)
+	require.True(t, cut.is(stateSealed))
+	require.ErrorIs(t, s.Close(), ErrCorrupt)
 }
 
 // Opening, writing a little and closing, over and over, leaves no trail of files.

@@ -770,12 +770,9 @@ func (r *round) carryTombstones() (err error) {
 // outside of leaving.
 func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	oldest := uint64(math.MaxUint64)
-	for _, seg := range s.segments.all() {
-		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.buried {
-			oldest = min(oldest, seg.minSeq)
-		}
-	}
-	// Active segments may have dead records, and their minSeq belongs to a lane.
+	// Active segments may have dead records, and their minSeq belongs to a lane. They come first: one that
+	// is sealed meanwhile is found below, and one that is made meanwhile has nothing old. The other way
+	// round, a segment that a lane went on in is seen by neither look when it is sealed between them.
 	for i := range s.lanes {
 		ln := &s.lanes[i]
 		ln.mu.Lock()
@@ -783,6 +780,12 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 			oldest = min(oldest, ln.active.minSeq)
 		}
 		ln.mu.Unlock()
+	}
+	_ = s.reach(pointCompactDead)
+	for _, seg := range s.segments.all() {
+		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.buried {
+			oldest = min(oldest, seg.minSeq)
+		}
 	}
 	return oldest
 }

@@ -167,7 +167,8 @@ type history struct {
 	last        time.Time
 	lastSuccess time.Time
 	duration    time.Duration
-	reclaimed   int64
+	balance     int64 // bytes given back less those filled
+	reclaimed   int64 // the highest balance: one cut off may owe what the next one gives back
 	copied      int64
 	maxPause    time.Duration
 	cycles      int64
@@ -206,7 +207,8 @@ func (h *history) addCompaction(by trigger, c CompactionStats, err error) {
 		h.failures++
 		h.results[by].Failed++
 	}
-	h.reclaimed += c.BytesReclaimed
+	h.balance += c.BytesReclaimed
+	h.reclaimed = max(h.reclaimed, h.balance)
 	h.copied += c.BytesCopied
 	h.maxPause = max(h.maxPause, c.MaxSwapPause)
 }

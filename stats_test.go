@@ -279,6 +279,35 @@ func TestStats_Compactions(t *testing.T) {
 	require.LessOrEqual(t, st.SwapDuration.Quantile(1), 2*st.MaxSwapPause)
 }
 
+// Goal: BytesReclaimed never goes back, though a compaction that was cut off may have filled more than it
+// has given back.
+//
+// Method: the first round empties a short victim, and fills its target with most of a long one; the second
+// round fails. The next compaction gives the long one back.
+func TestStats_ReclaimedNeverGoesBack(t *testing.T) {
+	passed := 0
+	s := openTest(t, bounded(1), hooks{hash: oneLane, at: func(p point) error {
+		if p == pointCompactBuilt {
+			if passed++; passed == 2 {
+				return errors.New("cut off")
+			}
+		}
+		return nil
+	}})
+	fill(t, s, 0, 30, 200)
+	s.sealLanes(0)
+	fill(t, s, 30, 400, 200)
+	deleteWhere(t, s, 0, 31, func(i int) bool { return i%30 == 0 })
+	cut, err := s.Compact(context.Background())
+	require.Error(t, err)
+	require.Equal(t, 1, cut.Rounds)
+	require.Negative(t, cut.BytesReclaimed)
+	require.Zero(t, s.Stats().BytesReclaimed)
+	rest := mustCompact(t, s)
+	require.Equal(t, cut.BytesReclaimed+rest.BytesReclaimed, s.Stats().BytesReclaimed)
+	require.Positive(t, s.Stats().BytesReclaimed)
+}
+
 // Goal: a directory store counts flushes, what is not flushed yet, and what Open found.
 func TestStats_Directory(t *testing.T) {
 	dir := t.TempDir()
