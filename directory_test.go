@@ -489,6 +489,58 @@ func TestDirectory_TombstoneOutlivesOlderRecord(t *testing.T) {
 	closeIntact(t, s)
 }
 
+// An active segment may be older than a tombstone elsewhere: a lane goes on in what an earlier Close
+// sealed, and automatic compactions leave it active. It is not overlooked when it is sealed just when a
+// compaction asks whether the tombstone is needed.
+func TestDirectory_TombstoneOutlivesRecordInActiveSegment(t *testing.T) {
+	d := newShadow()
+	opts := shadowOptions()
+	var s *Store
+	once := func() {}
+	h := hooks{hash: oneLane, at: func(p point) error {
+		if p == pointCompactOldest {
+			once()
+		}
+		return nil
+	}}
+	reopen := func() {
+		t.Helper()
+		if s != nil {
+			closeShadow(t, s, d)
+		}
+		var err error
+		s, err = openShadow(d, opts, h)
+		require.NoError(t, err)
+	}
+	reopen()
+	fill(t, s, 0, 200, 200) // 0 is to be deleted, the others keep the segment from being compacted
+	reopen()
+	s.segments.setUnfilled(nil)
+	fill(t, s, 200, 202, 1000)
+	deleteWhere(t, s, 0, 1, all)
+	require.Len(t, s.segments.all(), 2)
+	reopen()
+	older := segmentOf(t, s, idOf(1))
+	s.segments.setUnfilled([]*segment{older})
+	fill(t, s, 200, 202, 2000)
+	require.True(t, older.is(stateActive))
+	once = func() {
+		once = func() {}
+		elsewhere(func() { fill(t, s, 202, 300, 1000) })
+		require.True(t, older.is(stateSealed))
+	}
+	_, err := s.compact(context.Background(), triggerAuto)
+	require.NoError(t, err)
+	require.True(t, older.is(stateSealed), "the point was not passed")
+	require.False(t, older.is(stateRetired))
+	killed := d.kill()
+	closeShadow(t, s, d)
+	d, s = killed, nil
+	reopen()
+	require.False(t, s.Has(idOf(0)), "deleted, and back")
+	closeShadow(t, s, d)
+}
+
 // Tombstones of several rounds, and of segments that stay, go in the end: they do not keep each other.
 // Which ones meet in a round depends on the hash, so there are several.
 func TestDirectory_TombstonesVanish(t *testing.T) {

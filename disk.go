@@ -764,12 +764,8 @@ func (r *round) carryTombstones() (err error) {
 // outside of leaving.
 func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	oldest := uint64(math.MaxUint64)
-	for _, seg := range s.segments.all() {
-		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.buried {
-			oldest = min(oldest, seg.minSeq)
-		}
-	}
-	// Active segments may have dead records, and their minSeq belongs to a lane.
+	// Active segments may have dead records, and their minSeq belongs to a lane. They come first: one that
+	// is sealed meanwhile is met again. What becomes active meanwhile is new, and newer than any victim.
 	for i := range s.lanes {
 		ln := &s.lanes[i]
 		ln.mu.Lock()
@@ -777,6 +773,12 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 			oldest = min(oldest, ln.active.minSeq)
 		}
 		ln.mu.Unlock()
+	}
+	_ = s.reach(pointCompactOldest)
+	for _, seg := range s.segments.all() {
+		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.buried {
+			oldest = min(oldest, seg.minSeq)
+		}
 	}
 	return oldest
 }

@@ -18,6 +18,7 @@ const (
 	pointCompactWalked    point = "compact: live records listed"
 	pointCompactTarget    point = "compact: target about to be mapped"
 	pointCompactRecord    point = "compact: record about to be copied"
+	pointCompactOldest    point = "compact: active segments looked at for dead records, sealed ones not"
 	pointCompactBuilt     point = "compact: round built, nothing flipped"
 	pointCompactFlip      point = "compact: slot about to be flipped"
 	pointCompactCommitted point = "compact: round committed, victims in the table"
