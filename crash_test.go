@@ -47,7 +47,7 @@ WARMTIER_TEST_SEED replays the operations.
 var allPoints = []point{
 	pointPutFound, pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
 	pointLaneRolled, pointViewPinned,
-	pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord, pointCompactBuilt,
+	pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord, pointCompactDead, pointCompactBuilt,
 	pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointUnlink,
 	pointFlushed, pointStateWritten, pointTargetsFlushed,
 	pointManifestTemp, pointManifestWritten, pointManifestRenamed, pointManifestSynced,

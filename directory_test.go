@@ -1554,7 +1554,23 @@ func TestDirectory_CyclesLeaveNoTrail(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// A lane does not go on in a segment behind whose end records lie: one of them could count again.
+// A lane does not go on in a segment behind whose end something lies: it could count as a record.
+func TestDirectory_UnfilledOnlyWhenZero(t *testing.T) {
+	for _, at := range []int{200, minSegmentSize - digestSize*3} {
+		d := newShadow()
+		s := oneLaneStore(t, d)
+		require.NoError(t, s.Put("a", nil))
+		require.NoError(t, s.Close())
+		require.Contains(t, d.files, hintName)
+		d.damage(d.segmentNames()[0], at)
+		s = oneLaneStore(t, d)
+		require.NoError(t, s.Put("b", nil))
+		require.Len(t, s.segments.all(), 2)
+		closeShadow(t, s, d)
+	}
+}
+
+// What a power loss cut off does not count again behind a new record.
 func TestPower_NoRecordComesBack(t *testing.T) {
 	d := newShadow()
 	opts := shadowOptions()

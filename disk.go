@@ -1,7 +1,6 @@
 package warmtier
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -109,9 +108,9 @@ Going on in a segment. Every Close seals the segments of lanes, half empty or no
 kill does: without more, a thousand times Open, Put and Close would leave a thousand files. So a lane that
 needs a segment takes one that was sealed with room left before this Open, as long as no compaction may
 have chosen it. Its state is written as not sealed first, both copies of it: if one that says sealed were
-left, damage to the other one would end the segment before the new records. Records that a power loss or
-a kill cut off may lie beyond the end, intact: one behind a new record would count again. So everything
-beyond the end must be zero.
+left, damage to the other one would end the segment before the new records. Everything beyond the end must
+be zero: a record behind a new one would count. Open makes it so (see clearRemains); whoever else wrote
+there has damaged the file.
 */
 
 // setUnfilled replaces the segments that lanes may go on in.
@@ -142,13 +141,8 @@ func (s *Store) takeUnfilled(size int) *segment {
 // unseal writes to the header of seg that records follow; an error when that cannot be.
 func (s *Store) unseal(seg *segment) (err error) {
 	defer s.catchFault(armFaults(), &err)
-	rest := seg.mem[seg.tail.Load() : len(seg.mem)-digestSize*int(seg.records.Load())]
-	zeros := make([]byte, pageSize)
-	for ; len(rest) > 0; rest = rest[min(pageSize, len(rest)):] {
-		n := min(pageSize, len(rest))
-		if !bytes.Equal(rest[:n], zeros[:n]) {
-			return errors.New("remains of records behind the last one")
-		}
+	if !isZero(seg.rest()) {
+		return errors.New("something lies behind the last record")
 	}
 	seg.writeState(seg.extent(), false)
 	seg.writeState(seg.extent(), false)

@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -140,6 +141,18 @@ func decodeFileHeader(mem []byte) (h fileHeader, err error) {
 	}
 	return h, nil
 }
+
+// isZero is allZero for much.
+func isZero(b []byte) bool {
+	for ; len(b) >= len(zeroPage); b = b[len(zeroPage):] {
+		if !bytes.Equal(b[:len(zeroPage)], zeroPage[:]) {
+			return false
+		}
+	}
+	return allZero(b)
+}
+
+var zeroPage [4096]byte
 
 func allZero(b []byte) bool {
 	for _, c := range b {

@@ -749,7 +749,7 @@ func powerRun(base uint64, c powerConfig) (opened int64, err error) {
 // powerPoints are the points that directory stores pass.
 var powerPoints = []point{pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated,
 	pointLaneRolled, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
-	pointCompactBuilt, pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointUnlink,
+	pointCompactDead, pointCompactBuilt, pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointUnlink,
 	pointFlushed, pointStateWritten, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
 	pointCloseSealed, pointCloseFlushed, pointRecoverScanned, pointRecoverSealed, pointRecoverListed}
 

@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -736,10 +737,8 @@ func (r *recovery) dropTombstones() {
 func (r *recovery) settle() error {
 	s, d := r.s, r.s.disk
 	r.dropEmpty()
-	for _, f := range r.found {
-		if err := r.settleSegment(f); err != nil {
-			return err
-		}
+	if err := r.settleSegments(); err != nil {
+		return err
 	}
 	_ = s.reach(pointRecoverSealed)
 	// The hint is of the past from the next write on: its removal must be durable before that, or it
@@ -811,19 +810,35 @@ func (r *recovery) offerUnfilled() {
 	r.s.segments.setUnfilled(segs)
 }
 
+// settleSegments does all at once: each waits for the disk.
+func (r *recovery) settleSegments() error {
+	var g errgroup.Group
+	g.SetLimit(cmp.Or(r.s.hooks.settlers, settlers))
+	for _, f := range r.found {
+		g.Go(func() (err error) {
+			defer r.s.catchFault(armFaults(), &err)
+			return r.settleSegment(f)
+		})
+	}
+	return g.Wait()
+}
+
+// settlers is how many segments are made durable at a time.
+const settlers = 8
+
 // settleSegment seals a segment at the end of its records.
 func (r *recovery) settleSegment(f *recovered) error {
 	seg := f.seg
 	e := seg.extent()
 	seg.sealedInFile.Store(true)
 	seg.synced.Store(e.tail)
+	settled := f.state.sealed && int64(f.state.synced) == e.tail
 	switch {
 	case f.damaged && r.s.opts.Repair:
 		return nil // it is replaced; without Repair no more than digests are damaged
-	case f.state.sealed && int64(f.state.synced) == e.tail:
-		if r.hinted {
-			return nil
-		}
+	case settled && r.hinted:
+		return nil
+	case settled && (r.powered || !seg.clearRemains()):
 		// After a kill it may be in the page cache only.
 		seg.file.rewrite(0, segmentHeaderSize)
 		return seg.file.sync(0, segmentHeaderSize)
@@ -831,6 +846,7 @@ func (r *recovery) settleSegment(f *recovered) error {
 	for _, d := range f.redigest {
 		seg.putDigest(d.n, d.id)
 	}
+	seg.clearRemains()
 	seg.file.rewrite(0, segmentHeaderSize)
 	seg.file.rewrite(min(int(f.state.synced), int(e.tail)), int(e.tail))
 	seg.file.rewrite(digestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
@@ -839,6 +855,25 @@ func (r *recovery) settleSegment(f *recovered) error {
 	}
 	seg.writeState(e, true)
 	return seg.file.sync(0, segmentHeaderSize)
+}
+
+// clearRemains makes zero what lies behind the records of seg, and reports whether anything did. Records
+// that were cut off may be intact there: they would count again if the state that says where the segment
+// ends were damaged, and behind a new record of the right length. After a power loss they may lie behind
+// a sealed segment too: a lane had gone on in it, and its old header is back.
+func (seg *segment) clearRemains() (found bool) {
+	for rest := seg.rest(); len(rest) > 0; rest = rest[min(pageSize, len(rest)):] {
+		if part := rest[:min(pageSize, len(rest))]; !isZero(part) {
+			clear(part)
+			found = true
+		}
+	}
+	return found
+}
+
+// rest is what lies between the records of seg and their digests.
+func (seg *segment) rest() []byte {
+	return seg.mem[seg.tail.Load() : len(seg.mem)-digestSize*int(seg.records.Load())]
 }
 
 // report says in the log what recovery met.

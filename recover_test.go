@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -432,4 +433,92 @@ func TestRecover_FailedFlushOfStates(t *testing.T) {
 	after.damage(names[0], segmentHeaderSize+4)
 	_, err = openShadow(after, shadowOptions(), hooks{hash: fixedHash})
 	require.ErrorIs(t, err, ErrCorrupt)
+}
+
+// remainsOf returns what a power loss leaves of a store with the memories "x" and "y", each in a durable
+// version 1 and a version 2 that was not synced: the record of x is lost and that of y, behind it, is
+// there. With sealed a clean Close came before the versions 2, and the header from then is there too.
+func remainsOf(t *testing.T, sealed bool) (lost *shadowFS, name string) {
+	t.Helper()
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	put := func(version int) {
+		require.NoError(t, s.Put("x", contentOf(1, version, 1000)))
+		require.NoError(t, s.Put("y", contentOf(2, version, 1000)))
+	}
+	put(1)
+	if sealed {
+		require.NoError(t, s.Close())
+		s = oneLaneStore(t, d)
+	} else {
+		require.NoError(t, s.Sync())
+	}
+	header := slices.Clone(d.files[d.segmentNames()[0]].durable[:segmentHeaderSize])
+	put(2)
+	seg := s.lanes[0].active
+	name, end := seg.name(), int(seg.synced.Load())
+	lost = d.crash(allKept)
+	for _, b := range [][]byte{lost.files[name].current, lost.files[name].durable} {
+		if sealed {
+			copy(b, header)
+		} else {
+			clear(b[end : end+100])
+		}
+	}
+	require.NoError(t, s.Close())
+	return lost, name
+}
+
+func oneLaneStore(t *testing.T, d *shadowFS) *Store {
+	t.Helper()
+	s, err := openShadow(d, shadowOptions(), hooks{hash: func(string) uint64 { return 0 }})
+	require.NoError(t, err)
+	return s
+}
+
+// What a power loss cut off is gone for good: records of it that are intact do not come back when the
+// state that says where the segment ends is damaged later, one copy of it, with a repair or without.
+func TestRecover_RemainsAreGone(t *testing.T) {
+	for _, sealed := range []bool{false, true} {
+		for _, hinted := range []bool{false, true} {
+			for newest := range 2 {
+				for _, repair := range []bool{false, true} {
+					name := fmt.Sprintf("sealed=%v/hinted=%v/copy=%d/repair=%v", sealed, hinted, newest, repair)
+					t.Run(name, func(t *testing.T) {
+						remainsAreGone(t, sealed, hinted, newest, repair)
+					})
+				}
+			}
+		}
+	}
+}
+
+func remainsAreGone(t *testing.T, sealed, hinted bool, damaged int, repair bool) {
+	d, name := remainsOf(t, sealed)
+	s := oneLaneStore(t, d)
+	got, err := s.Get("y")
+	require.NoError(t, err)
+	require.Equal(t, contentOf(2, 1, 1000), got)
+	existed, err := s.Delete("y")
+	require.NoError(t, err)
+	require.True(t, existed)
+	require.NoError(t, s.Put("x", contentOf(1, 3, 1000)))
+	require.NoError(t, s.Close())
+	if !hinted {
+		require.NoError(t, d.remove(hintName))
+	}
+	d.damage(name, fileStateAt+damaged*fileStateSize)
+	opts := shadowOptions()
+	opts.Repair = repair
+	s, err = openShadow(d, opts, hooks{hash: func(string) uint64 { return 0 }})
+	if err != nil {
+		require.False(t, repair)
+		require.ErrorIs(t, err, ErrCorrupt)
+		return
+	}
+	require.False(t, s.Has("y"), "deleted, and back")
+	got, err = s.Get("x")
+	require.NoError(t, err)
+	require.Equal(t, contentOf(1, 3, 1000), got)
+	closeShadow(t, s, d)
 }

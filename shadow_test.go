@@ -648,6 +648,7 @@ func (d *shadowFS) strays() (names []string, err error) {
 // openShadow is open for a store in d. s is there when Open fails, too, for what it may have left.
 func openShadow(d *shadowFS, opts *Options, h hooks) (s *Store, err error) {
 	h.boot = func() [16]byte { return d.boot }
+	h.settlers = 1 // the same calls in the same order each time
 	if s, err = newStore(opts, h); err != nil {
 		return nil, err
 	}
