@@ -354,7 +354,7 @@ func TestCompact_OperationThenUndo(t *testing.T) {
 
 func compactWithOperation(t *testing.T, workers int, m moment, op operation, failure *moment) {
 	s, model := layout(t, unbounded(workers))
-	before := s.Stats()
+	before := settled(s)
 	var reached atomic.Bool
 	s.hooks.at = doAt(m.at, m.pass, func() {
 		reached.Store(true)
@@ -625,7 +625,7 @@ func TestCompact_CancelledAtEveryPoint(t *testing.T) {
 				ctx, cancel := context.WithCancel(context.Background())
 				defer cancel()
 				s.hooks.at = doAt(p, 1, cancel)
-				before := s.Stats()
+				before := settled(s)
 				stats, err := s.Compact(ctx)
 				s.hooks.at = nil
 				require.ErrorIs(t, err, ErrCompactionFailed)
@@ -1068,7 +1068,7 @@ func TestCompact_LanesRollDuringCommit(t *testing.T) {
 				})})
 				fill(t, s, 0, n, layoutSize)
 				deleteWhere(t, s, 0, n, odd)
-				before := s.Stats().Segments
+				before := settled(s).Segments
 				rolled := 0
 				filled := make(chan struct{}) // other workers reach the second flip meanwhile
 				s.hooks.at = both(

@@ -164,7 +164,7 @@ func TestContentLock_StackMovesWhileHeld(t *testing.T) {
 		done := make(chan bool)
 		go func() {
 			hold := l.RLock()
-			growStack(64)
+			growStack(1000)
 			elsewhere := l.slot() != hold.slot
 			l.RUnlock(hold)
 			done <- elsewhere

@@ -1509,7 +1509,7 @@ func TestDirectory_UnreadableSegmentIsLeftAlone(t *testing.T) {
 	require.NoError(t, s.Sync())
 	cut := segmentOf(t, s, idOf(0))
 	require.NoError(t, os.Truncate(filepath.Join(dir, cut.name()), int64(pageSize)))
-	before := s.Stats().DeadBytes
+	before := settled(s).DeadBytes
 
 	_, err := s.Compact(context.Background())
 	var damage *CorruptError

@@ -47,7 +47,7 @@ func TestGetMany_AsGet(t *testing.T) {
 				ids = append(ids, idOf(i), idOf(rnd.IntN(300)))
 			}
 			ids = append(ids, "", strings.Repeat("x", MaxIDLen+1), idOf(0), idOf(0))
-			before := s.Stats()
+			before := settled(s)
 			list := getMany(t, s, ids)
 			after := s.Stats()
 			require.Len(t, list, len(ids))

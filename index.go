@@ -24,7 +24,8 @@ collisions go to the next free slot, and a removal moves later slots back (Knuth
 section 6.4, algorithm R) instead of leaving marks behind. Growing, shrinking and removing need the
 tags only: no record is read, no page of a segment is touched.
 
-Cost: a table is between 40 % and 80 % full, which is 10 to 20 bytes per memory. Two ids of one
+Cost: a table is between 45 % and 80 % full, which is 10 to 18 bytes per memory; while tables are replaced,
+up to 24. Two ids of one
 shard share a tag with probability 2^-24 each, 0.2 % of all look-ups at 10 million memories read
 a second record; ids are always compared in the record itself.
 
@@ -234,10 +235,10 @@ func (sh *shard) current() table {
 func (sh *shard) setTable(t table) { sh.table.Store(&t) }
 
 // wanted is the number of slots the table should have for n memories: as many as it has while that
-// leaves it between 2/5 and 4/5 full, else as many whole cache lines as make it 3/5 full.
+// leaves it between 9/20 and 4/5 full, else as many whole cache lines as make it 3/5 full.
 func (sh *shard) wanted(n int) int {
 	slots := sh.current().slots()
-	if n*5 <= slots*4 && n*5 >= slots*2 {
+	if n*5 <= slots*4 && n*20 >= slots*9 {
 		return slots
 	}
 	return roundUp(max(1, n*5/3*slotSize), tableAlign) / slotSize

@@ -209,7 +209,7 @@ func TestFind_TableReplacedUnderReader(t *testing.T) {
 	require.Equal(t, contentOf(2, 0, 50), got)
 	s.emptyLimbo()
 	st := s.Stats()
-	require.Equal(t, int64(sh.current().slots()*slotSize), st.IndexBytes)
+	require.Equal(t, s.mappedForTables(), st.IndexBytes)
 	require.Equal(t, s.mappedForTables()+int64(s.activeBytes()), st.MappedBytes)
 }
 

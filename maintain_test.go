@@ -228,7 +228,7 @@ func TestMaintain_MemoryShort(t *testing.T) {
 	opts.Maintenance.MinPeriod = time.Hour
 	s := openTest(t, opts, hooks{available: func() (int64, bool) { return available, true }})
 	fragment(t, s, 600)
-	before := s.Stats()
+	before := settled(s)
 	r := maintain(t, s)
 	require.Equal(t, SkipMemory, r.Skipped)
 	require.False(t, r.Compacted)
@@ -248,7 +248,7 @@ func TestMaintain_CompactionFails(t *testing.T) {
 	opts.Maintenance.MinPeriod = time.Hour
 	s := openTest(t, opts, hooks{at: failAt(pointCompactFlip, 3, injected)})
 	fragment(t, s, 600)
-	before := s.Stats()
+	before := settled(s)
 	r, err := s.Maintain(context.Background())
 	require.ErrorIs(t, err, ErrCompactionFailed)
 	require.ErrorIs(t, err, injected)
@@ -339,7 +339,7 @@ func TestMaintain_BackgroundFailure(t *testing.T) {
 		opts.Maintenance.Interval = time.Second
 		s := openTest(t, opts, hooks{at: failAt(pointCompactBuilt, 1, errors.New("injected fault"))})
 		fragment(t, s, 600)
-		before := s.Stats()
+		before := settled(s)
 		afterwards(time.Second)
 		st := s.Stats()
 		require.EqualValues(t, 1, st.AutomaticCompactions)

@@ -381,7 +381,7 @@ func (s *Store) Stats() Stats {
 	}
 	hits, misses := s.contentMu.counts()
 	st.Gets, st.Misses = hits+misses, misses
-	st.IndexBytes = s.tableBytes.Load() + s.limbo.bytes.Load()
+	st.IndexBytes = s.tables.bytes.Load()
 	st.MappedBytes = s.mapper.bytes.Load()
 	st.RetiredBytes = s.retiredBytes.Load()
 	st.CorruptRecords = s.corruptRecords.Load()

@@ -3,6 +3,7 @@ package warmtier
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -19,10 +20,10 @@ const (
 	tableAlign = 64 // bytes: a table begins with a cache line
 
 	// A block is small while the index is, and one huge page from largeBlocksFrom on, when that is at
-	// most half of it.
+	// most a quarter of it.
 	smallBlock      = 256 << 10
 	largeBlock      = 2 << 20
-	largeBlocksFrom = 4 << 20
+	largeBlocksFrom = 8 << 20
 )
 
 // tableMemory hands out the memory of tables.
@@ -32,12 +33,15 @@ type tableMemory struct {
 	mu     sync.Mutex    // a leaf
 	blocks []*tableBlock // the last one is being filled
 	live   int           // bytes of tables in blocks
+
+	bytes atomic.Int64 // mapped, less what was given back of blocks page by page; written under mu
 }
 
 type tableBlock struct {
 	mem  []byte
 	used int // bytes, from the front
 	live int // bytes of tables that were not given back
+	kept int // bytes less the pages that were given back
 }
 
 // acquire returns a table of empty slots, their number a multiple of tableAlign / slotSize, whose pages are
@@ -56,6 +60,7 @@ func (m *tableMemory) acquire(slots int) (table, error) {
 			return nil, err
 		}
 		touch(mem)
+		m.bytes.Add(int64(len(mem)))
 		return tableOf(mem)[:slots], nil
 	}
 	b := m.last()
@@ -65,7 +70,8 @@ func (m *tableMemory) acquire(slots int) (table, error) {
 			return nil, err
 		}
 		touch(mem)
-		b = &tableBlock{mem: mem}
+		m.bytes.Add(int64(len(mem)))
+		b = &tableBlock{mem: mem, kept: len(mem)}
 		m.blocks = append(m.blocks, b)
 	}
 	mem := b.mem[b.used : b.used+size : b.used+size]
@@ -87,22 +93,27 @@ func (m *tableMemory) release(t table) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i := slices.IndexFunc(m.blocks, func(b *tableBlock) bool { return b.holds(t) })
-	if i < 0 {
-		return m.mapper.release(t[:cap(t)].bytes()) // of its own
+	if i < 0 { // of its own
+		mem := t[:cap(t)].bytes()
+		m.bytes.Add(-int64(len(mem)))
+		return m.mapper.release(mem)
 	}
 	b, size := m.blocks[i], len(t)*slotSize
 	b.live -= size
 	m.live -= size
 	if b.live == 0 {
 		m.blocks = slices.Delete(m.blocks, i, i+1)
+		m.bytes.Add(-int64(b.kept))
 		return m.mapper.release(b.mem)
 	}
 	offset := int(t.address() - address(b.mem))
 	from, to := roundUp(offset, pageSize), offset+size
-	if to -= to % pageSize; from < to {
-		return discard(b.mem[from:to])
+	if to -= to % pageSize; from >= to {
+		return nil
 	}
-	return nil
+	b.kept -= to - from
+	m.bytes.Add(-int64(to - from))
+	return discard(b.mem[from:to])
 }
 
 // address is compared, and never becomes a pointer again.
