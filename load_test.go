@@ -354,3 +354,43 @@ func TestGetOrLoad_NeverOlder(t *testing.T) {
 	t.Logf("%d loads, %d hits", st.Loads, st.Gets-st.Misses)
 	require.Positive(t, st.Loads)
 }
+
+// Goal: a Close is clean although a lane has got a segment for a record that was not written.
+//
+// Method: the id is deleted while the segment for its loaded content is made.
+func TestGetOrLoad_LeavesNothingUnsealed(t *testing.T) {
+	dir := fastDir(t)
+	var s *Store
+	var deletion func()
+	s, err := open(dir, quietly(), hooks{hash: oneLane, at: func(p point) error {
+		if p == pointSegmentMade && deletion != nil {
+			deletion()
+		}
+		return nil
+	}})
+	require.NoError(t, err)
+	fill(t, s, 1, 2, 60_000)
+	deletion = func() {
+		deletion = nil
+		_, err = s.Delete(idOf(0))
+	}
+	content, loadErr := s.GetOrLoad(t.Context(), idOf(0), func(context.Context) ([]byte, error) {
+		return contentOf(0, 0, 10_000), nil
+	})
+	require.NoError(t, loadErr)
+	require.NoError(t, err)
+	require.Equal(t, contentOf(0, 0, 10_000), content)
+	require.Equal(t, 1, s.Len())
+	require.Zero(t, s.lanes[0].active.records.Load())
+	closeIntact(t, s)
+
+	for range 2 {
+		s, err = open(dir, quietly(), hooks{hash: oneLane})
+		require.NoError(t, err)
+		require.True(t, s.recovered.Clean)
+		require.Equal(t, 1, s.segments.count(), "one without a record is left")
+		requireContents(t, s, 1, 2, 60_000, all)
+		closeIntact(t, s)
+	}
+	require.Len(t, segmentFiles(t, dir), 1)
+}

@@ -429,6 +429,7 @@ func newPowerLife(seed uint64, c powerConfig, opened *atomic.Int64) *powerLife {
 	opts := shadowOptions()
 	opts.SyncWrites = rng.IntN(4) == 0
 	opts.Compaction.MaxOverhead = []int64{0, minSegmentSize, -1}[rng.IntN(3)]
+	opts.Maintenance.FragmentationThreshold = []float64{0.01, 0.3, 0.6}[rng.IntN(3)]
 	l := &powerLife{
 		rng: rng, opts: opts, model: newPowerModel(powerMemories), d: newShadow(), opened: opened, powerConfig: c,
 		writers: []int{1, 1, 1, 3}[rng.IntN(4)], dice: rand.New(rand.NewPCG(seed, 2)),
@@ -628,7 +629,8 @@ func (l *powerLife) operation(rng *rand.Rand, writer int) error {
 	case p < 86:
 		return l.sync()
 	case p < 90:
-		_, err := l.s.Compact(context.Background())
+		// Every other one leaves lanes alone, and what is not worth it.
+		_, err := l.s.compact(context.Background(), []trigger{triggerManual, triggerAuto}[rng.IntN(2)])
 		if errors.Is(err, ErrCompactionInProgress) {
 			return nil
 		}

@@ -608,8 +608,8 @@ func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
 func segmentSizeFor(size int) int { return roundUp(segmentHeaderSize+size+2*digestSize, pageSize) }
 
 // sealLanes seals the active segments of which at least a share of threshold (0: any) is dead, and that
-// hold a record. Lanes get a new one with their next record: from here on none goes on in a segment that
-// was sealed.
+// hold a record; those without one too for a Close, behind which none may be active. Lanes get a new one
+// with their next record: from here on none goes on in a segment that was sealed.
 func (s *Store) sealLanes(threshold float64) {
 	s.segments.setUnfilled(nil)
 	for i := range s.lanes {
@@ -623,7 +623,7 @@ func (s *Store) sealLane(ln *lane, threshold float64) {
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	if seg := ln.active; seg != nil && seg.recordBytes() > 0 &&
+	if seg := ln.active; seg != nil && (seg.recordBytes() > 0 || s.closed) &&
 		fragmentation(seg.deadBytes(), seg.recordBytes()) >= threshold {
 		seg.seal(true)
 		s.logSealed(seg)
