@@ -3,6 +3,7 @@
 package warmtier
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -150,4 +151,37 @@ func BenchmarkDirectoryCalls(b *testing.B) {
 		b.ReportMetric(float64(median(times[call+" directory"]).Nanoseconds())/float64(z.n), call+"-ns")
 		times.report(b, call+" directory", call+" memory", call+"-x-memory")
 	}
+}
+
+// The fault guard alone, around a copy of 512 B: what each call on a directory store pays for it once or
+// more. The copy is in a function of its own in both cases, and does not fault.
+func BenchmarkFaultGuard(b *testing.B) {
+	s := &Store{}
+	src, dst := make([]byte, 512), make([]byte, 512)
+	for _, guarded := range []bool{false, true} {
+		b.Run(fmt.Sprintf("guard=%v", guarded), func(b *testing.B) {
+			fn := copyUnguarded
+			if guarded {
+				fn = s.copyWithGuard
+			}
+			for b.Loop() {
+				if err := fn(dst, src); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+//go:noinline
+func copyUnguarded(dst, src []byte) (err error) {
+	copy(dst, src)
+	return nil
+}
+
+//go:noinline
+func (s *Store) copyWithGuard(dst, src []byte) (err error) {
+	defer s.catchFault(armFaults(), &err)
+	copy(dst, src)
+	return nil
 }

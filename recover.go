@@ -227,6 +227,9 @@ func (r *recovery) readManifest() (fresh bool, err error) {
 	r.manifest = m
 	d.store = m.store
 	r.powered = m.boot == d.boot && d.boot != [16]byte{}
+	if r.s.opts.Repair { // until it has replaced what a power loss may have torn: see replace
+		d.boot = m.boot
+	}
 	return false, nil
 }
 
@@ -259,6 +262,7 @@ func (r *recovery) noManifest(reason string) (fresh bool, err error) {
 		return false, damage
 	}
 	r.manifest.next = max(highest, slices.Max(append(r.manifest.listed, 0))) + 1
+	d.boot = [16]byte{} // as in readManifest: nobody knows
 	r.s.opts.Logger.Error("repair takes the list of segments from the hint", "error", damage)
 	return false, nil
 }

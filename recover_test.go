@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -521,4 +522,62 @@ func remainsAreGone(t *testing.T, sealed, hinted bool, damaged int, repair bool)
 	require.NoError(t, err)
 	require.Equal(t, contentOf(1, 3, 1000), got)
 	closeShadow(t, s, d)
+}
+
+// A repair after a power loss that is cut off comes to the same when it is done again: what the power loss
+// tore is no damage then either, though the machine was not started anew since the first try.
+func TestRecover_RepairCutOffAfterPowerLoss(t *testing.T) {
+	opts := shadowOptions()
+	opts.Repair = true
+	hash := func(string) uint64 { return 0 }
+	points := append([]point{pointRecoverSealed, pointRecoverListed, pointManifestTemp, pointManifestRenamed,
+		pointFlushed, pointStateWritten, pointCloseFlushed}, repairPoints...)
+	for passing := 1; ; passing++ { // of points where something may be durable that was not before
+		passed := 0
+		t.Run(strconv.Itoa(passing), func(t *testing.T) {
+			d := newShadow()
+			s := oneLaneStore(t, d)
+			for i, id := range []string{"damaged", "torn", "kept"} {
+				require.NoError(t, s.Put(id, contentOf(i, 1, 1000)))
+			}
+			require.NoError(t, s.Sync())
+			seg := s.lanes[0].active
+			end := int(seg.synced.Load())
+			require.NoError(t, s.Put("torn", contentOf(1, 2, 1000)))
+			require.NoError(t, s.Put("behind", nil))
+			lost := d.crash(allKept)
+			require.NoError(t, s.Close())
+			clear(lost.files[seg.name()].current[end : end+100])
+			clear(lost.files[seg.name()].durable[end : end+100])
+			lost.damage(seg.name(), segmentHeaderSize+500)
+
+			var killed *shadowFS
+			s, err := openShadow(lost, opts, hooks{hash: hash, at: func(p point) error {
+				if slices.Contains(points, p) {
+					if passed++; passed == passing {
+						killed = lost.kill()
+					}
+				}
+				return nil
+			}})
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+			if killed == nil { // the last one
+				killed = lost.kill()
+			}
+			s, err = openShadow(killed, opts, hooks{hash: hash})
+			require.NoError(t, err)
+			got, err := s.Get("torn")
+			require.NoError(t, err)
+			require.Equal(t, contentOf(1, 1, 1000), got)
+			require.True(t, s.Has("kept"))
+			require.False(t, s.Has("damaged"))
+			require.False(t, s.Has("behind"))
+			closeShadow(t, s, killed)
+		})
+		if passed < passing {
+			require.Greater(t, passed, 8)
+			break
+		}
+	}
 }

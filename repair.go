@@ -128,7 +128,9 @@ func (r *recovery) repair() error {
 	return s.disk.fs.syncDir()
 }
 
-// replace writes what is intact in damaged segments anew, and takes them out of the store.
+// replace writes what is intact in damaged segments anew, and takes them out of the store. Up to then
+// manifests have the boot id of the last one before this Open: to a repair that begins again after this one
+// was cut off, tails of damaged segments must be what they were to this one.
 func (r *recovery) replace(damaged []*segment) error {
 	s := r.s
 	for _, seg := range damaged {
@@ -137,6 +139,10 @@ func (r *recovery) replace(damaged []*segment) error {
 		}
 	}
 	_ = s.reach(pointRepairRescued)
+	if err := s.flush(); err != nil { // it may list segments, and the damaged ones are among them still
+		return err
+	}
+	s.disk.boot = s.bootID()
 	if _, err := s.commitTargets(damaged, nil); err != nil {
 		return err
 	}
