@@ -134,8 +134,15 @@ func (s *Store) readGuarded(b *batch, ids []string) (faulted bool, err error) {
 	func() {
 		defer s.catchFault(armFaults(), &fault)
 		hold := s.contentMu.RLock()
-		defer func() { s.contentMu.RUnlock(hold) }()
+		ended := false
+		defer func() {
+			if !ended {
+				hold.gets = 0 // each id is read again
+			}
+			s.contentMu.RUnlock(hold)
+		}()
 		err = s.readHeld(b, ids, &hold)
+		ended = true
 	}()
 	return fault != nil, err
 }
@@ -148,6 +155,7 @@ func (s *Store) readHeld(b *batch, ids []string, hold *readHold) error {
 	s.touch(b, len(ids))
 	b.n, b.copies = 0, b.copies[:0]
 	var m match
+	misses := uint64(0)
 	for i, id := range ids {
 		f := &b.found[i]
 		*f = found{from: len(b.copies)}
@@ -173,7 +181,7 @@ func (s *Store) readHeld(b *batch, ids []string, hold *readHold) error {
 			continue
 		case !exists:
 			f.err = ErrNotFound
-			hold.slot.misses.Add(1)
+			misses++
 			continue
 		case m.h.contentLen > maxLockedCopy:
 			f.long = true // counts when it is read
@@ -181,6 +189,7 @@ func (s *Store) readHeld(b *batch, ids []string, hold *readHold) error {
 		}
 		hold.gets++
 	}
+	hold.slot.misses.Add(misses)
 	return nil
 }
 
