@@ -176,7 +176,7 @@ func (c *importCmd) read(a *app, in io.Reader, title string, size int64,
 	if format == "jsonl" {
 		err = readLines(r, counted)
 	} else {
-		_, err = readStream(r, counted)
+		err = readStream(r, counted)
 	}
 	return count, err
 }
