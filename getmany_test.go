@@ -113,12 +113,12 @@ func TestGetMany_CallbackCallsStore(t *testing.T) {
 	err := s.GetMany(ids, func(i int, content []byte, err error) {
 		assertUnlocked()
 		calls++
-		switch {
-		case i == 3:
+		switch i {
+		case 3:
 			require.NoError(t, s.Put(idOf(3), contentOf(3, 1, 300)))
 			mustCompact(t, s)
 			require.Len(t, getMany(t, s, ids[:70]), 70)
-		case i == 100:
+		case 100:
 			require.NoError(t, s.Close())
 		}
 		require.NoError(t, err)
@@ -163,7 +163,9 @@ func TestGetMany_BesideWriters(t *testing.T) {
 				}
 			}
 			_, _ = s.Compact(context.Background())
-			fill(t, s, 0, n, 60)
+			for i := range n {
+				_ = s.Put(idOf(i), contentOf(i, 0, 60))
+			}
 		}
 	}()
 	rnd := seeded(t)

@@ -290,7 +290,8 @@ func (t *truth) contains(s *Store, shard int, w slot, m *match) bool {
 			return true
 		}
 		var copied match
-		if s.follow(&copied, v.location()) == nil && copied.h.seq == m.h.seq && bytes.Equal(recordID(copied.rec, copied.h), recordID(m.rec, m.h)) {
+		if s.follow(&copied, v.location()) == nil && copied.h.seq == m.h.seq &&
+			bytes.Equal(recordID(copied.rec, copied.h), recordID(m.rec, m.h)) {
 			return true
 		}
 	}

@@ -49,21 +49,21 @@ type flight struct {
 // loaded is how a load ended, beside its error.
 type loaded struct {
 	content  []byte
-	panicked *loadPanic
+	panicked *panicError
 }
 
-// loadPanic is what a load panicked with, for the callers to panic with.
-type loadPanic struct {
+// panicError is what a load panicked with, for the callers to panic with.
+type panicError struct {
 	value any
 	stack []byte // of the load
 }
 
-func (p *loadPanic) Error() string {
+func (p *panicError) Error() string {
 	return fmt.Sprintf("warmtier: panic in a load: %v\n\n%s", p.value, p.stack)
 }
 
 // Unwrap returns the value of the panic if it was an error.
-func (p *loadPanic) Unwrap() error {
+func (p *panicError) Unwrap() error {
 	err, _ := p.value.(error)
 	return err
 }
@@ -201,7 +201,7 @@ func (s *Store) fly(f *flight, id string, load func(context.Context) ([]byte, er
 		defer close(done)
 		defer func() {
 			if v := recover(); v != nil {
-				l.panicked = &loadPanic{value: v, stack: debug.Stack()}
+				l.panicked = &panicError{value: v, stack: debug.Stack()}
 			}
 		}()
 		l.content, err = s.loadAndStore(f, id, load)

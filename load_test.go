@@ -160,7 +160,7 @@ func TestGetOrLoad_Error(t *testing.T) {
 		close(proceed)
 		for range 3 {
 			r := <-results
-			require.True(t, r.err == boom, "not wrapped: %v", r.err) //nolint:testifylint // the very value
+			require.Same(t, boom, r.err, "not wrapped")
 			require.Nil(t, r.content)
 		}
 		require.False(t, s.Has("a"))

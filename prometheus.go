@@ -127,7 +127,8 @@ func (m *families) operations(st *Stats) {
 		s.Histogram = &h
 		return s
 	}
-	m.add(MetricHistogram, "warmtier_operation_duration_seconds", "Durations of operations: of all loads, and of 1 in 256 others.",
+	m.add(MetricHistogram, "warmtier_operation_duration_seconds",
+		"Durations of operations: of all loads, and of 1 in 256 others.",
 		duration("get", st.GetDuration),
 		duration("put", st.PutDuration),
 		duration("delete", st.DeleteDuration),

@@ -51,7 +51,8 @@ damage, as on the same boot anything is that is missing, unless nothing shows th
 store had said so then, with ErrSyncFailed.
 */
 
-// openDirectory makes s the store of the directory at path, which stays the same one when the working directory changes.
+// openDirectory makes s the store of the directory at path, which stays the same one when the working
+// directory changes.
 func (s *Store) openDirectory(path string) error {
 	dir, err := filepath.Abs(path)
 	if err != nil {

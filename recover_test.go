@@ -49,7 +49,7 @@ func TestDirectory_RelativePath(t *testing.T) {
 	t.Chdir(base)
 	s := openDir(t, "store", quietly())
 	fill(t, s, 0, 100, 1000)
-	require.NoError(t, os.Chdir(elsewhere))
+	t.Chdir(elsewhere)
 	fill(t, s, 100, 300, 1000) // new segments
 	require.NoError(t, s.Sync())
 	mustCompact(t, s)

@@ -689,7 +689,8 @@ func TestShadow_Crash(t *testing.T) {
 	require.NoError(t, err)
 	f.bytes()[0] = 1
 	require.Empty(t, d.crash(loss{sector: keep, operation: waits}).files, "no name without a sync of the directory")
-	require.Empty(t, d.crash(loss{sector: drop, operation: happened}).files["a"].current, "no size without a sync of the file")
+	require.Empty(t, d.crash(loss{sector: drop, operation: happened}).files["a"].current,
+		"no size without a sync of the file")
 	require.NoError(t, d.syncDir())
 	require.NoError(t, f.sync(0, 10))
 	f.bytes()[0] = 2
@@ -717,7 +718,8 @@ func TestShadow_Crash(t *testing.T) {
 	require.ErrorIs(t, f.sync(0, 4*shadowSector), syscall.EIO)
 	d.fault = nil
 	require.NoError(t, f.sync(0, 4*shadowSector))
-	require.Equal(t, byte(0), d.crash(loss{sector: keep, operation: happened}).files["b"].current[shadowSector], "lost by a failed sync")
+	require.Equal(t, byte(0), d.crash(loss{sector: keep, operation: happened}).files["b"].current[shadowSector],
+		"lost by a failed sync")
 	require.NoError(t, f.close())
 	require.Zero(t, d.mappings)
 }

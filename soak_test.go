@@ -427,7 +427,7 @@ func soakThroughKills(t *testing.T, d time.Duration) {
 			t.Fatalf("a child ended before it was killed: %v", err)
 		case <-timer.C:
 			require.NoError(t, cmd.Process.Kill())
-			<-ended
+			require.Error(t, <-ended, "it was killed")
 			kills++
 		}
 	}

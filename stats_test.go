@@ -114,7 +114,7 @@ func TestStats_Operations(t *testing.T) {
 	st := s.Stats()
 	require.EqualValues(t, 10, st.GetDuration.Count)
 	require.EqualValues(t, 10*10*sampleEvery, st.ReadBytes, "every content has 10 bytes: the estimate is exact")
-	require.EqualValues(t, n*int64(recordSize(1, 10)), st.WrittenBytes)
+	require.Equal(t, n*int64(recordSize(1, 10)), st.WrittenBytes)
 	require.Positive(t, st.GetDuration.Sum)
 	for range n {
 		_, err := s.Get("b")
@@ -164,9 +164,6 @@ func TestStats_OperationErrors(t *testing.T) {
 	require.EqualValues(t, 1, st.PutErrors)
 	require.EqualValues(t, 1, st.DeleteErrors)
 }
-
-func (s *Store) shardOf(id string) *shard { sh, _ := s.place(id); return sh }
-func (s *Store) tagOf(id string) uint32   { _, tag := s.place(id); return tag }
 
 // Goal: segments are seen in every state, and their bytes add up to those of Stats. Method: a pinned
 // record is compacted away, and the compaction is stopped with its victims chosen.

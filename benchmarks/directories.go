@@ -3,7 +3,8 @@ package main
 import (
 	"bytes"
 	"errors"
-	"log"
+	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -117,6 +118,13 @@ func (p pebblePeer) close() error                        { return p.Close() }
 // quietLogger keeps pebble's news out of the terminal, but not what ends the process.
 type quietLogger struct{}
 
-func (quietLogger) Infof(string, ...any)              {}
-func (quietLogger) Errorf(format string, args ...any) { log.Printf("pebble: "+format, args...) }
-func (quietLogger) Fatalf(format string, args ...any) { log.Fatalf("pebble: "+format, args...) }
+func (quietLogger) Infof(string, ...any) {}
+
+func (quietLogger) Errorf(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "pebble: "+format+"\n", args...)
+}
+
+func (l quietLogger) Fatalf(format string, args ...any) {
+	l.Errorf(format, args...)
+	os.Exit(1)
+}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"time"
 )
@@ -64,24 +63,6 @@ func machine() string {
 	}
 	return fmt.Sprintf("%s, %d processors, %s %s/%s", cpu, runtime.NumCPU(), runtime.Version(),
 		runtime.GOOS, runtime.GOARCH)
-}
-
-// peerVersions lists the measured modules.
-func peerVersions() []string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return nil
-	}
-	var versions []string
-	for _, m := range info.Deps {
-		for _, name := range []string{"fastcache", "bigcache", "freecache", "otter", "ristretto", "bbolt",
-			"badger", "cockroachdb/pebble"} {
-			if strings.Contains(m.Path, "/"+name) || strings.Contains(m.Path, name+"/") {
-				versions = append(versions, strings.TrimPrefix(m.Path, "github.com/")+" "+m.Version)
-			}
-		}
-	}
-	return versions
 }
 
 // add puts what one turn found into its cell.

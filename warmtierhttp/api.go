@@ -79,13 +79,17 @@ func (h *Handler) compact(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := h.untilClosed(r.Context())
 	defer cancel()
 	done, err := h.store.Compact(ctx)
+	h.ended(w, done, err, toWireCompaction(done))
+}
+
+// ended answers with body, or with why the compaction came to no good end.
+func (h *Handler) ended(w http.ResponseWriter, done warmtier.CompactionStats, err error, body any) {
 	h.look()
+	status := http.StatusOK
 	if err = h.outcome(err); err != nil {
-		status, body := toWireError(done, err)
-		writeJSON(w, status, body)
-		return
+		status, body = toWireError(done, err)
 	}
-	writeJSON(w, http.StatusOK, toWireCompaction(done))
+	writeJSON(w, status, body)
 }
 
 // untilClosed is ctx, done with Close at the latest.
@@ -110,13 +114,7 @@ func (h *Handler) maintain(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := h.untilClosed(r.Context())
 	defer cancel()
 	report, err := h.store.Maintain(ctx)
-	h.look()
-	if err = h.outcome(err); err != nil {
-		status, body := toWireError(report.Compaction, err)
-		writeJSON(w, status, body)
-		return
-	}
-	writeJSON(w, http.StatusOK, toWireReport(report))
+	h.ended(w, report.Compaction, err, toWireReport(report))
 }
 
 // jobs are the compactions nobody waited for.

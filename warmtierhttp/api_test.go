@@ -220,12 +220,12 @@ func damaged(t *testing.T) *warmtier.Store {
 	}
 	require.NoError(t, s.Close())
 	hit := 0
-	require.NoError(t, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-		require.NoError(t, err)
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return nil // a directory
+	require.NoError(t, filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
 		}
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
 		if at := bytes.LastIndex(text, content); at >= 0 {
 			text[at+len(content)/2] ^= 1
 			hit++

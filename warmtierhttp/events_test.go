@@ -180,18 +180,14 @@ func TestEvents_SamplerEnds(t *testing.T) {
 	s := openStore(t, &warmtier.Options{Maintenance: warmtier.MaintenanceOptions{Disabled: true}})
 	synctest.Test(t, func(t *testing.T) {
 		h := New(s, Options{})
-		time.Sleep(10*time.Second + time.Millisecond)
+		time.Sleep(10*time.Second + time.Millisecond) //nolint:forbidigo // the clock is synctest's
 		synctest.Wait()
 		require.Len(t, h.recorder.samples, 11, "one at once, and one each second")
-		streamed := make(chan struct{})
-		go func() {
-			defer close(streamed)
-			w := ask(h, "GET", "/api/v1/events", nil)
-			require.Contains(t, w.Body.String(), "event: samples")
-		}()
+		streamed := make(chan string, 1)
+		go func() { streamed <- ask(h, "GET", "/api/v1/events", nil).Body.String() }()
 		synctest.Wait()
 		require.NoError(t, h.Close())
-		<-streamed
+		require.Contains(t, <-streamed, "event: samples")
 		synctest.Wait()
 	})
 }

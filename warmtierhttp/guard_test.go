@@ -145,14 +145,15 @@ func TestGuard_NoIDs(t *testing.T) {
 	require.ErrorIs(t, err, warmtier.ErrCorrupt)
 	var logged bytes.Buffer
 	h := handlerOf(t, s, Options{Logger: slog.New(slog.NewTextHandler(&logged, nil))})
-	answers := ask(h, "POST", compactPath, nil).Body.String()
-	require.Contains(t, answers, "corrupt")
-	answers += ask(h, "POST", "/api/v1/maintenance/run", nil).Body.String()
+	var answers strings.Builder
+	answers.WriteString(ask(h, "POST", compactPath, nil).Body.String())
+	require.Contains(t, answers.String(), "corrupt")
+	answers.WriteString(ask(h, "POST", "/api/v1/maintenance/run", nil).Body.String())
 	for _, target := range []string{"/", "/metrics", "/api/v1/stats", "/api/v1/segments"} {
-		answers += ask(h, "GET", target, nil).Body.String()
+		answers.WriteString(ask(h, "GET", target, nil).Body.String())
 	}
-	answers += string(readEvents(t, h, func(string, string) bool { return true }))
-	require.NotContains(t, answers, secret)
+	answers.Write(readEvents(t, h, func(string, string) bool { return true }))
+	require.NotContains(t, answers.String(), secret)
 	require.Contains(t, logged.String(), "compaction asked for")
 	require.NotContains(t, logged.String(), secret)
 }

@@ -48,7 +48,6 @@ type bench struct {
 	w        *workload
 	content  []byte // of which contents are parts
 	deadline time.Time
-	bar      *progress
 
 	notFound    atomic.Int64
 	compactions int
@@ -156,14 +155,13 @@ func (b *bench) compactLoop(ctx context.Context) error {
 		case <-time.After(b.c.CompactEvery):
 		}
 		st, err := b.s.Compact(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		switch {
+		case err == nil:
+			b.compactions++
+			b.compaction += st.Duration
+		case ctx.Err() == nil: // else it was cut short
 			return err
 		}
-		b.compactions++
-		b.compaction += st.Duration
 	}
 	return nil
 }

@@ -53,7 +53,8 @@ func TestBench_Options(t *testing.T) {
 	require.Contains(t, string(b), "Percentile")
 	require.Contains(t, string(b), "#[Max")
 	// A rate is a number of operations, however fast the machine is: 100 of them were due.
-	v := command(t, "", "bench", "--json", "--rate", "500", "--duration", "200ms", "--memories", "100").exits(exitOK).json()
+	v := command(t, "", "bench", "--json", "--rate", "500", "--duration", "200ms", "--memories", "100").
+		exits(exitOK).json()
 	require.LessOrEqual(t, v["operations"], 100.0+2)
 	require.Positive(t, v["operations"])
 	command(t, "", "bench", "--in", dir, "--duration", "1ms").exits(exitUsage)

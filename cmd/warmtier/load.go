@@ -164,17 +164,26 @@ func (l *loader) loadDirectory(dir string) error {
 		if err != nil {
 			return err
 		}
-		f, err := os.Open(path)
+		f, info, err := openFile(path)
 		if err != nil {
 			return err
 		}
 		defer f.Close() //nolint:errcheck // it was only read
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
 		return l.loadStream(f, info.Size(), "file", filepath.ToSlash(id))
 	})
+}
+
+// openFile opens a file that is only read, and says what it is.
+func openFile(path string) (*os.File, os.FileInfo, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, info, nil
 }
 
 func (l *loader) put(id string, content []byte) error {

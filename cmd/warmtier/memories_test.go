@@ -69,7 +69,8 @@ func TestLs(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	fill(t, dir, nasty)
 	lines := func(args ...string) []string {
-		return strings.Split(strings.TrimSuffix(command(t, "", append([]string{"ls", "-d", dir}, args...)...).exits(exitOK).out, "\n"), "\n")
+		out := command(t, "", append([]string{"ls", "-d", dir}, args...)...).exits(exitOK).out
+		return strings.Split(strings.TrimSuffix(out, "\n"), "\n")
 	}
 	want := []string{}
 	for id := range nasty {
@@ -124,7 +125,8 @@ func TestLoad_FilesAndDirectory(t *testing.T) {
 }
 
 func TestLoad_Lines(t *testing.T) {
-	objects := `{"id":"a","text":"one","n":1}` + "\n\n" + `{"id":7,"text":{"deep":[1, 2]},"n":2} {"id":"ü","text":"","n":3}`
+	objects := `{"id":"a","text":"one","n":1}` + "\n\n" +
+		`{"id":7,"text":{"deep":[1, 2]},"n":2} {"id":"ü","text":"","n":3}`
 	table := "\ufeffsku,name,text\n1,\"a \"\"b\"\"\",\"two\nlines\"\n2,é,\n"
 	for _, c := range []struct {
 		name, suffix, input string

@@ -91,35 +91,35 @@ type streamReader struct {
 
 // readStream calls put for each memory, whose content is valid until put returns, and fails unless the
 // stream is whole and intact. Then put has been called for the memories before the damage.
-func readStream(r *bufio.Reader, put func(id string, content []byte) error) (count uint64, err error) {
+func readStream(r *bufio.Reader, put func(id string, content []byte) error) error {
 	s := &streamReader{r: r, all: crc32.New(castagnoli)}
 	head, err := s.read(12)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if string(head[:8]) != streamMagic {
-		return 0, findingError{fmt.Errorf("%w: it does not begin like one", errNoStream)}
+		return findingError{fmt.Errorf("%w: it does not begin like one", errNoStream)}
 	}
 	if v := binary.LittleEndian.Uint32(head[8:]); v != streamVersion {
-		return 0, fmt.Errorf("%w: export format %d, this program reads %d", warmtier.ErrVersion, v, streamVersion)
+		return fmt.Errorf("%w: export format %d, this program reads %d", warmtier.ErrVersion, v, streamVersion)
 	}
 	s.all.Write(head)
 	for {
 		mark, err := s.read(1)
 		switch {
 		case err != nil:
-			return s.count, err
+			return err
 		case mark[0] == markEnd:
-			return s.count, s.readEnd()
+			return s.readEnd()
 		case mark[0] != markMemory:
-			return s.count, s.damaged("no memory begins where one must")
+			return s.damaged("no memory begins where one must")
 		}
 		id, content, err := s.readMemory()
 		if err != nil {
-			return s.count, err
+			return err
 		}
 		if err := put(id, content); err != nil {
-			return s.count, err
+			return err
 		}
 		s.count++
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -112,5 +113,5 @@ func limit(name string, resource int, enough uint64) check {
 	if l.Cur == ^uint64(0) {
 		return check{name, true, "no limit"}
 	}
-	return check{name, l.Cur >= enough, fmt.Sprint(l.Cur)}
+	return check{name, l.Cur >= enough, strconv.FormatUint(l.Cur, 10)}
 }

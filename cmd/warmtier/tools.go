@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -28,7 +29,7 @@ func (versionCmd) Run(a *app) error {
 		"system": runtime.GOOS + "/" + runtime.GOARCH, "format": formatVersion, "export_format": streamVersion},
 		[][]string{{"warmtier", version}, {"go", runtime.Version()},
 			{"system", runtime.GOOS + "/" + runtime.GOARCH},
-			{"directory format", fmt.Sprint(formatVersion)}, {"export format", fmt.Sprint(streamVersion)}})
+			{"directory format", strconv.Itoa(formatVersion)}, {"export format", strconv.Itoa(streamVersion)}})
 }
 
 type doctorCmd struct {
@@ -175,8 +176,11 @@ func (c *completionCmd) Run(a *app, k *kong.Kong) error {
 			}
 		}
 	}
-	script := map[string]string{"bash": bashCompletion, "zsh": "#compdef warmtier\nautoload -U +X bashcompinit && bashcompinit\n" +
-		bashCompletion, "fish": "%[1]s"}[c.Shell]
+	script := map[string]string{
+		"bash": bashCompletion,
+		"zsh":  "#compdef warmtier\nautoload -U +X bashcompinit && bashcompinit\n" + bashCompletion,
+		"fish": "%[1]s",
+	}[c.Shell]
 	// Both arguments are used by each script: one that is not would be printed as an error.
 	_, err := fmt.Fprintf(a.out, strings.ReplaceAll(script, "COMMANDS", strings.Join(commands, " ")), cases.String())
 	return err

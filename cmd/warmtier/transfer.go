@@ -123,15 +123,11 @@ func (c *importCmd) Run(a *app) error {
 	in := a.in
 	var size int64
 	if c.File != "-" {
-		f, err := os.Open(c.File)
+		f, info, err := openFile(c.File)
 		if err != nil {
 			return err
 		}
 		defer f.Close() //nolint:errcheck // it was only read
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
 		in, size = f, info.Size()
 		if info.Mode().IsRegular() {
 			if _, err := c.read(a, f, "checking", size, func(string, []byte) error { return nil }); err != nil {
@@ -176,7 +172,7 @@ func (c *importCmd) read(a *app, in io.Reader, title string, size int64,
 	if format == "jsonl" {
 		err = readLines(r, counted)
 	} else {
-		_, err = readStream(r, counted)
+		err = readStream(r, counted)
 	}
 	return count, err
 }

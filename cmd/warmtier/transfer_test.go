@@ -59,7 +59,7 @@ func smallExport(t *testing.T) []byte {
 }
 
 func read(stream []byte) (ids []string, err error) {
-	_, err = readStream(bufio.NewReader(bytes.NewReader(stream)), func(id string, content []byte) error {
+	err = readStream(bufio.NewReader(bytes.NewReader(stream)), func(id string, content []byte) error {
 		ids = append(ids, id+string(content))
 		return nil
 	})

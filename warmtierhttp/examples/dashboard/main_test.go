@@ -3,12 +3,12 @@ package main
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -19,7 +19,7 @@ func TestRun(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "sub"), 0o755))
 	for n := range 20 {
-		require.NoError(t, os.WriteFile(filepath.Join(dir, "sub", fmt.Sprint(n)), []byte("content"), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "sub", strconv.Itoa(n)), []byte("content"), 0o600))
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), make([]byte, maxFile+1), 0o600))
 	ctx, end := context.WithCancel(t.Context())
@@ -42,7 +42,7 @@ func TestRun(t *testing.T) {
 
 // Goal: a directory that is not there is an error, and so is an address that is taken.
 func TestRun_Errors(t *testing.T) {
-	require.ErrorIs(t, run(t.Context(), filepath.Join(t.TempDir(), "none"), "127.0.0.1:0", "", true, io.Discard, io.Discard),
-		os.ErrNotExist)
+	none := filepath.Join(t.TempDir(), "none")
+	require.ErrorIs(t, run(t.Context(), none, "127.0.0.1:0", "", true, io.Discard, io.Discard), os.ErrNotExist)
 	require.Error(t, run(t.Context(), t.TempDir(), "127.0.0.1:-1", "", true, io.Discard, io.Discard))
 }
