@@ -1572,6 +1572,40 @@ func TestDirectory_UnfilledOnlyWhenZero(t *testing.T) {
 	}
 }
 
+// Goal: a lane that needs a segment while a compaction runs does not go on in a victim.
+//
+// The interleaving: after Open lanes may go on in segments that the last Close sealed with room left. A
+// compaction has chosen one of them, and a Put comes: what it stores there goes with the victim.
+func TestDirectory_LaneGoesOnInNoVictim(t *testing.T) {
+	const n = 100
+	dir := fastDir(t)
+	for _, at := range []point{pointCompactSealed, pointCompactWalked, pointCompactBuilt, pointCompactCommitted} {
+		s, err := open(dir, quietly(), hooks{hash: oneLane})
+		require.NoError(t, err)
+		fill(t, s, 0, n, 200)
+		deleteWhere(t, s, 0, n, odd)
+		require.NoError(t, s.Close())
+
+		s, err = open(dir, quietly(), hooks{hash: oneLane})
+		require.NoError(t, err)
+		require.NotEmpty(t, s.segments.unfilled)
+		s.hooks.at = doAt(at, 1, func() {
+			if err := s.Put(idOf(n), contentOf(n, 1, 200)); err != nil {
+				t.Error(err)
+			}
+		})
+		mustCompact(t, s)
+		s.hooks.at = nil
+		got, err := s.Get(idOf(n))
+		require.NoError(t, err, "stored at: %s", at)
+		require.Equal(t, contentOf(n, 1, 200), got)
+		_, err = s.Delete(idOf(n))
+		require.NoError(t, err)
+		requireContents(t, s, 0, n, 200, func(i int) bool { return !odd(i) })
+		closeIntact(t, s)
+	}
+}
+
 // What a power loss cut off does not count again behind a new record.
 func TestPower_NoRecordComesBack(t *testing.T) {
 	d := newShadow()

@@ -82,6 +82,42 @@ type historian struct {
 
 	mu      sync.Mutex
 	history []porcupine.Operation
+
+	compactions turnstile
+	perTurn     int // calls of a client for each compaction; 0: any number
+}
+
+// turnstile counts, and lets others wait for a count.
+type turnstile struct {
+	mu      sync.Mutex
+	n       int
+	changed chan struct{} // closed with the next count; nil when nobody waits
+}
+
+func (g *turnstile) count() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.n++
+	if g.changed != nil {
+		close(g.changed)
+		g.changed = nil
+	}
+}
+
+func (g *turnstile) wait(n int) {
+	for {
+		g.mu.Lock()
+		if g.n >= n {
+			g.mu.Unlock()
+			return
+		}
+		if g.changed == nil {
+			g.changed = make(chan struct{})
+		}
+		changed := g.changed
+		g.mu.Unlock()
+		<-changed
+	}
 }
 
 // versionContent is a content that no other version has, of a size that follows from it: mostly short,
@@ -164,6 +200,9 @@ func asOutput(is bool) output {
 func (h *historian) client(client, n, ids int, rng *rand.Rand) error {
 	mine := make([]porcupine.Operation, 0, n)
 	for i := range n {
+		if h.perTurn > 0 {
+			h.compactions.wait(i / h.perTurn)
+		}
 		in := input{id: rng.IntN(ids), kind: callRead}
 		switch roll := rng.IntN(10); {
 		case roll < 4:
@@ -245,7 +284,7 @@ func TestLinearizable(t *testing.T) {
 			if c.directory {
 				opts.SyncInterval = -1
 				var err error
-				s, err = open(t.TempDir(), opts, h)
+				s, err = open(fastDir(t), opts, h)
 				require.NoError(t, err)
 				t.Cleanup(func() { require.NoError(t, s.Close()) })
 			} else {
@@ -257,15 +296,16 @@ func TestLinearizable(t *testing.T) {
 }
 
 // recordAndCheck runs clients beside compactions, every other one with a fault, until the clients are
-// done.
+// done. Clients wait for the compactions now and then: else they may be done before a slow disk has seen
+// more than a few.
 func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 	const clients, ids = 10, 40
-	each := 6000
+	each, turns := 6000, 100
 	if testing.Short() {
-		each = 600
+		each, turns = 600, 20
 	}
 	rng := seeded(t)
-	h := &historian{s: s}
+	h := &historian{s: s, perTurn: each / turns}
 	errs := make(chan error, clients)
 	for client := range clients {
 		own := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))
@@ -287,6 +327,7 @@ func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 				undone++
 			}
 			compactions++
+			h.compactions.count()
 			moved += stats.MemoriesMoved
 			runtime.Gosched()
 		}
@@ -294,6 +335,7 @@ func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 	f.point.Store(nil)
 	require.Len(t, h.history, clients*each)
 	require.Equal(t, porcupine.Ok, check(h.history))
+	require.GreaterOrEqual(t, compactions, turns-1)
 	require.Positive(t, moved, "no compaction moved anything")
 	require.Positive(t, f.blown.Load(), "no compaction met a fault")
 	requireIntact(t, s)

@@ -113,15 +113,16 @@ inline advance() { do :: i < SEGS && extent[i] == 0 -> i++ :: else -> break od; 
 
 /* [flush, flushAll] ok is false after a failure, which is final */
 inline flush(ok) {
-	atomic { !flushing && !laneMu -> flushing = true; contentR++;   /* [pinDirty] lanes first */
-		if :: lane != 0 && tail[lane] > synced[lane] -> extent[lane] = tail[lane] :: else fi };
+	atomic { !flushing && !laneMu -> flushing = true; contentR++;   /* [failedSync, pinDirty] lanes first */
+		ok = !failed;
+		if :: ok && lane != 0 && tail[lane] > synced[lane] -> extent[lane] = tail[lane] :: else fi };
 	d_step {
 		for (i : 1 .. SEGS - 1) {
 			if
-			:: HAS(intable & committed, i) && state[i] == SEALED && extent[i] == 0 &&
+			:: ok && HAS(intable & committed, i) && state[i] == SEALED && extent[i] == 0 &&
 			   tail[i] > synced[i] -> extent[i] = tail[i]
 			:: else fi }
-		contentR--; ok = true; i = 1; advance() };
+		contentR--; i = 1; advance() };
 	do
 	:: d_step { i < SEGS -> header = header | BIT(i); durable = durable | BIT(i);  /* [flushSegment] */
 		synced[i] = (extent[i] > synced[i] -> extent[i] : synced[i]); extent[i] = 0; advance() }
@@ -272,7 +273,12 @@ proctype Compactor() IMMORTAL {
 #endif
 			manifestMu = false; l = 0; p = 0; n = 0 };
 		atomic { contentR == 0 -> intable = intable & ~victims };   /* [swap] */
-		exists = exists & ~victims;                                 /* [removeFile] */
+		i = 1;                                                      /* [removeFile] one by one */
+		do
+		:: d_step { i < SEGS -> do :: i < SEGS && !HAS(victims, i) -> i++ :: else -> break od;
+			if :: i < SEGS -> exists = exists & ~BIT(i); i++ :: else fi }
+		:: else -> i = 0; break
+		od;
 		goto over;
 undo:                                                               /* [undo] */
 		atomic { !laneMu ->
@@ -294,7 +300,11 @@ over:		skip;
 
 /* [recovery.openSegments, examine] Files that are not listed count when they are newer than the
  * manifest, or were being made when it was written; targets count when they are listed. */
+#ifdef LEFTOVERS_COUNT
+#define COUNTS(i) (i > 0)
+#else
 #define COUNTS(i) (HAS(listed, i) || !HAS(targetKind, i) && (HAS(pending, i) || (i) >= next))
+#endif
 
 /* A power loss keeps, of what was not synced, any names, either manifest, any headers, and in each file
  * any records up to the first that is missing: recovery cuts there. Files that do not count are spared. */
@@ -360,15 +370,26 @@ proctype Crash() {
 		if
 		:: least[0] = acked[0]; least[1] = acked[1]                 /* kill: the page cache stays */
 		:: least[0] = safe[0]; least[1] = safe[1]; powerLoss()
+#ifdef FAULTS
+		/* kill, and the page cache has dropped what a failed sync left clean; a part of it before
+		 * intact records is damage, which Open says */
+		:: bad != 0 -> least[0] = safe[0]; least[1] = safe[1];
+			for (i : 1 .. SEGS - 1) {
+				if :: HAS(bad, i) && tail[i] > limit[i] -> tail[i] = limit[i] :: else fi } i = 0
+#endif
 		fi;
 		recover();
-		d_step {                                                    /* [settle] */
+		/* [settle, settleSegment] What lies beyond the synced mark is written anew, then synced: where
+		 * a sync has failed the kernel believes it clean, and a sync alone would write nothing. */
+		d_step {
 			first[0] = VALUE(got[0]); first[1] = VALUE(got[1]);
 			least[0] = safe[0]; least[1] = safe[1];
 #ifndef SETTLE_UNSYNCED
 			for (i : 1 .. SEGS - 1) {
-				if :: HAS(counts, i) -> synced[i] = tail[i]; header = header | BIT(i); bad = bad & ~BIT(i)
-				   :: else fi } i = 0;
+				if :: HAS(counts, i) -> synced[i] = tail[i]; header = header | BIT(i) :: else fi } i = 0;
+#ifndef NOT_REWRITTEN
+			bad = bad & ~counts;
+#endif
 #endif
 			named = exists; listed = counts; pending = 0; next = SEGS };
 		if

@@ -51,9 +51,11 @@ byte cell[SEGS * CAP];     /* the bytes of each mapping */
 /* The index, the lane, the locks. */
 byte slot[IDS];
 byte lane;                 /* the active segment, 0 for none */
+byte unfilled;             /* one that the last Close sealed with room left: lanes may go on in it */
 byte readers;              /* contentMu */
 bool writing, waiting;     /* contentMu: held by a writer; a writer waits, and readers queue behind it */
 bool laneMu, shardMu[IDS];
+bool rolling;              /* lane.rolling */
 
 /* What the specification remembers. */
 byte nextv = 1;
@@ -63,13 +65,19 @@ byte rid[READERS + 1];     /* which id, IDS when no read is under way */
 bool touched[IDS];         /* written since the round began */
 byte finished;             /* processes */
 
-/* [rankedRWMutex, rankedMutex] As sync.RWMutex: a waiting writer stops new readers. */
+/* [contentLock, rankedMutex] A waiting writer stops new readers; lock.pml takes the lock apart. */
 #define RLOCK(x)   atomic { !writing && !waiting -> readers++; x }
 #define RUNLOCK    readers--
 #define LOCK       waiting = true; atomic { readers == 0 -> waiting = false; writing = true }
 #define UNLOCK     writing = false
 #define LANE_LOCK  atomic { !laneMu -> laneMu = true }
 #define LANE_UNLOCK laneMu = false
+#ifdef ROLL_UNLOCKED
+#define ROLL_LOCK  skip
+#else
+#define ROLL_LOCK  atomic { !rolling -> rolling = true }
+#endif
+#define ROLL_UNLOCK rolling = false
 
 /* The linearization point of a write, for the specification. */
 inline becomes(id, v, r) {
@@ -98,24 +106,35 @@ inline create(seg) {
 /* Bytes may only be touched while the mapping belongs to the segment. */
 inline touch(seg) { assert(seg != 0 && owner[mem[seg]] == seg) }
 
-/* [Store.put] */
+/* [Store.roll] The segment is made with no lock held but rolling. That somebody else may have rolled
+ * meanwhile is left out: of several writers only one puts. */
+inline roll() {
+	ROLL_LOCK;
+	if
+	:: d_step { unfilled != 0 -> seg = unfilled; unfilled = 0 }     /* [takeUnfilled] */
+	:: d_step { unfilled == 0 -> create(seg); assign(seg, n) }      /* [createSegment] */
+	fi;
+	RLOCK(skip);                                                    /* [install, goOn] */
+	LANE_LOCK;
+	d_step { table[num[seg]] = seg; state[seg] = ACTIVE;
+		if :: lane != 0 -> state[lane] = SEALED :: else fi;
+		lane = seg; seg = 0; LANE_UNLOCK; RUNLOCK };
+	ROLL_UNLOCK
+}
+
+/* [Store.put, tryPut] Where it is used there is the label write. */
 inline put(id, isLarge) {
 	RLOCK(skip);
 	LANE_LOCK;
-	atomic { !shardMu[id] -> old = slot[id] };                      /* [find] the position, I3 */
 	if
-	:: isLarge -> skip
-	:: else ->                                                      /* [reserveLocked] */
-		if
-		:: lane == 0 || tail[lane] == CAP ->
-			d_step { create(seg); assign(seg, n); table[num[seg]] = seg };
-			d_step {
-				if :: lane != 0 -> state[lane] = SEALED :: else fi;
-				lane = seg
-			}
-		:: else -> seg = lane
-		fi
+	:: !isLarge && (lane == 0 || tail[lane] == CAP) ->              /* errNoRoom: [withRoom] */
+		d_step { LANE_UNLOCK; RUNLOCK };
+		roll();
+		goto write
+	:: else
 	fi;
+	d_step { old = slot[id];                                        /* [probe] the position, I3 */
+		if :: !isLarge -> seg = lane :: else fi };
 #ifndef SLOT_FIRST
 	d_step { touch(seg); v = nextv; nextv++; cell[mem[seg] * CAP + tail[seg]] = v };  /* [appendLocked] */
 	d_step {
@@ -156,7 +175,7 @@ inline delete(id) {
 	RLOCK(skip);
 	LANE_LOCK;
 #endif
-	atomic { !shardMu[id] -> old = slot[id] };
+	old = slot[id];                                                 /* [probe] */
 	if
 	:: old == 0 -> skip
 	:: else ->                                                      /* [removeSlot] */
@@ -183,7 +202,7 @@ proctype Writer(bool puts) {
 		fi };
 		delete(id);
 		goto next;
-write:
+write:	skip;
 		put(id, isLarge);
 next:
 		id = 0; isLarge = false
@@ -200,7 +219,7 @@ inline end_read(r) { assert(may[r] & (1 << v)); rid[r] = IDS; may[r] = 0 }
 proctype Reader(byte r) {
 	byte id, loc, seg, v, again;
 	RLOCK(if :: id = 0 :: id = IDS - 1 fi; rid[r] = id; may[r] = 1 << cur[id]);     /* [lookup] */
-	atomic { !shardMu[id] -> loc = slot[id] };                      /* [find] */
+	loc = slot[id];                                                 /* [find] no lock: index.pml */
 #ifdef NESTED_RLOCK
 	RLOCK(skip);
 	RUNLOCK;
@@ -274,6 +293,10 @@ proctype Compactor() {
 	byte list[IDS], from[IDS], to[IDS], before[IDS];
 compaction:
 	/* [sealLanes] */
+#if !defined(UNFILLED_KEPT) && !defined(UNSEALED)
+	unfilled = 0;                                                   /* [setUnfilled] */
+#endif
+	ROLL_LOCK;
 	RLOCK(skip);
 	LANE_LOCK;
 #ifndef UNSEALED
@@ -281,6 +304,7 @@ compaction:
 #endif
 	LANE_UNLOCK;
 	RUNLOCK;
+	ROLL_UNLOCK;
 	/* [chooseVictims] all sealed ones; that some are left alone is policy, and less. */
 	d_step { for (i : 0 .. NUMS - 1) {
 		if
@@ -449,14 +473,15 @@ proctype Monitor() {
 init {
 	byte n;
 	atomic {
-		/* A sealed segment with id 0 and a dead record, an active one with the last id. */
+		/* As after an Open: a sealed segment with id 0 and a dead record, one with the last id and room. */
 		d_step {
 			create(lane); assign(lane, n); table[num[lane]] = lane;
 			cell[mem[lane] * CAP] = nextv; tail[lane] = 2; live[lane] = 1; state[lane] = SEALED;
 			slot[0] = LOC(num[lane], 0); cur[0] = nextv; nextv++;
 			create(lane); assign(lane, n); table[num[lane]] = lane;
-			cell[mem[lane] * CAP] = nextv; tail[lane] = 1; live[lane] = 1;
+			cell[mem[lane] * CAP] = nextv; tail[lane] = 1; live[lane] = 1; state[lane] = SEALED;
 			slot[IDS-1] = LOC(num[lane], 0); cur[IDS-1] = nextv; nextv++;
+			unfilled = lane; lane = 0;
 			for (n : 0 .. READERS) { rid[n] = IDS } };
 		n = 0; do :: n < WRITERS -> run Writer(n == 0); n++ :: else -> break od;
 		n = 0; do :: n < READERS -> run Reader(n); n++ :: else -> break od;

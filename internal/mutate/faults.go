@@ -8,14 +8,39 @@ var faults = []fault{
 		test: "TestCompact_OperationAtEveryPoint",
 	},
 	{
+		name: "lane takes a victim again", file: "segment.go",
+		old: "s.segments.setUnfilled(nil)", new: "_ = s.segments",
+		test: "TestDirectory_LaneGoesOnInNoVictim",
+	},
+	{
 		name: "large put sealed early", file: "warmtier.go",
 		old: "s.segments.publish(seg)", new: "seg.seal(false); s.segments.publish(seg)",
 		test: "TestCompact_LargePutUnderWay",
 	},
 	{
+		name: "put does not compare again", file: "warmtier.go",
+		old: "!exists || t != old.table || t.get(old.pos) != old.slot", new: "!exists || t == nil",
+		test: "TestPut_FoundBeforeLaneLock",
+	},
+	{
+		name: "miss believed at once", file: "warmtier.go",
+		old: "err == nil && before%2 == 0 && sh.shifts.Load() == before", new: "_ = before; err == nil",
+		test: "TestFind_RemovalMovesSlotPastReader",
+	},
+	{
+		name: "old table released at once", file: "index.go",
+		old: "s.limbo.add(old)", new: "s.releaseTables([]table{old})",
+		test: "TestLimbo_Bounded",
+	},
+	{
+		name: "drain skips a slot", file: "contentlock.go",
+		old: "for i := range l.slots {\n\t\tfor n := 0; ", new: "for i := range l.slots[1:] {\n\t\tfor n := 0; ",
+		test: "TestContentLock_WriterWaitsForEverySlot",
+	},
+	{
 		name: "dead bytes not counted", file: "warmtier.go",
 		old: "superseded.live.Add(-int64(oldSize))", new: "_ = superseded",
-		test: "TestStore_RandomHistory",
+		test: "TestStore_RandomHistory/one_lane",
 	},
 	{
 		name: "copy not verified", file: "compact.go",
@@ -30,27 +55,27 @@ var faults = []fault{
 	{
 		name: "targets published late", file: "compact.go",
 		old: "\tr.publish()", new: "\tdefer r.publish()",
-		test: "TestCompact_ContentPreserved",
+		test: "TestCompact_ContentPreserved", by: panics, // the flip finds no segment
 	},
 	{
 		name: "swap before commit", file: "compact.go",
 		old:  "moved, superseded, err := r.commit(ctx)",
 		new:  "for _, v := range c.work { c.s.segments.removeLocked([]*segment{v.seg}) }; moved, superseded, err := r.commit(ctx)",
-		test: "TestCompact_ContentPreserved",
+		test: "TestCompact_ContentPreserved", by: panics, // the flip finds no segment
 	},
 	{
 		name: "flip without comparing", file: "compact.go",
-		old: "pos, ok := sh.table.find(m.from); ok", new: "pos, w := sh.table.first(m.from.tag()); w != 0",
-		test: "TestCompact_OperationAtEveryPoint",
+		old: "pos, ok := sh.current().find(m.from); ok", new: "pos, w := sh.current().first(m.from.tag()); w != 0",
+		test: "TestCompact_OperationAtEveryPoint/workers=1",
 	},
 	{
 		name: "no undo", file: "compact.go",
 		old: "c.s.unflip(&c.s.shards[i], batch)", new: "_ = batch",
-		test: "TestCompact_OperationThenUndo",
+		test: "TestCompact_OperationThenUndo/workers=1",
 	},
 	{
 		name: "undo without comparing", file: "compact.go",
-		old: "pos, ok := sh.table.find(m.to); ok", new: "pos, w := sh.table.first(m.to.tag()); w != 0",
+		old: "pos, ok := sh.current().find(m.to); ok", new: "pos, w := sh.current().first(m.to.tag()); w != 0",
 		test: "TestUndo_AtEveryFlipAfterWrites",
 	},
 	{
@@ -86,12 +111,12 @@ var faults = []fault{
 	{
 		name: "no flush before the manifest", file: "disk.go",
 		old: "s.flush(); err != nil {\n\t\treturn false, err", new: "error(nil); err != nil {\n\t\treturn false, err",
-		test: "TestPower_SyncBeforeSwap",
+		test: "TestPower_EveryCall",
 	},
 	{
 		name: "targets not flushed", file: "disk.go",
 		old: "err := target.syncRecords(e)", new: "err := error(nil)",
-		test: "TestPower_EverySyncIsNeeded",
+		test: "TestPower_EveryCall",
 	},
 	{
 		name: "victims listed again", file: "disk.go",
@@ -101,12 +126,22 @@ var faults = []fault{
 	{
 		name: "failed flush forgotten", file: "disk.go",
 		old: "return *err\n", new: "return nil\n",
-		test: "TestPower_EveryCallFails",
+		test: "TestPower_EveryCallFails/sync",
 	},
 	{
 		name: "files removed in doubt", file: "compact.go",
 		old: "if !r.uncertain {", new: "if true {",
-		test: "TestPower_EveryCallFails",
+		test: "TestPower_EveryCallFails/syncDir",
+	},
+	{
+		name: "file named before its header", file: "disk.go",
+		old: "name := segmentFileName(id) + newSuffix", new: "name := segmentFileName(id)",
+		test: "TestDirectory_UnfinishedFileIsRemoved",
+	},
+	{
+		name: "lost pages not written anew", file: "recover.go",
+		old: "seg.file.rewrite(min(int(f.state.synced), int(e.tail)), int(e.tail))", new: "_ = e",
+		test: "TestRecover_FailedFlush",
 	},
 	{
 		name: "older record wins", file: "recover.go",
