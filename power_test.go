@@ -321,8 +321,14 @@ func (c *powerCheck) settled(d *shadowFS, state []powerVersion, tails map[string
 		return nil
 	}
 	after := d.crash(randomLoss(c.rng))
-	if c.damage && c.rng.IntN(3) == 0 {
+	switch {
+	case c.damage && c.rng.IntN(3) == 0:
 		return c.damaged(after, tails, when)
+	case c.damage && c.rng.IntN(2) == 0:
+		if c.rng.IntN(2) == 0 {
+			after = d.kill()
+		}
+		return c.flippedState(after, state, tails, when)
 	}
 	s, err := c.open(after)
 	if err != nil {
@@ -379,6 +385,36 @@ func (c *powerCheck) damaged(d *shadowFS, tails map[string]int, when string) err
 			return fmt.Errorf("%s: %s was damaged at %d: %w", when, name, offset, err)
 		}
 		return nil
+	}
+	return nil
+}
+
+// flippedState flips a bit in one of the two copies of a segment's state, and checks that the store is what
+// it was, or called damaged. A repair must find all of it.
+func (c *powerCheck) flippedState(d *shadowFS, state []powerVersion, tails map[string]int, when string) error {
+	names := slices.Sorted(maps.Keys(tails))
+	if len(names) == 0 {
+		return nil
+	}
+	name, at := names[c.rng.IntN(len(names))], fileStateAt+c.rng.IntN(2*fileStateSize)
+	d.damage(name, at)
+	if c.rng.IntN(2) == 0 {
+		delete(d.files, hintName)
+	}
+	opts := *c.opts
+	opts.Repair = c.rng.IntN(2) == 0
+	when = fmt.Sprintf("%s: %s flipped at %d, repair %v", when, name, at, opts.Repair)
+	repairing := powerCheck{rng: c.rng, opts: &opts, opened: c.opened}
+	s, err := repairing.open(d)
+	if errors.Is(err, ErrCorrupt) && !opts.Repair {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", when, err)
+	}
+	_, err = exactly(state).observe(s)
+	if err := errors.Join(err, s.Close(), d.released(s)); err != nil {
+		return fmt.Errorf("%s: %w", when, err)
 	}
 	return nil
 }
