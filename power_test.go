@@ -879,6 +879,33 @@ func TestPower_SyncBeforeSwap(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
+// What superseded a record of a victim is durable before the victim goes: else a power loss could leave
+// neither version. Here it is written after the victims were sealed, so the compaction itself copies none.
+func TestPower_NewVersionBeforeVictimGoes(t *testing.T) {
+	d := newShadow()
+	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
+	require.NoError(t, err)
+	fill(t, s, 0, 200, 1000)
+	deleteWhere(t, s, 0, 200, odd)
+	require.NoError(t, s.Sync())
+	s.hooks.at = doAt(pointCompactSealed, 1, func() {
+		if err := s.Put(idOf(0), contentOf(0, 1, 1000)); err != nil {
+			t.Error(err)
+		}
+	})
+	mustCompact(t, s)
+	s.hooks.at = nil
+	lost := d.crash(nothingKept)
+	require.NoError(t, s.Close())
+	s, err = openShadow(lost, shadowOptions(), hooks{hash: fixedHash})
+	require.NoError(t, err)
+	got, err := s.Get(idOf(0))
+	require.NoError(t, err, "neither the old version nor the new one")
+	require.Equal(t, contentOf(0, 1, 1000), got)
+	requireContents(t, s, 1, 200, 1000, func(i int) bool { return !odd(i) })
+	require.NoError(t, s.Close())
+}
+
 // What Open and Close have made durable never passes for a tail that was not.
 func TestPower_DamageIsNoTornTail(t *testing.T) {
 	opened, err := powerRun(seeded(t).Uint64(), powerConfig{wanted: crashBudget(t, 2000), damage: true})

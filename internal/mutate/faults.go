@@ -101,7 +101,7 @@ var faults = []fault{
 	{
 		name: "lock order reversed", file: "compact.go",
 		old: "\ts.contentMu.Lock()", new: "\ts.lanes[0].mu.Lock(); defer s.lanes[0].mu.Unlock(); s.contentMu.Lock()",
-		test: "TestCompact_ContentPreserved", tags: "warmtier_invariants",
+		test: "TestCompact_ContentPreserved", tags: "warmtier_invariants", by: panics, // that is the check
 	},
 	{
 		name: "tombstone dropped too early", file: "disk.go",
@@ -111,7 +111,7 @@ var faults = []fault{
 	{
 		name: "no flush before the manifest", file: "disk.go",
 		old: "s.flush(); err != nil {\n\t\treturn false, err", new: "error(nil); err != nil {\n\t\treturn false, err",
-		test: "TestPower_EveryCall",
+		test: "TestPower_NewVersionBeforeVictimGoes",
 	},
 	{
 		name: "targets not flushed", file: "disk.go",

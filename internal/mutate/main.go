@@ -162,8 +162,14 @@ func (f fault) try(scratch string) (string, error) {
 		return missed, nil
 	case strings.Contains(out, "panic: test timed out"):
 		return timeout, nil
-	case strings.Contains(out, "panic: "), strings.Contains(out, "fatal error: "):
-		return panics, nil
+	}
+	for line := range strings.Lines(out) {
+		switch { // what comes first: cleanup may well panic after an assertion
+		case strings.Contains(line, "Error Trace:"):
+			return caught, nil
+		case strings.HasPrefix(line, "panic: "), strings.HasPrefix(line, "fatal error: "):
+			return panics, nil
+		}
 	}
 	return caught, nil
 }
