@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -2367,4 +2368,150 @@ func childCutInAll(t *testing.T, dir string) {
 	t.Logf("%d steps, sum %d", steps, sum)
 	require.Positive(t, steps)
 	_ = s.Close() // returns
+}
+
+// Goal: recovery says what it found. Method: the image of a directory taken while its store was open,
+// and another one with the last record damaged and a file that belongs to nothing.
+func TestLog_Recovery(t *testing.T) {
+	dir, image, torn := t.TempDir(), t.TempDir(), t.TempDir()
+	s := openDir(t, dir, quietly())
+	fillSecret(t, s, 0, 10)
+	copyDir(t, dir, image)
+	copyDir(t, dir, torn)
+	require.NoError(t, s.Close())
+
+	log := &recorder{t: t}
+	opts := quietly()
+	opts.Logger = slog.New(log)
+	s = openDir(t, image, opts)
+	log.requireNone(slog.LevelWarn)
+	require.Equal(t, []string{"the last close was not clean, every record was read", "store opened"},
+		log.take(s, slog.LevelInfo))
+	require.NoError(t, s.Close())
+	log.take(s, slog.LevelInfo)
+	s = openDir(t, image, opts)
+	log.requireNone(slog.LevelWarn)
+	require.Equal(t, []string{"store opened"}, log.take(s, slog.LevelInfo), "a clean one has no findings")
+	require.NoError(t, s.Close())
+
+	var last string // a segment file with a record in it
+	var tail int64
+	s = openDir(t, dir, quietly())
+	for _, seg := range s.Segments() {
+		last, tail = segmentFileName(seg.ID), segmentHeaderSize+seg.TotalBytes
+	}
+	require.NoError(t, s.Close())
+	f, err := os.OpenFile(filepath.Join(torn, last), os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt(make([]byte, 4), tail-int64(recordSize(len(secret)+1, 300))) // its checksum
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	s = openDir(t, torn, opts)
+	require.Contains(t, log.take(s, slog.LevelWarn), "tails cut that were not finished")
+	require.Positive(t, s.Stats().Recovery.TruncatedBytes)
+	require.NoError(t, s.Close())
+}
+
+// Goal: a failed flush is one error in the log, whoever asked for it.
+func TestLog_SyncFailed(t *testing.T) {
+	log := &recorder{t: t}
+	opts := quiet()
+	opts.Logger = slog.New(log)
+	s := openDir(t, t.TempDir(), opts)
+	log.attach(s)
+	log.take(s, slog.LevelInfo)
+	require.Error(t, s.disk.fail(errors.New("boom")))
+	require.Error(t, s.disk.fail(errors.New("boom again")))
+	require.Equal(t, []string{"sync failed, the store takes no more writes"}, log.take(s, slog.LevelError))
+	require.ErrorIs(t, s.Close(), ErrSyncFailed)
+}
+
+// Goal: Open warns of a fragmented store, whose first maintenance cycle compacts it, as what it is.
+func TestLog_StartupFragmentation(t *testing.T) {
+	if lockOrderChecked() || raceEnabled || testing.Short() {
+		t.Skip("writes 60 MB")
+	}
+	dir := t.TempDir()
+	opts := &Options{Maintenance: MaintenanceOptions{Disabled: true, FragmentationThreshold: 1, MinBytes: 1 << 40}}
+	s := openDir(t, dir, opts)
+	content := []byte(strings.Repeat(secret, 20_000))
+	for i := range 500 {
+		require.NoError(t, s.Put(fmt.Sprint(secret, i%100), content))
+	}
+	require.NoError(t, s.Close())
+	log := &recorder{t: t}
+	opts.Logger = slog.New(log)
+	s = openDir(t, dir, opts)
+	require.Equal(t, []string{"store is fragmented, the first maintenance cycle will compact it"},
+		log.take(s, slog.LevelWarn))
+	r, err := s.Maintain(t.Context())
+	require.NoError(t, err)
+	require.True(t, r.Compacted)
+	require.Equal(t, CompactionResults{OK: 1}, s.Stats().StartupCompactions)
+	require.NoError(t, s.Close())
+}
+
+// Goal: a Close is clean although a lane has got a segment for a record that was not written.
+//
+// Method: the id is deleted while the segment for its loaded content is made.
+func TestGetOrLoad_LeavesNothingUnsealed(t *testing.T) {
+	dir := fastDir(t)
+	var s *Store
+	var deletion func()
+	s, err := open(dir, quietly(), hooks{hash: oneLane, at: func(p point) error {
+		if p == pointSegmentMade && deletion != nil {
+			deletion()
+		}
+		return nil
+	}})
+	require.NoError(t, err)
+	fill(t, s, 1, 2, 60_000)
+	deletion = func() {
+		deletion = nil
+		_, err = s.Delete(idOf(0))
+	}
+	content, loadErr := s.GetOrLoad(t.Context(), idOf(0), func(context.Context) ([]byte, error) {
+		return contentOf(0, 0, 10_000), nil
+	})
+	require.NoError(t, loadErr)
+	require.NoError(t, err)
+	require.Equal(t, contentOf(0, 0, 10_000), content)
+	require.Equal(t, 1, s.Len())
+	require.Zero(t, s.lanes[0].active.records.Load())
+	closeIntact(t, s)
+
+	for range 2 {
+		s, err = open(dir, quietly(), hooks{hash: oneLane})
+		require.NoError(t, err)
+		require.True(t, s.recovered.Clean)
+		require.Equal(t, 1, s.segments.count(), "one without a record is left")
+		requireContents(t, s, 1, 2, 60_000, all)
+		closeIntact(t, s)
+	}
+	require.Len(t, segmentFiles(t, dir), 1)
+}
+
+// Goal: a page that cannot be had is the error of the ids it is needed for, and no id counts twice. Method:
+// one of two segment files is cut under the open store, behind what is loaded ahead, and a missing id comes before what is in
+// it.
+func TestGetMany_Fault(t *testing.T) {
+	skipFaultsUnderRace(t)
+	dir := t.TempDir()
+	s, err := open(dir, quietly(), hooks{hash: oneLane})
+	require.NoError(t, err)
+	require.NoError(t, s.Put("cut", make([]byte, 20_000)))
+	s.sealLanes(0)
+	require.NoError(t, s.Put("whole", []byte("content")))
+	require.NoError(t, os.Truncate(filepath.Join(dir, segmentOf(t, s, "cut").name()), 4096)) // its head is not touched
+	before := s.Stats()
+	list := getMany(t, s, []string{"whole", "missing", "cut", "whole"})
+	after := s.Stats()
+	require.NoError(t, list[0].err)
+	require.ErrorIs(t, list[1].err, ErrNotFound)
+	require.ErrorIs(t, list[2].err, ErrCorrupt)
+	require.Equal(t, []byte("content"), list[3].content)
+	require.EqualValues(t, 4, after.Gets-before.Gets, "once each")
+	require.EqualValues(t, 1, after.Misses-before.Misses)
+	requireUnpinned(t, s)
+	require.Error(t, s.Close(), "what was not synced cannot be")
 }

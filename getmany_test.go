@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -188,29 +186,4 @@ func TestGetMany_BesideWriters(t *testing.T) {
 	}
 	stop.Store(true)
 	<-writing
-}
-
-// Goal: a page that cannot be had is the error of the ids it is needed for, and no id counts twice. Method:
-// one of two segment files is cut under the open store, behind what is loaded ahead, and a missing id comes before what is in
-// it.
-func TestGetMany_Fault(t *testing.T) {
-	skipFaultsUnderRace(t)
-	dir := t.TempDir()
-	s, err := open(dir, quietly(), hooks{hash: oneLane})
-	require.NoError(t, err)
-	require.NoError(t, s.Put("cut", make([]byte, 20_000)))
-	s.sealLanes(0)
-	require.NoError(t, s.Put("whole", []byte("content")))
-	require.NoError(t, os.Truncate(filepath.Join(dir, segmentOf(t, s, "cut").name()), 4096)) // its head is not touched
-	before := s.Stats()
-	list := getMany(t, s, []string{"whole", "missing", "cut", "whole"})
-	after := s.Stats()
-	require.NoError(t, list[0].err)
-	require.ErrorIs(t, list[1].err, ErrNotFound)
-	require.ErrorIs(t, list[2].err, ErrCorrupt)
-	require.Equal(t, []byte("content"), list[3].content)
-	require.EqualValues(t, 4, after.Gets-before.Gets, "once each")
-	require.EqualValues(t, 1, after.Misses-before.Misses)
-	requireUnpinned(t, s)
-	require.Error(t, s.Close(), "what was not synced cannot be")
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -210,87 +208,6 @@ func TestLog_MaintenanceReasons(t *testing.T) {
 			require.Equal(t, string(c.want), reason(log.records[0]))
 		})
 	}
-}
-
-// Goal: recovery says what it found. Method: the image of a directory taken while its store was open,
-// and another one with the last record damaged and a file that belongs to nothing.
-func TestLog_Recovery(t *testing.T) {
-	dir, image, torn := t.TempDir(), t.TempDir(), t.TempDir()
-	s := openDir(t, dir, quietly())
-	fillSecret(t, s, 0, 10)
-	copyDir(t, dir, image)
-	copyDir(t, dir, torn)
-	require.NoError(t, s.Close())
-
-	log := &recorder{t: t}
-	opts := quietly()
-	opts.Logger = slog.New(log)
-	s = openDir(t, image, opts)
-	log.requireNone(slog.LevelWarn)
-	require.Equal(t, []string{"the last close was not clean, every record was read", "store opened"},
-		log.take(s, slog.LevelInfo))
-	require.NoError(t, s.Close())
-	log.take(s, slog.LevelInfo)
-	s = openDir(t, image, opts)
-	log.requireNone(slog.LevelWarn)
-	require.Equal(t, []string{"store opened"}, log.take(s, slog.LevelInfo), "a clean one has no findings")
-	require.NoError(t, s.Close())
-
-	var last string // a segment file with a record in it
-	var tail int64
-	s = openDir(t, dir, quietly())
-	for _, seg := range s.Segments() {
-		last, tail = segmentFileName(seg.ID), segmentHeaderSize+seg.TotalBytes
-	}
-	require.NoError(t, s.Close())
-	f, err := os.OpenFile(filepath.Join(torn, last), os.O_WRONLY, 0)
-	require.NoError(t, err)
-	_, err = f.WriteAt(make([]byte, 4), tail-int64(recordSize(len(secret)+1, 300))) // its checksum
-	require.NoError(t, err)
-	require.NoError(t, f.Close())
-	s = openDir(t, torn, opts)
-	require.Contains(t, log.take(s, slog.LevelWarn), "tails cut that were not finished")
-	require.Positive(t, s.Stats().Recovery.TruncatedBytes)
-	require.NoError(t, s.Close())
-}
-
-// Goal: a failed flush is one error in the log, whoever asked for it.
-func TestLog_SyncFailed(t *testing.T) {
-	log := &recorder{t: t}
-	opts := quiet()
-	opts.Logger = slog.New(log)
-	s := openDir(t, t.TempDir(), opts)
-	log.attach(s)
-	log.take(s, slog.LevelInfo)
-	require.Error(t, s.disk.fail(errors.New("boom")))
-	require.Error(t, s.disk.fail(errors.New("boom again")))
-	require.Equal(t, []string{"sync failed, the store takes no more writes"}, log.take(s, slog.LevelError))
-	require.ErrorIs(t, s.Close(), ErrSyncFailed)
-}
-
-// Goal: Open warns of a fragmented store, whose first maintenance cycle compacts it, as what it is.
-func TestLog_StartupFragmentation(t *testing.T) {
-	if lockOrderChecked() || raceEnabled || testing.Short() {
-		t.Skip("writes 60 MB")
-	}
-	dir := t.TempDir()
-	opts := &Options{Maintenance: MaintenanceOptions{Disabled: true, FragmentationThreshold: 1, MinBytes: 1 << 40}}
-	s := openDir(t, dir, opts)
-	content := []byte(strings.Repeat(secret, 20_000))
-	for i := range 500 {
-		require.NoError(t, s.Put(fmt.Sprint(secret, i%100), content))
-	}
-	require.NoError(t, s.Close())
-	log := &recorder{t: t}
-	opts.Logger = slog.New(log)
-	s = openDir(t, dir, opts)
-	require.Equal(t, []string{"store is fragmented, the first maintenance cycle will compact it"},
-		log.take(s, slog.LevelWarn))
-	r, err := s.Maintain(t.Context())
-	require.NoError(t, err)
-	require.True(t, r.Compacted)
-	require.Equal(t, CompactionResults{OK: 1}, s.Stats().StartupCompactions)
-	require.NoError(t, s.Close())
 }
 
 // Goal: a slow handler makes the queue drop lines, say so, and not grow.
