@@ -96,7 +96,7 @@ var faults = []fault{
 	{
 		name: "pins not counted", file: "segment.go",
 		old: "seg.refs.Add(1)", new: "_ = seg",
-		test: "TestView_PinnedAgainstSwap",
+		test: "TestView_CallbackEnds",
 	},
 	{
 		name: "lock order reversed", file: "compact.go",
