@@ -2492,8 +2492,8 @@ func TestGetOrLoad_LeavesNothingUnsealed(t *testing.T) {
 }
 
 // Goal: a page that cannot be had is the error of the ids it is needed for, and no id counts twice. Method:
-// one of two segment files is cut under the open store, behind what is loaded ahead, and a missing id comes before what is in
-// it.
+// one of two segment files is cut under the open store, behind what is loaded ahead, and a missing id comes
+// before what is in it.
 func TestGetMany_Fault(t *testing.T) {
 	skipFaultsUnderRace(t)
 	dir := t.TempDir()
