@@ -220,9 +220,11 @@ func (s *Store) repeat(interval time.Duration, fn func() (more bool)) {
 //
 // It may map a segment of SegmentSize bytes, and grows one shard of the index now and then.
 //
-// Errors: [ErrInvalidID], [ErrContentTooLarge], [ErrReadOnly], [ErrClosed], [ErrNoSpace];
+// Errors: [ErrInvalidID], [ErrContentTooLarge], [ErrReadOnly], [ErrClosed], [ErrNoSpace], [ErrSyncFailed];
 // [ErrCorrupt] when the place of id in the index leads to a damaged record, since what would be
-// replaced is unknown then. Nothing changed when one is returned.
+// replaced is unknown then. Nothing changed when one is returned, with one exception: with SyncWrites the
+// content may be stored and seen, and not be durable, since the flush failed ([ErrSyncFailed], or
+// [ErrNoSpace] for a manifest, which the next flush tries again).
 func (s *Store) Put(id string, content []byte) error {
 	started := s.meters.sampleWrite()
 	err := s.putDurably(id, content, nil)
@@ -423,7 +425,8 @@ func (s *Store) pointTo(sh *shard, pos int, exists bool, oldSize int, w slot, si
 
 // Delete removes the memory and reports whether it existed.
 //
-// Errors: [ErrInvalidID], [ErrReadOnly], [ErrClosed], and [ErrCorrupt] as with [Store.Put].
+// Errors: [ErrInvalidID], [ErrReadOnly], [ErrClosed], [ErrNoSpace], [ErrSyncFailed] and [ErrCorrupt], as
+// with [Store.Put].
 func (s *Store) Delete(id string) (existed bool, err error) {
 	started := s.meters.sampleWrite()
 	existed, err = s.removeDurably(id)
