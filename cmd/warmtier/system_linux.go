@@ -62,7 +62,7 @@ func systemChecks(dir string) (checks []check) {
 		if kind.network {
 			kind.name += ", which is not supported"
 		}
-		free := int64(fs.Bavail) * fs.Bsize
+		free := int64(fs.Bavail) * int64(fs.Bsize) //nolint:unconvert // of another type on 32-bit systems
 		checks = append(checks, check{"file system", !kind.network, kind.name + ", " + showBytes(free) + " free"})
 	}
 	checks = append(checks, tryFallocate(dir), limit("open files", syscall.RLIMIT_NOFILE, 64),
