@@ -222,8 +222,8 @@ func (k *soak) begin(c *crew) {
 		}
 		return nil
 	})
-	r = k.source()
-	c.loop(k.using(func(s *Store) error { return k.compact(s, r) }))
+	compacting := k.source()
+	c.loop(k.using(func(s *Store) error { return k.compact(s, compacting) }))
 }
 
 // sweep is iterate for many memories: an answer is judged by what could be answered when the
