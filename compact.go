@@ -148,8 +148,11 @@ func (s *Store) compact(ctx context.Context, by trigger) (CompactionStats, error
 	defer s.compacting.Store(false)
 
 	c := &compaction{s: s, start: time.Now(), maxTargets: math.MaxInt}
+	var used int
+	c.pool, used = s.reserve.takeAll()
 	if by == triggerAuto {
 		c.threshold = s.opts.Maintenance.FragmentationThreshold
+		c.keep = used
 	}
 	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
 		c.maxTargets = int(max(1, bound/c.segmentSize()))
@@ -185,6 +188,8 @@ type compaction struct {
 	victims    []*victim // not looked at yet
 	work       []*victim // walked, not empty yet
 	pool       [][]byte  // memory of victims, to be used again
+	keep       int       // segments of it that are for lanes afterwards
+	complete   bool      // ended without an error, or a panic of OnProgress
 	tight      bool      // no space: one victim at a time
 	extra      int64     // bytes mapped by this compaction less those it unmapped
 	staged     []moves   // of the current round, one for each worker; kept for the next
@@ -275,6 +280,7 @@ func (c *compaction) run(ctx context.Context) error {
 			return err
 		}
 		if len(c.work) == 0 {
+			c.complete = true
 			return nil
 		}
 		if err := c.roundOrTight(ctx); err != nil {
@@ -765,21 +771,17 @@ type chunk struct {
 	headers []header
 	size    int // bytes
 	target  *segment
-	offset  int  // in target
-	record  int  // number in target of the first one
-	touched byte // see touch
+	offset  int // in target
+	record  int // number in target of the first one
 }
 
-// touch loads the first byte of n of the records to come. Headers are out of cache, and a load that is
-// waited for costs as much as some thirty that are not.
-func (ch *chunk) touch(mem []byte, n int) {
-	sum := byte(0)
-	for _, unit := range ch.v.live[:min(n, len(ch.v.live))] {
-		if at := int(unit) * recordAlign; at < len(mem) {
-			sum += mem[at]
+// prefetchHeads has the heads of the next n records of v fetched.
+func (v *victim) prefetchHeads(n int) {
+	for _, unit := range v.live[:min(n, len(v.live))] {
+		if at := int(unit) * recordAlign; at < len(v.seg.mem) {
+			prefetch(v.seg.mem[at : at+1])
 		}
 	}
-	ch.touched = sum // loads that nobody uses would be left out
 }
 
 // take makes ch the next records to be copied; without headers when there are none, or the targets
@@ -805,6 +807,7 @@ func (r *round) take(ch *chunk) error {
 		return err
 	}
 	ch.live, ch.v.live = ch.v.live[:n], ch.v.live[n:]
+	ch.v.prefetchHeads(n + 1) // while these are copied
 	return nil
 }
 
@@ -814,7 +817,6 @@ func (r *round) readHeaders(ch *chunk) error {
 	seg := ch.v.seg
 	tail := int(seg.tail.Load())
 	ch.size = 0
-	ch.touch(seg.mem[:tail], int(float64(limit)/r.c.recordSize)+1)
 	for _, unit := range ch.v.live {
 		if err := r.c.s.reach(pointCompactRecord); err != nil {
 			return err
@@ -911,6 +913,10 @@ func (r *round) copyChunk(ch *chunk, staged *moves) error {
 	seg, target := ch.v.seg, ch.target
 	offset := ch.offset
 	for i, h := range ch.headers {
+		if next := i + 1; next < len(ch.headers) {
+			from := int(ch.live[next]) * recordAlign
+			prefetch(seg.mem[from : from+min(ch.headers[next].size(), prefetchLimit)])
+		}
 		from := int(ch.live[i]) * recordAlign
 		copy(target.mem[offset:offset+h.size()], seg.mem[from:])
 		offset += h.size()
@@ -995,7 +1001,9 @@ func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 	defer sh.version.Add(1)
 	var tally liveTally
 	defer tally.flush()
-	touchSlots(sh.current(), batch)
+	for _, m := range batch {
+		sh.prefetch(m.from.tag())
+	}
 	for _, m := range batch {
 		if err := s.reach(pointCompactFlip); err != nil {
 			return flipped, err
@@ -1007,20 +1015,6 @@ func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 		}
 	}
 	return flipped, nil
-}
-
-// touchSlots loads the slot where the search for each one of batch begins, one load behind the other, so
-// that their cache misses overlap. It is not inlined since loads that nobody uses would be left out.
-//
-//go:noinline
-func touchSlots(t table, batch []move) (sum slot) {
-	if len(t) == 0 {
-		return 0
-	}
-	for _, m := range batch {
-		sum += t.get(t.home(m.from.tag()))
-	}
-	return sum
 }
 
 // liveTally sums up live bytes on their way from one segment to another; a batch seldom has more than
@@ -1120,9 +1114,9 @@ func (c *compaction) swap(segs []*segment) {
 	}
 }
 
-// recycle keeps the memory of seg, which nobody can reach, for the next targets, or unmaps it.
+// recycle keeps the memory of seg, which nobody can reach, for the next targets or for lanes, or unmaps it.
 func (c *compaction) recycle(seg *segment) {
-	if seg.file == nil && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) < c.maxTargets {
+	if seg.file == nil && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) < max(c.keep, c.maxTargets) {
 		c.pool = append(c.pool, seg.mem)
 		return
 	}
@@ -1130,10 +1124,15 @@ func (c *compaction) recycle(seg *segment) {
 	c.extra -= int64(len(seg.mem))
 }
 
+// drainPool ends the use of the pool: what lanes will need stays, unless the compaction failed, which
+// leaves the store as it was.
 func (c *compaction) drainPool() {
-	for _, mem := range c.pool {
-		c.s.release(mem)
+	n := 0
+	if c.complete {
+		n = min(c.keep, len(c.pool))
 	}
+	c.s.reserve.keep(c.pool[:n])
+	c.s.releaseAll(c.pool[n:])
 	c.pool = nil
 }
 

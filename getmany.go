@@ -8,22 +8,20 @@ import (
 /*
 GetMany reads many memories in about the time their cache misses take side by side instead of one after
 the other. A look-up in a large store waits for memory three times: for the slot, for the head of the
-record, for the rest of it; each address comes out of what was loaded before. A processor overlaps loads
-that do not depend on each other, and as many as fit into its window of some hundred instructions. So
-what one read does is done step by step for a batch of ids, each step a loop over the batch with little in
-it but the load:
+record, for the rest of it; each address comes out of what was loaded before. Of different ids they do not
+depend on each other. So what one read does is done step by step for a batch of ids, each step a loop over
+the batch that asks for lines and waits for what the step before has asked for:
 
-	hash    all ids; the shard's table of each
-	touch   the home slot of each
-	touch   the first line of the record that the first slot with the tag leads to
-	touch   its other lines: the header says how many
+	hash    all ids; ask for the home slot of each
+	ask     for the first line of the record that the first slot with the tag leads to
+	ask     for its other lines: the header says how many
 	look up each id as Get does, with everything in the cache; copy its content
 	release contentMu
 	check   each copy and hand it out, in the order of the ids
 
 (Interleaving look-ups to hide memory latency: Kocberber, Falsafi, Grot, "Asynchronous Memory Access
 Chaining", VLDB 2015; the simplest of the forms compared there, "group prefetching", is enough for chains of
-one length.) What is touched is not believed: only the look-up at the end decides, by the rules of Get.
+one length.) What is seen on the way is not believed: only the look-up at the end decides, by the rules of Get.
 
 A batch is one hold of contentMu, so it is bounded twice: by ids, and by the bytes it copies. Content over
 maxLockedCopy is not copied in it but read by itself, when its turn comes.
@@ -31,14 +29,8 @@ maxLockedCopy is not copied in it but read by itself, when its turn comes.
 
 const (
 	// batchIDs is how many ids a batch has: enough for the loads that a core keeps under way, and few
-	// enough that what was touched is in its cache when it is looked up.
+	// enough that what was fetched is in its cache when it is looked up.
 	batchIDs = 64
-
-	lineSize = 64 // bytes
-
-	// touchLimit is how many bytes of a record are touched: longer ones are fetched as fast as they
-	// are copied, by the processor itself.
-	touchLimit = 1024
 )
 
 // GetMany reads the memories of ids and calls fn for each of them, in their order, with its place in ids
@@ -69,7 +61,7 @@ func (s *Store) GetMany(ids []string, fn func(i int, content []byte, err error))
 			return ErrClosed
 		}
 		from += b.n
-		// Contents so long that not all fitted: what is touched should be used.
+		// Contents so long that not all fitted: what is fetched should be used.
 		width = min(batchIDs, 2*b.n)
 	}
 	batches.Put(b)
@@ -85,15 +77,13 @@ type batch struct {
 	places [batchIDs]place
 	found  [batchIDs]found
 	copies []byte // contents, back to back
-	sink   byte   // what was touched went somewhere
 }
 
 // place is where an id may be.
 type place struct {
-	sh    *shard
-	table table
-	tag   uint32
-	rec   []byte // of the record that the first slot with the tag leads to; nil for none
+	sh  *shard
+	tag uint32
+	rec []byte // of the record that the first slot with the tag leads to; nil for none
 }
 
 // found is what became of an id.
@@ -111,6 +101,7 @@ func (s *Store) readBatch(b *batch, ids []string) (err error) {
 	for i, id := range ids {
 		sh, tag := s.place(id)
 		b.places[i] = place{sh: sh, tag: tag}
+		sh.prefetch(tag)
 	}
 	if s.disk == nil {
 		hold := s.contentMu.RLock()
@@ -152,7 +143,7 @@ func (s *Store) readHeld(b *batch, ids []string, hold *readHold) error {
 	if s.closed {
 		return ErrClosed
 	}
-	s.touch(b, len(ids))
+	s.prefetchRecords(b, len(ids))
 	b.n, b.copies = 0, b.copies[:0]
 	var m match
 	misses := uint64(0)
@@ -193,40 +184,17 @@ func (s *Store) readHeld(b *batch, ids []string, hold *readHold) error {
 	return nil
 }
 
-// touch has what the first n ids need fetched into the cache. REQUIRES: contentMu read-held.
-func (s *Store) touch(b *batch, n int) {
-	var sum byte
+// prefetchRecords has those of the first n ids fetched into the cache. REQUIRES: contentMu read-held.
+func (s *Store) prefetchRecords(b *batch, n int) {
 	for i := range b.places[:n] {
 		p := &b.places[i]
-		if p.table = p.sh.current(); p.table != nil {
-			sum += byte(p.table.get(p.table.home(p.tag)))
-		}
+		p.rec = s.prefetchHead(p.sh, p.tag)
 	}
 	for i := range b.places[:n] {
-		p := &b.places[i]
-		_, w := p.table.first(p.tag)
-		seg, offset := s.resolve(w.location())
-		if w == 0 || seg == nil || offset+recordHeaderSize > len(seg.mem) {
-			p.rec = nil
-			continue
-		}
-		p.rec = seg.mem[offset:]
-		sum += p.rec[0]
-	}
-	for i := range b.places[:n] {
-		p := &b.places[i]
-		if p.rec == nil {
-			continue
-		}
-		h, ok := decodeHeader(p.rec)
-		if !ok {
-			continue
-		}
-		for at := lineSize; at < min(h.size(), touchLimit); at += lineSize {
-			sum += p.rec[at]
+		if h, ok := decodeHeader(b.places[i].rec); ok {
+			prefetch(b.places[i].rec[:min(h.size(), prefetchLimit)])
 		}
 	}
-	b.sink = sum
 }
 
 // deliver calls fn for what was read. closed is true when the store was closed meanwhile and an id could

@@ -6,7 +6,7 @@ type point string
 // Points, in the order in which a call passes them.
 const (
 	pointFindOther        point = "find: slot with the tag of the id met, its record has another id"
-	pointPutFound         point = "put: old record found, lane not locked"
+	pointPutFound         point = "put: old record asked for, lane not locked"
 	pointPutBody          point = "put: body written, header not"
 	pointPutAppended      point = "put: record written, index not"
 	pointDeleteAppended   point = "delete: tombstone written, index not"

@@ -231,6 +231,15 @@ func (sh *shard) current() table {
 	return nil
 }
 
+// prefetch has the home slot of tag fetched. No lock is needed: the table may be an old one, even one that
+// is not mapped any more.
+func (sh *shard) prefetch(tag uint32) {
+	if t := sh.current(); len(t) > 0 {
+		home := t.home(tag)
+		prefetch(t[home : home+1].bytes())
+	}
+}
+
 // setTable makes t the shard's table. REQUIRES: as resizeLocked, or nobody else knows the shard yet.
 func (sh *shard) setTable(t table) { sh.table.Store(&t) }
 

@@ -134,6 +134,80 @@ func TestMaintain_ChoosesWhatIsWorthIt(t *testing.T) {
 	}
 }
 
+// Goal: an automatic compaction keeps memory for lanes, no more than they have lately used, and for no
+// longer than they need it; what anybody else gives back is given back.
+func TestMaintain_Reserve(t *testing.T) {
+	overwritten := func(t *testing.T) *Store { // a fresh store, all of its records dead but the newest
+		s := openTest(t, maintained(), hooks{})
+		for version := range 3 {
+			for i := range 1000 {
+				require.NoError(t, s.Put(idOf(i), contentOf(i, version, 100)))
+			}
+		}
+		return s
+	}
+	kept := func(s *Store) int { return int(s.Stats().ReserveBytes) / s.opts.SegmentSize }
+
+	t.Run("used again", func(t *testing.T) {
+		s := overwritten(t)
+		before := s.Stats()
+		require.True(t, maintain(t, s).Compacted)
+		n := kept(s)
+		require.Greater(t, n, 2)
+		require.LessOrEqual(t, s.Stats().MappedBytes, before.MappedBytes+int64(s.opts.SegmentSize))
+		mapped := s.Stats().MappedBytes
+		for i := range 1000 {
+			require.NoError(t, s.Put(idOf(i), contentOf(i, 9, 100)))
+		}
+		require.Less(t, kept(s), n)
+		require.Equal(t, mapped, s.Stats().MappedBytes, "lanes went on in memory of the reserve")
+		requireIntact(t, s)
+	})
+	t.Run("manual compaction", func(t *testing.T) {
+		s := overwritten(t)
+		require.True(t, maintain(t, s).Compacted)
+		mustCompact(t, s)
+		require.Zero(t, kept(s))
+		require.LessOrEqual(t, s.Stats().MappedBytes, s.Stats().LiveBytes*2+s.Stats().IndexBytes)
+	})
+	t.Run("not used", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := overwritten(t)
+			require.True(t, maintain(t, s).Compacted)
+			n := kept(s)
+			afterwards(s.opts.Maintenance.Interval)
+			maintain(t, s)
+			require.Equal(t, n, kept(s), "not yet")
+			afterwards(1)
+			maintain(t, s)
+			require.Zero(t, kept(s))
+			require.NoError(t, s.Close())
+		})
+	})
+	t.Run("nothing written lately", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := openTest(t, maintained(), hooks{})
+			fill(t, s, 0, 1000, 100)
+			afterwards(s.opts.Maintenance.Interval + 1)
+			require.Equal(t, SkipThreshold, maintain(t, s).Skipped)
+			deleteWhere(t, s, 0, 900, all)
+			require.True(t, maintain(t, s).Compacted)
+			require.Zero(t, kept(s), "deleting needs no memory")
+
+			fill(t, s, 1000, 10_000, 100)
+			afterwards(s.opts.Maintenance.Interval + 1)
+			require.Equal(t, SkipThreshold, maintain(t, s).Skipped)
+			deleteWhere(t, s, 1000, 10_000, all)
+			fill(t, s, 0, 1000, 100)
+			begun := s.reserve.used
+			require.Positive(t, begun)
+			require.True(t, maintain(t, s).Compacted)
+			require.Equal(t, begun, kept(s), "of some twenty")
+			require.NoError(t, s.Close())
+		})
+	})
+}
+
 // Goal: a store under MinBytes is left alone, one of exactly MinBytes is not; the default is
 // 100,000,000. Method: MinBytes around the bytes of the store.
 func TestMaintain_MinBytes(t *testing.T) {

@@ -96,7 +96,7 @@ func (m *families) content(st *Stats) {
 	m.gauge("warmtier_index_bytes", "Memory that the index takes.", float64(st.IndexBytes))
 	m.gauge("warmtier_content_live_bytes", "Bytes of records that the index points to.", float64(st.LiveBytes))
 	m.gauge("warmtier_content_dead_bytes", "Bytes of overwritten and deleted records.", float64(st.DeadBytes))
-	m.gauge("warmtier_content_mapped_bytes", "Memory that segments take, retired ones included.",
+	m.gauge("warmtier_content_mapped_bytes", "Memory that segments take, retired ones and the reserve included.",
 		float64(max(0, st.MappedBytes-st.IndexBytes)))
 	m.gauge("warmtier_fragmentation_ratio", "Dead bytes by live and dead bytes, 0 to 1.", st.FragmentationRatio)
 	n := st.SegmentsByState
@@ -106,6 +106,8 @@ func (m *families) content(st *Stats) {
 		labelled(float64(n.Compacting), "state", string(SegmentCompacting)),
 		labelled(float64(n.Retired), "state", string(SegmentRetired)))
 	m.gauge("warmtier_retired_bytes", "Memory of segments that only readers keep mapped.", float64(st.RetiredBytes))
+	m.gauge("warmtier_reserve_bytes", "Memory kept by automatic compactions for the next segments.",
+		float64(st.ReserveBytes))
 	m.gauge("warmtier_pinned_readers", "Pins that readers hold on segments.", float64(st.PinnedReaders))
 }
 

@@ -39,6 +39,10 @@ const (
 	recordHeaderSize = 24 // bytes
 	recordAlign      = 8  // bytes; offsets are stored in this unit
 
+	// prefetchLimit is how many bytes of a record are asked for ahead: the processor itself sees that more
+	// of the same will be needed.
+	prefetchLimit = 1024
+
 	kindMemory    = 1
 	kindTombstone = 2
 )

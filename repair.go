@@ -164,7 +164,7 @@ func (r *recovery) replace(damaged []*segment) error {
 
 // bury writes a tombstone for an id that is in no slot.
 func (r *recovery) bury(id string) error {
-	p := tombstoneOf(id)
+	p := r.s.tombstoneOf(id)
 	err := r.tryBury(&p)
 	if err == errNoRoom { //nolint:errorlint // never wrapped: it is no error
 		err = r.s.withRoom(&p, func() error { return r.tryBury(&p) })
@@ -174,11 +174,11 @@ func (r *recovery) bury(id string) error {
 
 func (r *recovery) tryBury(p *put) error {
 	s := r.s
-	sh, _ := s.place(p.id)
+	ln := p.shard.lane
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
-	sh.lane.mu.Lock()
-	defer sh.lane.mu.Unlock()
-	err := s.appendTombstone(sh.lane, p)
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	err := s.appendTombstone(ln, p)
 	if err == nil && p.large != nil {
 		p.large.seal(false)
 	}

@@ -467,11 +467,95 @@ func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
 	if s.disk != nil {
 		return s.createFile(id, spec)
 	}
+	if spec.size == s.opts.SegmentSize && spec.kind == kindLane {
+		if mem := s.reserve.takeForLane(); mem != nil {
+			return newSegment(id, mem, spec.kind), nil
+		}
+	}
 	mem, err := s.mapper.acquire(spec.size)
 	if err != nil {
 		return nil, err
 	}
 	return newSegment(id, mem, spec.kind), nil
+}
+
+// reserve is memory of compacted segments that a memory store keeps for its lanes: a fresh page costs a
+// Put as much as copying 1 KiB to it, and whoever overwrites as fast as compactions give back would pay
+// for it with every record. Only automatic compactions keep any, and no more than lanes have lately used;
+// a maintenance cycle gives back what has not been used for an Interval.
+type reserve struct {
+	mu      sync.Mutex // a leaf
+	mems    []reserved // the oldest first
+	used    int        // segments that lanes began
+	counted time.Time  // since then; no longer than two Intervals, or the last compaction
+}
+
+type reserved struct {
+	mem   []byte // SegmentSize bytes, not zeroed
+	since time.Time
+}
+
+// takeForLane returns memory for a segment of a lane, nil when there is none, and counts the segment.
+func (r *reserve) takeForLane() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.used++
+	n := len(r.mems)
+	if n == 0 {
+		return nil
+	}
+	mem := r.mems[n-1].mem
+	r.mems = r.mems[:n-1]
+	return mem
+}
+
+// takeAll empties the reserve, and says how many segments lanes have lately begun.
+func (r *reserve) takeAll() (mems [][]byte, used int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.mems {
+		mems = append(mems, m.mem)
+	}
+	used = r.used
+	r.mems, r.used, r.counted = nil, 0, time.Now()
+	return mems, used
+}
+
+// keep adds mems to the reserve.
+func (r *reserve) keep(mems [][]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, mem := range mems {
+		r.mems = append(r.mems, reserved{mem, time.Now()})
+	}
+}
+
+// takeUnused takes out what was kept before then, and forgets what lanes have used when that goes back
+// further.
+func (r *reserve) takeUnused(then time.Time) (mems [][]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.counted.Before(then) {
+		r.used, r.counted = 0, time.Now()
+	}
+	for len(r.mems) > 0 && r.mems[0].since.Before(then) {
+		mems = append(mems, r.mems[0].mem)
+		r.mems = r.mems[1:]
+	}
+	return mems
+}
+
+// count is how many segments the reserve has memory for.
+func (r *reserve) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.mems)
+}
+
+func (s *Store) releaseAll(mems [][]byte) {
+	for _, mem := range mems {
+		s.release(mem)
+	}
 }
 
 // discardSegment gets rid of a segment that never was in the table. What goes wrong goes with the error
@@ -523,8 +607,7 @@ func (s *Store) makeRoom(p *put) (err error) {
 		p.large, err = s.newLargeSegment(p)
 		return err
 	}
-	sh, _ := s.place(p.id)
-	return s.roll(sh.lane, p)
+	return s.roll(p.shard.lane, p)
 }
 
 // hasRoomLocked reports whether the active segment of ln takes a record of p's size. REQUIRES: ln.mu held.

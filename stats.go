@@ -21,8 +21,9 @@ type Stats struct {
 	LiveBytes          int64   // of the records the index points to
 	DeadBytes          int64   // of the others
 	FragmentationRatio float64 // DeadBytes / TotalBytes, 0 when empty
-	MappedBytes        int64   // all memory outside the Go heap: segments, retired ones, index
+	MappedBytes        int64   // all memory outside the Go heap: segments, retired ones, reserve, index
 	RetiredBytes       int64   // of it, in segments that only a View or an iteration keeps mapped
+	ReserveBytes       int64   // of it, kept by automatic compactions for the next segments
 	IndexBytes         int64   // of it, in the index, old tables that wait for their readers included
 
 	Puts           int64 // that succeeded, those of GetOrLoad included
@@ -384,6 +385,7 @@ func (s *Store) Stats() Stats {
 	st.IndexBytes = s.tables.bytes.Load()
 	st.MappedBytes = s.mapper.bytes.Load()
 	st.RetiredBytes = s.retiredBytes.Load()
+	st.ReserveBytes = int64(s.reserve.count() * s.opts.SegmentSize)
 	st.CorruptRecords = s.corruptRecords.Load()
 	st.CompactionInProgress = s.compacting.Load()
 	st.CompactionProgress = s.progress()

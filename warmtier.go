@@ -93,6 +93,7 @@ type Store struct {
 
 	sequence       atomic.Uint64 // the last sequence number drawn
 	mapper         mapper
+	reserve        reserve
 	retiredBytes   atomic.Int64 // mapped for pins alone
 	corruptRecords atomic.Int64 // met by reads, compactions and All
 	compacting     atomic.Bool
@@ -245,10 +246,10 @@ func (s *Store) putDurably(id string, content []byte, load *flight) error {
 		return err
 	}
 	defer done()
-	p := put{
-		id: id, content: content, kind: kindMemory, size: recordSize(len(id), len(content)),
-		sum: checksum(content), load: load,
-	}
+	p := put{id: id, content: content, kind: kindMemory, size: recordSize(len(id), len(content)), load: load}
+	p.shard, p.tag = s.place(id)
+	p.shard.prefetch(p.tag)
+	p.sum = checksum(content)
 	if err := s.put(&p); err != nil {
 		return err
 	}
@@ -286,6 +287,8 @@ func (s *Store) largestShared() int { return s.opts.SegmentSize - segmentHeaderS
 type put struct {
 	id      string
 	content []byte
+	shard   *shard
+	tag     uint32
 	kind    byte
 	size    int
 	sum     uint32   // of content
@@ -312,44 +315,63 @@ func (s *Store) putWithRoom(p put) error {
 // tryPut appends the record and points the index to it; errNoRoom when it lacks a segment. The order
 // gives readers either the old record or the whole new one: bytes, tail, index.
 //
-// The look-up comes before the lane's lock: it may wait for memory twice, for the slot and for the old
-// record, and other writers of the lane need not wait with it. What it found is still so under the lock
-// if the shard has the same table with the same slot in the same place: then that record has not been
-// superseded or moved.
+// It waits for memory twice, for the slot and for the head of the old record, and other writers of the lane
+// should not wait with it: the slot is waited for before the lane's lock, and the head comes while the new
+// record's body is written. What was seen before the lock is not believed: it may have changed.
 func (s *Store) tryPut(p *put) (err error) {
 	if s.disk != nil {
 		defer s.catchFault(armFaults(), &err)
 	}
-	sh, tag := s.place(p.id)
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	if s.closed {
 		return ErrClosed
 	}
-	var old match
-	exists, _ := s.probe(&old, sh, tag, p.id) // what is wrong is found again under the lock
+	s.prefetchHead(p.shard, p.tag)
 	_ = s.reach(pointPutFound)
-	ln := sh.lane
+	return s.putInLane(p)
+}
+
+// prefetchHead has the head of the record fetched that is most likely that of an id with this tag, and
+// returns the segment from there on; nil when there is none. REQUIRES: contentMu held.
+func (s *Store) prefetchHead(sh *shard, tag uint32) []byte {
+	_, w := sh.current().first(tag)
+	if w == 0 {
+		return nil
+	}
+	seg, offset := s.resolve(w.location())
+	if seg == nil || offset+recordHeaderSize > len(seg.mem) {
+		return nil
+	}
+	prefetch(seg.mem[offset : offset+recordHeaderSize])
+	return seg.mem[offset:]
+}
+
+// putInLane is tryPut behind the lock of the lane. REQUIRES: contentMu read-held.
+func (s *Store) putInLane(p *put) error {
+	sh, ln := p.shard, p.shard.lane
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-
 	if err := s.prepare(sh, int(sh.memories.Load())+1); err != nil {
 		return err
-	}
-	if t := sh.table.Load(); !exists || t != old.table || t.get(old.pos) != old.slot {
-		if exists, err = s.probe(&old, sh, tag, p.id); err != nil {
-			return err
-		}
 	}
 	if p.load != nil && s.loads.isSuperseded(p.load) {
 		return errSuperseded
 	}
-	seg, err := s.appendLocked(ln, p)
+	seg, rec := ln.placeLocked(p)
+	if seg == nil {
+		return errNoRoom
+	}
+	var old match
+	exists, err := s.probe(&old, sh, p.tag, p.id)
 	if err != nil {
+		return err
+	}
+	if err := s.appendLocked(seg, rec, p); err != nil {
 		return err
 	}
 	_ = s.reach(pointPutAppended) // nothing can fail between the record and the index
 	offset := int(seg.tail.Load()) - p.size
-	s.pointTo(sh, old.pos, exists, old.h.size(), makeSlot(tag, s.locate(seg, offset)), p.size)
+	s.pointTo(sh, old.pos, exists, old.h.size(), makeSlot(p.tag, s.locate(seg, offset)), p.size)
 	if p.load == nil {
 		s.loads.supersede(p.id)
 	}
@@ -359,22 +381,27 @@ func (s *Store) tryPut(p *put) (err error) {
 	return nil
 }
 
-// appendLocked writes the record of p at a tail. A large one is published when it is whole: what fails
-// before that leaves no trace of it. REQUIRES: ln.mu held, contentMu read-held.
-func (s *Store) appendLocked(ln *lane, p *put) (seg *segment, err error) {
-	seg = p.large
-	switch {
-	case seg != nil:
-	case !ln.hasRoomLocked(p):
-		return nil, errNoRoom
-	default:
+// placeLocked finds the place of p at a tail, and writes its body there; nil when there is no room.
+// Behind a tail nobody reads: without the head, nothing was written. REQUIRES: ln.mu held, contentMu
+// read-held.
+func (ln *lane) placeLocked(p *put) (seg *segment, rec []byte) {
+	if seg = p.large; seg == nil {
+		if !ln.hasRoomLocked(p) {
+			return nil, nil
+		}
 		seg = ln.active
 	}
 	tail := int(seg.tail.Load())
-	rec := seg.mem[tail : tail+p.size]
+	rec = seg.mem[tail : tail+p.size]
 	if p.large == nil {
 		putBody(rec, p.id, p.content)
 	}
+	return seg, rec
+}
+
+// appendLocked makes the body that placeLocked has written a record. A large one is published when it is
+// whole: what fails before that leaves no trace of it. REQUIRES: ln.mu held, contentMu read-held.
+func (s *Store) appendLocked(seg *segment, rec []byte, p *put) error {
 	_ = s.reach(pointPutBody)
 	h := header{
 		contentSum: p.sum,
@@ -383,6 +410,7 @@ func (s *Store) appendLocked(ln *lane, p *put) (seg *segment, err error) {
 		contentLen: len(p.content),
 		seq:        s.sequence.Add(1),
 	}
+	tail := int(seg.tail.Load())
 	seg.contains(h.seq)
 	if seg.file != nil {
 		seg.putDigest(int(seg.records.Load()), rec[recordHeaderSize:recordHeaderSize+h.idLen])
@@ -391,12 +419,15 @@ func (s *Store) appendLocked(ln *lane, p *put) (seg *segment, err error) {
 	seg.grew(1, p.size)
 	if p.large != nil {
 		if err := s.segments.assign(seg, s.maxSegments()); err != nil {
-			return nil, err
+			return err
 		}
 		s.segments.publish(seg)
 	}
 	p.written = true
-	return seg, nil
+	if next := tail + p.size; p.large == nil {
+		prefetch(seg.mem[next:min(next+min(p.size, prefetchLimit), len(seg.mem))])
+	}
+	return nil
 }
 
 // pointTo sets the slot at pos to w, the location of a record of size bytes; exists says that pos
@@ -452,13 +483,15 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 }
 
 // tombstoneOf is the record of a deletion.
-func tombstoneOf(id string) put {
-	return put{id: id, kind: kindTombstone, size: recordSize(len(id), 0), sum: checksum(nil)}
+func (s *Store) tombstoneOf(id string) put {
+	p := put{id: id, kind: kindTombstone, size: recordSize(len(id), 0), sum: checksum(nil)}
+	p.shard, p.tag = s.place(id)
+	return p
 }
 
 // remove is tryRemove, with the segments it needs.
 func (s *Store) remove(id string) (existed bool, err error) {
-	p := tombstoneOf(id)
+	p := s.tombstoneOf(id)
 	existed, err = s.tryRemove(&p)
 	if err != errNoRoom { //nolint:errorlint // never wrapped: it is no error
 		return existed, err
@@ -479,17 +512,16 @@ func (s *Store) tryRemove(p *put) (existed bool, err error) {
 	if s.disk != nil {
 		defer s.catchFault(armFaults(), &err)
 	}
-	sh, tag := s.place(p.id)
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	if s.closed {
 		return false, ErrClosed
 	}
-	ln := sh.lane
+	sh, ln := p.shard, p.shard.lane
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 
 	var m match
-	exists, err := s.probe(&m, sh, tag, p.id)
+	exists, err := s.probe(&m, sh, p.tag, p.id)
 	if err == nil && !exists {
 		sh.deleteMisses.Add(1)
 		s.loads.supersede(p.id)
@@ -520,8 +552,11 @@ func (s *Store) appendTombstone(ln *lane, p *put) error {
 	if p.size > s.largestShared() && p.large == nil {
 		return errNoRoom
 	}
-	seg, err := s.appendLocked(ln, p)
-	if err != nil {
+	seg, rec := ln.placeLocked(p)
+	if seg == nil {
+		return errNoRoom
+	}
+	if err := s.appendLocked(seg, rec, p); err != nil {
 		return err
 	}
 	seg.holdsTombstone(int(seg.tail.Load())-p.size, p.size)
@@ -999,6 +1034,8 @@ func (s *Store) Close() error {
 	s.tableBytes.Store(0)
 	s.contentMu.Unlock()
 	s.releaseTables(tables)
+	unused, _ := s.reserve.takeAll()
+	s.releaseAll(unused)
 	for _, seg := range segs {
 		if s.retire(seg) {
 			s.free(seg)

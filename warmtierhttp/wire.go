@@ -22,6 +22,7 @@ type wireStats struct {
 	FragmentationRatio float64 `json:"fragmentation_ratio"`
 	MappedBytes        int64   `json:"mapped_bytes"`
 	RetiredBytes       int64   `json:"retired_bytes"`
+	ReserveBytes       int64   `json:"reserve_bytes"`
 	IndexBytes         int64   `json:"index_bytes"`
 	UnsyncedBytes      int64   `json:"unsynced_bytes"`
 
@@ -134,7 +135,8 @@ func toWireStats(now time.Time, st warmtier.Stats) wireStats {
 		Time: now, Memories: st.Memories,
 		TotalBytes: st.TotalBytes, LiveBytes: st.LiveBytes, DeadBytes: st.DeadBytes,
 		FragmentationRatio: st.FragmentationRatio, MappedBytes: st.MappedBytes, RetiredBytes: st.RetiredBytes,
-		IndexBytes: st.IndexBytes, UnsyncedBytes: st.UnsyncedBytes,
+		ReserveBytes: st.ReserveBytes,
+		IndexBytes:   st.IndexBytes, UnsyncedBytes: st.UnsyncedBytes,
 		Segments: wireSegmentCounts(st.SegmentsByState), PinnedReaders: st.PinnedReaders,
 		Operations: wireOperations{
 			Gets: st.Gets, Misses: st.Misses, GetErrors: st.GetErrors, Puts: st.Puts, PutErrors: st.PutErrors,

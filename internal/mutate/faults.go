@@ -18,9 +18,9 @@ var faults = []fault{
 		test: "TestCompact_LargePutUnderWay",
 	},
 	{
-		name: "put does not compare again", file: "warmtier.go",
-		old: "!exists || t != old.table || t.get(old.pos) != old.slot", new: "!exists || t == nil",
-		test: "TestPut_FoundBeforeLaneLock",
+		name: "reserve kept for good", file: "maintain.go",
+		old: "s.reserve.takeUnused(start.Add(-s.opts.Maintenance.Interval))", new: "nil",
+		test: "TestMaintain_Reserve",
 	},
 	{
 		name: "miss believed at once", file: "warmtier.go",
