@@ -46,6 +46,7 @@ byte nseg = 1, nmem = 1;
 byte table[NUMS];          /* segment at a number, 0 for none */
 bool taken[NUMS];          /* numbers that are given away */
 byte owner[SEGS];          /* segment that lives in a mapping; 0: unmapped, or waiting to be recycled */
+byte reserve;              /* a mapping that a compaction has kept for lanes, 0 for none */
 byte cell[SEGS * CAP];     /* the bytes of each mapping */
 
 /* The index, the lane, the locks. */
@@ -103,6 +104,16 @@ inline create(seg) {
 	owner[mem[seg]] = seg; refs[seg] = 1
 }
 
+/* [mapSegment, reserve.takeForLane] for a lane: in memory of the reserve, or fresh. */
+inline createForLane(seg) {
+	if
+	:: reserve != 0 -> assert(nseg < SEGS && owner[reserve] == 0);
+		seg = nseg; nseg++; mem[seg] = reserve; reserve = 0;
+		owner[mem[seg]] = seg; refs[seg] = 1
+	:: else -> create(seg)
+	fi
+}
+
 /* Bytes may only be touched while the mapping belongs to the segment. */
 inline touch(seg) { assert(seg != 0 && owner[mem[seg]] == seg) }
 
@@ -112,7 +123,7 @@ inline roll() {
 	ROLL_LOCK;
 	if
 	:: d_step { unfilled != 0 -> seg = unfilled; unfilled = 0 }     /* [takeUnfilled] */
-	:: d_step { unfilled == 0 -> create(seg); assign(seg, n) }      /* [createSegment] */
+	:: d_step { unfilled == 0 -> createForLane(seg); assign(seg, n) }  /* [createSegment] */
 	fi;
 	RLOCK(skip);                                                    /* [install, goOn] */
 	LANE_LOCK;
@@ -122,7 +133,7 @@ inline roll() {
 	ROLL_UNLOCK
 }
 
-/* [Store.put, tryPut] Where it is used there is the label write. */
+/* [Store.put, tryPut, putInLane] Where it is used there is the label write. */
 inline put(id, isLarge) {
 	RLOCK(skip);
 	LANE_LOCK;
@@ -291,7 +302,8 @@ proctype Compactor() {
 	byte i, n, round, pool, target, c;
 	bool victim[SEGS], leaving[SEGS], published, filled, any, flipped[IDS];
 	byte list[IDS], from[IDS], to[IDS], before[IDS];
-compaction:
+compaction: skip;
+	d_step { pool = reserve; reserve = 0 };                         /* [reserve.takeAll] */
 	/* [sealLanes] */
 #if !defined(UNFILLED_KEPT) && !defined(UNSEALED)
 	unfilled = 0;                                                   /* [setUnfilled] */
@@ -440,9 +452,9 @@ undo: skip;                                                             /* [roun
 	:: else fi;
 done:
 	c++;
-	d_step { pool = 0; target = 0; published = false; filled = false; any = false; round = 0;
+	d_step { reserve = pool; pool = 0; target = 0; published = false; filled = false; any = false; round = 0;
 		for (i : 0 .. IDS - 1) { list[i] = 0; from[i] = 0; to[i] = 0; before[i] = 0; flipped[i] = false }
-		for (i : 1 .. SEGS - 1) { victim[i] = false } i = 0 };      /* [drainPool] */
+		for (i : 1 .. SEGS - 1) { victim[i] = false } i = 0 };      /* [drainPool] which may keep less */
 	if :: c < COMPACTIONS -> goto compaction :: else fi;
 	finished++
 }
