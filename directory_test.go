@@ -2413,45 +2413,35 @@ func childCutInAll(t *testing.T, dir string) {
 	_ = s.Close() // returns
 }
 
-// Goal: recovery says what it found. Method: the image of a directory taken while its store was open,
-// and another one with the last record damaged and a file that belongs to nothing.
+// Goal: recovery says what it found. Method: what a kill leaves of an open store, as it is and with the last
+// record without its checksum.
 func TestLog_Recovery(t *testing.T) {
-	dir, image, torn := t.TempDir(), t.TempDir(), t.TempDir()
-	s := openDir(t, dir, quietly())
+	d := newShadow()
+	s := oneLaneStore(t, d)
 	fillSecret(t, s, 0, 10)
-	copyDir(t, dir, image)
-	copyDir(t, dir, torn)
+	killed, torn := d.kill(), d.kill()
+	seg := s.lanes[0].active
+	last, tail := seg.name(), int(seg.tail.Load())
 	require.NoError(t, s.Close())
 
 	log := &recorder{t: t}
-	opts := quietly()
+	opts := shadowOptions()
 	opts.Logger = slog.New(log)
-	s = openDir(t, image, opts)
+	s = shadowStore(t, killed, opts)
 	log.requireNone(slog.LevelWarn)
-	require.Equal(t, []string{"the last close was not clean, every record was read", "store opened"},
-		log.take(s, slog.LevelInfo))
+	require.Equal(t, []string{"the last close was not clean, every record was read"}, log.take(s, slog.LevelInfo))
 	require.NoError(t, s.Close())
 	log.take(s, slog.LevelInfo)
-	s = openDir(t, image, opts)
-	log.requireNone(slog.LevelWarn)
-	require.Equal(t, []string{"store opened"}, log.take(s, slog.LevelInfo), "a clean one has no findings")
+	s = shadowStore(t, killed, opts)
+	log.requireNone(slog.LevelInfo) // a clean one has no findings
 	require.NoError(t, s.Close())
 
-	var last string // a segment file with a record in it
-	var tail int64
-	s = openDir(t, dir, quietly())
-	for _, seg := range s.Segments() {
-		last, tail = segmentFileName(seg.ID), segmentHeaderSize+seg.TotalBytes
-	}
-	require.NoError(t, s.Close())
-	f, err := os.OpenFile(filepath.Join(torn, last), os.O_WRONLY, 0)
-	require.NoError(t, err)
-	_, err = f.WriteAt(make([]byte, 4), tail-int64(recordSize(len(secret)+1, 300))) // its checksum
-	require.NoError(t, err)
-	require.NoError(t, f.Close())
-	s = openDir(t, torn, opts)
-	require.Contains(t, log.take(s, slog.LevelWarn), "tails cut that were not finished")
+	clear(torn.files[last].current[tail-recordSize(len(secret)+1, 300):][:4])
+	s = shadowStore(t, torn, opts)
+	require.Equal(t, []string{"tails cut that were not finished"}, log.take(s, slog.LevelWarn))
 	require.Positive(t, s.Stats().Recovery.TruncatedBytes)
+	require.False(t, s.Has(fmt.Sprint(secret, 9)))
+	require.Equal(t, 9, s.Len())
 	require.NoError(t, s.Close())
 }
 
