@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -873,9 +874,11 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 		"directory": func(t *testing.T, path, _ string) { require.NoError(t, os.Mkdir(path, 0o700)) },
 		"pipe":      func(t *testing.T, path, _ string) { require.NoError(t, syscall.Mkfifo(path, 0o600)) },
 	}
+	aside := []string{manifestTempName, spareFileName(targetSpare), hintName} // their bytes mean nothing, or little
 	for kind, plant := range kinds {
 		for _, name := range []string{
-			lockName, manifestName, "segment", "new segment", manifestTempName, spareFileName(targetSpare), hintName,
+			lockName, manifestName, "segment", "new segment", "unfinished segment", manifestTempName,
+			spareFileName(targetSpare), hintName,
 		} {
 			for _, readOnly := range []bool{false, true} {
 				title := strings.ReplaceAll(fmt.Sprintf("%s/%s/readonly=%v", kind, name, readOnly), " ", "_")
@@ -893,6 +896,8 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 						name = segmentFileName(m.listed[0])
 					case "new segment":
 						name = segmentFileName(m.next + 5)
+					case "unfinished segment":
+						name, mustOpen = segmentFileName(m.next+5)+newSuffix, readOnly
 					case manifestTempName, spareFileName(targetSpare), hintName:
 						mustOpen = readOnly
 					}
@@ -914,11 +919,11 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 						requireContents(t, s, 0, 100, 100, all)
 						require.NoError(t, s.Close())
 						// It may have been put out of the way where the file means nothing.
-						require.Contains(t, []string{manifestTempName, spareFileName(targetSpare), hintName}, name)
+						require.True(t, mustOpen || slices.Contains(aside, name))
 					case mustOpen:
 						require.NoError(t, err)
 					default:
-						if name != manifestTempName && name != spareFileName(targetSpare) && name != hintName {
+						if !slices.Contains(aside, name) {
 							require.Equal(t, before, snapshot(t, dir))
 						}
 					}
@@ -1289,6 +1294,64 @@ func TestDirectory_UnfinishedFileIsRemoved(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, strays)
 		require.NoError(t, s.Close())
+	}
+}
+
+// A segment file that never got its name is no store, in a directory of its own neither: what is of no other
+// store is removed, what is stays as it is, and the first write finds a name that is free.
+func TestDirectory_UnfinishedFileInDirectory(t *testing.T) {
+	header := func(store storeID) []byte {
+		mem := make([]byte, minSegmentSize)
+		fileHeader{kind: kindLane, id: 1, capacity: minSegmentSize, store: store}.encode(mem)
+		return mem
+	}
+	for _, c := range []struct {
+		what    string
+		content func(own storeID) []byte
+		stays   bool
+	}{
+		{what: "empty", content: func(storeID) []byte { return nil }},
+		{what: "zeros", content: func(storeID) []byte { return make([]byte, minSegmentSize) }},
+		{what: "part of a header", content: func(own storeID) []byte { return header(own)[:40] }},
+		{what: "header", content: header},
+		{what: "header of another store", content: func(storeID) []byte { return header(storeID{1}) }, stays: true},
+		{what: "other bytes", content: func(storeID) []byte { return []byte("notes") }, stays: true},
+	} {
+		for _, beside := range []string{"nothing", "lock", "store"} {
+			for _, id := range []uint64{1, 2, math.MaxUint64} {
+				t.Run(fmt.Sprintf("%s/beside %s/%x", c.what, beside, id), func(t *testing.T) {
+					t.Parallel()
+					dir := fastDir(t)
+					var own storeID
+					switch beside {
+					case "lock":
+						require.NoError(t, os.WriteFile(filepath.Join(dir, lockName), []byte("1"), fileMode))
+					case "store":
+						require.NoError(t, openDir(t, dir, quietly()).Close())
+						own = readManifestOf(t, dir).store
+					}
+					path := filepath.Join(dir, segmentFileName(id)+newSuffix)
+					content := c.content(own)
+					require.NoError(t, os.WriteFile(path, content, fileMode))
+					stays := c.stays || beside != "store" && c.what == "header" // nobody knows of which store
+					for round := range 3 {
+						s := openDir(t, dir, quietly())
+						require.Equal(t, min(round, 1)*250, s.Len())
+						fill(t, s, 0, 500, 300) // several segments
+						deleteWhere(t, s, 0, 500, odd)
+						mustCompact(t, s)
+						closeIntact(t, s)
+						if !stays {
+							require.NoFileExists(t, path)
+							continue
+						}
+						after, err := os.ReadFile(path)
+						require.NoError(t, err)
+						require.Equal(t, content, after)
+					}
+				})
+			}
+		}
 	}
 }
 
