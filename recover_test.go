@@ -418,6 +418,82 @@ func TestRecover_FailedFlushAndEviction(t *testing.T) {
 	t.Logf("%d opened, %d called damaged", opened, corrupt)
 }
 
+// A sync of the directory that failed is final as that of a file is: no later one acknowledges records in a file
+// whose name a power loss may take. Method: of the syncs of a call the first one fails, then the second, and
+// so on, while the disk is well again at once.
+func TestRecover_FailedSyncOfDirectory(t *testing.T) {
+	for _, call := range []string{"sync", "compact", "put"} {
+		t.Run(call, func(t *testing.T) {
+			nth := 1
+			for failedSyncOfDirectory(t, call, nth) {
+				nth++
+			}
+			require.Greater(t, nth, 2, "names first, then the manifest")
+		})
+	}
+}
+
+// failedSyncOfDirectory reports whether the call syncs the directory so many times.
+func failedSyncOfDirectory(t *testing.T, call string, nth int) (failed bool) {
+	d := newShadow()
+	opts := shadowOptions()
+	opts.SyncWrites = call == "put"
+	s := shadowStore(t, d, opts)
+	fill(t, s, 0, 100, 1000)
+	fill(t, s, 0, 100, 1000) // so that a compaction has something to do
+	require.NoError(t, s.Sync())
+	written, durable := 100, 100
+	put := func() (err error) {
+		for ; written < 200 && err == nil; written++ {
+			err = s.Put(idOf(written), contentOf(written, 0, 1000))
+			if err == nil && opts.SyncWrites {
+				durable = written + 1
+			}
+		}
+		return err
+	}
+	if call != "put" {
+		require.NoError(t, put())
+	}
+	passed := 0
+	d.fault = func(kind callKind, _ string) error {
+		if kind == callSyncDir {
+			if passed++; passed == nth {
+				return syscall.EIO
+			}
+		}
+		return nil
+	}
+	err := map[string]func() error{
+		"sync": s.Sync, "put": put, "compact": func() error { _, err := s.Compact(context.Background()); return err },
+	}[call]()
+	if passed < nth {
+		require.NoError(t, err)
+		closeShadow(t, s, d)
+		return false
+	}
+	require.ErrorIs(t, err, syscall.EIO)
+	for range 2 {
+		require.ErrorIs(t, s.Sync(), ErrSyncFailed)
+		require.ErrorIs(t, s.Put(idOf(0), nil), ErrSyncFailed)
+	}
+	lost, killed := d.crash(nothingKept), d.kill()
+	require.ErrorIs(t, s.Close(), ErrSyncFailed)
+
+	s = shadowStore(t, lost, opts)
+	requireContents(t, s, 0, durable, 1000, all)
+	closeShadow(t, s, lost)
+	s = shadowStore(t, killed, opts)
+	requireContents(t, s, 0, durable, 1000, all)
+	found := contentsOf(t, s)
+	lost = killed.crash(nothingKept)
+	closeShadow(t, s, killed)
+	s = shadowStore(t, lost, opts)
+	require.Equal(t, found, contentsOf(t, s))
+	closeShadow(t, s, lost)
+	return true
+}
+
 // The same with the headers that Close syncs last: what the next Open has verified must not pass for a tail
 // that was never durable.
 func TestRecover_FailedFlushOfStates(t *testing.T) {
