@@ -874,7 +874,8 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 		"directory": func(t *testing.T, path, _ string) { require.NoError(t, os.Mkdir(path, 0o700)) },
 		"pipe":      func(t *testing.T, path, _ string) { require.NoError(t, syscall.Mkfifo(path, 0o600)) },
 	}
-	aside := []string{manifestTempName, spareFileName(targetSpare), hintName} // their bytes mean nothing, or little
+	// What these are can be put out of the way.
+	aside := []string{manifestTempName, spareFileName(targetSpare), hintName}
 	for kind, plant := range kinds {
 		for _, name := range []string{
 			lockName, manifestName, "segment", "new segment", "unfinished segment", manifestTempName,
@@ -918,7 +919,6 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 					case err == nil:
 						requireContents(t, s, 0, 100, 100, all)
 						require.NoError(t, s.Close())
-						// It may have been put out of the way where the file means nothing.
 						require.True(t, mustOpen || slices.Contains(aside, name))
 					case mustOpen:
 						require.NoError(t, err)
@@ -2525,7 +2525,7 @@ func TestLog_SyncFailed(t *testing.T) {
 // Goal: Open warns of a fragmented store, whose first maintenance cycle compacts it, as what it is.
 func TestLog_StartupFragmentation(t *testing.T) {
 	if lockOrderChecked() || raceEnabled || testing.Short() {
-		t.Skip("writes 60 MB")
+		t.Skip("writes 60 MB, which takes long where every access or lock is watched: not there, nor with -short")
 	}
 	dir := t.TempDir()
 	opts := &Options{Maintenance: MaintenanceOptions{Disabled: true, FragmentationThreshold: 1, MinBytes: 1 << 40}}

@@ -300,8 +300,8 @@ func TestShard_TableSize(t *testing.T) {
 }
 
 // Goal: the index costs no more than 24 bytes per memory from 100,000 memories on, while it grows and
-// after mass deletes, and the tables get smaller again. Method: read IndexBytes at many sizes. Where each table
-// is of pages of its own (see tablesShareBlocks), it is those of the tables there are, in use and in limbo.
+// after mass deletes, and the tables get smaller again. Method: read IndexBytes at many sizes. Where
+// each table has pages of its own (see tablesShareBlocks), these are all it may have, in use or in limbo.
 func TestIndex_BytesPerMemory(t *testing.T) {
 	const least = 100_000
 	most := sized(t, 4*least)

@@ -825,8 +825,8 @@ func TestPower_KillInLargePut(t *testing.T) {
 	}
 }
 
-// Random workloads, random instants, and crashes of the recovery. A few lives need not pass every point (of three
-// generations none may end with a Close), so more follow until they have.
+// Random workloads, random instants, and crashes of the recovery. A few lives need not pass every
+// point (of three generations none may end with a Close), so more follow until they have.
 func TestPower_Random(t *testing.T) {
 	base := seeded(t).Uint64()
 	var mu sync.Mutex

@@ -335,8 +335,8 @@ func TestRecover_RepairWithCopies(t *testing.T) {
 	}
 }
 
-// failedFlush returns the directory of a store whose last flush failed, as its end left it: of so many memories
-// the first hundred were durable.
+// failedFlush returns the directory of a store whose last flush failed, as its end left it: of so many
+// memories the first hundred were durable.
 func failedFlush(t *testing.T, memories int) *shadowFS {
 	t.Helper()
 	d := newShadow()
@@ -418,9 +418,9 @@ func TestRecover_FailedFlushAndEviction(t *testing.T) {
 	t.Logf("%d opened, %d called damaged", opened, corrupt)
 }
 
-// A sync of the directory that failed is final as that of a file is: no later one acknowledges records in a file
-// whose name a power loss may take. Method: of the syncs of a call the first one fails, then the second, and
-// so on, while the disk is well again at once.
+// A sync of the directory that failed is final as that of a file is: no later one acknowledges records in
+// a file whose name a power loss may take. Method: of the syncs in a call the first one fails, in another
+// run the second, and so on, and the disk is well again at once.
 func TestRecover_FailedSyncOfDirectory(t *testing.T) {
 	for _, call := range []string{"sync", "compact", "put"} {
 		t.Run(call, func(t *testing.T) {
