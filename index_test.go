@@ -300,7 +300,8 @@ func TestShard_TableSize(t *testing.T) {
 }
 
 // Goal: the index costs no more than 24 bytes per memory from 100,000 memories on, while it grows and
-// after mass deletes, and the tables get smaller again. Method: read IndexBytes at many sizes.
+// after mass deletes, and the tables get smaller again. Method: read IndexBytes at many sizes. Where
+// each table has pages of its own (see tablesShareBlocks), these are all it may have, in use or in limbo.
 func TestIndex_BytesPerMemory(t *testing.T) {
 	const least = 100_000
 	most := sized(t, 4*least)
@@ -313,6 +314,9 @@ func TestIndex_BytesPerMemory(t *testing.T) {
 		require.Equal(t, n, st.Memories)
 		if n >= least {
 			require.LessOrEqual(t, float64(st.IndexBytes)/float64(n), 24.0, "bytes per memory, %d memories", n)
+		}
+		if !tablesShareBlocks {
+			require.Equal(t, s.mappedForTables()+s.mappedForLimbo(), st.IndexBytes, "tables of %d memories", n)
 		}
 	}
 	for n := 1; n <= most; n++ {
@@ -332,10 +336,27 @@ func TestIndex_BytesPerMemory(t *testing.T) {
 			require.LessOrEqual(t, s.tableBytes.Load(), peak/2, "tables after mass deletes")
 		}
 	}
-	require.LessOrEqual(t, s.Stats().IndexBytes, int64(shardCount*pageSize+leastLimbo), "tables of an empty store")
+	require.LessOrEqual(t, s.limbo.bytes.Load(), int64(leastLimbo))
+	require.EqualValues(t, shardCount*tableAlign, s.tableBytes.Load(), "the smallest tables")
+	if tablesShareBlocks {
+		require.LessOrEqual(t, s.Stats().IndexBytes, int64(shardCount*pageSize+leastLimbo), "tables of an empty store")
+	}
 	mustCompact(t, s)
 	require.Equal(t, s.mappedForTables()+int64(s.activeBytes()), s.Stats().MappedBytes)
 	require.Less(t, s.mappedForTables(), int64(3*smallBlock+shardCount*pageSize), "blocks of an empty store")
+	if !tablesShareBlocks {
+		require.EqualValues(t, shardCount*pageSize, s.Stats().IndexBytes, "a page for each table")
+	}
+}
+
+// mappedForLimbo is what is mapped for tables in limbo that are in no block.
+func (s *Store) mappedForLimbo() (n int64) {
+	s.limbo.mu.Lock()
+	defer s.limbo.mu.Unlock()
+	for _, t := range s.limbo.tables {
+		n += int64(roundUp(len(t)*slotSize, pageSize))
+	}
+	return n
 }
 
 // mappedForTables is what is mapped for tables of shards, when none is in limbo.

@@ -251,8 +251,10 @@ func (r *recovery) noManifest(reason string) (fresh bool, err error) {
 		if r.s.opts.ReadOnly {
 			return false, fmt.Errorf("no store to read: %w", fs.ErrNotExist)
 		}
-		_, err := rand.Read(d.store[:])
-		return true, err
+		if _, err := rand.Read(d.store[:]); err != nil {
+			return false, err
+		}
+		return true, r.findUnfinished(names)
 	}
 	damage := &CorruptError{File: manifestName, Reason: reason}
 	if !r.s.opts.Repair {
@@ -274,19 +276,17 @@ func (r *recovery) openSegments() error {
 	if err != nil {
 		return err
 	}
+	if err := r.findUnfinished(names); err != nil {
+		return err
+	}
 	listed, pending, present := setOf(r.manifest.listed), setOf(r.manifest.pending), map[uint64]bool{}
 	highest := r.manifest.next - 1
 	for _, name := range names {
-		base, unnamed := strings.CutSuffix(name, newSuffix)
-		id, ok := parseSegmentFileName(base)
+		id, ok := parseSegmentFileName(name)
 		if !ok {
 			continue // not ours
 		}
 		highest = max(highest, id)
-		if unnamed { // never finished
-			r.leftover = append(r.leftover, name)
-			continue
-		}
 		counts := listed[id] || id >= r.manifest.next || pending[id]
 		present[id], err = r.openSegment(id, listed[id], counts)
 		if err != nil {
@@ -302,6 +302,57 @@ func (r *recovery) openSegments() error {
 		}
 	}
 	return nil
+}
+
+// findUnfinished looks for files that never got the name of a segment. Those of this store are leftovers, and
+// no other segment may be made under the name of one that is there.
+func (r *recovery) findUnfinished(names []string) error {
+	for _, name := range names {
+		base, unnamed := strings.CutSuffix(name, newSuffix)
+		id, ok := parseSegmentFileName(base)
+		if !unnamed || !ok {
+			continue
+		}
+		r.s.segments.taken[id] = true
+		ours := true
+		if !r.s.opts.ReadOnly { // which removes nothing
+			var err error
+			if ours, err = r.isUnfinished(name); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		if ours {
+			r.leftover = append(r.leftover, name)
+			continue
+		}
+		r.s.opts.Logger.Warn("file is of no segment of this store, and is left alone", "file", name)
+	}
+	return nil
+}
+
+// isUnfinished tells a file of this store, with its header or without, from one of others.
+func (r *recovery) isUnfinished(name string) (ours bool, err error) {
+	file, err := r.s.disk.fs.open(name, false)
+	if err != nil {
+		return false, err
+	}
+	mem := file.bytes()
+	r.s.disk.track(name, mem)
+	defer func() {
+		r.s.disk.untrack(mem)
+		err = errors.Join(err, file.close())
+	}()
+	defer r.s.catchFault(armFaults(), &err)
+	magic := mem[:min(len(segmentMagic), len(mem))]
+	switch {
+	case allZero(magic):
+		return true, nil
+	case string(magic) != segmentMagic[:len(magic)]:
+		return false, nil
+	case len(mem) < segmentHeaderSize: // what a power loss left of it
+		return true, nil
+	}
+	return storeID(mem[32:48]) == r.s.disk.store, nil
 }
 
 func setOf(ids []uint64) map[uint64]bool {

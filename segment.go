@@ -301,6 +301,7 @@ type segmentTable struct {
 	free    []int // entries that were, and are empty
 	lastID  uint64
 	pending map[uint64]bool // ids of segments that lanes have asked for and not published yet
+	taken   map[uint64]bool // ids in names of unfinished files that Open has found; not changed afterwards
 	// unfilled are segments of lanes that the last Close, or this Open, sealed with room left. A lane that
 	// needs one goes on with one of these, until the first compaction.
 	unfilled []*segment
@@ -339,7 +340,9 @@ func (t *segmentTable) count() int {
 func (t *segmentTable) newID(kind segmentKind) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.lastID++
+	for t.lastID++; t.taken[t.lastID]; {
+		t.lastID++
+	}
 	if kind == kindLane {
 		t.pending[t.lastID] = true
 	}

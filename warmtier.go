@@ -176,7 +176,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	}
 	s.meters.init()
 	s.lifetime, s.endLife = context.WithCancelCause(context.Background())
-	s.segments.pending = map[uint64]bool{}
+	s.segments.pending, s.segments.taken = map[uint64]bool{}, map[uint64]bool{}
 	return s, nil
 }
 
