@@ -361,6 +361,14 @@ func (s *Store) putInLane(p *put) error {
 	if seg == nil {
 		return errNoRoom
 	}
+	appended := false
+	defer func() {
+		// What stayed would lie where the header of a later record goes, and recovery take it for one that
+		// was begun.
+		if !appended && seg.file != nil && p.large == nil {
+			clear(rec)
+		}
+	}()
 	var old match
 	exists, err := s.probe(&old, sh, p.tag, p.id)
 	if err != nil {
@@ -369,6 +377,7 @@ func (s *Store) putInLane(p *put) error {
 	if err := s.appendLocked(seg, rec, p); err != nil {
 		return err
 	}
+	appended = true
 	_ = s.reach(pointPutAppended) // nothing can fail between the record and the index
 	offset := int(seg.tail.Load()) - p.size
 	s.pointTo(sh, old.pos, exists, old.h.size(), makeSlot(p.tag, s.locate(seg, offset)), p.size)

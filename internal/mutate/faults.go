@@ -23,6 +23,11 @@ var faults = []fault{
 		test: "TestMaintain_Reserve",
 	},
 	{
+		name: "failed put leaves its body", file: "warmtier.go",
+		old: "\t\t\tclear(rec)\n", new: "\t\t\t_ = rec\n",
+		test: "TestDirectory_FailedPutLeavesNoBody",
+	},
+	{
 		name: "miss believed at once", file: "warmtier.go",
 		old: "err == nil && before%2 == 0 && sh.shifts.Load() == before", new: "_ = before; err == nil",
 		test: "TestFind_RemovalMovesSlotPastReader",
