@@ -179,8 +179,9 @@ func (d *osFileSystem) rename(from, to string) error { return os.Rename(d.path(f
 func (d *osFileSystem) remove(name string) error     { return os.Remove(d.path(name)) }
 func (d *osFileSystem) syncDir() error               { return syncDirectory(d.dir) }
 
-// prepareDirectory makes dir when it is missing, and refuses what is no directory of our own. sync makes
-// the names in a directory durable.
+// prepareDirectory makes dir, an absolute path, when it is missing, and refuses what is no directory. sync
+// makes the names in a directory durable. As long as dir has no store, an Open that was killed may have made
+// it and not synced its name; whoever may not read the directory above has not made it.
 func prepareDirectory(dir string, readOnly bool, sync func(dir string) error) error {
 	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) && !readOnly {
@@ -191,6 +192,12 @@ func prepareDirectory(dir string, readOnly bool, sync func(dir string) error) er
 	}
 	if !info.IsDir() {
 		return fmt.Errorf("%s is no directory", dir)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, manifestName)); readOnly || !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := sync(filepath.Dir(dir)); !errors.Is(err, fs.ErrPermission) {
+		return err
 	}
 	return nil
 }

@@ -36,10 +36,18 @@ func TestDirectory_MakesDirectoriesDurably(t *testing.T) {
 		return nil
 	}))
 	require.Equal(t, []string{base, a, b}, synced)
-	require.NoError(t, prepareDirectory(c, false, func(string) error {
-		require.Fail(t, "nothing was made")
-		return nil
-	}))
+
+	// An Open that was killed may have got no further than making it.
+	synced = nil
+	again := func(dir string) error { synced = append(synced, dir); return nil }
+	require.NoError(t, prepareDirectory(c, false, again))
+	require.Equal(t, []string{b}, synced)
+	failed := errors.New("cannot be synced")
+	require.ErrorIs(t, prepareDirectory(c, false, func(string) error { return failed }), failed)
+	require.NoError(t, prepareDirectory(c, false, func(string) error { return os.ErrPermission }), "made by another")
+	require.NoError(t, prepareDirectory(c, true, func(string) error { return failed }), "reads only")
+	require.NoError(t, os.WriteFile(filepath.Join(c, manifestName), nil, fileMode))
+	require.NoError(t, prepareDirectory(c, false, func(string) error { return failed }), "a store is there")
 	require.ErrorIs(t, prepareDirectory(filepath.Join(base, "d"), true, syncDirectory), os.ErrNotExist)
 }
 

@@ -140,11 +140,11 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if dir != "" {
-		if err := s.openDirectory(dir); err != nil {
-			s.waitForLog()
-			return nil, err
-		}
+	if dir == "" {
+		s.makeLanes(2 * runtime.GOMAXPROCS(0)) // they cost nothing but memory, and fewer writers meet in one
+	} else if err := s.openDirectory(dir); err != nil {
+		s.waitForLog()
+		return nil, err
 	}
 	s.logOpened()
 	s.startBackground()
@@ -164,20 +164,25 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 		silent:    opts.Logger == nil,
 		hooks:     h,
 		hashSeed:  maphash.MakeSeed(),
-		lanes:     make([]lane, min(maxLanes, runtime.GOMAXPROCS(0))),
 		closeDone: make(chan struct{}),
 	}
 	s.contentMu.init(runtime.GOMAXPROCS(0))
 	s.tables.mapper = &s.mapper
 	s.offsetBits = offsetBitsFor(s.opts.SegmentSize)
 	s.segments.entries.Store(new([]atomic.Pointer[segment]))
-	for i := range s.shards {
-		s.shards[i].lane = &s.lanes[i%len(s.lanes)]
-	}
+	s.makeLanes(runtime.GOMAXPROCS(0))
 	s.meters.init()
 	s.lifetime, s.endLife = context.WithCancelCause(context.Background())
 	s.segments.pending, s.segments.taken = map[uint64]bool{}, map[uint64]bool{}
 	return s, nil
+}
+
+// makeLanes gives the store n lanes, at most maxLanes. REQUIRES: nobody has written yet.
+func (s *Store) makeLanes(n int) {
+	s.lanes = make([]lane, min(maxLanes, n))
+	for i := range s.shards {
+		s.shards[i].lane = &s.lanes[i%len(s.lanes)]
+	}
 }
 
 // startBackground starts what runs by itself until Close.
