@@ -231,7 +231,7 @@ func TestSegments_States(t *testing.T) {
 	require.Zero(t, st.PinnedReaders)
 	require.Equal(t, CompactionProgress{}, st.CompactionProgress)
 	require.Equal(t, written, st.WrittenBytes, "copies are not written bytes, and what left still is")
-	require.EqualValues(t, 1000*recordSize(len(idOf(0)), 200), written)
+	require.EqualValues(t, 4000*recordSize(len(idOf(0)), 200), written)
 	require.NoError(t, s.Close())
 	require.Equal(t, written, s.Stats().WrittenBytes)
 	require.Empty(t, s.Segments())
