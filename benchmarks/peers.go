@@ -171,9 +171,10 @@ func (p fastcachePeer) close() error {
 
 type bigcachePeer struct{ *bigcache.BigCache }
 
-// bigcacheRoom: 1024 parts, each with room for the largest content.
+// bigcacheRoom: 1024 parts, each with room for the largest content and as much else: one that has held
+// others does not take a content of its whole size.
 func bigcacheRoom(c *contents) int64 {
-	return max(ringRoom(c, 20)+unevenly(c, 1024), 1024*int64(c.largest()+1024)) + 1<<20
+	return max(ringRoom(c, 20)+unevenly(c, 1024), 2*1024*int64(c.largest()+1024)) + 1<<20
 }
 
 func openBigcache(c *contents, _ string) (peer, error) {
