@@ -831,7 +831,7 @@ func BenchmarkShrink(b *testing.B) {
 //
 // The time per op is that of filling a store, and means nothing.
 func BenchmarkGC(b *testing.B) {
-	z := inShort(benchSize{30_000, 100}, benchSize{3_000_000, 100})
+	z := inShort(benchSize{30_000, 100}, benchSize{10_000_000, 100})
 	b.Run(z.String(), func(b *testing.B) {
 		dropSharedStores(b)
 		var empty, full []time.Duration
