@@ -58,9 +58,9 @@ in the table with fewer live bytes and is gone on with in the next round. So eve
 last is full, and no round has to be planned to fit.
 
 Recycling: the memory of victims without pins becomes the next round's targets, and a bounded round
-maps a new segment only when there is none to recycle. The first round therefore has one target and
-is small, the following grow up to MaxOverhead, and the compaction as a whole maps one segment more
-than the store had. Fresh pages would cost more than the copying (a first touch is a page fault).
+maps a new segment only when there is none to recycle. The first round therefore has one target, unless there
+is a reserve, and is small, the following grow up to MaxOverhead, and the compaction as a whole maps one
+segment more than the store had. Fresh pages would cost more than the copying (a first touch is a page fault).
 */
 
 const (
@@ -148,11 +148,8 @@ func (s *Store) compact(ctx context.Context, by trigger) (CompactionStats, error
 	defer s.compacting.Store(false)
 
 	c := &compaction{s: s, start: time.Now(), maxTargets: math.MaxInt}
-	var used int
-	c.pool, used = s.reserve.takeAll()
 	if by == triggerAuto {
 		c.threshold = s.opts.Maintenance.FragmentationThreshold
-		c.keep = used
 	}
 	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
 		c.maxTargets = int(max(1, bound/c.segmentSize()))
@@ -265,6 +262,10 @@ func (m *moves) of(shard int) []move { return m.list[m.start[shard]:m.start[shar
 
 func (c *compaction) run(ctx context.Context) error {
 	defer c.drainPool()
+	var used int
+	if c.pool, used = c.s.reserve.takeAll(2 * c.s.opts.Maintenance.Interval); c.threshold > 0 {
+		c.keep = used
+	}
 	defer c.end()
 	defer c.s.emptyLimbo()
 	if err := context.Cause(ctx); err != nil {
@@ -1124,8 +1125,7 @@ func (c *compaction) recycle(seg *segment) {
 	c.extra -= int64(len(seg.mem))
 }
 
-// drainPool ends the use of the pool: what lanes will need stays, unless the compaction failed, which
-// leaves the store as it was.
+// drainPool ends the use of the pool: what lanes will need stays, unless the compaction failed.
 func (c *compaction) drainPool() {
 	n := 0
 	if c.complete {

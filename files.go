@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 /*
@@ -181,7 +182,7 @@ func (d *osFileSystem) syncDir() error               { return syncDirectory(d.di
 
 // prepareDirectory makes dir, an absolute path, when it is missing, and refuses what is no directory. sync
 // makes the names in a directory durable. As long as dir has no store, an Open that was killed may have made
-// it and not synced its name; whoever may not read the directory above has not made it.
+// it and not synced its name.
 func prepareDirectory(dir string, readOnly bool, sync func(dir string) error) error {
 	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) && !readOnly {
@@ -196,14 +197,12 @@ func prepareDirectory(dir string, readOnly bool, sync func(dir string) error) er
 	if _, err := os.Lstat(filepath.Join(dir, manifestName)); readOnly || !errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := sync(filepath.Dir(dir)); !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	return nil
+	return syncAbove(dir, sync)
 }
 
 // makeDirectory makes dir, an absolute path, and what is missing above it. Every new name must survive, or
-// the store is gone with it: it is synced before there is anything below it.
+// the store is gone with it: it is synced before there is anything below it. The first directory that is
+// there already may be the last one that an Open made before it was killed.
 func makeDirectory(dir string, sync func(dir string) error) error {
 	err := os.Mkdir(dir, directoryMode)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -211,11 +210,25 @@ func makeDirectory(dir string, sync func(dir string) error) error {
 			return err
 		}
 		err = os.Mkdir(dir, directoryMode)
+	} else if err == nil {
+		err = syncAbove(filepath.Dir(dir), sync)
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) { // another process may be faster
 		return err
 	}
 	return sync(filepath.Dir(dir))
+}
+
+// syncAbove makes the name of dir, which was there already, durable. Where the directory above cannot be
+// opened or synced, it is taken for made by somebody else: the roots of file systems are like that.
+func syncAbove(dir string, sync func(dir string) error) error {
+	err := sync(filepath.Dir(dir))
+	for _, other := range []error{fs.ErrPermission, errors.ErrUnsupported, syscall.EINVAL, syscall.EROFS} {
+		if errors.Is(err, other) {
+			return nil
+		}
+	}
+	return err
 }
 
 // writeZeros is how a file gets its space where nothing else gives it.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"log/slog"
 	"runtime"
 	"slices"
 	"testing"
@@ -134,6 +135,12 @@ func TestMaintain_ChoosesWhatIsWorthIt(t *testing.T) {
 	}
 }
 
+// panicking is a log handler.
+type panicking struct{ slog.Handler }
+
+func (panicking) Enabled(context.Context, slog.Level) bool  { return true }
+func (panicking) Handle(context.Context, slog.Record) error { panic("from the handler") }
+
 // Goal: an automatic compaction keeps memory for lanes, no more than they have lately used, and for no
 // longer than they need it; what anybody else gives back is given back.
 func TestMaintain_Reserve(t *testing.T) {
@@ -183,6 +190,33 @@ func TestMaintain_Reserve(t *testing.T) {
 			require.Zero(t, kept(s))
 			require.NoError(t, s.Close())
 		})
+	})
+	t.Run("written long ago, and no cycle since", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := overwritten(t)
+			afterwards(2*s.opts.Maintenance.Interval + 1)
+			require.True(t, maintain(t, s).Compacted)
+			require.Zero(t, kept(s))
+			require.NoError(t, s.Close())
+		})
+	})
+	t.Run("log handler panics", func(t *testing.T) {
+		s := overwritten(t)
+		require.True(t, maintain(t, s).Compacted)
+		n := kept(s)
+		require.Positive(t, n)
+		s.opts.Logger = slog.New(panicking{})
+		require.Panics(t, func() { _, _ = s.Compact(t.Context()) })
+		s.opts.Logger = slog.New(slog.DiscardHandler)
+		require.Equal(t, n, kept(s))
+	})
+	t.Run("memory is short", func(t *testing.T) {
+		s := overwritten(t)
+		require.True(t, maintain(t, s).Compacted)
+		require.Positive(t, kept(s))
+		_, err := s.acquire(1 << 62 / pageSize * pageSize)
+		require.ErrorIs(t, err, ErrNoSpace)
+		require.Zero(t, kept(s))
 	})
 	t.Run("nothing written lately", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {

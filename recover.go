@@ -333,6 +333,9 @@ func (r *recovery) findUnfinished(names []string) error {
 // isUnfinished tells a file of this store, with its header or without, from one of others.
 func (r *recovery) isUnfinished(name string) (ours bool, err error) {
 	file, err := r.s.disk.fs.open(name, false)
+	if errors.Is(err, fs.ErrPermission) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}

@@ -28,6 +28,9 @@ func TestDirectory_MakesDirectoriesDurably(t *testing.T) {
 	require.NoError(t, prepareDirectory(c, false, func(dir string) error {
 		entries, err := os.ReadDir(dir)
 		require.NoError(t, err)
+		if dir == filepath.Dir(base) { // base may be new as well
+			return syscall.EINVAL
+		}
 		require.Len(t, entries, 1)
 		below, err := os.ReadDir(filepath.Join(dir, entries[0].Name()))
 		require.NoError(t, err)
@@ -44,11 +47,20 @@ func TestDirectory_MakesDirectoriesDurably(t *testing.T) {
 	require.Equal(t, []string{b}, synced)
 	failed := errors.New("cannot be synced")
 	require.ErrorIs(t, prepareDirectory(c, false, func(string) error { return failed }), failed)
-	require.NoError(t, prepareDirectory(c, false, func(string) error { return os.ErrPermission }), "made by another")
+	for _, err := range []error{os.ErrPermission, syscall.EINVAL, syscall.ENOTSUP, syscall.EROFS} {
+		require.NoError(t, prepareDirectory(c, false, func(string) error { return err }), "made by another")
+	}
 	require.NoError(t, prepareDirectory(c, true, func(string) error { return failed }), "reads only")
 	require.NoError(t, os.WriteFile(filepath.Join(c, manifestName), nil, fileMode))
 	require.NoError(t, prepareDirectory(c, false, func(string) error { return failed }), "a store is there")
 	require.ErrorIs(t, prepareDirectory(filepath.Join(base, "d"), true, syncDirectory), os.ErrNotExist)
+
+	// It may have been killed between making a directory above and syncing its name.
+	d := filepath.Join(base, "d")
+	require.NoError(t, os.Mkdir(d, directoryMode))
+	synced = nil
+	require.NoError(t, prepareDirectory(filepath.Join(d, "e", "f"), false, again))
+	require.Equal(t, []string{base, d, filepath.Join(d, "e")}, synced)
 }
 
 // A relative path names the directory that it named when the store was opened.

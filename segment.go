@@ -470,16 +470,35 @@ func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
 	if s.disk != nil {
 		return s.createFile(id, spec)
 	}
-	if spec.size == s.opts.SegmentSize && spec.kind == kindLane {
-		if mem := s.reserve.takeForLane(); mem != nil {
-			return newSegment(id, mem, spec.kind), nil
+	forLane := spec.size == s.opts.SegmentSize && spec.kind == kindLane
+	var mem []byte
+	if forLane {
+		mem = s.reserve.take()
+	}
+	if mem == nil {
+		var err error
+		if mem, err = s.acquire(spec.size); err != nil {
+			return nil, err
 		}
 	}
-	mem, err := s.mapper.acquire(spec.size)
-	if err != nil {
-		return nil, err
+	if forLane {
+		s.reserve.begun()
 	}
 	return newSegment(id, mem, spec.kind), nil
+}
+
+// acquire is that of the mapper; what the reserve holds is no reason to fail.
+func (s *Store) acquire(size int) ([]byte, error) {
+	mem, err := s.mapper.acquire(size)
+	if err == nil {
+		return mem, nil
+	}
+	unused, _ := s.reserve.takeAll(0)
+	if len(unused) == 0 {
+		return nil, err
+	}
+	s.releaseAll(unused)
+	return s.mapper.acquire(size)
 }
 
 // reserve is memory of compacted segments that a memory store keeps for its lanes: a fresh page costs a
@@ -490,7 +509,7 @@ type reserve struct {
 	mu      sync.Mutex // a leaf
 	mems    []reserved // the oldest first
 	used    int        // segments that lanes began
-	counted time.Time  // since then; no longer than two Intervals, or the last compaction
+	counted time.Time  // since then
 }
 
 type reserved struct {
@@ -498,11 +517,17 @@ type reserved struct {
 	since time.Time
 }
 
-// takeForLane returns memory for a segment of a lane, nil when there is none, and counts the segment.
-func (r *reserve) takeForLane() []byte {
+// begun counts a segment of a lane.
+func (r *reserve) begun() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.used++
+}
+
+// take returns memory for a segment of a lane, nil when there is none.
+func (r *reserve) take() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	n := len(r.mems)
 	if n == 0 {
 		return nil
@@ -512,10 +537,14 @@ func (r *reserve) takeForLane() []byte {
 	return mem
 }
 
-// takeAll empties the reserve, and says how many segments lanes have lately begun.
-func (r *reserve) takeAll() (mems [][]byte, used int) {
+// takeAll empties the reserve, and says how many segments lanes have begun: within the time that counts as
+// lately, else none.
+func (r *reserve) takeAll(lately time.Duration) (mems [][]byte, used int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if time.Since(r.counted) > lately {
+		r.used = 0
+	}
 	for _, m := range r.mems {
 		mems = append(mems, m.mem)
 	}

@@ -385,7 +385,7 @@ func (s *Store) Stats() Stats {
 	st.IndexBytes = s.tables.bytes.Load()
 	st.MappedBytes = s.mapper.bytes.Load()
 	st.RetiredBytes = s.retiredBytes.Load()
-	st.ReserveBytes = int64(s.reserve.count() * s.opts.SegmentSize)
+	st.ReserveBytes = int64(s.reserve.count()) * int64(s.opts.SegmentSize)
 	st.CorruptRecords = s.corruptRecords.Load()
 	st.CompactionInProgress = s.compacting.Load()
 	st.CompactionProgress = s.progress()

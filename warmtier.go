@@ -173,6 +173,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	s.makeLanes(runtime.GOMAXPROCS(0))
 	s.meters.init()
 	s.lifetime, s.endLife = context.WithCancelCause(context.Background())
+	s.reserve.counted = time.Now()
 	s.segments.pending, s.segments.taken = map[uint64]bool{}, map[uint64]bool{}
 	return s, nil
 }
@@ -366,14 +367,10 @@ func (s *Store) putInLane(p *put) error {
 	if seg == nil {
 		return errNoRoom
 	}
-	appended := false
-	defer func() {
-		// What stayed would lie where the header of a later record goes, and recovery take it for one that
-		// was begun.
-		if !appended && seg.file != nil && p.large == nil {
-			clear(rec)
-		}
-	}()
+	defer seg.clearUnfinished(seg.tail.Load(), rec, p)
+	if p.large == nil {
+		putBody(rec, p.id, p.content)
+	}
 	var old match
 	exists, err := s.probe(&old, sh, p.tag, p.id)
 	if err != nil {
@@ -382,7 +379,6 @@ func (s *Store) putInLane(p *put) error {
 	if err := s.appendLocked(seg, rec, p); err != nil {
 		return err
 	}
-	appended = true
 	_ = s.reach(pointPutAppended) // nothing can fail between the record and the index
 	offset := int(seg.tail.Load()) - p.size
 	s.pointTo(sh, old.pos, exists, old.h.size(), makeSlot(p.tag, s.locate(seg, offset)), p.size)
@@ -395,8 +391,7 @@ func (s *Store) putInLane(p *put) error {
 	return nil
 }
 
-// placeLocked finds the place of p at a tail, and writes its body there; nil when there is no room.
-// Behind a tail nobody reads: without the head, nothing was written. REQUIRES: ln.mu held, contentMu
+// placeLocked finds the place of p at a tail; nil when there is no room. REQUIRES: ln.mu held, contentMu
 // read-held.
 func (ln *lane) placeLocked(p *put) (seg *segment, rec []byte) {
 	if seg = p.large; seg == nil {
@@ -406,14 +401,19 @@ func (ln *lane) placeLocked(p *put) (seg *segment, rec []byte) {
 		seg = ln.active
 	}
 	tail := int(seg.tail.Load())
-	rec = seg.mem[tail : tail+p.size]
-	if p.large == nil {
-		putBody(rec, p.id, p.content)
-	}
-	return seg, rec
+	return seg, seg.mem[tail : tail+p.size]
 }
 
-// appendLocked makes the body that placeLocked has written a record. A large one is published when it is
+// clearUnfinished ends the writing of p to rec, its place at this tail: of a record that was not finished, by an
+// error or a fault, nothing stays in a file. Else its body would lie where the header of a later record goes,
+// and recovery take it for one that was begun.
+func (seg *segment) clearUnfinished(tail int64, rec []byte, p *put) {
+	if seg.file != nil && p.large == nil && seg.tail.Load() == tail {
+		clear(rec)
+	}
+}
+
+// appendLocked makes the body that is in rec, its place in seg, a record. A large one is published when it is
 // whole: what fails before that leaves no trace of it. REQUIRES: ln.mu held, contentMu read-held.
 func (s *Store) appendLocked(seg *segment, rec []byte, p *put) error {
 	_ = s.reach(pointPutBody)
@@ -570,6 +570,10 @@ func (s *Store) appendTombstone(ln *lane, p *put) error {
 	if seg == nil {
 		return errNoRoom
 	}
+	defer seg.clearUnfinished(seg.tail.Load(), rec, p)
+	if p.large == nil {
+		putBody(rec, p.id, p.content)
+	}
 	if err := s.appendLocked(seg, rec, p); err != nil {
 		return err
 	}
@@ -617,8 +621,6 @@ type match struct {
 	offset int    // of the record in seg
 	rec    []byte // from the record's first byte to seg's tail
 	h      header
-	table  *table // that the slot is in
-	slot   slot
 	pos    int // of the slot; for an id that is absent, where its slot would go
 
 	started time.Duration // of a read that is measured, see meters; else 0
@@ -679,18 +681,17 @@ func (s *Store) find(m *match, sh *shard, tag uint32, id string) (exists bool, e
 // the records it meets is an error, since it may be id's. Only a hit is sure unless the lock of the
 // shard, or of its lane, is held. REQUIRES: contentMu held.
 func (s *Store) probe(m *match, sh *shard, tag uint32, id string) (exists bool, err error) {
-	m.table = sh.table.Load()
-	if m.table == nil {
+	t := sh.current()
+	if t == nil {
 		return false, nil
 	}
-	t := *m.table
 	pos, w := t.first(tag)
 	for ; w != 0; pos, w = t.following(pos, tag) {
 		if err := s.follow(m, w.location()); err != nil {
 			return false, err
 		}
 		if string(recordID(m.rec, m.h)) == id {
-			m.pos, m.slot = pos, w
+			m.pos = pos
 			return true, nil
 		}
 		_ = s.reach(pointFindOther)
@@ -1048,7 +1049,7 @@ func (s *Store) Close() error {
 	s.tableBytes.Store(0)
 	s.contentMu.Unlock()
 	s.releaseTables(tables)
-	unused, _ := s.reserve.takeAll()
+	unused, _ := s.reserve.takeAll(0)
 	s.releaseAll(unused)
 	for _, seg := range segs {
 		if s.retire(seg) {

@@ -24,7 +24,7 @@ var faults = []fault{
 	},
 	{
 		name: "failed put leaves its body", file: "warmtier.go",
-		old: "\t\t\tclear(rec)\n", new: "\t\t\t_ = rec\n",
+		old: "\t\tclear(rec)\n", new: "\t\t_ = rec\n",
 		test: "TestDirectory_FailedPutLeavesNoBody",
 	},
 	{
