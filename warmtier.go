@@ -363,20 +363,13 @@ func (s *Store) putInLane(p *put) error {
 	if p.load != nil && s.loads.isSuperseded(p.load) {
 		return errSuperseded
 	}
-	seg, rec := ln.placeLocked(p)
-	if seg == nil {
-		return errNoRoom
-	}
-	defer seg.clearUnfinished(seg.tail.Load(), rec, p)
-	if p.large == nil {
-		putBody(rec, p.id, p.content)
-	}
 	var old match
-	exists, err := s.probe(&old, sh, p.tag, p.id)
-	if err != nil {
+	exists := false
+	seg, err := s.writeLocked(ln, p, func() (err error) {
+		exists, err = s.probe(&old, sh, p.tag, p.id)
 		return err
-	}
-	if err := s.appendLocked(seg, rec, p); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	_ = s.reach(pointPutAppended) // nothing can fail between the record and the index
@@ -402,6 +395,23 @@ func (ln *lane) placeLocked(p *put) (seg *segment, rec []byte) {
 	}
 	tail := int(seg.tail.Load())
 	return seg, seg.mem[tail : tail+p.size]
+}
+
+// writeLocked writes the record of p at a tail: the body, then whatever lookUp reads meanwhile, then the rest,
+// unless lookUp fails. REQUIRES: ln.mu held, contentMu read-held.
+func (s *Store) writeLocked(ln *lane, p *put, lookUp func() error) (*segment, error) {
+	seg, rec := ln.placeLocked(p)
+	if seg == nil {
+		return nil, errNoRoom
+	}
+	defer seg.clearUnfinished(seg.tail.Load(), rec, p)
+	if p.large == nil {
+		putBody(rec, p.id, p.content)
+	}
+	if err := lookUp(); err != nil {
+		return nil, err
+	}
+	return seg, s.appendLocked(seg, rec, p)
 }
 
 // clearUnfinished ends the writing of p to rec, its place at this tail: of a record that was not finished, by an
@@ -566,15 +576,8 @@ func (s *Store) appendTombstone(ln *lane, p *put) error {
 	if p.size > s.largestShared() && p.large == nil {
 		return errNoRoom
 	}
-	seg, rec := ln.placeLocked(p)
-	if seg == nil {
-		return errNoRoom
-	}
-	defer seg.clearUnfinished(seg.tail.Load(), rec, p)
-	if p.large == nil {
-		putBody(rec, p.id, p.content)
-	}
-	if err := s.appendLocked(seg, rec, p); err != nil {
+	seg, err := s.writeLocked(ln, p, func() error { return nil }) // it was looked up before
+	if err != nil {
 		return err
 	}
 	seg.holdsTombstone(int(seg.tail.Load())-p.size, p.size)
