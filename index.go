@@ -88,8 +88,10 @@ type location uint64
 type slot uint64
 
 func makeSlot(tag uint32, loc location) slot { return slot(tag)<<locationBits | slot(loc) }
-func (w slot) tag() uint32                   { return uint32(w >> locationBits) }
-func (w slot) location() location            { return location(w & locationMask) }
+
+func (w slot) tag() uint32 { return uint32(w >> locationBits) }
+
+func (w slot) location() location { return location(w & locationMask) }
 
 // table is the slots of one shard. In a table that readers know, slots are loaded with get and stored
 // with set only.
@@ -105,11 +107,16 @@ func (t table) bytes() []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(t))), len(t)*slotSize)
 }
 
-func (t table) slots() int          { return len(t) }
-func (t table) get(pos int) slot    { return slot(atomic.LoadUint64((*uint64)(&t[pos]))) }
+func (t table) slots() int { return len(t) }
+
+func (t table) get(pos int) slot { return slot(atomic.LoadUint64((*uint64)(&t[pos]))) }
+
 func (t table) set(pos int, w slot) { atomic.StoreUint64((*uint64)(&t[pos]), uint64(w)) }
+
 func (t table) home(tag uint32) int { return int(uint64(tag) * uint64(t.slots()) >> tagBits) }
-func (t table) next(pos int) int    { return wrap(pos+1, t.slots()) }
+
+func (t table) next(pos int) int { return wrap(pos+1, t.slots()) }
+
 func (t table) distance(a, b int) int { // from a forward to b
 	return wrap(b-a+t.slots(), t.slots())
 }

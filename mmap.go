@@ -2,8 +2,11 @@ package warmtier
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
 var pageSize = os.Getpagesize()
@@ -56,5 +59,115 @@ func touch(mem []byte) {
 	}
 	for i := 0; i < len(mem); i += pageSize {
 		mem[i] = 0
+	}
+}
+
+// acquire is that of the mapper; what the reserve holds is no reason to fail.
+func (s *Store) acquire(size int) ([]byte, error) {
+	mem, err := s.mapper.acquire(size)
+	if err == nil {
+		return mem, nil
+	}
+	unused, _ := s.reserve.takeAll(0)
+	if len(unused) == 0 {
+		return nil, err
+	}
+	s.releaseAll(unused)
+	return s.mapper.acquire(size)
+}
+
+// reserve is memory of compacted segments that a memory store keeps for its lanes: a fresh page costs a
+// Put as much as copying 1 KiB to it, and whoever overwrites as fast as compactions give back would pay
+// for it with every record. Only automatic compactions keep any, and no more than lanes have lately used;
+// a maintenance cycle gives back what has not been used for an Interval.
+type reserve struct {
+	mu      sync.Mutex // a leaf
+	mems    []reserved // the oldest first
+	used    int        // segments that lanes began
+	counted time.Time  // since then
+}
+
+type reserved struct {
+	mem   []byte // SegmentSize bytes, not zeroed
+	since time.Time
+}
+
+// begun counts a segment of a lane.
+func (r *reserve) begun() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.used++
+}
+
+// take returns memory for a segment of a lane, nil when there is none.
+func (r *reserve) take() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(r.mems)
+	if n == 0 {
+		return nil
+	}
+	mem := r.mems[n-1].mem
+	r.mems = r.mems[:n-1]
+	return mem
+}
+
+// takeAll empties the reserve, and says how many segments lanes have begun: within the time that counts as
+// lately, else none.
+func (r *reserve) takeAll(lately time.Duration) (mems [][]byte, used int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if time.Since(r.counted) > lately {
+		r.used = 0
+	}
+	for _, m := range r.mems {
+		mems = append(mems, m.mem)
+	}
+	used = r.used
+	r.mems, r.used, r.counted = nil, 0, time.Now()
+	return mems, used
+}
+
+// keep adds mems to the reserve.
+func (r *reserve) keep(mems [][]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, mem := range mems {
+		r.mems = append(r.mems, reserved{mem, time.Now()})
+	}
+}
+
+// takeUnused takes out what was kept before then, and forgets what lanes have used when that goes back
+// further.
+func (r *reserve) takeUnused(then time.Time) (mems [][]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.counted.Before(then) {
+		r.used, r.counted = 0, time.Now()
+	}
+	for len(r.mems) > 0 && r.mems[0].since.Before(then) {
+		mems = append(mems, r.mems[0].mem)
+		r.mems = r.mems[1:]
+	}
+	return mems
+}
+
+// count is how many segments the reserve has memory for.
+func (r *reserve) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.mems)
+}
+
+func (s *Store) releaseAll(mems [][]byte) {
+	for _, mem := range mems {
+		s.release(mem)
+	}
+}
+
+// release unmaps mem. No call can do anything about a failure, so it is logged.
+func (s *Store) release(mem []byte) {
+	if err := s.mapper.release(mem); err != nil {
+		s.logLater(slog.LevelError, "memory could not be given back", "error", err)
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 )
 
 /*
@@ -142,7 +141,9 @@ func (seg *segment) contains(seq uint64) {
 }
 
 func (seg *segment) recordBytes() int64 { return seg.tail.Load() - segmentHeaderSize }
-func (seg *segment) deadBytes() int64   { return seg.recordBytes() - seg.live.Load() }
+
+func (seg *segment) deadBytes() int64 { return seg.recordBytes() - seg.live.Load() }
+
 func (seg *segment) is(st segmentState) bool {
 	return segmentState(seg.state.Load()) == st
 }
@@ -282,13 +283,6 @@ func (s *Store) free(seg *segment) {
 func (s *Store) warn(what string, err error) {
 	if err != nil {
 		s.logLater(slog.LevelWarn, what, "error", err)
-	}
-}
-
-// release unmaps mem. No call can do anything about a failure, so it is logged.
-func (s *Store) release(mem []byte) {
-	if err := s.mapper.release(mem); err != nil {
-		s.logLater(slog.LevelError, "memory could not be given back", "error", err)
 	}
 }
 
@@ -433,18 +427,6 @@ func (s *Store) resolve(loc location) (seg *segment, offset int) {
 // maxSegments is how many segments locations can tell apart.
 func (s *Store) maxSegments() int { return 1 << min(locationBits-s.offsetBits, 30) }
 
-// lane is one appender. The shards of a lane write one at a time.
-type lane struct {
-	laneState
-	_ [cacheLines - unsafe.Sizeof(laneState{})%cacheLines]byte // as with shards
-}
-
-type laneState struct {
-	rolling rankedMutex[rollRank] // held by who makes the next active segment
-	mu      rankedMutex[laneRank]
-	active  *segment // guarded by mu; set by who has rolling too, but for seals
-}
-
 // segmentSpec says what segment is wanted.
 type segmentSpec struct {
 	kind  segmentKind
@@ -487,109 +469,6 @@ func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
 	return newSegment(id, mem, spec.kind), nil
 }
 
-// acquire is that of the mapper; what the reserve holds is no reason to fail.
-func (s *Store) acquire(size int) ([]byte, error) {
-	mem, err := s.mapper.acquire(size)
-	if err == nil {
-		return mem, nil
-	}
-	unused, _ := s.reserve.takeAll(0)
-	if len(unused) == 0 {
-		return nil, err
-	}
-	s.releaseAll(unused)
-	return s.mapper.acquire(size)
-}
-
-// reserve is memory of compacted segments that a memory store keeps for its lanes: a fresh page costs a
-// Put as much as copying 1 KiB to it, and whoever overwrites as fast as compactions give back would pay
-// for it with every record. Only automatic compactions keep any, and no more than lanes have lately used;
-// a maintenance cycle gives back what has not been used for an Interval.
-type reserve struct {
-	mu      sync.Mutex // a leaf
-	mems    []reserved // the oldest first
-	used    int        // segments that lanes began
-	counted time.Time  // since then
-}
-
-type reserved struct {
-	mem   []byte // SegmentSize bytes, not zeroed
-	since time.Time
-}
-
-// begun counts a segment of a lane.
-func (r *reserve) begun() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.used++
-}
-
-// take returns memory for a segment of a lane, nil when there is none.
-func (r *reserve) take() []byte {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	n := len(r.mems)
-	if n == 0 {
-		return nil
-	}
-	mem := r.mems[n-1].mem
-	r.mems = r.mems[:n-1]
-	return mem
-}
-
-// takeAll empties the reserve, and says how many segments lanes have begun: within the time that counts as
-// lately, else none.
-func (r *reserve) takeAll(lately time.Duration) (mems [][]byte, used int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if time.Since(r.counted) > lately {
-		r.used = 0
-	}
-	for _, m := range r.mems {
-		mems = append(mems, m.mem)
-	}
-	used = r.used
-	r.mems, r.used, r.counted = nil, 0, time.Now()
-	return mems, used
-}
-
-// keep adds mems to the reserve.
-func (r *reserve) keep(mems [][]byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, mem := range mems {
-		r.mems = append(r.mems, reserved{mem, time.Now()})
-	}
-}
-
-// takeUnused takes out what was kept before then, and forgets what lanes have used when that goes back
-// further.
-func (r *reserve) takeUnused(then time.Time) (mems [][]byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.counted.Before(then) {
-		r.used, r.counted = 0, time.Now()
-	}
-	for len(r.mems) > 0 && r.mems[0].since.Before(then) {
-		mems = append(mems, r.mems[0].mem)
-		r.mems = r.mems[1:]
-	}
-	return mems
-}
-
-// count is how many segments the reserve has memory for.
-func (r *reserve) count() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.mems)
-}
-
-func (s *Store) releaseAll(mems [][]byte) {
-	for _, mem := range mems {
-		s.release(mem)
-	}
-}
-
 // discardSegment gets rid of a segment that never was in the table. What goes wrong goes with the error
 // that made it useless.
 func (s *Store) discardSegment(seg *segment) error {
@@ -600,148 +479,4 @@ func (s *Store) discardSegment(seg *segment) error {
 	err := s.detach(seg)
 	_ = s.reach(pointUnlink)
 	return errors.Join(err, s.disk.fs.remove(seg.name()))
-}
-
-// errNoRoom says that a record needs a segment that is not there yet.
-var errNoRoom = errors.New("warmtier: internal: no room")
-
-// withRoom calls try, which appends p or returns errNoRoom, each time with a segment more. Making one
-// takes milliseconds, so it is done with no lock held: a swap that had to wait for it would stop every
-// reader behind it. Close waits, or it would leave files to the next owner of the directory that this
-// call removes when try fails.
-func (s *Store) withRoom(p *put, try func() error) error {
-	done, err := s.enter()
-	if err != nil {
-		return err
-	}
-	defer done()
-	for err = errNoRoom; err == errNoRoom; { //nolint:errorlint // never wrapped: it is no error
-		if err = s.makeRoom(p); err == nil {
-			err = try()
-		}
-	}
-	if p.large == nil || p.written {
-		return err
-	}
-	failed := s.discardSegment(p.large)
-	if err == nil { // there was nothing to delete
-		s.warn("segment could not be given back", failed)
-		return nil
-	}
-	return errors.Join(err, failed)
-}
-
-// makeRoom gives p a segment of its own with the body of p in it, or the lane of its id a new active
-// segment. REQUIRES: no lock held.
-func (s *Store) makeRoom(p *put) (err error) {
-	assertUnlocked()
-	if p.size > s.largestFor(p.kind) {
-		p.large, err = s.newLargeSegment(p)
-		return err
-	}
-	return s.roll(p.shard.lane, p)
-}
-
-// hasRoomLocked reports whether the active segment of ln takes a record of p's size. REQUIRES: ln.mu held.
-func (ln *lane) hasRoomLocked(p *put) bool {
-	seg := ln.active
-	return seg != nil && seg.room(1) >= p.size && (p.kind == kindTombstone || !seg.spare)
-}
-
-// roll gives ln an active segment with room for p, unless somebody else has done that meanwhile.
-func (s *Store) roll(ln *lane, p *put) error {
-	ln.rolling.Lock()
-	defer ln.rolling.Unlock()
-	ln.mu.Lock()
-	enough := ln.hasRoomLocked(p)
-	ln.mu.Unlock()
-	if enough {
-		return nil
-	}
-	if seg := s.takeUnfilled(p.size); seg != nil {
-		s.goOn(ln, seg)
-		return nil
-	}
-	spec := segmentSpec{kind: kindLane, size: s.opts.SegmentSize}
-	if p.kind == kindTombstone {
-		spec.least = segmentSizeFor(p.size)
-	}
-	seg, err := s.createSegment(spec)
-	if err != nil {
-		return err
-	}
-	if err := s.segments.assign(seg, s.maxSegments()); err != nil {
-		return errors.Join(err, s.discardSegment(seg))
-	}
-	s.install(ln, seg)
-	return nil
-}
-
-// install makes seg the active segment of ln. It publishes with contentMu read-held: between swaps the
-// table only grows. REQUIRES: ln.rolling held, so that the lane has got no other one meanwhile.
-func (s *Store) install(ln *lane, seg *segment) {
-	defer s.contentMu.RUnlock(s.contentMu.RLock())
-	ln.mu.Lock()
-	defer ln.mu.Unlock()
-	s.segments.publish(seg)
-	s.activateLocked(ln, seg)
-}
-
-// activateLocked seals the active segment of ln and makes seg the next one. REQUIRES: ln.mu held, contentMu
-// read-held, seg in the table.
-func (s *Store) activateLocked(ln *lane, seg *segment) {
-	_ = s.reach(pointLaneRolled)
-	if ln.active != nil {
-		ln.active.seal(int64(ln.active.room(1)) > s.mergeableRoom())
-		s.logSealed(ln.active)
-	}
-	ln.active = seg
-}
-
-// mergeableRoom is the room from which on a sealed segment counts as sealed early.
-func (s *Store) mergeableRoom() int64 { return int64(s.opts.SegmentSize / largeShare) }
-
-// newLargeSegment returns a segment, in no table yet, that holds id and content of p, but no record
-// yet.
-func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
-	seg, err = s.createSegment(segmentSpec{kind: kindLane, size: segmentSizeFor(p.size), large: true})
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.discardSegment(seg))
-			seg = nil
-		}
-	}()
-	defer s.catchFault(armFaults(), &err)
-	putBody(seg.mem[segmentHeaderSize:], p.id, p.content)
-	return seg, nil
-}
-
-// segmentSizeFor is the size of a segment for one record of size bytes alone.
-func segmentSizeFor(size int) int { return roundUp(segmentHeaderSize+size+2*digestSize, pageSize) }
-
-// sealLanes seals the active segments of which at least a share of threshold (0: any) is dead, and that
-// hold a record; those without one too for a Close, behind which none may be active. Lanes get a new one
-// with their next record: from here on none goes on in a segment that was sealed.
-func (s *Store) sealLanes(threshold float64) {
-	s.segments.setUnfilled(nil)
-	for i := range s.lanes {
-		s.sealLane(&s.lanes[i], threshold)
-	}
-}
-
-func (s *Store) sealLane(ln *lane, threshold float64) {
-	ln.rolling.Lock() // a lane that is about to go on in a segment does so before it is sealed
-	defer ln.rolling.Unlock()
-	defer s.contentMu.RUnlock(s.contentMu.RLock())
-	ln.mu.Lock()
-	defer ln.mu.Unlock()
-	if seg := ln.active; seg != nil && (seg.recordBytes() > 0 || s.closed) &&
-		fragmentation(seg.deadBytes(), seg.recordBytes()) >= threshold {
-		seg.seal(true)
-		s.logSealed(seg)
-		ln.active = nil
-	}
 }

@@ -3,17 +3,17 @@ package main
 // faults are the mistakes that the protocol's tests must notice, in the order of a round.
 var faults = []fault{
 	{
-		name: "lane goes on in a victim", file: "segment.go",
+		name: "lane goes on in a victim", file: "lane.go",
 		old: "ln.active = nil", new: "_ = ln",
 		test: "TestCompact_OperationAtEveryPoint",
 	},
 	{
-		name: "lane takes a victim again", file: "segment.go",
+		name: "lane takes a victim again", file: "lane.go",
 		old: "s.segments.setUnfilled(nil)", new: "_ = s.segments",
 		test: "TestDirectory_LaneGoesOnInNoVictim",
 	},
 	{
-		name: "large put sealed early", file: "warmtier.go",
+		name: "large put sealed early", file: "put.go",
 		old: "s.segments.publish(seg)", new: "seg.seal(false); s.segments.publish(seg)",
 		test: "TestCompact_LargePutUnderWay",
 	},
@@ -23,12 +23,12 @@ var faults = []fault{
 		test: "TestMaintain_Reserve",
 	},
 	{
-		name: "failed put leaves its body", file: "warmtier.go",
+		name: "failed put leaves its body", file: "put.go",
 		old: "\t\tclear(rec)\n", new: "\t\t_ = rec\n",
 		test: "TestDirectory_FailedPutLeavesNoBody",
 	},
 	{
-		name: "miss believed at once", file: "warmtier.go",
+		name: "miss believed at once", file: "get.go",
 		old: "err == nil && before%2 == 0 && sh.shifts.Load() == before", new: "_ = before; err == nil",
 		test: "TestFind_RemovalMovesSlotPastReader",
 	},
@@ -43,22 +43,22 @@ var faults = []fault{
 		test: "TestContentLock_WriterWaitsForEverySlot",
 	},
 	{
-		name: "dead bytes not counted", file: "warmtier.go",
+		name: "dead bytes not counted", file: "put.go",
 		old: "superseded.live.Add(-int64(oldSize))", new: "_ = superseded",
 		test: "TestStore_RandomHistory/one_lane",
 	},
 	{
-		name: "copy not verified", file: "compact.go",
+		name: "copy not verified", file: "build.go",
 		old: " || !intactRecord(rec, h, seg.seedAt(from))", new: "",
 		test: "TestCompact_UndoneOnCorruptRecord",
 	},
 	{
-		name: "content not verified", file: "warmtier.go",
+		name: "content not verified", file: "get.go",
 		old: "!intactContent(out[len(dst):], m.h)", new: "false",
 		test: "TestGet_EveryByteDamaged",
 	},
 	{
-		name: "targets published late", file: "compact.go",
+		name: "targets published late", file: "flip.go",
 		old: "\tr.publish()", new: "\tdefer r.publish()",
 		test: "TestCompact_ContentPreserved", by: panics, // the flip finds no segment
 	},
@@ -69,7 +69,7 @@ var faults = []fault{
 		test: "TestCompact_ContentPreserved", by: panics, // the flip finds no segment
 	},
 	{
-		name: "flip without comparing", file: "compact.go",
+		name: "flip without comparing", file: "flip.go",
 		old: "pos, ok := sh.current().find(m.from); ok", new: "pos, w := sh.current().first(m.from.tag()); w != 0",
 		test: "TestCompact_OperationAtEveryPoint/workers=1",
 	},
@@ -79,7 +79,7 @@ var faults = []fault{
 		test: "TestCompact_OperationThenUndo/workers=1",
 	},
 	{
-		name: "undo without comparing", file: "compact.go",
+		name: "undo without comparing", file: "flip.go",
 		old: "pos, ok := sh.current().find(m.to); ok", new: "pos, w := sh.current().first(m.to.tag()); w != 0",
 		test: "TestUndo_AtEveryFlipAfterWrites",
 	},
@@ -109,22 +109,22 @@ var faults = []fault{
 		test: "TestCompact_ContentPreserved", tags: "warmtier_invariants", by: panics, // that is the check
 	},
 	{
-		name: "tombstone dropped too early", file: "disk.go",
+		name: "tombstone dropped too early", file: "tombstones.go",
 		old: "if h.seq < oldest {", new: "if true {",
 		test: "TestDirectory_TombstoneOutlivesOlderRecord",
 	},
 	{
-		name: "no flush before the manifest", file: "disk.go",
+		name: "no flush before the manifest", file: "manifest.go",
 		old: "s.flush(); err != nil {\n\t\treturn false, err", new: "error(nil); err != nil {\n\t\treturn false, err",
 		test: "TestPower_NewVersionBeforeVictimGoes",
 	},
 	{
-		name: "targets not flushed", file: "disk.go",
+		name: "targets not flushed", file: "manifest.go",
 		old: "err := target.syncRecords(e)", new: "err := error(nil)",
 		test: "TestPower_EveryCall",
 	},
 	{
-		name: "victims listed again", file: "disk.go",
+		name: "victims listed again", file: "manifest.go",
 		old: "seg.committed.Store(false)", new: "_ = seg",
 		test: "TestDirectory_SyncBetweenCommitAndSwap",
 	},
@@ -144,12 +144,12 @@ var faults = []fault{
 		test: "TestDirectory_UnfinishedFileIsRemoved",
 	},
 	{
-		name: "lost pages not written anew", file: "recover.go",
+		name: "lost pages not written anew", file: "settle.go",
 		old: "seg.file.rewrite(min(int(f.state.synced), int(e.tail)), int(e.tail))", new: "_ = e",
 		test: "TestRecover_FailedFlush",
 	},
 	{
-		name: "older record wins", file: "recover.go",
+		name: "older record wins", file: "scan.go",
 		old: "oldHeader.seq > sc.seq ||", new: "oldHeader.seq < sc.seq ||",
 		test: "TestDirectory_RandomHistory",
 	},

@@ -1,0 +1,98 @@
+package warmtier
+
+import (
+	"errors"
+	"iter"
+)
+
+// Len returns the number of memories, 0 for a closed store.
+func (s *Store) Len() int {
+	n := int64(0)
+	for i := range s.shards {
+		n += s.shards[i].memories.Load()
+	}
+	return int(n)
+}
+
+// iterationBatch is about how many ids All copies at once.
+const iterationBatch = 128
+
+// All iterates over the memories in no particular order. Each one that is there from the first step
+// to the last is yielded exactly once, with its content at that step; one that comes or goes on the
+// way may be yielded or not, never twice. The content is valid, and must not be written to, until
+// the next step. The loop's body runs with no lock held and may call the store.
+//
+// A damaged record cannot be reported by an iterator: it is left out, logged, and counted in
+// Stats.CorruptRecords; [Store.Verify] names each one. The iteration ends early when the store is
+// closed. It costs one look-up per memory beside the walk.
+func (s *Store) All() iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		batch := idBatch{copy: []byte{}} // empty content is not nil
+		for i := range s.shards {
+			for batch.next = 0; batch.next < tagCount; {
+				if err := s.readIDs(&s.shards[i], &batch); err != nil {
+					s.opts.Logger.Error("damaged records left out of an iteration", "error", err)
+				}
+				for _, id := range batch.ids {
+					if !s.step(id, &batch, yield) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+// idBatch is some ids of one shard.
+type idBatch struct {
+	next  uint32 // the tag to go on with
+	ids   []string
+	slots []slot // scratch space
+	copy  []byte // of the content yielded, in a directory store
+}
+
+// readIDs replaces the ids of b by those from b.next on. Records it cannot read the id of are left
+// out and make up the error.
+func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
+	defer s.catchFault(armFaults(), &err)
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	end := sh.rangeEnd(b.next, iterationBatch)
+	b.slots = sh.current().appendRange(b.slots[:0], b.next, end)
+	b.ids, b.next = b.ids[:0], end
+	var m match
+	for _, w := range b.slots {
+		if damage := s.follow(&m, w.location()); damage != nil {
+			s.corruptRecords.Add(1)
+			err = errors.Join(err, damage)
+			continue
+		}
+		b.ids = append(b.ids, string(recordID(m.rec, m.h)))
+	}
+	return err
+}
+
+// step yields one memory, if it is still there; in a directory store a copy of it, since a fault in the
+// loop's body could not be made an error.
+func (s *Store) step(id string, b *idBatch, yield func(string, []byte) bool) (more bool) {
+	var err error
+	if s.disk == nil {
+		err = s.view(id, 0, func(content []byte) error {
+			more = yield(id, content)
+			return nil
+		})
+	} else if b.copy, err = s.appendGuarded(b.copy[:0], id, 0); err == nil {
+		more = yield(id, b.copy[:len(b.copy):len(b.copy)])
+	}
+	switch {
+	case err == nil:
+		return more
+	case errors.Is(err, ErrNotFound):
+		return true // gone since its id was copied
+	case errors.Is(err, ErrClosed):
+		return false
+	}
+	s.opts.Logger.Error("damaged record left out of an iteration", "error", err)
+	return true
+}

@@ -1,0 +1,264 @@
+package warmtier
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// build copies live records until there are none left or the targets are full.
+func (r *round) build(ctx context.Context) error {
+	c := r.c
+	c.stage()
+	ctx, cancel := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	for worker := range c.s.opts.Compaction.Workers {
+		g.Go(func() error { return r.copyVictims(ctx, &c.staged[worker]) })
+	}
+	done := make(chan struct{})
+	var err error
+	go func() {
+		err = g.Wait()
+		close(done)
+	}()
+	defer func() { // OnProgress may panic: the workers must be gone before the round is undone
+		cancel()
+		<-done
+	}()
+	for {
+		select {
+		case <-r.tick:
+			c.report(StageBuild, r.bytes.Load())
+		case <-done:
+			c.noteOverhead()
+			return err
+		}
+	}
+}
+
+// stage makes room for the moves of a round.
+func (c *compaction) stage() {
+	if c.staged == nil {
+		c.staged = make([]moves, c.s.opts.Compaction.Workers)
+	}
+	room := float64(c.maxTargets) * float64(c.segmentSize())
+	expected := int(min(room, float64(c.liveWork())) / c.recordSize * 1.1)
+	for w := range c.staged {
+		c.staged[w].list = slices.Grow(c.staged[w].list[:0], expected/len(c.staged))
+	}
+}
+
+// noteOverhead accounts for what is held at the end of a build, when it is most.
+func (c *compaction) noteOverhead() {
+	held := c.extra
+	for w := range c.staged {
+		held += int64(cap(c.staged[w].list)) * int64(unsafe.Sizeof(move{}))
+	}
+	for _, v := range c.work {
+		held += int64(cap(v.live)) * 4
+	}
+	c.stats.PeakOverheadBytes = max(c.stats.PeakOverheadBytes, held)
+}
+
+// copyVictims is one worker.
+func (r *round) copyVictims(ctx context.Context, staged *moves) (err error) {
+	defer r.c.s.catchFault(armFaults(), &err)
+	var ch chunk
+	var y yielder
+	for {
+		if err := r.take(&ch); err != nil || len(ch.headers) == 0 {
+			return err
+		}
+		if err := r.copyChunk(&ch, staged); err != nil {
+			return err
+		}
+		r.bytes.Add(int64(ch.size))
+		select {
+		case r.tick <- struct{}{}:
+		default:
+		}
+		y.yield()
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// chunk is a few live records that lie one behind the other in a victim, and their place in a target.
+type chunk struct {
+	v       *victim
+	live    []uint32 // offsets in the victim, in units of 8 bytes
+	headers []header
+	size    int // bytes
+	target  *segment
+	offset  int // in target
+	record  int // number in target of the first one
+}
+
+// take makes ch the next records to be copied; without headers when there are none, or the targets
+// are full. Workers share the victims one by one: if each had its own, as many victims would be copied
+// in part and be given back later, and the targets filled meanwhile would be fresh memory.
+func (r *round) take(ch *chunk) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ch.headers = ch.headers[:0]
+	for len(r.work) > 0 && len(r.work[0].live) == 0 {
+		r.work = r.work[1:]
+	}
+	if r.full || len(r.work) == 0 {
+		return nil
+	}
+	ch.v = r.work[0]
+	if err := r.readHeaders(ch); err != nil {
+		return err
+	}
+	n := len(ch.headers)
+	if reserved, err := r.reserve(ch); err != nil || !reserved {
+		ch.headers = ch.headers[:0]
+		return err
+	}
+	ch.live, ch.v.live = ch.v.live[:n], ch.v.live[n:]
+	ch.v.prefetchHeads(n + 1) // while these are copied
+	return nil
+}
+
+// readHeaders fills ch with the headers of its victim's next records. REQUIRES: r.mu held.
+func (r *round) readHeaders(ch *chunk) error {
+	limit := min(copyChunk, r.c.s.opts.SegmentSize/largeShare)
+	seg := ch.v.seg
+	tail := int(seg.tail.Load())
+	ch.size = 0
+	for _, unit := range ch.v.live {
+		if err := r.c.s.reach(pointCompactRecord); err != nil {
+			return err
+		}
+		offset := int(unit) * recordAlign
+		h, ok := decodeHeader(seg.mem[min(offset, tail):tail])
+		if !ok {
+			return ch.v.damaged(offset, "no valid header")
+		}
+		if ch.size > 0 && ch.size+h.size() > limit {
+			break
+		}
+		ch.headers = append(ch.headers, h)
+		ch.size += h.size()
+	}
+	return nil
+}
+
+// reserve finds room for ch in a target; false when the round is full. A chunk never spans two
+// targets, so each of them stays without gaps. REQUIRES: r.mu held.
+func (r *round) reserve(ch *chunk) (bool, error) {
+	target := r.last()
+	if target == nil || target.room(len(ch.headers)) < ch.size {
+		if target != nil {
+			target.seal(false)
+		}
+		if r.full = len(r.targets) >= r.maxTargets; r.full {
+			return false, nil
+		}
+		var err error
+		if target, err = r.c.newTarget(ch.size); err != nil {
+			return false, err
+		}
+		r.targets = append(r.targets, target)
+	}
+	ch.target, ch.offset, ch.record = target, int(target.tail.Load()), int(target.records.Load())
+	for _, h := range ch.headers {
+		target.contains(h.seq)
+	}
+	target.grew(len(ch.headers), ch.size)
+	return true, nil
+}
+
+// last is the target being filled, nil when there is none.
+func (r *round) last() *segment {
+	if len(r.targets) == 0 {
+		return nil
+	}
+	return r.targets[len(r.targets)-1]
+}
+
+// newTarget returns an empty segment that has its place in the table and is not there yet. It has
+// room for size bytes, which may be more than SegmentSize (the victim may come from an Open with larger
+// segments, or hold one large record): such a target is for one record.
+func (c *compaction) newTarget(size int) (*segment, error) {
+	if err := c.s.reach(pointCompactTarget); err != nil {
+		return nil, err
+	}
+	target, err := c.emptySegment(max(c.s.opts.SegmentSize, segmentSizeFor(size)))
+	if err != nil {
+		return nil, err
+	}
+	if err := c.s.segments.assign(target, c.s.maxSegments()); err != nil {
+		return nil, errors.Join(err, c.s.discardSegment(target))
+	}
+	target.seal(true)
+	return target, nil
+}
+
+// emptySegment returns a segment in recycled memory, or a new one.
+func (c *compaction) emptySegment(size int) (*segment, error) {
+	if n := len(c.pool); n > 0 && size == c.s.opts.SegmentSize {
+		mem := c.pool[n-1]
+		c.pool = c.pool[:n-1]
+		return newSegment(c.s.segments.newID(kindTarget), mem, kindTarget), nil
+	}
+	seg, err := c.s.createSegment(segmentSpec{
+		kind: kindTarget, size: size, large: size > c.s.opts.SegmentSize, least: size,
+	})
+	if err == nil {
+		c.extra += int64(size)
+	}
+	return seg, err
+}
+
+// copyChunk copies the records of ch, and then verifies the copies. All are copied first: a checksum
+// behind each copy would wait for the lines just written, and that takes as long as the copying.
+func (r *round) copyChunk(ch *chunk, staged *moves) error {
+	seg, target := ch.v.seg, ch.target
+	offset := ch.offset
+	for i, h := range ch.headers {
+		if next := i + 1; next < len(ch.headers) {
+			from := int(ch.live[next]) * recordAlign
+			prefetch(seg.mem[from : from+min(ch.headers[next].size(), prefetchLimit)])
+		}
+		from := int(ch.live[i]) * recordAlign
+		copy(target.mem[offset:offset+h.size()], seg.mem[from:])
+		offset += h.size()
+	}
+	offset = ch.offset
+	for i, h := range ch.headers {
+		if err := r.adoptCopy(ch, i, offset, staged); err != nil {
+			return err
+		}
+		offset += h.size()
+	}
+	return nil
+}
+
+// adoptCopy verifies the copy of record i of ch, at offset in the target, makes it one of its place, and
+// stages the change of the index.
+func (r *round) adoptCopy(ch *chunk, i, offset int, staged *moves) error {
+	s, seg, target, h := r.c.s, ch.v.seg, ch.target, ch.headers[i]
+	from := int(ch.live[i]) * recordAlign
+	rec := target.mem[offset : offset+h.size()]
+	if h.kind != kindMemory || !intactRecord(rec, h, seg.seedAt(from)) {
+		return ch.v.damaged(from, "checksum mismatch")
+	}
+	reseed(rec, h, target.seedAt(offset))
+	if target.file != nil {
+		target.putDigest(ch.record+i, recordID(rec, h))
+	}
+	number, tag := splitHash(s.hashBytes(recordID(rec, h)))
+	staged.list = append(staged.list, move{
+		from:  makeSlot(tag, s.locate(seg, from)),
+		to:    makeSlot(tag, s.locate(target, offset)),
+		size:  uint32(h.size()),
+		shard: uint8(number),
+	})
+	return nil
+}

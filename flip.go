@@ -1,0 +1,155 @@
+package warmtier
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+)
+
+// move is one staged change of the index.
+type move struct {
+	from, to slot
+	size     uint32 // of the record, bytes
+	shard    uint8
+}
+
+// moves are the staged changes of one worker.
+type moves struct {
+	list  []move
+	start [shardCount + 1]int // after sort, those of shard i are list[start[i]:start[i+1]]
+}
+
+// sort brings the moves into the order of their shards, in place and in linear time (American flag
+// sort: McIlroy, Bostic, McIlroy, "Engineering Radix Sort", Computing Systems 6(1), 1993, section
+// 3.1). A list for each shard would take up to twice the memory.
+func (m *moves) sort() {
+	clear(m.start[:])
+	for _, mv := range m.list {
+		m.start[int(mv.shard)+1]++
+	}
+	for i := range shardCount {
+		m.start[i+1] += m.start[i]
+	}
+	var next [shardCount]int // where the next move of each shard goes
+	copy(next[:], m.start[:])
+	for shard := range shardCount {
+		for next[shard] < m.start[shard+1] {
+			at := next[shard]
+			if home := int(m.list[at].shard); home != shard {
+				m.list[at], m.list[next[home]] = m.list[next[home]], m.list[at]
+				next[home]++
+				continue
+			}
+			next[shard]++
+		}
+	}
+}
+
+// of returns the moves of a shard. REQUIRES: sort was called.
+func (m *moves) of(shard int) []move { return m.list[m.start[shard]:m.start[shard+1]] }
+
+// commit makes the copies visible.
+func (r *round) commit(ctx context.Context) (moved, superseded int64, err error) {
+	c := r.c
+	for w := range c.staged {
+		c.staged[w].sort()
+	}
+	r.publish()
+	var m, sup atomic.Int64
+	err = c.parallel(ctx, func(ctx context.Context, _, shard int) error {
+		var y yielder
+		for w := range c.staged {
+			for batch := range slices.Chunk(c.staged[w].of(shard), flipBatch) {
+				n, err := c.s.flip(&c.s.shards[shard], batch)
+				m.Add(int64(n))
+				sup.Add(int64(len(batch) - n))
+				if err == nil {
+					err = context.Cause(ctx)
+				}
+				if err != nil {
+					return err
+				}
+				y.yield()
+			}
+		}
+		return nil
+	})
+	return m.Load(), sup.Load(), err
+}
+
+// publish puts the targets into the table.
+func (r *round) publish() {
+	s := r.c.s
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	for _, target := range r.targets {
+		s.segments.publish(target)
+	}
+	r.published = true
+}
+
+// flip exchanges the slots of batch that the index still has, and says how many.
+func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.version.Add(1)
+	defer sh.version.Add(1)
+	var tally liveTally
+	defer tally.flush()
+	for _, m := range batch {
+		sh.prefetch(m.from.tag())
+	}
+	for _, m := range batch {
+		if err := s.reach(pointCompactFlip); err != nil {
+			return flipped, err
+		}
+		if pos, ok := sh.current().find(m.from); ok {
+			sh.current().set(pos, m.to)
+			s.moveLive(&tally, m)
+			flipped++
+		}
+	}
+	return flipped, nil
+}
+
+// liveTally sums up live bytes on their way from one segment to another; a batch seldom has more than
+// a few such pairs, in runs.
+type liveTally struct {
+	from, to *segment
+	bytes    int64
+}
+
+func (t *liveTally) flush() {
+	if t.bytes > 0 {
+		t.from.live.Add(-t.bytes)
+		t.to.live.Add(t.bytes)
+	}
+	t.bytes = 0
+}
+
+// moveLive counts the bytes of m for its new segment. REQUIRES: the shard's lock held until t is
+// flushed.
+func (s *Store) moveLive(t *liveTally, m move) {
+	from, _ := s.resolve(m.from.location())
+	to, _ := s.resolve(m.to.location())
+	if from != t.from || to != t.to {
+		t.flush()
+		t.from, t.to = from, to
+	}
+	t.bytes += int64(m.size)
+}
+
+// unflip is flip backwards.
+func (s *Store) unflip(sh *shard, batch []move) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.version.Add(1)
+	defer sh.version.Add(1)
+	var tally liveTally
+	defer tally.flush()
+	for _, m := range batch {
+		if pos, ok := sh.current().find(m.to); ok {
+			sh.current().set(pos, m.from)
+			s.moveLive(&tally, move{from: m.to, to: m.from, size: m.size})
+		}
+	}
+}

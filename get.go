@@ -1,0 +1,312 @@
+package warmtier
+
+import (
+	"time"
+)
+
+// maxLockedCopy is the longest content (bytes) copied with contentMu read-held; longer ones are
+// copied under a pin, so that a swap, and every reader that queues behind it, never waits for them.
+const maxLockedCopy = 64 << 10
+
+// match is a record that the index points to.
+type match struct {
+	seg    *segment
+	offset int    // of the record in seg
+	rec    []byte // from the record's first byte to seg's tail
+	h      header
+	pos    int // of the slot; for an id that is absent, where its slot would go
+
+	started time.Duration // of a read that is measured, see meters; else 0
+}
+
+func (m *match) corrupt(id, reason string) error {
+	return &CorruptError{File: m.seg.name(), Offset: int64(m.offset), ID: id, Reason: reason}
+}
+
+// content is that of the record, not verified.
+func (m *match) content() []byte { return recordContent(m.rec, m.h) }
+
+// Get returns a copy of the content of id; it is never nil when err is nil.
+//
+// Errors: [ErrNotFound], [ErrInvalidID], [ErrClosed], [ErrCorrupt].
+func (s *Store) Get(id string) ([]byte, error) {
+	content, err := s.AppendContent(nil, id)
+	if content == nil && err == nil {
+		content = []byte{}
+	}
+	return content, err
+}
+
+// AppendContent appends the content of id to dst and returns the longer slice, as append does. It
+// does not allocate when dst has room. On an error it returns dst; bytes behind len(dst), up to its
+// capacity, may have been written.
+//
+// Errors: as [Store.Get].
+func (s *Store) AppendContent(dst []byte, id string) ([]byte, error) {
+	if err := checkID(id); err != nil {
+		return dst, err
+	}
+	if s.disk != nil {
+		return s.appendGuarded(dst, id, 1)
+	}
+	return s.appendContent(dst, id, 1)
+}
+
+// appendGuarded is appendContent where it may end with a fault.
+func (s *Store) appendGuarded(dst []byte, id string, gets uint64) (content []byte, err error) {
+	content = dst //nolint:wastedassign // what a fault returns
+	defer s.catchFault(armFaults(), &err)
+	return s.appendContent(dst, id, gets)
+}
+
+// appendContent copies first and then checks the copy, which nobody else can write to: contentMu is
+// held for the copy only.
+func (s *Store) appendContent(dst []byte, id string, gets uint64) ([]byte, error) {
+	var m match
+	hold, err := s.lookup(&m, id, gets)
+	if err != nil {
+		return dst, err
+	}
+	var out []byte
+	switch {
+	case m.h.contentLen > maxLockedCopy:
+		if out, err = s.copyPinned(dst, &m, hold); err != nil {
+			return dst, err
+		}
+	case s.disk != nil:
+		out = s.copyGuarded(dst, &m, hold)
+	default: // nothing here can panic, so the lock needs no defer
+		out = appendTo(dst, m.content())
+		s.contentMu.RUnlock(hold)
+	}
+	if !intactContent(out[len(dst):], m.h) {
+		s.countDamage()
+		return dst, m.corrupt(id, "checksum mismatch")
+	}
+	if m.started != 0 {
+		s.meters.readEnded(m.started, m.h.contentLen)
+	}
+	return out, nil
+}
+
+// appendTo is append, with a result of the exact size when there is nothing to append to.
+func appendTo(dst, content []byte) []byte {
+	if dst == nil && len(content) > 0 {
+		out := make([]byte, len(content))
+		copy(out, content)
+		return out
+	}
+	return append(dst, content...)
+}
+
+// copyGuarded copies where it may end with a fault. It takes over the hold of lookup.
+func (s *Store) copyGuarded(dst []byte, m *match, hold readHold) []byte {
+	defer s.contentMu.RUnlock(hold)
+	return appendTo(dst, m.content())
+}
+
+// copyPinned copies what is too long for a hold of contentMu. It takes over that of lookup.
+func (s *Store) copyPinned(dst []byte, m *match, hold readHold) (out []byte, err error) {
+	m.seg.pin()
+	s.contentMu.RUnlock(hold)
+	defer s.unpin(m.seg)
+	if s.disk != nil { // as in viewPinned
+		defer s.catchFault(armFaults(), &err)
+	}
+	return appendTo(dst, m.content()), nil
+}
+
+// View calls fn with the content of id, without a copy, and returns what fn returns. The slice is
+// valid inside fn only, and must not be written to. fn runs with no lock held: it may take its time
+// and call the store, Close included. Until it returns, the segment stays mapped, though a
+// compaction may have replaced it.
+//
+// Errors: as [Store.Get], and what fn returns. A panic of fn passes through.
+func (s *Store) View(id string, fn func(content []byte) error) (err error) {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if s.disk != nil {
+		defer s.catchFault(armFaults(), &err)
+	}
+	return s.view(id, 1, fn)
+}
+
+func (s *Store) view(id string, gets uint64, fn func(content []byte) error) error {
+	var m match
+	hold, err := s.lookup(&m, id, gets)
+	if err != nil {
+		return err
+	}
+	m.seg.pin()
+	s.contentMu.RUnlock(hold)
+	return s.viewPinned(id, &m, fn)
+}
+
+// viewPinned takes over the pin.
+func (s *Store) viewPinned(id string, m *match, fn func(content []byte) error) (err error) {
+	defer s.unpin(m.seg)
+	if s.disk != nil { // before the last unpin: it unmaps what the fault is on
+		defer s.catchFault(armFaults(), &err)
+	}
+	content := m.content()
+	if !intactContent(content, m.h) {
+		s.countDamage()
+		return m.corrupt(id, "checksum mismatch")
+	}
+	if m.started != 0 {
+		s.meters.readEnded(m.started, m.h.contentLen)
+	}
+	if err := s.reach(pointViewPinned); err != nil {
+		return err
+	}
+	assertUnlocked()
+	return fn(content)
+}
+
+// Has reports whether id has a memory. It reads no content and verifies none; an invalid id, a
+// closed store and a damaged record are false.
+func (s *Store) Has(id string) (exists bool) {
+	if s.disk != nil {
+		var fault error // false then
+		defer s.catchFault(armFaults(), &fault)
+	}
+	if checkID(id) != nil {
+		return false
+	}
+	var m match
+	hold, err := s.lookup(&m, id, 0)
+	if err != nil {
+		return false
+	}
+	s.contentMu.RUnlock(hold)
+	return true
+}
+
+// lookup finds id and returns with contentMu read-held when err is nil, so that the match can be
+// used or pinned. It counts as so many gets.
+func (s *Store) lookup(m *match, id string, gets uint64) (hold readHold, err error) {
+	sh, tag := s.place(id)
+	hold = s.contentMu.RLock()
+	hold.gets = gets
+	if s.disk != nil {
+		err = s.findGuarded(&hold, m, sh, tag, id)
+	} else {
+		err = s.findCounted(&hold, m, sh, tag, id)
+	}
+	if err != nil {
+		s.contentMu.RUnlock(hold)
+	}
+	return hold, err
+}
+
+// findGuarded is findCounted where it may end with a fault.
+func (s *Store) findGuarded(hold *readHold, m *match, sh *shard, tag uint32, id string) error {
+	ended := false
+	defer func() {
+		if !ended {
+			hold.gets = 0
+			s.contentMu.RUnlock(*hold)
+		}
+	}()
+	err := s.findCounted(hold, m, sh, tag, id)
+	ended = true
+	return err
+}
+
+// findCounted is find, and says with hold what the call counts as.
+func (s *Store) findCounted(hold *readHold, m *match, sh *shard, tag uint32, id string) error {
+	if s.closed {
+		hold.gets = 0
+		return ErrClosed
+	}
+	m.started = s.meters.sampleRead(hold)
+	exists, err := s.find(m, sh, tag, id)
+	switch {
+	case err != nil:
+		s.corruptRecords.Add(1)
+		s.meters.getErrors.Add(int64(hold.gets))
+		hold.gets = 0
+		return err
+	case !exists:
+		hold.miss()
+		if m.started != 0 {
+			s.meters.readEnded(m.started, 0)
+		}
+		return ErrNotFound
+	}
+	return nil
+}
+
+// countDamage accounts for a content that cannot be returned.
+func (s *Store) countDamage() {
+	s.corruptRecords.Add(1)
+	s.meters.getErrors.Add(1)
+}
+
+// missAttempts is how many times a miss is looked at without the shard's lock.
+const missAttempts = 4
+
+// find looks id up. It takes no lock when the id is there; see index.go for what may be believed.
+// REQUIRES: contentMu held, no lock of a shard held.
+func (s *Store) find(m *match, sh *shard, tag uint32, id string) (exists bool, err error) {
+	if exists, _ = s.probe(m, sh, tag, id); exists {
+		return true, nil
+	}
+	for range missAttempts {
+		before := sh.shifts.Load()
+		exists, err = s.probe(m, sh, tag, id)
+		if exists {
+			return true, nil
+		}
+		if err == nil && before%2 == 0 && sh.shifts.Load() == before {
+			return false, nil
+		}
+	}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return s.probe(m, sh, tag, id)
+}
+
+// probe looks id up once, and compares it with the ids of the records themselves. A damaged head among
+// the records it meets is an error, since it may be id's. Only a hit is sure unless the lock of the
+// shard, or of its lane, is held. REQUIRES: contentMu held.
+func (s *Store) probe(m *match, sh *shard, tag uint32, id string) (exists bool, err error) {
+	t := sh.current()
+	if t == nil {
+		return false, nil
+	}
+	pos, w := t.first(tag)
+	for ; w != 0; pos, w = t.following(pos, tag) {
+		if err := s.follow(m, w.location()); err != nil {
+			return false, err
+		}
+		if string(recordID(m.rec, m.h)) == id {
+			m.pos = pos
+			return true, nil
+		}
+		_ = s.reach(pointFindOther)
+	}
+	m.pos = pos
+	return false, nil
+}
+
+// follow reads header and id of the record at loc into m, and verifies them. REQUIRES: contentMu held.
+func (s *Store) follow(m *match, loc location) error {
+	seg, offset := s.resolve(loc)
+	if seg == nil {
+		return &CorruptError{File: "index", Offset: int64(loc), Reason: "no such segment"}
+	}
+	m.seg, m.offset = seg, offset
+	tail := int(seg.tail.Load())
+	if offset >= tail {
+		return m.corrupt("", "record beyond the tail")
+	}
+	m.rec = seg.mem[offset:tail]
+	var ok bool
+	m.h, ok = decodeHeader(m.rec)
+	if !ok || m.h.kind != kindMemory || !intactHead(m.rec, m.h, seg.seedAt(offset)) {
+		return m.corrupt("", "damaged header or id")
+	}
+	return nil
+}

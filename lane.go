@@ -1,0 +1,238 @@
+package warmtier
+
+import (
+	"errors"
+	"unsafe"
+)
+
+// lane is one appender. The shards of a lane write one at a time.
+type lane struct {
+	laneState
+	_ [cacheLines - unsafe.Sizeof(laneState{})%cacheLines]byte // as with shards
+}
+
+type laneState struct {
+	rolling rankedMutex[rollRank] // held by who makes the next active segment
+	mu      rankedMutex[laneRank]
+	active  *segment // guarded by mu; set by who has rolling too, but for seals
+}
+
+// largeSize is the size of the largest record that shares a segment with others.
+func (s *Store) largeSize() int {
+	return min(s.largestShared(), max(s.opts.SegmentSize/largeShare, minLargeSize))
+}
+
+// largestFor is the size of the largest record of a kind that shares a segment. A tombstone needs one of
+// its own only when its id has nearly the size of the smallest segment.
+func (s *Store) largestFor(kind byte) int {
+	if kind == kindTombstone {
+		return s.largestShared()
+	}
+	return s.largeSize()
+}
+
+// largestShared is the size of the largest record that fits a segment of SegmentSize.
+func (s *Store) largestShared() int { return s.opts.SegmentSize - segmentHeaderSize - 2*digestSize }
+
+// errNoRoom says that a record needs a segment that is not there yet.
+var errNoRoom = errors.New("warmtier: internal: no room")
+
+// withRoom calls try, which appends p or returns errNoRoom, each time with a segment more. Making one
+// takes milliseconds, so it is done with no lock held: a swap that had to wait for it would stop every
+// reader behind it. Close waits, or it would leave files to the next owner of the directory that this
+// call removes when try fails.
+func (s *Store) withRoom(p *put, try func() error) error {
+	done, err := s.enter()
+	if err != nil {
+		return err
+	}
+	defer done()
+	for err = errNoRoom; err == errNoRoom; { //nolint:errorlint // never wrapped: it is no error
+		if err = s.makeRoom(p); err == nil {
+			err = try()
+		}
+	}
+	if p.large == nil || p.written {
+		return err
+	}
+	failed := s.discardSegment(p.large)
+	if err == nil { // there was nothing to delete
+		s.warn("segment could not be given back", failed)
+		return nil
+	}
+	return errors.Join(err, failed)
+}
+
+// makeRoom gives p a segment of its own with the body of p in it, or the lane of its id a new active
+// segment. REQUIRES: no lock held.
+func (s *Store) makeRoom(p *put) (err error) {
+	assertUnlocked()
+	if p.size > s.largestFor(p.kind) {
+		p.large, err = s.newLargeSegment(p)
+		return err
+	}
+	return s.roll(p.shard.lane, p)
+}
+
+// hasRoomLocked reports whether the active segment of ln takes a record of p's size. REQUIRES: ln.mu held.
+func (ln *lane) hasRoomLocked(p *put) bool {
+	seg := ln.active
+	return seg != nil && seg.room(1) >= p.size && (p.kind == kindTombstone || !seg.spare)
+}
+
+// roll gives ln an active segment with room for p, unless somebody else has done that meanwhile.
+func (s *Store) roll(ln *lane, p *put) error {
+	ln.rolling.Lock()
+	defer ln.rolling.Unlock()
+	ln.mu.Lock()
+	enough := ln.hasRoomLocked(p)
+	ln.mu.Unlock()
+	if enough {
+		return nil
+	}
+	if seg := s.takeUnfilled(p.size); seg != nil {
+		s.goOn(ln, seg)
+		return nil
+	}
+	spec := segmentSpec{kind: kindLane, size: s.opts.SegmentSize}
+	if p.kind == kindTombstone {
+		spec.least = segmentSizeFor(p.size)
+	}
+	seg, err := s.createSegment(spec)
+	if err != nil {
+		return err
+	}
+	if err := s.segments.assign(seg, s.maxSegments()); err != nil {
+		return errors.Join(err, s.discardSegment(seg))
+	}
+	s.install(ln, seg)
+	return nil
+}
+
+// install makes seg the active segment of ln. It publishes with contentMu read-held: between swaps the
+// table only grows. REQUIRES: ln.rolling held, so that the lane has got no other one meanwhile.
+func (s *Store) install(ln *lane, seg *segment) {
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	s.segments.publish(seg)
+	s.activateLocked(ln, seg)
+}
+
+// activateLocked seals the active segment of ln and makes seg the next one. REQUIRES: ln.mu held, contentMu
+// read-held, seg in the table.
+func (s *Store) activateLocked(ln *lane, seg *segment) {
+	_ = s.reach(pointLaneRolled)
+	if ln.active != nil {
+		ln.active.seal(int64(ln.active.room(1)) > s.mergeableRoom())
+		s.logSealed(ln.active)
+	}
+	ln.active = seg
+}
+
+// mergeableRoom is the room from which on a sealed segment counts as sealed early.
+func (s *Store) mergeableRoom() int64 { return int64(s.opts.SegmentSize / largeShare) }
+
+// newLargeSegment returns a segment, in no table yet, that holds id and content of p, but no record
+// yet.
+func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
+	seg, err = s.createSegment(segmentSpec{kind: kindLane, size: segmentSizeFor(p.size), large: true})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.discardSegment(seg))
+			seg = nil
+		}
+	}()
+	defer s.catchFault(armFaults(), &err)
+	putBody(seg.mem[segmentHeaderSize:], p.id, p.content)
+	return seg, nil
+}
+
+// segmentSizeFor is the size of a segment for one record of size bytes alone.
+func segmentSizeFor(size int) int { return roundUp(segmentHeaderSize+size+2*digestSize, pageSize) }
+
+// sealLanes seals the active segments of which at least a share of threshold (0: any) is dead, and that
+// hold a record; those without one too for a Close, behind which none may be active. Lanes get a new one
+// with their next record: from here on none goes on in a segment that was sealed.
+func (s *Store) sealLanes(threshold float64) {
+	s.segments.setUnfilled(nil)
+	for i := range s.lanes {
+		s.sealLane(&s.lanes[i], threshold)
+	}
+}
+
+func (s *Store) sealLane(ln *lane, threshold float64) {
+	ln.rolling.Lock() // a lane that is about to go on in a segment does so before it is sealed
+	defer ln.rolling.Unlock()
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if seg := ln.active; seg != nil && (seg.recordBytes() > 0 || s.closed) &&
+		fragmentation(seg.deadBytes(), seg.recordBytes()) >= threshold {
+		seg.seal(true)
+		s.logSealed(seg)
+		ln.active = nil
+	}
+}
+
+/*
+Going on in a segment. Every Close seals the segments of lanes, half empty or not, and every Open after a
+kill does: without more, a thousand times Open, Put and Close would leave a thousand files. So a lane that
+needs a segment takes one that was sealed with room left before this Open, as long as no compaction may
+have chosen it. Its state is written as not sealed first, both copies of it: if one that says sealed were
+left, damage to the other one would end the segment before the new records. Everything beyond the end must
+be zero: a record behind a new one would count. Open makes it so (see clearRemains); whoever else wrote
+there has damaged the file.
+*/
+
+// setUnfilled replaces the segments that lanes may go on in.
+func (t *segmentTable) setUnfilled(segs []*segment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unfilled = segs
+}
+
+// takeUnfilled returns a sealed segment with room for size bytes that can be gone on with, nil when there
+// is none. REQUIRES: the rolling of the lane it is for held; no other lock.
+func (s *Store) takeUnfilled(size int) *segment {
+	t := &s.segments
+	for {
+		t.mu.Lock()
+		n := len(t.unfilled)
+		var seg *segment
+		if n > 0 {
+			seg, t.unfilled = t.unfilled[n-1], t.unfilled[:n-1]
+		}
+		t.mu.Unlock()
+		if seg == nil || seg.room(1) >= size && s.unseal(seg) == nil {
+			return seg
+		}
+	}
+}
+
+// unseal writes to the header of seg that records follow; an error when that cannot be.
+func (s *Store) unseal(seg *segment) (err error) {
+	defer s.catchFault(armFaults(), &err)
+	if !isZero(seg.rest()) {
+		return errors.New("something lies behind the last record")
+	}
+	seg.writeState(seg.extent(), false)
+	seg.writeState(seg.extent(), false)
+	return nil
+}
+
+// goOn makes seg, of takeUnfilled, the active segment of ln.
+func (s *Store) goOn(ln *lane, seg *segment) {
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	s.segments.mu.Lock() // a flush looks at sealed segments under it
+	seg.sealedInFile.Store(false)
+	seg.early.Store(false)
+	seg.state.Store(int32(stateActive))
+	s.segments.mu.Unlock()
+	s.activateLocked(ln, seg)
+}
