@@ -5,13 +5,16 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"runtime"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -20,6 +23,13 @@ import (
 // memories fill several.
 func quiet() *Options {
 	return &Options{SegmentSize: minSegmentSize, Maintenance: MaintenanceOptions{Disabled: true}}
+}
+
+func compacting(workers int, maxOverhead int64) *Options {
+	opts := quiet()
+	opts.Compaction.Workers = workers
+	opts.Compaction.MaxOverhead = maxOverhead
+	return opts
 }
 
 // openTest opens a memory store; at the end of the test it must verify, and leave neither mapping
@@ -45,36 +55,45 @@ func (s *Store) isClosed() bool {
 	return s.closed
 }
 
-// requireIntact runs Verify on a store nobody writes to.
-func requireIntact(t testing.TB, s *Store) {
-	t.Helper()
-	report, err := s.Verify(context.Background())
-	require.NoError(t, err, "findings: %+v", report.Findings)
-	require.True(t, report.Quiescent)
-	require.Equal(t, s.Len(), report.Memories)
-}
-
-// requireReleased checks that a closed store holds no mapping, and that the process is down to the
-// goroutines it had. Goroutines that have been told to end may need a moment to be gone.
-func requireReleased(t testing.TB, s *Store, goroutines int) {
-	t.Helper()
-	require.Zero(t, s.mapper.bytes.Load(), "bytes mapped after Close")
-	require.Zero(t, s.mapper.mappings.Load(), "mappings after Close")
-	for range 1_000_000 {
-		if runtime.NumGoroutine() <= goroutines {
-			return
-		}
-		runtime.Gosched()
-	}
-	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines, "goroutines after Close")
-}
-
 // scaled is n, or less under the race detector, where everything takes about ten times as long.
 func scaled(n int) int {
 	if raceEnabled {
 		return max(1, n/20)
 	}
 	return n
+}
+
+// sized is scaled, and less too where every lock is checked against the lock order.
+func sized(t testing.TB, n int) int {
+	t.Helper()
+	if lockOrderChecked() {
+		return max(1, n/20)
+	}
+	return scaled(n)
+}
+
+// lockOrderChecked reports whether the build checks the order of locks.
+func lockOrderChecked() (checked bool) {
+	var mu rankedMutex[laneRank]
+	mu.Lock()
+	defer mu.Unlock()
+	defer func() { checked = recover() != nil }()
+	assertUnlocked()
+	return false
+}
+
+// testDuration is how long a free test runs.
+func testDuration(t testing.TB) time.Duration {
+	t.Helper()
+	if v := os.Getenv("WARMTIER_TEST_DURATION"); v != "" {
+		d, err := time.ParseDuration(v)
+		require.NoError(t, err)
+		return d
+	}
+	if testing.Short() {
+		return 200 * time.Millisecond
+	}
+	return 1200 * time.Millisecond
 }
 
 // seeded returns a source of random numbers and logs its seed; WARMTIER_TEST_SEED replays a run.
@@ -92,6 +111,15 @@ func seeded(t testing.TB) *rand.Rand {
 
 func idOf(i int) string { return fmt.Sprintf("memory-%08d", i) }
 
+// numberOf is the i of idOf(i).
+func numberOf(id string) int {
+	i, err := strconv.Atoi(strings.TrimPrefix(id, "memory-"))
+	if err != nil {
+		return -1
+	}
+	return i
+}
+
 // contentOf is a content of size bytes (at least 16) that says whose it is and which version:
 // wrong bytes never equal it.
 func contentOf(i int, version, size int) []byte {
@@ -104,75 +132,87 @@ func contentOf(i int, version, size int) []byte {
 	return b
 }
 
-// fill stores memories from to to-1, version 0.
-func fill(t testing.TB, s *Store, from, to, size int) {
+// oneLane is a hash that puts all ids into one shard, and so into one lane, with tags that differ.
+func oneLane(id string) uint64 { return uint64(crc32.ChecksumIEEE([]byte(id))) << 24 }
+
+// placedBy is a hash that puts memory i into the shard that place names, and spreads the tags.
+func placedBy(place func(i int) int) func(id string) uint64 {
+	return func(id string) uint64 {
+		i := numberOf(id)
+		tag := uint64(uint32(i)*2654435761) >> (32 - tagBits)
+		return uint64(place(i))<<(64-shardBits) | tag<<(64-shardBits-tagBits)
+	}
+}
+
+func mustCompact(t testing.TB, s *Store) CompactionStats {
 	t.Helper()
-	for i := from; i < to; i++ {
-		require.NoError(t, s.Put(idOf(i), contentOf(i, 0, size)))
-	}
+	stats, err := s.Compact(context.Background())
+	require.NoError(t, err)
+	return stats
 }
 
-// requireContents checks memories from to to-1: present with version 0 if keep says so, else absent.
-func requireContents(t testing.TB, s *Store, from, to, size int, keep func(i int) bool) {
+// requireSameState checks that two Stats say the same of what is stored and mapped.
+// settled is Stats without old index tables that wait for their readers: a compaction gives them back, one
+// that fails too.
+func settled(s *Store) Stats {
+	s.emptyLimbo()
+	return s.Stats()
+}
+
+// locationOf is where the record of id is.
+func locationOf(t *testing.T, s *Store, id string) (seg *segment, offset int) {
 	t.Helper()
-	for i := from; i < to; i++ {
-		got, err := s.Get(idOf(i))
-		if !keep(i) {
-			require.ErrorIs(t, err, ErrNotFound, "memory %d", i)
-			continue
-		}
-		require.NoError(t, err, "memory %d", i)
-		if !bytes.Equal(got, contentOf(i, 0, size)) {
-			require.Failf(t, "wrong bytes", "memory %d", i)
-		}
-	}
+	var m match
+	hold, err := s.lookup(&m, id, 0)
+	require.NoError(t, err)
+	s.contentMu.RUnlock(hold)
+	return m.seg, m.offset
 }
 
-func all(int) bool   { return true }
-func odd(i int) bool { return i%2 == 1 }
-func none(int) bool  { return false }
-
-// deleteWhere deletes memories from to to-1 for which drop says so.
-func deleteWhere(t testing.TB, s *Store, from, to int, drop func(i int) bool) {
+// recordOf is the bytes of the record of id, for a test to damage.
+func recordOf(t *testing.T, s *Store, id string) []byte {
 	t.Helper()
-	for i := from; i < to; i++ {
-		if drop(i) {
-			existed, err := s.Delete(idOf(i))
-			require.NoError(t, err)
-			require.True(t, existed, "memory %d", i)
-		}
-	}
+	seg, offset := locationOf(t, s, id)
+	h, ok := decodeHeader(seg.mem[offset:])
+	require.True(t, ok)
+	return seg.mem[offset : offset+h.size()]
 }
 
-// failAt is a hook that fails the n-th time (from 1) a point is passed.
-func failAt(p point, n int64, err error) func(point) error {
-	var passed atomic.Int64
-	return func(q point) error {
-		if q == p && passed.Add(1) == n {
-			return err
-		}
-		return nil
-	}
+// segmentOf is the segment that holds the memory, now.
+func segmentOf(t *testing.T, s *Store, id string) *segment {
+	t.Helper()
+	seg, _ := locationOf(t, s, id)
+	return seg
 }
 
-// pause is a hook that stops whoever first passes a point, until it is let go.
-type pause struct {
-	at      point
-	reached chan struct{} // closed when somebody waits at the point
-	proceed chan struct{} // close it to let them go
-	once    atomic.Bool
+// flipByte damages a byte of b and returns what mends it.
+func flipByte(b []byte, i int) (mend func()) {
+	b[i] ^= 0xff
+	return func() { b[i] ^= 0xff }
 }
 
-func pauseAt(p point) *pause {
-	return &pause{at: p, reached: make(chan struct{}), proceed: make(chan struct{})}
+// logTo returns a logger and what it has written.
+func logTo() (*slog.Logger, *logText) {
+	var log logText
+	return slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), &log
 }
 
-func (p *pause) hook(q point) error {
-	if q == p.at && p.once.CompareAndSwap(false, true) {
-		close(p.reached)
-		<-p.proceed
-	}
-	return nil
+// logText can be read while the background writes to it.
+type logText struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logText) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // residentBytes is the resident set of the process, from /proc/self/statm; ok is false where there

@@ -109,61 +109,6 @@ func contains(t table, w slot) bool {
 	return false
 }
 
-// Goal: what a Put found before it took the lane's lock is not believed when something came between.
-//
-// The interleaving: the Put has its id's slot and record; before it has the lane's lock the memory is
-// overwritten with another length, deleted, deleted and stored again, moved to another position by the
-// removal of a neighbour, moved to another segment by a compaction, or the table is replaced. A Put that
-// believes its first look-up counts the wrong dead bytes, or writes over another id's slot.
-func TestPut_FoundBeforeLaneLock(t *testing.T) {
-	const id = 2
-	for name, between := range map[string]func(t *testing.T, s *Store){
-		"overwritten": func(t *testing.T, s *Store) { require.NoError(t, s.Put(idOf(id), contentOf(id, 1, 500))) },
-		"deleted":     func(t *testing.T, s *Store) { require.NoError(t, deletePresent(s, id)) },
-		"stored again": func(t *testing.T, s *Store) {
-			require.NoError(t, deletePresent(s, id))
-			require.NoError(t, s.Put(idOf(id), contentOf(id, 1, 500)))
-		},
-		"neighbour removed": func(t *testing.T, s *Store) { require.NoError(t, deletePresent(s, 0)) },
-		"moved by a compaction": func(t *testing.T, s *Store) {
-			require.NoError(t, s.Put(idOf(3), contentOf(3, 1, 50))) // something dead
-		},
-		"table replaced": func(t *testing.T, s *Store) {
-			sh, _ := s.place("")
-			before := sh.table.Load()
-			for i := 1000; sh.table.Load() == before; i++ {
-				require.NoError(t, s.Put(idOf(i), nil))
-			}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := openTest(t, quiet(), hooks{hash: oneLaneOrTag(name)})
-			fill(t, s, 0, 4, 50)
-			compacted := make(chan error, 1)
-			committed := make(chan struct{})
-			s.hooks.at = both(doAt(pointPutFound, 1, func() {
-				between(t, s)
-				if name == "moved by a compaction" { // its swap waits for the Put
-					go func() {
-						_, err := s.Compact(t.Context())
-						compacted <- err
-					}()
-					<-committed
-				} else {
-					compacted <- nil
-				}
-			}), doAt(pointCompactCommitted, 1, func() { close(committed) }))
-			require.NoError(t, s.Put(idOf(id), contentOf(id, 2, 90)))
-			require.NoError(t, <-compacted)
-			s.hooks.at = nil
-			got, err := s.Get(idOf(id))
-			require.NoError(t, err)
-			require.Equal(t, contentOf(id, 2, 90), got)
-			requireIntact(t, s)
-		})
-	}
-}
-
 // oneLaneOrTag spreads the tags where a table has to be filled.
 func oneLaneOrTag(name string) func(string) uint64 {
 	if name == "table replaced" {

@@ -1,14 +1,12 @@
 package warmtier
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
 	"math"
-	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -135,12 +133,6 @@ func TestMaintain_ChoosesWhatIsWorthIt(t *testing.T) {
 		})
 	}
 }
-
-// panicking is a log handler.
-type panicking struct{ slog.Handler }
-
-func (panicking) Enabled(context.Context, slog.Level) bool  { return true }
-func (panicking) Handle(context.Context, slog.Record) error { panic("from the handler") }
 
 // Goal: an automatic compaction keeps memory for lanes, no more than they have lately used, and for no
 // longer than they need it; what anybody else gives back is given back.
@@ -371,147 +363,4 @@ func TestMaintain_CompactionFails(t *testing.T) {
 	requireSameState(t, before, s.Stats())
 	require.EqualValues(t, 1, s.Stats().CompactionFailures)
 	require.Equal(t, SkipRateLimit, maintain(t, s).Skipped)
-}
-
-// Goal: Maintain works without a background cycle, and there is none when it is disabled or the store
-// is read-only. Method: look for the goroutine in the stacks; how many others there are is nobody's affair.
-func TestMaintain_Disabled(t *testing.T) {
-	background := func() int {
-		stacks := make([]byte, 1<<20)
-		return bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("(*Store).repeat"))
-	}
-	require.Zero(t, background())
-	s := openTest(t, maintained(), hooks{})
-	require.Zero(t, background())
-	fragment(t, s, 600)
-	require.True(t, maintain(t, s).Compacted)
-
-	opts := maintained()
-	opts.ReadOnly, opts.Maintenance.Disabled = true, false
-	s = openTest(t, opts, hooks{})
-	require.Zero(t, background())
-	_, err := s.Maintain(context.Background())
-	require.ErrorIs(t, err, ErrReadOnly)
-	require.Zero(t, s.Stats().MaintenanceCycles)
-}
-
-// Goal: the background cycle runs every Interval, compacts by the rules, logs what it did without ids,
-// and ends with Close. Method: the clock of a bubble.
-func TestMaintain_BackgroundCycle(t *testing.T) {
-	for _, c := range []struct {
-		name             string
-		option, interval time.Duration
-	}{{"default", 0, 30 * time.Second}, {"one minute", time.Minute, time.Minute}} {
-		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				logger, log := logTo()
-				opts := maintained()
-				opts.Logger = logger
-				opts.Maintenance.Disabled = false
-				opts.Maintenance.Interval = c.option
-				s := openTest(t, opts, hooks{})
-				fragment(t, s, 0)
-
-				afterwards(c.interval - 1)
-				require.Zero(t, s.Stats().MaintenanceCycles)
-				afterwards(1)
-				require.EqualValues(t, 1, s.Stats().MaintenanceCycles)
-				require.Equal(t, SkipThreshold, s.Stats().LastMaintenanceDecision)
-				require.Contains(t, log.String(), "level=DEBUG")
-
-				deleteWhere(t, s, 0, 600, all)
-				require.Zero(t, s.Stats().Compactions)
-				afterwards(c.interval)
-				st := s.Stats()
-				require.EqualValues(t, 2, st.MaintenanceCycles)
-				require.EqualValues(t, 1, st.AutomaticCompactions)
-				require.EqualValues(t, 1, st.Compactions)
-				require.Zero(t, st.DeadBytes)
-				require.Contains(t, log.String(), "level=INFO")
-				require.Contains(t, log.String(), fmt.Sprintf("reclaimed_bytes=%d", 600*recordBytes))
-				require.NotContains(t, log.String(), "memory-")
-				requireContents(t, s, 0, 1000, 100, func(i int) bool { return i >= 600 })
-
-				require.NoError(t, s.Close())
-				afterwards(100 * c.interval)
-				require.EqualValues(t, 2, s.Stats().MaintenanceCycles, "cycles after Close")
-			})
-		})
-	}
-}
-
-// Goal: an automatic compaction that fails is logged and counted, and the cycle goes on. Method: an
-// injected fault in the first one.
-func TestMaintain_BackgroundFailure(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		logger, log := logTo()
-		opts := maintained()
-		opts.Logger = logger
-		opts.Maintenance.Disabled = false
-		opts.Maintenance.Interval = time.Second
-		s := openTest(t, opts, hooks{at: failAt(pointCompactBuilt, 1, errors.New("injected fault"))})
-		fragment(t, s, 600)
-		before := settled(s)
-		afterwards(time.Second)
-		st := s.Stats()
-		require.EqualValues(t, 1, st.AutomaticCompactions)
-		require.EqualValues(t, 1, st.CompactionFailures)
-		require.Zero(t, st.Compactions)
-		requireSameState(t, before, st)
-		require.Contains(t, log.String(), "level=ERROR")
-		require.Contains(t, log.String(), "injected fault")
-
-		afterwards(time.Second)
-		st = s.Stats()
-		require.EqualValues(t, 2, st.AutomaticCompactions)
-		require.EqualValues(t, 1, st.CompactionFailures)
-		require.EqualValues(t, 1, st.Compactions)
-		require.Zero(t, st.DeadBytes)
-		requireContents(t, s, 0, 1000, 100, func(i int) bool { return i >= 600 })
-		require.NoError(t, s.Close())
-	})
-}
-
-// Goal: when memory is short the cycle warns and tries again. Method: nothing is available at first.
-func TestMaintain_BackgroundMemoryShort(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		logger, log := logTo()
-		opts := maintained()
-		opts.Logger = logger
-		opts.Maintenance.Disabled = false
-		opts.Maintenance.Interval = time.Second
-		asked := 0
-		s := openTest(t, opts, hooks{available: func() (int64, bool) {
-			asked++
-			return int64(asked-1) << 40, true
-		}})
-		fragment(t, s, 600)
-		afterwards(time.Second)
-		require.Equal(t, SkipMemory, s.Stats().LastMaintenanceDecision)
-		require.Contains(t, log.String(), "level=WARN")
-		afterwards(time.Second)
-		require.Zero(t, s.Stats().DeadBytes)
-		require.NoError(t, s.Close())
-	})
-}
-
-// Goal: Close ends an automatic compaction under way, without an error in the log: nothing failed.
-// Method: hold the compaction at a point while Close begins.
-func TestMaintain_CloseEndsCompaction(t *testing.T) {
-	hold := pauseAt(pointCompactWalked)
-	logger, log := logTo()
-	opts := maintained()
-	opts.Logger = logger
-	opts.Maintenance.Disabled = false
-	opts.Maintenance.Interval = time.Millisecond
-	s := openTest(t, opts, hooks{at: hold.hook})
-	fragment(t, s, 1000)
-	fill(t, s, 0, 300, 100)
-	<-hold.reached
-	closed := make(chan error)
-	go func() { closed <- s.Close() }()
-	<-s.lifetime.Done()
-	close(hold.proceed)
-	require.NoError(t, <-closed)
-	require.NotContains(t, log.String(), "level=ERROR")
 }

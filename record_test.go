@@ -171,3 +171,36 @@ func TestRecord_Size(t *testing.T) {
 		})
 	}
 }
+
+// FuzzRecord: whatever the bytes, decoding them does not panic, and what it accepts lies within them.
+// What is intact besides is exactly what encoding gives, padding aside.
+func FuzzRecord(f *testing.F) {
+	whole := encodeRecord(header{kind: kindMemory, seq: 5}, "an id", []byte("and its content"), 7)
+	tombstone := encodeRecord(header{kind: kindTombstone, seq: math.MaxUint64}, "\x00", nil, 7)
+	hostile := bytes.Clone(whole)
+	copy(hostile[6:], bytes.Repeat([]byte{0xff}, 6))
+	for _, data := range [][]byte{
+		nil, whole, tombstone, hostile, whole[:recordHeaderSize], whole[:len(whole)-1],
+		append(bytes.Clone(tombstone), whole...), make([]byte, 100), bytes.Repeat([]byte{0xff}, 100),
+	} {
+		f.Add(data, uint32(7))
+	}
+	f.Fuzz(func(t *testing.T, data []byte, seed uint32) {
+		before := bytes.Clone(data)
+		h, ok := decodeHeader(data)
+		if !ok {
+			return
+		}
+		require.LessOrEqual(t, h.size(), len(data))
+		require.Zero(t, h.size()%recordAlign)
+		require.GreaterOrEqual(t, h.size(), recordHeaderSize+h.idLen+h.contentLen)
+		id, content := recordID(data, h), recordContent(data, h)
+		require.Len(t, id, h.idLen)
+		require.Len(t, content, h.contentLen)
+		require.Equal(t, len(content), cap(content))
+		again := encodeRecord(h, string(id), content, seed)
+		covered := recordHeaderSize + h.idLen + h.contentLen
+		require.Equal(t, bytes.Equal(again[:covered], data[:covered]), intactRecord(data, h, seed))
+		require.Equal(t, before, data, "reading wrote")
+	})
+}

@@ -4,7 +4,6 @@ package warmtier
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -623,64 +622,6 @@ func (d *shadowFS) freeze() {
 	d.frozen = true
 }
 
-// strays returns the names of files that an open store has no use for.
-func (d *shadowFS) strays() (names []string, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	f := d.files[manifestName]
-	if f == nil {
-		return nil, errors.New("no manifest")
-	}
-	m, _, err := decodeManifest(f.current)
-	if err != nil {
-		return nil, err
-	}
-	for name := range d.files {
-		id, isSegment := parseSegmentFileName(name)
-		switch {
-		case name == manifestName, strings.HasPrefix(name, spareName):
-		case isSegment && (slices.Contains(m.listed, id) || slices.Contains(m.pending, id)):
-		default:
-			names = append(names, name)
-		}
-	}
-	return names, nil
-}
-
-// openShadow is open for a store in d. s is there when Open fails, too, for what it may have left.
-func openShadow(d *shadowFS, opts *Options, h hooks) (s *Store, err error) {
-	h.boot = func() [16]byte { return d.boot }
-	h.settlers = 1 // the same calls in the same order each time
-	if s, err = newStore(opts, h); err != nil {
-		return nil, err
-	}
-	if err := s.openDisk(d, nil); err != nil {
-		return s, err
-	}
-	s.startBackground()
-	return s, nil
-}
-
-// released returns an error when s, closed or never open, holds on to something.
-func (d *shadowFS) released(s *Store) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if n, m := s.mapper.bytes.Load(), s.mapper.mappings.Load(); n != 0 || m != 0 || d.mappings != 0 {
-		return fmt.Errorf("%d bytes in %d mappings left, %d files mapped", n, m, d.mappings)
-	}
-	return nil
-}
-
-// shadowOptions are options without anything in the background.
-func shadowOptions() *Options {
-	return &Options{
-		SegmentSize:  minSegmentSize,
-		SyncInterval: -1,
-		Maintenance:  MaintenanceOptions{Disabled: true},
-		Compaction:   CompactionOptions{Workers: 1},
-	}
-}
-
 // The shadow itself: what is synced survives, what is not may or may not, sector by sector and name
 // by name; a kill loses nothing.
 func TestShadow_Crash(t *testing.T) {
@@ -725,3 +666,5 @@ func TestShadow_Crash(t *testing.T) {
 	require.NoError(t, f.close())
 	require.Zero(t, d.mappings)
 }
+
+func (c callSite) String() string { return string(c.kind) + " in " + c.at }

@@ -1,0 +1,132 @@
+package warmtier
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// fill stores memories from to to-1, version 0.
+func fill(t testing.TB, s *Store, from, to, size int) {
+	t.Helper()
+	for i := from; i < to; i++ {
+		require.NoError(t, s.Put(idOf(i), contentOf(i, 0, size)))
+	}
+}
+
+func all(int) bool   { return true }
+func odd(i int) bool { return i%2 == 1 }
+func none(int) bool  { return false }
+
+// deleteWhere deletes memories from to to-1 for which drop says so.
+func deleteWhere(t testing.TB, s *Store, from, to int, drop func(i int) bool) {
+	t.Helper()
+	for i := from; i < to; i++ {
+		if drop(i) {
+			existed, err := s.Delete(idOf(i))
+			require.NoError(t, err)
+			require.True(t, existed, "memory %d", i)
+		}
+	}
+}
+
+// bounded are quiet options with rounds of one segment, unbounded those with a single round.
+func bounded(workers int) *Options   { return compacting(workers, 1) }
+func unbounded(workers int) *Options { return compacting(workers, -1) }
+
+// compactionKinds are the kinds of rounds: small ones and one for everything, by one worker and by
+// several. The race detector has something to see with several only.
+func compactionKinds() []struct {
+	name string
+	opts *Options
+} {
+	kind := func(workers int, maxOverhead int64) *Options {
+		opts := quiet()
+		opts.Compaction.Workers, opts.Compaction.MaxOverhead = workers, maxOverhead
+		return opts
+	}
+	kinds := []struct {
+		name string
+		opts *Options
+	}{
+		{"small rounds, four workers", kind(4, 2*minSegmentSize)},
+		{"one round, four workers", kind(4, -1)},
+		{"small rounds, one worker", kind(1, 1)},
+		{"one round, one worker", kind(1, -1)},
+		{"defaults", quiet()},
+	}
+	if raceEnabled || lockOrderChecked() {
+		kinds = kinds[:2]
+	}
+	return kinds
+}
+
+// In the layout of these tests the first memory is flipped first and the last one last, when there
+// is one worker: they have the lowest and the highest shard to themselves.
+const (
+	firstMoved  = 0
+	lastMoved   = 1
+	layoutCount = 600
+	layoutSize  = 200
+	layoutMoved = layoutCount / 2 // those that are live: lastMoved, and every even one but the last
+)
+
+func layoutShard(i int) int {
+	switch i {
+	case firstMoved:
+		return 0
+	case lastMoved:
+		return shardCount - 1
+	}
+	return 1 + i/2%30 // as many dead ones as live ones in each, and so in each lane
+}
+
+// layout returns a store with layoutMoved live memories among as many dead ones, and what it holds:
+// versions by number.
+func layout(t *testing.T, opts *Options) (s *Store, model map[int]int) {
+	s = openTest(t, opts, hooks{hash: placedBy(layoutShard)})
+	fill(t, s, 0, layoutCount, layoutSize)
+	model = map[int]int{}
+	for i := range layoutCount {
+		if i == firstMoved || i == lastMoved || !odd(i) && i != layoutCount-2 {
+			model[i] = 0
+		}
+	}
+	deleteWhere(t, s, 0, layoutCount, func(i int) bool { _, live := model[i]; return !live })
+	require.Len(t, model, layoutMoved)
+	return s, model
+}
+
+const faultMemories = 1200
+
+// faultStore holds memories 0 to faultMemories-1 of which the even ones were deleted, in segments
+// enough for several rounds.
+func faultStore(t *testing.T, opts *Options) *Store {
+	s := openTest(t, opts, hooks{})
+	fill(t, s, 0, faultMemories, 400)
+	deleteWhere(t, s, 0, faultMemories, func(i int) bool { return !odd(i) })
+	return s
+}
+
+// overwriteAndDelete changes a fifth of what lives in a faultStore: of every ten odd memories one is
+// overwritten and one deleted.
+func overwriteAndDelete(t *testing.T, s *Store) {
+	for i := 1; i < faultMemories; i += 20 {
+		require.NoError(t, s.Put(idOf(i), contentOf(i, 1, 300)))
+		existed, err := s.Delete(idOf(i + 2))
+		require.NoError(t, err)
+		require.True(t, existed)
+	}
+}
+
+func requireOverwrittenAndDeleted(t *testing.T, s *Store) {
+	t.Helper()
+	for i := 1; i < faultMemories; i += 20 {
+		got, err := s.Get(idOf(i))
+		require.NoError(t, err)
+		require.Equal(t, contentOf(i, 1, 300), got)
+		require.False(t, s.Has(idOf(i+2)))
+		requireContents(t, s, i+4, i+20, 400, odd)
+	}
+	require.Equal(t, faultMemories/2-faultMemories/20, s.Len())
+}

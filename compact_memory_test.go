@@ -1,0 +1,226 @@
+package warmtier
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Goal: memory really goes back to the operating system: the resident set of the process falls with a
+// mass delete and a compaction. Method: read the resident set; under the race detector segments lie on
+// the Go heap, which gives pages back when it likes, so the mapped bytes are held to the same bound.
+func TestCompact_MemoryReturned(t *testing.T) {
+	n := sized(t, 100_000)
+	opts := quiet()
+	opts.SegmentSize = 4 << 20
+	s := openTest(t, opts, hooks{})
+	debug.FreeOSMemory()
+	empty, ok := residentBytes()
+	fill(t, s, 0, n, 1000)
+	debug.FreeOSMemory()
+	full, _ := residentBytes()
+	total := s.Stats().TotalBytes
+	deleteWhere(t, s, 0, n, func(i int) bool { return i%10 != 0 })
+	mustCompact(t, s)
+	debug.FreeOSMemory()
+	left, _ := residentBytes()
+
+	st := s.Stats()
+	require.InDelta(t, total/10, st.LiveBytes, 2000)
+	slack := int64(len(s.lanes)+2) * int64(s.opts.SegmentSize)
+	require.LessOrEqual(t, st.MappedBytes, st.LiveBytes+st.IndexBytes+slack)
+	if ok && !raceEnabled {
+		require.GreaterOrEqual(t, full-empty, total, "the resident set does not show the store")
+		require.LessOrEqual(t, left-empty, st.LiveBytes+st.IndexBytes+slack, "resident beyond what was before")
+		require.GreaterOrEqual(t, full-left, total*8/10, "given back")
+	}
+	requireContents(t, s, 0, n, 1000, func(i int) bool { return i%10 == 0 })
+}
+
+// Goal: a compaction takes no more memory than it may: it shrinks its rounds first, and says what it
+// needed and what there was when not even one segment fits. Method: say what is available.
+func TestCompact_MemoryBound(t *testing.T) {
+	const segment = minSegmentSize
+	for _, c := range []struct {
+		name       string
+		available  int64
+		known      bool
+		overhead   int64
+		fraction   float64
+		shortOf    int64 // 0: the compaction succeeds; else what InsufficientMemoryError.Available says
+		leastRound int
+		mostRound  int
+	}{
+		{"unknown", 0, false, 0, 0, 0, 1, 100},
+		{"nothing", 0, true, 0, 0, -1, 0, 0},
+		{"one byte short of a segment", 2*segment - 2, true, 0, 0, segment - 1, 0, 0},
+		{"exactly one segment", 2 * segment, true, 0, 0, 0, 2, 100},
+		{"a quarter, one byte short", 4*segment - 4, true, 0, 0.25, segment - 1, 0, 0},
+		{"a quarter is one segment", 4 * segment, true, 0, 0.25, 0, 2, 100},
+		{"all of it is one segment", segment, true, 0, 1, 0, 2, 100},
+		{"plenty", 1 << 40, true, 0, 0, 0, 2, 100},
+		{"plenty, no overhead bound", 1 << 40, true, -1, 0, 0, 1, 1},
+		{"unknown, no overhead bound", 0, false, -1, 0, 0, 1, 1},
+		{"one segment, no overhead bound", 2 * segment, true, -1, 0, 0, 2, 100},
+		{"three segments, no overhead bound", 6 * segment, true, -1, 0, 0, 2, 3},
+		{"one byte short of a segment, no overhead bound", 2*segment - 2, true, -1, 0, segment - 1, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			opts := quiet()
+			opts.Compaction.MaxOverhead = c.overhead
+			opts.Compaction.MaxMemoryFraction = c.fraction
+			s := faultStore(t, opts)
+			s.hooks.available = func() (int64, bool) { return c.available, c.known }
+
+			before := settled(s)
+			stats, err := s.Compact(context.Background())
+			require.GreaterOrEqual(t, stats.Rounds, c.leastRound)
+			require.LessOrEqual(t, stats.Rounds, c.mostRound)
+			if c.shortOf == 0 {
+				require.NoError(t, err)
+				require.Zero(t, stats.FragmentationAfter)
+				requireContents(t, s, 0, faultMemories, 400, odd)
+				return
+			}
+			requireFailed(t, s, before, stats, err)
+			require.ErrorIs(t, err, ErrInsufficientMemory)
+			var short *InsufficientMemoryError
+			require.ErrorAs(t, err, &short)
+			require.EqualValues(t, segment, short.Needed)
+			require.Equal(t, max(0, c.shortOf), short.Available)
+			requireContents(t, s, 0, faultMemories, 400, odd)
+			requireIntact(t, s)
+
+			deleteWhere(t, s, 0, faultMemories, odd)
+			mustCompact(t, s) // nothing is left to copy, so nothing is needed
+			require.Zero(t, s.Stats().TotalBytes)
+			require.Zero(t, s.Stats().Segments)
+		})
+	}
+}
+
+// Goal: memory that runs out between two rounds does not stop a compaction that has recycled some; the
+// figures of the error count when it has none. Method: nothing is available after the first round.
+func TestCompact_MemoryGoneBetweenRounds(t *testing.T) {
+	opts := quiet()
+	opts.Compaction.Workers = 1
+	s := faultStore(t, opts)
+	asked := 0
+	s.hooks.available = func() (int64, bool) {
+		if asked++; asked == 1 {
+			return 1 << 30, true
+		}
+		return 0, true
+	}
+	stats := mustCompact(t, s)
+	require.Greater(t, stats.Rounds, 1)
+	require.Zero(t, stats.FragmentationAfter)
+	requireContents(t, s, 0, faultMemories, 400, odd)
+}
+
+// Goal: a compaction holds no more target memory than MaxOverhead at any moment, whatever the number
+// of workers and the share of dead bytes, and 48 bytes per memory on top by its own account. Method:
+// read the mapped bytes at every point, and count the targets of each round.
+func TestCompact_OverheadBounded(t *testing.T) {
+	deadShares := []int{2, 10, 50, 90}
+	if raceEnabled || lockOrderChecked() {
+		deadShares = []int{10}
+	}
+	for _, workers := range []int{1, 4} {
+		for _, segments := range []int64{1, 2, 4} {
+			for _, deadOf100 := range deadShares {
+				t.Run(fmt.Sprintf("%d workers, %d segments, %d%% dead", workers, segments, deadOf100), func(t *testing.T) {
+					opts := quiet()
+					opts.Compaction.Workers = workers
+					opts.Compaction.MaxOverhead = segments * minSegmentSize
+					s := openTest(t, opts, hooks{})
+					const n = 2500
+					fill(t, s, 0, n, 400)
+					deleteWhere(t, s, 0, n, func(i int) bool { return i%100 < deadOf100 })
+					before := settled(s).MappedBytes
+					var peak, targets, mostTargets atomic.Int64
+					s.hooks.at = func(p point) error {
+						switch p {
+						case pointCompactTarget:
+							targets.Add(1)
+						case pointCompactSwapped:
+							mostTargets.Store(max(mostTargets.Load(), targets.Swap(0)))
+						}
+						for mapped := s.mapper.bytes.Load(); ; {
+							old := peak.Load()
+							if mapped <= old || peak.CompareAndSwap(old, mapped) {
+								return nil
+							}
+						}
+					}
+					stats := mustCompact(t, s)
+					require.LessOrEqual(t, mostTargets.Load(), segments, "targets of one round")
+					require.LessOrEqual(t, peak.Load()-before, segments*minSegmentSize, "mapped beyond what was before")
+					require.LessOrEqual(t, stats.PeakOverheadBytes, segments*minSegmentSize+n*48)
+					requireContents(t, s, 0, n, 400, func(i int) bool { return i%100 >= deadOf100 })
+				})
+			}
+		}
+	}
+}
+
+// Goal: putting one memory and compacting, over and over, leaves no trail of half empty segments.
+// Method: 400 times, held to the documented bound each time.
+func TestCompact_NoTrailOfSegments(t *testing.T) {
+	for _, c := range compactionKinds() {
+		t.Run(c.name, func(t *testing.T) {
+			s := openTest(t, c.opts, hooks{})
+			for i := range 400 {
+				fill(t, s, i, i+1, 1000)
+				mustCompact(t, s)
+				st := s.Stats()
+				bound := float64(st.LiveBytes)/(0.9*minSegmentSize) + float64(len(s.lanes)) + 1
+				require.LessOrEqual(t, float64(st.Segments), bound, "after %d memories", i+1)
+			}
+			requireContents(t, s, 0, 400, 1000, all)
+		})
+	}
+}
+
+// Goal: overwriting everything and compacting, 100 times, needs no more memory at the end than at the
+// beginning. Method: segments and mapped bytes after each cycle, the resident set after the last.
+func TestCompact_CyclesDoNotGrow(t *testing.T) {
+	opts := quiet()
+	opts.SegmentSize = 256 << 10
+	s := openTest(t, opts, hooks{})
+	n := sized(t, 2000)
+	var first Stats
+	var firstResident int64
+	for cycle := range 100 {
+		for i := range n {
+			require.NoError(t, s.Put(idOf(i), contentOf(i, cycle, 500)))
+		}
+		mustCompact(t, s)
+		st := s.Stats()
+		require.Zero(t, st.DeadBytes)
+		if cycle == 9 {
+			first = st
+			debug.FreeOSMemory()
+			firstResident, _ = residentBytes()
+		}
+		if cycle > 9 {
+			require.LessOrEqual(t, st.Segments, first.Segments+1, "cycle %d", cycle)
+			require.LessOrEqual(t, st.MappedBytes, first.MappedBytes+int64(s.opts.SegmentSize), "cycle %d", cycle)
+			require.Equal(t, first.IndexBytes, st.IndexBytes)
+			require.LessOrEqual(t, s.segments.used, 2*first.Segments+len(s.lanes)+2, "numbers are used again")
+		}
+	}
+	debug.FreeOSMemory()
+	if resident, ok := residentBytes(); ok && !raceEnabled {
+		require.LessOrEqual(t, resident-firstResident, int64(4<<20), "growth of the resident set")
+	}
+	for i := range n {
+		got, err := s.Get(idOf(i))
+		require.NoError(t, err)
+		require.Equal(t, contentOf(i, 99, 500), got)
+	}
+}

@@ -1,0 +1,120 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// tryRepair opens the damaged store with Repair, and without afterwards. All says that all memories
+// must be there but those whose newest record was hit.
+func (d *damageStore) tryRepair(t testing.TB, dir string, x damage, all bool, o *outcomes) {
+	damaged := maps.Clone(d.img)
+	damaged[x.file] = x.apply(bytes.Clone(d.img[x.file]))
+	damaged.write(t, dir)
+	opts := quiet()
+	opts.Repair = true
+	s, err := Open(dir, opts)
+	if err != nil {
+		o.counts["not opened"]++
+		// Without a hint, some damage leaves nothing that says which memories are lost.
+		_, hinted := damaged[hintName]
+		nameless := errors.Is(err, ErrCorrupt) && (strings.Contains(err.Error(), "nothing says of which memories") ||
+			x.file == manifestName && strings.Contains(err.Error(), "it cannot be replaced"))
+		if !errors.Is(err, ErrVersion) && (hinted || !nameless) {
+			o.problem("repair fails", x, err)
+		}
+		return
+	}
+	o.counts["opened"]++
+	touched, free := d.touched(x), d.looksUnfinished(x)
+	first := map[string][]byte{}
+	for _, id := range d.ids {
+		want, present := d.want[id]
+		got, err := s.Get(id)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			if present && !touched[id] && !free[id] && all {
+				o.problem("repair loses what was not touched", x, id)
+			} else if present {
+				o.counts["memories gone"]++
+			}
+			continue
+		case err != nil:
+			o.problem("repaired store returns an error", x, err)
+		case free[id]:
+		case !present:
+			o.problem("repair brings a deleted memory back", x, id)
+		case !bytes.Equal(got, want):
+			o.problem("repair gives an older version", x, id+" is "+describe(got, true)+", want "+describe(want, true))
+		}
+		first[id] = got
+	}
+	if report, err := s.Verify(context.Background()); err != nil {
+		o.problem("repaired store does not verify", x, report.Findings)
+	}
+	require.NoError(t, s.Close())
+	s, err = Open(dir, quiet())
+	if err != nil {
+		o.problem("plain open after the repair fails", x, err)
+		return
+	}
+	if again := copied(s.All()); !maps.EqualFunc(first, again, bytes.Equal) {
+		o.problem("open after the repair finds something else", x,
+			fmt.Sprintf("%d memories, were %d", len(again), len(first)))
+	}
+	if report, err := s.Verify(context.Background()); err != nil {
+		o.problem("store does not verify after the repair", x, report.Findings)
+	}
+	require.NoError(t, s.Close())
+}
+
+func TestDamage_RepairBitFlips(t *testing.T) {
+	repairTest(t, 4, func(d *damageStore, rng *rand.Rand) []damage { return d.bitFlips(rng) })
+}
+
+// The records a truncation cuts off are gone, and with them the digests: which memories they were only
+// the hint knows. Without it, a repair must refuse unless no record is missing.
+func TestDamage_RepairTruncations(t *testing.T) {
+	repairTest(t, 8, func(d *damageStore, _ *rand.Rand) []damage { return d.truncations() })
+}
+
+// repairTest repairs each damage alone; of those to be tried in every run one in share, since a repair
+// takes ten times as long as a look.
+func repairTest(t *testing.T, share int, damages func(*damageStore, *rand.Rand) []damage) {
+	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
+		o := newOutcomes()
+		list := damages(&d, rng)
+		for i := range list {
+			list[i].must = list[i].must && list[i].file != hintName && rng.IntN(share) == 0
+		}
+		trials(t, rng, list, func(x damage) { d.tryRepair(t, dir, x, true, o) })
+		o.require(t)
+	})
+}
+
+func TestDamage_RepairBlocks(t *testing.T) {
+	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
+		o := newOutcomes()
+		list := d.blocks(rng)
+		for i := range list {
+			list[i].must = false
+		}
+		trials(t, rng, list, func(x damage) {
+			// A block with the header, or with digests, tells less than a repair needs to keep all.
+			_, records := d.used(x.file)
+			all := x.from >= segmentHeaderSize && x.to <= digestAt(len(d.img[x.file]), records)
+			d.tryRepair(t, dir, x, all, o)
+		})
+		o.require(t)
+	})
+}

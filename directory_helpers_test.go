@@ -1,0 +1,220 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func openDir(t testing.TB, dir string, opts *Options) *Store {
+	t.Helper()
+	s, err := Open(dir, opts)
+	require.NoError(t, err)
+	return s
+}
+
+// quietly are quiet options without a background Sync.
+func quietly() *Options {
+	o := quiet()
+	o.SyncInterval = -1
+	return o
+}
+
+// closeIntact verifies and closes.
+func closeIntact(t testing.TB, s *Store) {
+	t.Helper()
+	requireIntact(t, s)
+	require.NoError(t, s.Close())
+}
+
+// requireSame compares a store with a map.
+func requireSame(t testing.TB, s *Store, want map[string][]byte) {
+	t.Helper()
+	got := contentsOf(t, s)
+	for id, content := range want {
+		if !bytes.Equal(got[id], content) || got[id] == nil {
+			require.Failf(t, "wrong content", "%.40q: %s, want %s", id,
+				describe(got[id], got[id] != nil), describe(content, true))
+		}
+	}
+	for id := range got {
+		if _, ok := want[id]; !ok {
+			require.Failf(t, "deleted memory", "%.40q: %s", id, describe(got[id], true))
+		}
+	}
+}
+
+// snapshot is what a directory looks like: mode, and content or target, by name. Who opens it for
+// writing leaves a process id in LOCK.
+func snapshot(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	m := map[string]string{}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		info, err := os.Lstat(path)
+		require.NoError(t, err)
+		what := info.Mode().String()
+		switch {
+		case e.Name() == lockName:
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			require.NoError(t, err)
+			what += " " + target
+		case info.Mode().IsRegular():
+			b, err := os.ReadFile(path)
+			require.NoError(t, err)
+			what += fmt.Sprintf(" %d bytes %08x", len(b), checksum(b))
+		}
+		m[e.Name()] = what
+	}
+	return m
+}
+
+// copyDir copies the regular files of a directory, in the order of their names.
+func copyDir(t testing.TB, from, to string) {
+	t.Helper()
+	entries, err := os.ReadDir(from)
+	require.NoError(t, err)
+	for _, e := range entries {
+		b, err := os.ReadFile(filepath.Join(from, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // gone since
+		}
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(to, e.Name()), b, fileMode))
+	}
+}
+
+// segmentFiles are the names of the segment files in dir.
+func segmentFiles(t testing.TB, dir string) (names []string) {
+	t.Helper()
+	for name := range snapshot(t, dir) {
+		if _, ok := parseSegmentFileName(name); ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func readManifestOf(t testing.TB, dir string) manifest {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, manifestName))
+	require.NoError(t, err)
+	m, _, err := decodeManifest(b)
+	require.NoError(t, err)
+	return m
+}
+
+// contentsOf reads a whole store by All, and each memory by Get.
+func contentsOf(t testing.TB, s *Store) map[string][]byte {
+	t.Helper()
+	m := map[string][]byte{}
+	for id, content := range s.All() {
+		require.NotContains(t, m, id, "All yielded it twice")
+		m[id] = bytes.Clone(content)
+	}
+	require.Len(t, m, s.Len(), "memories that All yields")
+	for id, content := range m {
+		got, err := s.Get(id)
+		require.NoError(t, err)
+		if !bytes.Equal(content, got) {
+			require.Failf(t, "Get and All differ", "%q", id)
+		}
+	}
+	return m
+}
+
+func describe(content []byte, exists bool) string {
+	if !exists {
+		return "absent"
+	}
+	if len(content) < 16 {
+		return fmt.Sprintf("%d bytes", len(content))
+	}
+	return fmt.Sprintf("version %d in %d bytes", binary.LittleEndian.Uint64(content[8:]), len(content))
+}
+
+// requireNoStrays checks the names in the directory of a closed store.
+func requireNoStrays(t testing.TB, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	b, err := os.ReadFile(filepath.Join(dir, manifestName))
+	require.NoError(t, err)
+	m, _, err := decodeManifest(b)
+	require.NoError(t, err)
+	for _, e := range entries {
+		id, isSegment := parseSegmentFileName(e.Name())
+		switch {
+		case e.Name() == lockName, e.Name() == manifestName, strings.HasPrefix(e.Name(), spareName), e.Name() == hintName:
+		case isSegment && slices.Contains(m.listed, id):
+		default:
+			require.Failf(t, "stray file", "%s; listed %v, pending %v", e.Name(), m.listed, m.pending)
+		}
+	}
+	require.GreaterOrEqual(t, len(entries), len(m.listed)+2)
+}
+
+// fastDir is a directory in memory where there is one: what matters here is the page cache.
+func fastDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "warmtier-test-*") //nolint:usetesting // not where TempDir is
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+// envInt is a number from the environment, or fallback.
+func envInt(t testing.TB, name string, fallback int) int {
+	t.Helper()
+	v := os.Getenv(name)
+	if v == "" {
+		return fallback
+	}
+	n, err := strconv.Atoi(v)
+	require.NoError(t, err, name)
+	return n
+}
+
+func skipKillsUnderRace(t *testing.T) {
+	if raceEnabled {
+		t.Skip("under the race detector segments are on the heap, and die with the process")
+	}
+}
+
+func skipFaultsUnderRace(t *testing.T) {
+	if raceEnabled {
+		t.Skip("under the race detector segments are on the heap, which has no faults")
+	}
+}
+
+// findInFiles returns where content is.
+func findInFiles(t testing.TB, dir string, content []byte) (name string, at int64) {
+	t.Helper()
+	for _, name := range segmentFiles(t, dir) {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		if at := bytes.Index(b, content); at >= 0 {
+			return name, int64(at)
+		}
+	}
+	require.Fail(t, "content is in no file")
+	return "", 0
+}

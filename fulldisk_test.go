@@ -1,0 +1,236 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+/*
+A full disk: the budget of the shadow, and a small file system in memory where the test may mount one.
+*/
+
+// diskIsFull fills a store until there is no space, and checks that it is alive: reads, deletions,
+// compactions go on, and give the space back.
+func diskIsFull(t *testing.T, s *Store, cycles int) {
+	version, next := map[int]int{}, 0
+	read := func() {
+		require.Equal(t, len(version), s.Len())
+		for i, v := range version {
+			got, err := s.Get(idOf(i))
+			require.NoError(t, err)
+			if !bytes.Equal(got, contentOf(i, v, 1000)) {
+				require.Failf(t, "wrong bytes", "memory %d", i)
+			}
+		}
+	}
+	for cycle := range cycles {
+		first := next
+		for ; ; next++ {
+			err := s.Put(idOf(next), contentOf(next, cycle, 1000))
+			if err != nil {
+				require.ErrorIs(t, err, ErrNoSpace)
+				break
+			}
+			version[next] = cycle
+		}
+		t.Logf("cycle %d: full after %d puts, with %d memories", cycle, next-first, len(version))
+		require.Greater(t, next, first+50, "puts after space was given back")
+		require.ErrorIs(t, s.Put(idOf(next), make([]byte, 1000)), ErrNoSpace)
+		require.ErrorIs(t, s.Put("large", make([]byte, 1<<20)), ErrNoSpace)
+		read()
+		if cycle%2 == 0 {
+			require.NoError(t, s.Sync(), "on a full disk")
+		}
+		deleted := 0
+		for i := range version {
+			if (i+cycle)%4 == 0 {
+				continue
+			}
+			existed, err := s.Delete(idOf(i))
+			if errors.Is(err, ErrNoSpace) && deleted > 100 { // what is kept back is not without end
+				_, err = s.Compact(context.Background())
+				require.NoError(t, err, "on a full disk")
+				existed, err = s.Delete(idOf(i))
+			}
+			require.NoError(t, err, "on a full disk, after %d deletions", deleted)
+			require.True(t, existed)
+			delete(version, i)
+			deleted++
+		}
+		read()
+		_, err := s.Compact(context.Background())
+		require.NoError(t, err, "on a full disk")
+		read()
+		if cycle%2 == 1 {
+			require.NoError(t, s.Sync())
+		}
+		requireIntact(t, s)
+	}
+}
+
+func TestPower_FullDisk(t *testing.T) {
+	for _, budget := range []int64{10 * minSegmentSize, 10*minSegmentSize + 4096, 12*minSegmentSize - 4096} {
+		t.Run(fmt.Sprintf("budget=%d", budget), func(t *testing.T) {
+			d := newShadow()
+			d.budget = budget
+			s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
+			require.NoError(t, err)
+			diskIsFull(t, s, 8)
+			require.NoError(t, s.Close())
+			s, err = openShadow(d, shadowOptions(), hooks{hash: fixedHash})
+			require.NoError(t, err)
+			requireIntact(t, s)
+			require.NoError(t, s.Close())
+			require.NoError(t, d.released(s))
+		})
+	}
+}
+
+// A store whose disk has no byte left opens again, reads, deletes and compacts.
+func TestPower_FullDiskOpens(t *testing.T) {
+	d := newShadow()
+	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
+	require.NoError(t, err)
+	fill(t, s, 0, 300, 1000)
+	require.NoError(t, s.Close())
+	d.budget = d.used
+	s, err = openShadow(d, shadowOptions(), hooks{hash: fixedHash})
+	require.NoError(t, err)
+	requireContents(t, s, 0, 300, 1000, all)
+	deleteWhere(t, s, 0, 300, func(i int) bool { return i%4 > 0 })
+	_, err = s.Compact(context.Background())
+	require.NoError(t, err)
+	fill(t, s, 300, 350, 1000)
+	require.NoError(t, s.Close())
+	require.NoError(t, d.released(s))
+}
+
+// What a compaction gives back on a full disk fills up what is kept back first: a writer that tries again
+// and again beside it gets nothing before.
+func TestPower_FullDiskAndGreedyWriter(t *testing.T) {
+	d := newShadow()
+	d.budget = 24 * minSegmentSize
+	opts := shadowOptions()
+	opts.Compaction.MaxOverhead = minSegmentSize
+	var s *Store
+	next := 0
+	greedy := func() {
+		for ; ; next++ {
+			if err := s.Put(idOf(next), contentOf(next, 0, 1000)); err != nil {
+				require.ErrorIs(t, err, ErrNoSpace)
+				return
+			}
+		}
+	}
+	opts.Compaction.OnProgress = func(p CompactionProgress) {
+		if p.Stage == StageSwap {
+			greedy()
+		}
+	}
+	s, err := openShadow(d, opts, hooks{hash: fixedHash})
+	require.NoError(t, err)
+	greedy()
+	for cycle := range 4 {
+		for i := range next {
+			if i%8 == cycle { // little is dead in each segment: many victims for one target
+				_, err := s.Delete(idOf(i))
+				require.NoError(t, err)
+			}
+		}
+		_, err = s.Compact(context.Background())
+		require.NoError(t, err, "compaction %d", cycle)
+		requireIntact(t, s)
+	}
+	require.NoError(t, s.Close())
+	require.NoError(t, d.released(s))
+}
+
+// The space kept back for a manifest grows with the number of segments.
+func TestPower_FullDiskWithManySegments(t *testing.T) {
+	d := newShadow()
+	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
+	require.NoError(t, err)
+	fill(t, s, 0, 300, 60_000) // one in each
+	require.GreaterOrEqual(t, s.disk.kept[manifestSpare], manifestSize(300))
+	d.budget = d.used
+	require.NoError(t, s.Sync(), "on a full disk")
+	deleteWhere(t, s, 0, 300, odd)
+	mustCompact(t, s)
+	requireContents(t, s, 0, 300, 60_000, func(i int) bool { return !odd(i) })
+	require.NoError(t, s.Close())
+	require.NoError(t, d.released(s))
+}
+
+// The disk becomes full at every step there is, by the page.
+func TestPower_FullAnywhere(t *testing.T) {
+	base := seeded(t).Uint64()
+	var opened atomic.Int64
+	runs := 0
+	for budget := int64(pageSize); ; budget += int64(pageSize) * int64(20/scaled(20)) {
+		l := newPowerLife(base+uint64(runs), powerConfig{}, &opened)
+		l.opts.SyncWrites, l.writers = runs%2 == 1, 1
+		l.d.budget = budget
+		r := &powerFaultRun{l: l, f: &powerFault{}, full: true}
+		require.NoError(t, r.run(), "budget of %d bytes", budget)
+		runs++
+		if r.refusals == 0 {
+			break
+		}
+	}
+	t.Logf("%d budgets", runs)
+}
+
+// empty deletes every memory of s and compacts it.
+func empty(t *testing.T, s *Store) {
+	t.Helper()
+	for id := range s.All() {
+		_, err := s.Delete(id)
+		require.NoError(t, err)
+	}
+	mustCompact(t, s)
+}
+
+// A real full disk: no SIGBUS, and the same.
+func TestPower_FullFileSystem(t *testing.T) {
+	for _, size := range []int{1 << 20, 1<<20 + 12<<10, 3 << 20} {
+		t.Run(fmt.Sprintf("size=%d", size), func(t *testing.T) {
+			dir := t.TempDir()
+			out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%d", size), "tmpfs", dir).CombinedOutput()
+			if err != nil {
+				t.Skipf("a small file system cannot be mounted: %v: %s", err, bytes.TrimSpace(out))
+			}
+			t.Cleanup(func() { require.NoError(t, exec.Command("umount", "-l", dir).Run()) })
+			store := filepath.Join(dir, "store")
+			for range 2 {
+				s, err := Open(store, shadowOptions())
+				require.NoError(t, err)
+				empty(t, s)
+				diskIsFull(t, s, 4)
+				require.NoError(t, s.Close())
+			}
+			// Not a byte is left, and the store opens and can be emptied all the same.
+			filler, err := os.Create(filepath.Join(dir, "filler"))
+			require.NoError(t, err)
+			_, err = filler.Write(make([]byte, 2*size))
+			require.ErrorIs(t, err, syscall.ENOSPC)
+			require.NoError(t, filler.Close())
+			s, err := Open(store, shadowOptions())
+			require.NoError(t, err)
+			empty(t, s)
+			require.NoError(t, s.Put("again", nil))
+			require.NoError(t, s.Close())
+		})
+	}
+}

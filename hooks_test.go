@@ -1,0 +1,100 @@
+package warmtier
+
+import (
+	"bytes"
+	"errors"
+	"runtime"
+	"sync/atomic"
+)
+
+var errInjected = errors.New("injected by the test")
+
+// compactionPoints are all points of a compaction, in the order in which they are first reached.
+var compactionPoints = []point{
+	pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord, pointCompactBuilt,
+	pointCompactFlip, pointCompactCommitted, pointCompactSwapped,
+}
+
+// failAt is a hook that fails the n-th time (from 1) a point is passed.
+func failAt(p point, n int64, err error) func(point) error {
+	var passed atomic.Int64
+	return func(q point) error {
+		if q == p && passed.Add(1) == n {
+			return err
+		}
+		return nil
+	}
+}
+
+// pause is a hook that stops whoever first passes a point, until it is let go.
+type pause struct {
+	at      point
+	reached chan struct{} // closed when somebody waits at the point
+	proceed chan struct{} // close it to let them go
+	once    atomic.Bool
+}
+
+func pauseAt(p point) *pause {
+	return &pause{at: p, reached: make(chan struct{}), proceed: make(chan struct{})}
+}
+
+func (p *pause) hook(q point) error {
+	if q == p.at && p.once.CompareAndSwap(false, true) {
+		close(p.reached)
+		<-p.proceed
+	}
+	return nil
+}
+
+// elsewhere runs fn on another goroutine and waits for it.
+func elsewhere(fn func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		fn()
+	}()
+	<-done
+}
+
+// doAt is a hook that runs fn elsewhere when p is passed for the n-th time (from 1).
+func doAt(p point, n int64, fn func()) func(point) error {
+	var passed atomic.Int64
+	return func(q point) error {
+		if q == p && passed.Add(1) == n {
+			elsewhere(fn)
+		}
+		return nil
+	}
+}
+
+// both is two hooks one after the other.
+func both(a, b func(point) error) func(point) error {
+	return func(p point) error {
+		if err := a(p); err != nil {
+			return err
+		}
+		return b(p)
+	}
+}
+
+// waitFor yields until ok, at most this many times, and reports whether it came to that.
+func waitFor(times int, ok func() bool) bool {
+	for range times {
+		if ok() {
+			return true
+		}
+		runtime.Gosched()
+	}
+	return false
+}
+
+// someoneIn reports whether a goroutine is inside this function and waits for a write lock.
+func someoneIn(function string) bool {
+	buf := make([]byte, 1<<20)
+	for goroutine := range bytes.SplitSeq(buf[:runtime.Stack(buf, true)], []byte("\n\n")) {
+		if bytes.Contains(goroutine, []byte("(*contentLock).Lock")) && bytes.Contains(goroutine, []byte(function)) {
+			return true
+		}
+	}
+	return false
+}

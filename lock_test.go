@@ -1,0 +1,82 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestDirectory_SecondOpenIsLocked(t *testing.T) {
+	dir := fastDir(t)
+	s := openDir(t, dir, quiet())
+	require.NoError(t, s.Put("a", []byte("1")))
+	for range 2 {
+		for _, opts := range []Options{{}, {ReadOnly: true}, {Repair: true}} {
+			_, err := Open(dir, &opts)
+			require.ErrorIs(t, err, ErrLocked)
+			require.ErrorContains(t, err, fmt.Sprintf("process %d", os.Getpid()))
+		}
+	}
+	out, err := runDirectoryChild(t, "expect locked", dir, false)
+	require.NoError(t, err, out)
+	closeIntact(t, s)
+	require.FileExists(t, filepath.Join(dir, lockName))
+
+	// Readers share, and keep writers out.
+	first := openDir(t, dir, &Options{ReadOnly: true})
+	second := openDir(t, dir, &Options{ReadOnly: true})
+	_, err = Open(dir, nil)
+	require.ErrorIs(t, err, ErrLocked)
+	require.NoError(t, first.Close())
+	_, err = Open(dir, nil)
+	require.ErrorIs(t, err, ErrLocked)
+	require.NoError(t, second.Close())
+	closeIntact(t, openDir(t, dir, quiet()))
+}
+
+// kill -9 frees the lock; the file stays, since another opener would lock a new one of its name.
+func TestDirectory_LockFreedByKill(t *testing.T) {
+	skipKillsUnderRace(t)
+	r := newCrashRun(t, fastDir(t), 1, 1)
+	c := r.c
+	c.Next = []int{0}
+	result := r.run(t, c, func(opened <-chan struct{}, kill func()) {
+		<-opened
+		_, err := Open(c.Dir, nil)
+		if !errors.Is(err, ErrLocked) {
+			t.Errorf("opened beside a running child: %v", err)
+		}
+		kill()
+	})
+	require.True(t, result.killed)
+	before, err := os.Stat(filepath.Join(c.Dir, lockName))
+	require.NoError(t, err)
+	for range 3 {
+		s := openDir(t, c.Dir, quiet())
+		require.NoError(t, s.Close())
+		after, err := os.Stat(filepath.Join(c.Dir, lockName))
+		require.NoError(t, err)
+		require.True(t, os.SameFile(before, after), "the lock file was replaced")
+	}
+}
+
+// A process that is being forked holds a copy of every descriptor until it executes something else.
+// It must not hold the lock.
+func TestDirectory_LockFreedWithCopiedDescriptor(t *testing.T) {
+	dir := fastDir(t)
+	s := openDir(t, dir, quiet())
+	copied, err := syscall.Dup(int(s.disk.lock.Fd()))
+	require.NoError(t, err)
+	defer func() { _ = syscall.Close(copied) }()
+	require.NoError(t, s.Close())
+	s, err = Open(dir, quiet())
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+}

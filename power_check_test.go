@@ -1,0 +1,223 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync/atomic"
+)
+
+// powerImage is a directory after a crash, and what it may hold.
+type powerImage struct {
+	d       *shadowFS
+	when    string
+	allowed allowed
+	power   allowed // after a power loss instead
+}
+
+// powerCheck opens directories and counts them.
+type powerCheck struct {
+	rng     *rand.Rand
+	opts    *Options
+	opened  *atomic.Int64
+	damage  bool // sometimes, see settled
+	nesting int
+}
+
+// check opens what a crash left and holds it against the model.
+func (c *powerCheck) check(img powerImage) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%s: %w", img.when, err)
+		}
+	}()
+	nested := c.interrupt(&img)
+	s, err := c.open(img.d)
+	if err != nil {
+		return err
+	}
+	img.d.before = nil
+	state, err := c.inspect(s, img)
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	for _, again := range *nested {
+		if again.allowed == nil {
+			again.allowed = exactly(state)
+		}
+		c.nesting++
+		err := c.check(again)
+		c.nesting--
+		if err != nil {
+			return errors.Join(err, s.Close())
+		}
+	}
+	tails := tailsOf(s)
+	if err := c.settled(img.d, state, tails, "after Open"); err != nil {
+		return errors.Join(err, s.Close())
+	}
+	if err := errors.Join(s.Close(), img.d.released(s)); err != nil {
+		return err
+	}
+	return c.settled(img.d, state, tails, "after Close")
+}
+
+func (c *powerCheck) open(d *shadowFS) (*Store, error) {
+	c.opened.Add(1)
+	s, err := openShadow(d, c.opts, hooks{hash: fixedHash})
+	if err != nil {
+		return nil, errors.Join(err, d.released(s))
+	}
+	return s, nil
+}
+
+// inspect reads all of a store.
+func (c *powerCheck) inspect(s *Store, img powerImage) ([]powerVersion, error) {
+	state, err := img.allowed.observe(s)
+	if err != nil {
+		return nil, err
+	}
+	if report, err := s.Verify(context.Background()); err != nil {
+		return nil, fmt.Errorf("%w: %+v", err, report.Findings)
+	}
+	if strays, err := img.d.strays(); err != nil || len(strays) > 0 {
+		return nil, errors.Join(fmt.Errorf("stray files: %v", strays), err)
+	}
+	return state, nil
+}
+
+// interrupt has the coming recovery of img crash at one of its calls, in a copy.
+func (c *powerCheck) interrupt(img *powerImage) *[]powerImage {
+	var nested []powerImage
+	if c.nesting == 2 || c.nesting == 1 && img.d.sites.skip != (callSite{}) {
+		return &nested // one crash of a recovery shows what a missing sync does
+	}
+	at, calls := 1+c.rng.IntN(14), 0
+	img.d.before = func(site callSite) {
+		tempting := img.d.sites.tempting() && len(nested) < 3 && c.rng.IntN(2) == 0
+		if calls++; calls != at && !tempting {
+			return
+		}
+		when := fmt.Sprintf("crash in recovery, call %d, %s", calls, site)
+		if c.rng.IntN(3) == 0 {
+			nested = append(nested, powerImage{d: img.d.kill(), when: when + ", killed", power: img.power})
+		} else {
+			again := powerImage{d: img.d.crash(randomLoss(c.rng)), when: when}
+			if img.power != nil { // a power loss after a kill may leave less
+				again.allowed = img.power
+			}
+			nested = append(nested, again)
+		}
+	}
+	return &nested
+}
+
+// settled checks that d survives a power loss as it is, and that damage to it would be seen: nothing
+// may pass for a tail that was never durable.
+func (c *powerCheck) settled(d *shadowFS, state []powerVersion, tails map[string]int, when string) error {
+	if c.rng.IntN(2) == 0 {
+		return nil
+	}
+	after := d.crash(randomLoss(c.rng))
+	switch {
+	case c.damage && c.rng.IntN(3) == 0:
+		return c.damaged(after, tails, when)
+	case c.damage && c.rng.IntN(2) == 0:
+		if c.rng.IntN(2) == 0 {
+			after = d.kill()
+		}
+		return c.flippedState(after, state, tails, when)
+	}
+	s, err := c.open(after)
+	if err != nil {
+		return fmt.Errorf("power loss %s: %w", when, err)
+	}
+	_, err = exactly(state).observe(s)
+	if err := errors.Join(err, s.Close(), after.released(s)); err != nil {
+		return fmt.Errorf("power loss %s: %w", when, err)
+	}
+	return nil
+}
+
+// tailsOf says where the segments of s end.
+func tailsOf(s *Store) map[string]int {
+	tails := map[string]int{}
+	for _, seg := range s.segments.all() {
+		tails[seg.name()] = int(seg.tail.Load())
+	}
+	return tails
+}
+
+// damaged flips a bit in the header of a record, and checks that Open notices. The hint goes: with it
+// nobody reads records in Open.
+func (c *powerCheck) damaged(d *shadowFS, tails map[string]int, when string) error {
+	delete(d.files, hintName)
+	names := slices.Sorted(maps.Keys(tails))
+	c.rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	for _, name := range names { // the first that is not empty
+		tail := tails[name]
+		var starts []int
+		for at := segmentHeaderSize; at < tail; {
+			h, ok := decodeHeader(d.files[name].current[at:tail])
+			if !ok {
+				return fmt.Errorf("%s: %s at %d: no record", when, name, at)
+			}
+			starts = append(starts, at)
+			at += h.size()
+		}
+		if len(starts) == 0 {
+			continue
+		}
+		if c.rng.IntN(2) == 0 {
+			starts = starts[len(starts)-1:] // where a tail would be cut
+		}
+		offset := starts[c.rng.IntN(len(starts))] + 4 + c.rng.IntN(recordHeaderSize-4)
+		d.files[name].current[offset] ^= 1
+		s, err := c.open(d)
+		if err == nil {
+			_ = s.Close()
+			return fmt.Errorf("%s: %s was damaged at %d, and Open took it for a torn tail",
+				when, name, offset)
+		}
+		if !errors.Is(err, ErrCorrupt) {
+			return fmt.Errorf("%s: %s was damaged at %d: %w", when, name, offset, err)
+		}
+		return nil
+	}
+	return nil
+}
+
+// flippedState flips a bit in one of the two copies of a segment's state, and checks that the store is what
+// it was, or called damaged. A repair must find all of it.
+func (c *powerCheck) flippedState(d *shadowFS, state []powerVersion, tails map[string]int, when string) error {
+	names := slices.Sorted(maps.Keys(tails))
+	if len(names) == 0 {
+		return nil
+	}
+	name, at := names[c.rng.IntN(len(names))], fileStateAt+c.rng.IntN(2*fileStateSize)
+	d.damage(name, at)
+	if c.rng.IntN(2) == 0 {
+		delete(d.files, hintName)
+	}
+	opts := *c.opts
+	opts.Repair = c.rng.IntN(2) == 0
+	when = fmt.Sprintf("%s: %s flipped at %d, repair %v", when, name, at, opts.Repair)
+	repairing := powerCheck{rng: c.rng, opts: &opts, opened: c.opened}
+	s, err := repairing.open(d)
+	if errors.Is(err, ErrCorrupt) && !opts.Repair {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", when, err)
+	}
+	_, err = exactly(state).observe(s)
+	if err := errors.Join(err, s.Close(), d.released(s)); err != nil {
+		return fmt.Errorf("%s: %w", when, err)
+	}
+	return nil
+}

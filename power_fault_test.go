@@ -1,0 +1,224 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+/*
+Failing calls: the n-th call of a kind fails, for n = 1, 2, 3 and so on until the workload runs without
+a hit; once, or from then on. An error is returned where one belongs, what was not acknowledged has not
+happened, reads go on, and what the last good Sync made durable is there after a power loss.
+*/
+
+// powerFault makes calls fail.
+type powerFault struct {
+	kind    callKind
+	nth     int // from 1
+	forever bool
+	errno   syscall.Errno
+
+	passed int
+	hits   []string // since the last operation
+	total  int
+}
+
+func (f *powerFault) fail(kind callKind, name string) error {
+	if kind != f.kind {
+		return nil
+	}
+	f.passed++
+	if f.passed == f.nth || f.forever && f.passed > f.nth {
+		f.hits = append(f.hits, name)
+		f.total++
+		return f.errno
+	}
+	return nil
+}
+
+// forgivable says that nothing is lost by the hits: the files are removed by the next Open, or worth
+// nothing but time, or there is a reserve.
+func (f *powerFault) forgivable(what string) bool {
+	for _, name := range f.hits {
+		_, isSegment := parseSegmentFileName(name)
+		switch {
+		case f.kind == callClose:
+		case f.kind == callRemove && isSegment:
+		case f.kind == callCreate && f.errno == syscall.ENOSPC && what != "open" && what[0] != 'p':
+		case f.kind == callCreate && (strings.HasPrefix(name, spareName) || name == hintName):
+		case f.kind == callOpen && name == hintName:
+		case f.kind == callOpen && strings.HasPrefix(name, spareName):
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// powerFaultRun is one run of the script with a fault.
+type powerFaultRun struct {
+	l    *powerLife
+	f    *powerFault
+	full bool // the disk is full by a budget, not by f
+
+	failed     bool // a flush of the open store has failed
+	operations int
+	refusals   int
+}
+
+// judge decides whether the result of an operation is right.
+func (r *powerFaultRun) judge(what string, err error) error {
+	l, f := r.l, r.f
+	defer func() { f.hits = nil }()
+	wrong := func(format string, args ...any) error {
+		return fmt.Errorf("%s: %s; hits %q, error %w", what, fmt.Sprintf(format, args...), f.hits, err)
+	}
+	if err != nil {
+		r.refusals++
+	}
+	noSpace := errors.Is(err, ErrNoSpace) || errors.Is(err, syscall.ENOSPC)
+	r.failed = what != "open" && (r.failed || l.s != nil && l.s.failedSync() != nil)
+	switch {
+	case err == nil && len(f.hits) > 0 && !f.forgivable(what):
+		return wrong("silent")
+	case err == nil:
+	case errors.Is(err, ErrCorrupt):
+		return wrong("called damage")
+	case r.full && !noSpace:
+		return wrong("a full disk is called something else")
+	case r.full && errors.Is(err, ErrSyncFailed):
+		return wrong("a full disk is the end of writing")
+	case r.full:
+	case r.failed && !errors.Is(err, ErrSyncFailed):
+		return wrong("a failed store says something else")
+	case !r.failed && len(f.hits) == 0:
+		return wrong("error without a cause")
+	case len(f.hits) > 0 && !errors.Is(err, f.errno) && !noSpace:
+		return wrong("the cause is not wrapped")
+	case len(f.hits) > 0 && f.errno == syscall.ENOSPC && (f.kind == callCreate || f.kind == callWriteFile) &&
+		!errors.Is(err, ErrNoSpace):
+		return wrong("not called ErrNoSpace")
+	}
+	if what == "open" && err != nil {
+		return r.reopen(err)
+	}
+	if what == "close" {
+		return nil
+	}
+	if r.failed {
+		if err := r.requireReadOnly(); err != nil {
+			return wrong("after a failed flush: %v", err)
+		}
+	}
+	if r.operations++; len(f.hits) == 0 && r.operations%16 != 0 {
+		return nil
+	}
+	for i := range powerMemories {
+		if _, err := exactly([]powerVersion{l.model.live(i)}).shifted(i).read(l.s, i); err != nil {
+			return wrong("read: %v", err)
+		}
+	}
+	return nil
+}
+
+// reopen opens once more, without faults.
+func (r *powerFaultRun) reopen(cause error) error {
+	r.l.d.fault, r.l.d.budget = nil, 0
+	if err := r.l.open(); err != nil {
+		return fmt.Errorf("open failed with %q, and the next without a fault: %w", cause, err)
+	}
+	return nil
+}
+
+// requireReadOnly checks that a store with a failed flush takes no write, whatever the disk says.
+func (r *powerFaultRun) requireReadOnly() error {
+	s, fault := r.l.s, r.l.d.fault
+	r.l.d.fault = nil
+	defer func() { r.l.d.fault = fault }()
+	_, deleteErr := s.Delete(idOf(30))
+	_, compactErr := s.Compact(context.Background())
+	for _, err := range []error{s.Put(idOf(30), nil), deleteErr, compactErr, s.Sync()} {
+		if !errors.Is(err, ErrSyncFailed) {
+			return fmt.Errorf("a write gave %w", err)
+		}
+	}
+	return nil
+}
+
+// run runs the script, and then looks at what a power loss and a kill leave of it.
+func (r *powerFaultRun) run() (err error) {
+	l := r.l
+	l.rare, l.often = 0, 0
+	defer func() {
+		if l.s != nil {
+			l.d.freeze()
+			_ = l.s.Close() // only gives its memory back
+		}
+	}()
+	if err := l.powerScript(r.judge); err != nil {
+		return err
+	}
+	l.d.fault, l.d.before, l.d.budget = nil, nil, 0
+	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, nesting: 2}
+	durable, acked := l.model.indexes(false), l.model.indexes(true)
+	images := []powerImage{{d: l.d.kill(), when: "reopened", allowed: l.model.since(acked)}}
+	for range 2 {
+		images = append(images, powerImage{
+			d: l.d.crash(randomLoss(l.rng)), when: "power loss", allowed: l.model.since(durable),
+		})
+	}
+	for _, img := range images {
+		if err := c.check(img); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestPower_EveryCallFails(t *testing.T) {
+	base := seeded(t).Uint64()
+	for _, kind := range []callKind{callNames, callCreate, callOpen, callReadFile, callWriteFile, callSyncFile,
+		callRename, callRemove, callSyncDir, callSync, callClose} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			var opened atomic.Int64
+			thorough := os.Getenv("WARMTIER_TEST_CRASHES") != ""
+			runs := 0
+			variants := []int{0, 3, 4, 7}
+			if kind == callCreate || thorough {
+				variants = []int{0, 1, 2, 3, 4, 5, 6, 7}
+			}
+			for _, variant := range variants {
+				stride := 1
+				if variant > 0 && !thorough || raceEnabled {
+					stride = 5
+				}
+				for nth := 1; ; nth += stride {
+					f := &powerFault{kind: kind, nth: nth, forever: variant&1 != 0,
+						errno: []syscall.Errno{syscall.EIO, syscall.ENOSPC}[variant>>1&1]}
+					l := newPowerLife(base, powerConfig{}, &opened)
+					l.opts.SyncWrites, l.writers = variant>>2 != 0, 1
+					l.d.fault = f.fail
+					err := (&powerFaultRun{l: l, f: f}).run()
+					require.NoError(t, err, "call %d of %s fails with %v, forever %t, SyncWrites %t",
+						nth, kind, f.errno, f.forever, l.opts.SyncWrites)
+					if f.total == 0 {
+						break
+					}
+					runs++
+				}
+			}
+			t.Logf("%d workloads with a fault", runs)
+		})
+	}
+}

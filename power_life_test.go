@@ -1,0 +1,330 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+)
+
+// fixedHash makes a run with one writer repeatable. It uses four shards only, of both lanes: each one
+// in use is a mapping to be made and given back.
+func fixedHash(id string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(id) {
+		h = (h ^ uint64(id[i])) * 1099511628211
+	}
+	h = (h ^ h>>32) * 0x9e3779b97f4a7c15
+	return (h ^ h>>29) &^ (0xfc << (64 - shardBits))
+}
+
+// powerLife is a directory that is used, crashes, is recovered and used again.
+type powerLife struct {
+	rng     *rand.Rand // of the workload
+	opts    *Options
+	model   *powerModel
+	d       *shadowFS
+	s       *Store
+	writers int
+	powerConfig
+	opened *atomic.Int64
+	hook   func(point)
+
+	mu     sync.Mutex // guards what follows: points are passed by every writer
+	dice   *rand.Rand
+	images []powerImage
+	points map[point]int
+	rare   float64 // chance of a crash at a call or a rare point
+	often  float64 // at a point that every record passes
+}
+
+const powerMemories = 48
+
+// powerConfig says what a run of lives looks for.
+type powerConfig struct {
+	wanted int64        // directories to be opened
+	damage bool         // damage is sometimes done to what is durable, and must be seen
+	sites  *shadowSites // nil: nothing left out
+	each   func(*powerLife)
+}
+
+func newPowerLife(seed uint64, c powerConfig, opened *atomic.Int64) *powerLife {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	opts := shadowOptions()
+	opts.SyncWrites = rng.IntN(4) == 0
+	opts.Compaction.MaxOverhead = []int64{0, minSegmentSize, -1}[rng.IntN(3)]
+	opts.Maintenance.FragmentationThreshold = []float64{0.01, 0.3, 0.6}[rng.IntN(3)]
+	l := &powerLife{
+		rng: rng, opts: opts, model: newPowerModel(powerMemories), d: newShadow(), opened: opened, powerConfig: c,
+		writers: []int{1, 1, 1, 3}[rng.IntN(4)], dice: rand.New(rand.NewPCG(seed, 2)),
+		points: map[point]int{}, rare: 0.12, often: 0.004,
+	}
+	if c.sites != nil {
+		l.d.sites = c.sites
+	}
+	return l
+}
+
+// crashed takes the directory as it could be after a crash now.
+func (l *powerLife) crashed(when string, chance float64) {
+	if l.d.sites.tempting() {
+		chance = max(chance, 0.5)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dice.Float64() >= chance || len(l.images) >= 40 {
+		return
+	}
+	l.images = append(l.images, l.takeLocked(when, l.dice.IntN(4) == 0))
+}
+
+// takeLocked makes an image. What must be in it is what was durable before, and what may be in it
+// what has begun after the image was made: other writers go on meanwhile. REQUIRES: l.mu held.
+func (l *powerLife) takeLocked(when string, killed bool) powerImage {
+	durable, acked := l.model.indexes(false), l.model.indexes(true)
+	if killed {
+		img := powerImage{d: l.d.kill(), when: "killed " + when}
+		img.allowed, img.power = l.model.since(acked), l.model.since(durable)
+		return img
+	}
+	img := powerImage{d: l.d.crash(randomLoss(l.dice)), when: "power loss " + when}
+	img.allowed = l.model.since(durable)
+	return img
+}
+
+// reach is the hook of points.
+func (l *powerLife) reach(p point) error {
+	chance := l.rare
+	if l.isOften(p) {
+		chance = l.often
+	}
+	if l.hook != nil {
+		l.hook(p)
+	}
+	l.crashed("at point "+string(p), chance)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.points[p]++
+	return nil
+}
+
+// isOften says that every record passes p.
+func (l *powerLife) isOften(p point) bool {
+	switch p {
+	case pointPutBody, pointPutAppended, pointCompactRecord, pointCompactFlip, pointDeleteAppended:
+		return true
+	}
+	return false
+}
+
+// checkImages opens what crashes have left.
+func (l *powerLife) checkImages() error {
+	l.mu.Lock()
+	images := l.images
+	l.images = nil
+	l.mu.Unlock()
+	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, damage: l.damage}
+	for _, img := range images {
+		if err := c.check(img); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run lives through a few generations and returns the first violation.
+func (l *powerLife) run() (err error) {
+	defer func() {
+		l.d.freeze()
+		if l.s != nil {
+			_ = l.s.Close() // only gives its memory back
+		}
+	}()
+	for generation := range 3 {
+		if err := l.generation(); err != nil {
+			return fmt.Errorf("generation %d: %w", generation, err)
+		}
+	}
+	return nil
+}
+
+func (l *powerLife) generation() error {
+	l.d.before = func(site callSite) { l.crashed("at call "+site.String(), l.rare) }
+	err := l.open()
+	if err != nil {
+		return err
+	}
+	errs := make([]error, l.writers)
+	var writers sync.WaitGroup
+	for w := range l.writers {
+		rng := rand.New(rand.NewPCG(l.rng.Uint64(), 3))
+		writers.Go(func() { errs[w] = l.write(rng, w, 40+rng.IntN(120)) })
+	}
+	writers.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	switch l.rng.IntN(5) {
+	case 0, 1:
+		err = l.close()
+	case 2, 3:
+		err = l.crash(false)
+	default:
+		err = l.crash(true)
+	}
+	return errors.Join(err, l.checkImages())
+}
+
+// close ends a generation well; with luck, the machine too.
+func (l *powerLife) close() error {
+	marks := l.model.acknowledged()
+	s := l.s
+	l.s = nil
+	state, err := l.model.since(marks).observe(s)
+	if err != nil {
+		return fmt.Errorf("before close: %w", err)
+	}
+	tails := tailsOf(s)
+	if err := errors.Join(s.Close(), l.d.released(s)); err != nil {
+		return fmt.Errorf("close: %w", err)
+	}
+	l.model.synced(marks)
+	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, damage: l.damage}
+	checks := 1
+	if l.d.sites.skip != (callSite{}) {
+		checks = 16
+	}
+	for range checks {
+		if err := c.settled(l.d, state, tails, "after the end of a generation"); err != nil {
+			return err
+		}
+	}
+	if l.rng.IntN(2) == 0 {
+		l.d = l.d.crash(randomLoss(l.rng))
+	}
+	return nil
+}
+
+// crash ends a generation badly, and makes what recovery finds the model.
+func (l *powerLife) crash(killed bool) error {
+	l.mu.Lock()
+	img := l.takeLocked("at the end of a generation", killed)
+	l.mu.Unlock()
+	if err := l.checkImages(); err != nil {
+		return err
+	}
+	l.d.freeze()
+	_ = l.s.Close() // only gives its memory back
+	l.s = nil
+	l.d = img.d
+
+	// What is there now is found in a copy, and expected from the next generation on.
+	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, damage: l.damage}
+	s, err := c.open(l.d.kill())
+	if err != nil {
+		return fmt.Errorf("%s: %w", img.when, err)
+	}
+	state, err := img.allowed.observe(s)
+	if err := errors.Join(err, s.Close()); err != nil {
+		return fmt.Errorf("%s: %w", img.when, err)
+	}
+	l.model.adopt(state, killed)
+	return nil
+}
+
+// write is one writer's part of a generation.
+func (l *powerLife) write(rng *rand.Rand, writer, operations int) error {
+	for n := range operations {
+		if err := l.operation(rng, writer); err != nil {
+			return fmt.Errorf("operation %d of writer %d: %w", n, writer, err)
+		}
+		l.crashed("between operations", l.often)
+	}
+	return nil
+}
+
+func (l *powerLife) operation(rng *rand.Rand, writer int) error {
+	i := rng.IntN(powerMemories/l.writers)*l.writers + writer
+	switch p := rng.IntN(100); {
+	case p < 60:
+		return l.put(i, powerSize(rng))
+	case p < 80:
+		return l.delete(i)
+	case p < 86:
+		return l.sync()
+	case p < 90:
+		// Every other one leaves lanes alone, and what is not worth it.
+		_, err := l.s.compact(context.Background(), []trigger{triggerManual, triggerAuto}[rng.IntN(2)])
+		if errors.Is(err, ErrCompactionInProgress) {
+			return nil
+		}
+		return err
+	}
+	v := l.model.live(i)
+	_, err := exactly([]powerVersion{v}).shifted(i).read(l.s, i)
+	return err
+}
+
+func powerSize(rng *rand.Rand) int {
+	switch p := rng.IntN(100); {
+	case p < 15:
+		return 16 + rng.IntN(64)
+	case p < 85:
+		return 200 + rng.IntN(3000)
+	case p < 97:
+		return 4000 + rng.IntN(20_000)
+	}
+	return 66_000 + rng.IntN(70_000) // a segment of its own
+}
+
+func (l *powerLife) put(i, size int) error {
+	v, index := l.model.begin(i, size, false)
+	if err := l.s.Put(idOf(i), contentOf(i, v.number, v.size)); err != nil {
+		return fmt.Errorf("put: %w", l.refused(i, index, err))
+	}
+	l.model.acknowledge(i, index, l.opts.SyncWrites)
+	return nil
+}
+
+func (l *powerLife) delete(i int) error {
+	if l.model.live(i).deleted {
+		if existed, err := l.s.Delete(idOf(i)); existed || err != nil {
+			return fmt.Errorf("delete of nothing: %v, %w", existed, err)
+		}
+		return nil
+	}
+	_, index := l.model.begin(i, 0, true)
+	if existed, err := l.s.Delete(idOf(i)); err != nil {
+		return fmt.Errorf("delete: %w", l.refused(i, index, err))
+	} else if !existed {
+		return errors.New("delete found nothing")
+	}
+	l.model.acknowledge(i, index, l.opts.SyncWrites)
+	return nil
+}
+
+// refused notes that a write has failed. It has not happened, unless it is the flush behind it that
+// failed: then it can be seen, and need not survive.
+func (l *powerLife) refused(i, index int, err error) error {
+	if !l.opts.SyncWrites {
+		return err
+	}
+	found, readErr := l.model.since(l.model.acknowledged()).read(l.s, i)
+	if readErr == nil && found == l.model.version(i, index) {
+		l.model.acknowledge(i, index, false)
+	}
+	return err
+}
+
+func (l *powerLife) sync() error {
+	marks := l.model.acknowledged()
+	if err := l.s.Sync(); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	l.model.synced(marks)
+	return nil
+}

@@ -1,0 +1,185 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// powerVersion is one state of a memory.
+type powerVersion struct {
+	number  int // never used twice for a memory
+	size    int // of the content
+	deleted bool
+}
+
+func (v powerVersion) String() string {
+	if v.deleted {
+		return fmt.Sprintf("deleted (%d)", v.number)
+	}
+	return fmt.Sprintf("version %d", v.number)
+}
+
+// powerMemory is what the model knows of one memory.
+type powerMemory struct {
+	versions []powerVersion // begun, in this order; only appended to
+	acked    int            // index of the last acknowledged one
+	durable  int            // index of the last one that must survive a power loss
+	numbers  int            // used up
+}
+
+// powerModel is what a store must hold. A memory has one writer at a time.
+type powerModel struct {
+	mu       sync.Mutex
+	memories []powerMemory
+}
+
+func newPowerModel(n int) *powerModel {
+	m := &powerModel{memories: make([]powerMemory, n)}
+	for i := range m.memories {
+		m.memories[i].versions = []powerVersion{{deleted: true}}
+	}
+	return m
+}
+
+// begin notes that a version of memory i may exist from here on.
+func (m *powerModel) begin(i, size int, deleted bool) (v powerVersion, index int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	mem := &m.memories[i]
+	mem.numbers++
+	v = powerVersion{number: mem.numbers, size: size, deleted: deleted}
+	mem.versions = append(mem.versions, v)
+	return v, len(mem.versions) - 1
+}
+
+// acknowledge notes that the store has confirmed a version.
+func (m *powerModel) acknowledge(i, index int, durable bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.memories[i].acked = index
+	if durable {
+		m.memories[i].durable = index
+	}
+}
+
+// acknowledged returns the index of the last acknowledged version of each memory.
+func (m *powerModel) acknowledged() []int { return m.indexes(true) }
+
+func (m *powerModel) indexes(acked bool) (list []int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range m.memories {
+		if acked {
+			list = append(list, m.memories[i].acked)
+		} else {
+			list = append(list, m.memories[i].durable)
+		}
+	}
+	return list
+}
+
+// synced notes that a Sync that began with these acknowledged versions has succeeded.
+func (m *powerModel) synced(marks []int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, mark := range marks {
+		m.memories[i].durable = max(m.memories[i].durable, mark)
+	}
+}
+
+// live is the version of memory i that a read must find, when nobody writes it.
+func (m *powerModel) live(i int) powerVersion {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	mem := &m.memories[i]
+	return mem.versions[mem.acked]
+}
+
+// allowed are the versions each memory may have after a crash.
+type allowed [][]powerVersion
+
+// since returns the versions begun so far, from these indexes on.
+func (m *powerModel) since(from []int) (a allowed) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range m.memories {
+		a = append(a, slices.Clip(m.memories[i].versions[from[i]:]))
+	}
+	return a
+}
+
+// adopt makes state what is acknowledged. After a kill, durable is what it was until Open has ended.
+func (m *powerModel) adopt(state []powerVersion, killed bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, v := range state {
+		mem := &m.memories[i]
+		from, to := mem.durable, slices.Index(mem.versions, v)
+		if !killed {
+			from = to
+		}
+		mem.versions = slices.Clone(mem.versions[from : to+1])
+		mem.durable, mem.acked = 0, to-from
+	}
+}
+
+func (m *powerModel) version(i, index int) powerVersion {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.memories[i].versions[index]
+}
+
+// exactly allows one state.
+func exactly(state []powerVersion) (a allowed) {
+	for _, v := range state {
+		a = append(a, []powerVersion{v})
+	}
+	return a
+}
+
+// read returns which of the allowed versions memory i has in s.
+func (a allowed) read(s *Store, i int) (found powerVersion, err error) {
+	content, err := s.Get(idOf(i))
+	missing := errors.Is(err, ErrNotFound)
+	if err != nil && !missing {
+		return found, fmt.Errorf("memory %d: %w", i, err)
+	}
+	for _, v := range slices.Backward(a[i]) {
+		if v.deleted == missing && (missing || bytes.Equal(content, contentOf(i, v.number, v.size))) {
+			return v, nil
+		}
+	}
+	if missing {
+		return found, fmt.Errorf("memory %d is missing, allowed: %v", i, a[i])
+	}
+	return found, fmt.Errorf("memory %d: %d bytes of version %d, allowed: %v", i, len(content),
+		binary.LittleEndian.Uint64(content[8:]), a[i])
+}
+
+// observe returns what s holds, an error when it is not allowed.
+func (a allowed) observe(s *Store) (state []powerVersion, err error) {
+	n := 0
+	for i := range a {
+		v, err := a.read(s, i)
+		if err != nil {
+			return nil, err
+		}
+		if !v.deleted {
+			n++
+		}
+		state = append(state, v)
+	}
+	if s.Len() != n {
+		return nil, fmt.Errorf("store has %d memories, %d of them known", s.Len(), n)
+	}
+	return state, nil
+}
+
+// shifted makes the one memory of a that with number i.
+func (a allowed) shifted(i int) allowed { return append(make(allowed, i), a...) }

@@ -1,0 +1,298 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A store that is read with Repair gives back all it took.
+func TestRecover_ReadOnlyRepairReleasesHint(t *testing.T) {
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	fill(t, s, 0, 100, 100)
+	require.NoError(t, s.Close())
+	require.Contains(t, d.files, hintName)
+	opts := shadowOptions()
+	opts.ReadOnly, opts.Repair = true, true
+	s = shadowStore(t, d, opts)
+	requireContents(t, s, 0, 100, 100, all)
+	require.NoError(t, s.Close())
+	require.NoError(t, d.released(s))
+}
+
+// A failed Open with Repair does too.
+func TestRecover_FailedRepairReleasesHint(t *testing.T) {
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	fill(t, s, 0, 100, 100)
+	require.NoError(t, s.Close())
+	d.fault = func(kind callKind, _ string) error {
+		if kind == callSync || kind == callSyncDir {
+			return syscall.EIO
+		}
+		return nil
+	}
+	opts := shadowOptions()
+	opts.Repair = true
+	s, err := openShadow(d, opts, hooks{hash: fixedHash})
+	require.ErrorIs(t, err, syscall.EIO)
+	require.NoError(t, d.released(s))
+}
+
+// partlyEvacuated returns a closed store in which a compaction was cut off: of some memories there are
+// two copies. places says where the records are of what is not deleted, by id.
+func partlyEvacuated(t *testing.T) (d *shadowFS, places map[string][]shadowPlace) {
+	t.Helper()
+	d = newShadow()
+	opts := shadowOptions()
+	opts.Compaction.MaxOverhead = minSegmentSize
+	s, err := openShadow(d, opts, hooks{hash: fixedHash, at: failAt(pointCompactTarget, 2, errors.New("cut off"))})
+	require.NoError(t, err)
+	fill(t, s, 0, 400, 1000)
+	deleteWhere(t, s, 0, 400, func(i int) bool { return i%4 == 1 })
+	_, err = s.Compact(context.Background())
+	require.ErrorContains(t, err, "cut off")
+	require.NoError(t, s.Close())
+	places = map[string][]shadowPlace{}
+	seqs := map[string]uint64{}
+	for _, name := range d.segmentNames() {
+		mem := d.files[name].current
+		st, ok := decodeFileState(mem, uint64(len(mem)))
+		require.True(t, ok)
+		for at := segmentHeaderSize; at < int(st.synced); {
+			h, ok := decodeHeader(mem[at:])
+			require.True(t, ok)
+			id := string(recordID(mem[at:], h))
+			if h.kind == kindMemory {
+				if was, ok := seqs[id]; ok {
+					require.Equal(t, was, h.seq, "another version")
+				}
+				seqs[id] = h.seq
+				places[id] = append(places[id], shadowPlace{name, at})
+			}
+			at += h.size()
+		}
+	}
+	for i := 1; i < 400; i += 4 {
+		delete(places, idOf(i))
+	}
+	return d, places
+}
+
+// shadowPlace is where a record is.
+type shadowPlace struct {
+	name   string
+	offset int
+}
+
+// damage flips a bit, on the disk too.
+func (d *shadowFS) damage(name string, at int) {
+	f := d.files[name]
+	f.current[at] ^= 1
+	if at < len(f.durable) {
+		f.durable[at] ^= 1
+	}
+}
+
+// A repair keeps a memory of which there are two copies, whichever one the index takes. Damage to one of
+// them costs nothing either, where its head says which version it was.
+func TestRecover_RepairWithCopies(t *testing.T) {
+	opts := shadowOptions()
+	opts.Repair = true
+	for _, hinted := range []bool{true, false} {
+		for _, damaged := range []int{-1, 0, 1} { // one of the two copies
+			d, places := partlyEvacuated(t)
+			lost, copied := -1, 0
+			for i := range 400 {
+				switch of := places[idOf(i)]; {
+				case len(of) == 1 && lost < 0:
+					lost = i
+					d.damage(of[0].name, of[0].offset+recordHeaderSize)
+				case len(of) == 2 && damaged >= 0:
+					d.damage(of[damaged].name, of[damaged].offset+recordHeaderSize+100)
+					fallthrough
+				case len(of) == 2:
+					copied++
+				}
+			}
+			require.Greater(t, copied, 10)
+			if !hinted {
+				require.NoError(t, d.remove(hintName))
+			}
+			s := shadowStore(t, d, opts)
+			requireContents(t, s, 0, 400, 1000, func(i int) bool { return i%4 != 1 && i != lost })
+			closeShadow(t, s, d)
+		}
+	}
+}
+
+// A repair after a power loss that is cut off comes to the same when it is done again: what the power loss
+// tore is no damage then either, though the machine was not started anew since the first try.
+func TestRecover_RepairCutOffAfterPowerLoss(t *testing.T) {
+	opts := shadowOptions()
+	opts.Repair = true
+	hash := func(string) uint64 { return 0 }
+	points := append([]point{pointRecoverSealed, pointRecoverListed, pointManifestTemp, pointManifestRenamed,
+		pointFlushed, pointStateWritten, pointCloseFlushed}, repairPoints...)
+	for passing := 1; ; passing++ { // of points where something may be durable that was not before
+		passed := 0
+		t.Run(strconv.Itoa(passing), func(t *testing.T) {
+			d := newShadow()
+			s := oneLaneStore(t, d)
+			for i, id := range []string{"damaged", "torn", "kept"} {
+				require.NoError(t, s.Put(id, contentOf(i, 1, 1000)))
+			}
+			require.NoError(t, s.Sync())
+			seg := s.lanes[0].active
+			end := int(seg.synced.Load())
+			require.NoError(t, s.Put("torn", contentOf(1, 2, 1000)))
+			require.NoError(t, s.Put("behind", nil))
+			lost := d.crash(allKept)
+			require.NoError(t, s.Close())
+			clear(lost.files[seg.name()].current[end : end+100])
+			clear(lost.files[seg.name()].durable[end : end+100])
+			lost.damage(seg.name(), segmentHeaderSize+500)
+
+			var killed *shadowFS
+			s, err := openShadow(lost, opts, hooks{hash: hash, at: func(p point) error {
+				if slices.Contains(points, p) {
+					if passed++; passed == passing {
+						killed = lost.kill()
+					}
+				}
+				return nil
+			}})
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+			if killed == nil { // the last one
+				killed = lost.kill()
+			}
+			s, err = openShadow(killed, opts, hooks{hash: hash})
+			require.NoError(t, err)
+			got, err := s.Get("torn")
+			require.NoError(t, err)
+			require.Equal(t, contentOf(1, 1, 1000), got)
+			require.True(t, s.Has("kept"))
+			require.False(t, s.Has("damaged"))
+			require.False(t, s.Has("behind"))
+			closeShadow(t, s, killed)
+		})
+		if passed < passing {
+			require.Greater(t, passed, 8)
+			break
+		}
+	}
+}
+
+// A copy of a record that was superseded while the compaction ran is in a target, and no memory at
+// all. Damage to it must not cost the memory that superseded it.
+func TestDamage_RepairSupersededCopy(t *testing.T) {
+	dir := fastDir(t)
+	p := pauseAt(pointCompactWalked)
+	opts := quiet()
+	opts.SyncInterval = -1
+	s, err := open(dir, opts, hooks{at: p.hook})
+	require.NoError(t, err)
+	fill(t, s, 0, 20, 100)
+	deleteWhere(t, s, 0, 20, odd)
+	done := make(chan error)
+	go func() {
+		_, err := s.Compact(context.Background())
+		done <- err
+	}()
+	<-p.reached
+	newer := contentOf(2, 1, 100)
+	require.NoError(t, s.Put(idOf(2), newer))
+	close(p.proceed)
+	require.NoError(t, <-done)
+	require.NoError(t, s.Close())
+
+	img := loadImage(t, dir)
+	hit := 0
+	for _, name := range img.segments() {
+		b := img[name]
+		h, err := decodeFileHeader(b)
+		require.NoError(t, err)
+		at := bytes.Index(b, contentOf(2, 0, 100))
+		if h.kind == kindTarget && at >= 0 {
+			b[at] ^= 1
+			hit++
+		}
+	}
+	require.Equal(t, 1, hit, "copies of what was superseded")
+	img.write(t, dir)
+	opts.Repair = true
+	s = openDir(t, dir, opts)
+	got, err := s.Get(idOf(2))
+	require.NoError(t, err)
+	require.Equal(t, newer, got)
+	requireContents(t, s, 3, 20, 100, func(i int) bool { return !odd(i) })
+	require.NoError(t, s.Close())
+}
+
+// The last record of a segment has nothing behind it that would say up to which version its memory is
+// lost. A version from a later session is not.
+func TestDamage_RepairLastRecord(t *testing.T) {
+	dir := fastDir(t)
+	older, newer := contentOf(7, 1, 100), contentOf(7, 2, 100)
+	s := openDir(t, dir, quietly())
+	fill(t, s, 100, 120, 100)
+	require.NoError(t, s.Put(idOf(7), older))
+	require.NoError(t, s.Close())
+	s = openDir(t, dir, quietly())
+	require.NoError(t, s.Put(idOf(7), newer))
+	require.NoError(t, s.Close())
+	name, at := findInFiles(t, dir, older)
+	img := loadImage(t, dir)
+	img[name][at] ^= 1
+	img.write(t, dir)
+
+	opts := quietly()
+	opts.Repair = true
+	s = openDir(t, dir, opts)
+	requireContents(t, s, 100, 120, 100, all)
+	got, err := s.Get(idOf(7))
+	require.NoError(t, err)
+	require.Equal(t, newer, got)
+	closeIntact(t, s)
+}
+
+// Who repairs must be able to say what is gone: memories whose only version is damaged, and those of
+// which an older one is left, but not those that were stored again.
+func TestDamage_RepairedNamesWhatIsLost(t *testing.T) {
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	require.Empty(t, s.Repaired())
+	fill(t, s, 0, 10, 100)
+	require.NoError(t, s.Put(idOf(3), contentOf(3, 1, 100)))
+	require.NoError(t, s.Put(idOf(4), contentOf(4, 1, 100)))
+	require.NoError(t, s.Close())
+	img := loadImage(t, dir)
+	for _, content := range [][]byte{contentOf(2, 0, 100), contentOf(3, 1, 100), contentOf(4, 0, 100)} {
+		name, at := findInFiles(t, dir, content)
+		img[name][at] ^= 1
+	}
+	img.write(t, dir)
+
+	opts := quietly()
+	opts.Repair = true
+	s = openDir(t, dir, opts)
+	report := s.Repaired()
+	require.ElementsMatch(t, []string{idOf(2), idOf(3)}, report.Lost)
+	require.Equal(t, 3, report.RecordsLost)
+	require.Equal(t, 1, report.MemoriesDeleted, "of id 3 the older version was left")
+	require.Positive(t, report.SegmentsReplaced)
+	closeIntact(t, s)
+	s = openDir(t, dir, opts)
+	require.Empty(t, s.Repaired(), "nothing is left to repair")
+	closeIntact(t, s)
+}

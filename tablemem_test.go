@@ -1,0 +1,81 @@
+package warmtier
+
+import (
+	"slices"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Goal: tables are empty, apart from each other, and given back: a block with its last table, the pages of
+// others at once; a table too long for a block is mapped by itself. Method: tables of all sizes, filled, and
+// released in random order.
+func TestTableMemory(t *testing.T) {
+	var m mapper
+	tables := tableMemory{mapper: &m}
+	rng := seeded(t)
+	var held []table
+	bytes := 0
+	for i := range 3000 {
+		slots := (1 + rng.IntN(300)) * tableAlign / slotSize
+		if i%500 == 0 {
+			slots = largeBlock / slotSize
+		}
+		tb, err := tables.acquire(slots)
+		require.NoError(t, err)
+		require.Len(t, tb, slots)
+		require.Zero(t, uintptr(unsafe.Pointer(&tb[0]))%tableAlign)
+		for pos := range tb {
+			require.Zero(t, tb.get(pos))
+			tb.set(pos, slot(i+1))
+		}
+		held = append(held, tb)
+		bytes += slots * slotSize
+	}
+	require.GreaterOrEqual(t, m.bytes.Load(), int64(bytes))
+	for i, tb := range held {
+		for pos := range tb {
+			require.Equal(t, slot(i+1), tb.get(pos), "another table was written to")
+		}
+	}
+	if tablesShareBlocks {
+		require.Less(t, m.bytes.Load(), int64(bytes+bytes/4), "blocks are full")
+		require.True(t, slices.ContainsFunc(tables.blocks, func(b *tableBlock) bool { return len(b.mem) == largeBlock }))
+	}
+	rng.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
+	for i, tb := range held {
+		if i == len(held)-1 {
+			require.Positive(t, m.bytes.Load())
+		}
+		require.NoError(t, tables.release(tb))
+	}
+	require.Zero(t, m.bytes.Load())
+	require.Zero(t, m.mappings.Load())
+	require.Zero(t, tables.live)
+	require.Zero(t, tables.bytes.Load())
+}
+
+// mappedForLimbo is what is mapped for tables in limbo that are in no block.
+func (s *Store) mappedForLimbo() (n int64) {
+	s.limbo.mu.Lock()
+	defer s.limbo.mu.Unlock()
+	for _, t := range s.limbo.tables {
+		n += int64(roundUp(len(t)*slotSize, pageSize))
+	}
+	return n
+}
+
+// mappedForTables is what is mapped for tables of shards, when none is in limbo.
+func (s *Store) mappedForTables() (n int64) {
+	for _, b := range s.tables.blocks {
+		n += int64(len(b.mem))
+	}
+	for i := range s.shards {
+		t := s.shards[i].current()
+		if !slices.ContainsFunc(s.tables.blocks, func(b *tableBlock) bool { return b.holds(t) }) {
+			n += int64(roundUp(len(t)*slotSize, pageSize))
+		}
+	}
+	return n
+}

@@ -1,0 +1,218 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A file that no manifest lists yet is not taken for one that was never filled when its header is gone, cut
+// off or overwritten with zeros, and not for nothing by a repair: it may hold the newest version of anything.
+func TestDirectory_UnlistedFileWithoutHeader(t *testing.T) {
+	if raceEnabled {
+		t.Skip("heap segments reach their files with Sync and Close only")
+	}
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	require.NoError(t, s.Put("a", []byte("acknowledged, and never synced")))
+	killed := fastDir(t)
+	copyDir(t, dir, killed)
+	require.NoError(t, s.Close())
+	names := segmentFiles(t, killed)
+	require.Len(t, names, 1)
+	require.Empty(t, readManifestOf(t, killed).listed)
+	path := filepath.Join(killed, names[0])
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, zeros := range []int{8, 64, segmentHeaderSize, 512, 4096} {
+		require.NoError(t, os.WriteFile(path, slices.Concat(make([]byte, zeros), whole[zeros:]), fileMode))
+		_, err := Open(killed, quietly())
+		require.ErrorIs(t, err, ErrCorrupt, "%d zeros", zeros)
+		require.FileExists(t, path)
+	}
+	require.NoError(t, os.WriteFile(path, whole, fileMode))
+	for size := segmentHeaderSize + 20; size >= 0; size-- {
+		require.NoError(t, os.Truncate(path, int64(size)))
+		_, err := Open(killed, quietly())
+		require.ErrorIs(t, err, ErrCorrupt, "cut to %d bytes", size)
+		require.FileExists(t, path)
+		repair := quietly()
+		repair.Repair = true
+		_, err = Open(killed, repair)
+		require.ErrorIs(t, err, ErrCorrupt, "repair of a file cut to %d bytes", size)
+		require.ErrorContains(t, err, "nothing says of which memories")
+	}
+}
+
+// A file gets its name when it has its header. What a kill left before that is removed by the next Open.
+func TestDirectory_UnfinishedFileIsRemoved(t *testing.T) {
+	d := newShadow()
+	var s *Store
+	var killed []*shadowFS
+	s, err := openShadow(d, shadowOptions(), hooks{at: func(p point) error {
+		if p == pointSegmentCreated {
+			killed = append(killed, d.kill())
+		}
+		return nil
+	}})
+	require.NoError(t, err)
+	require.NoError(t, s.Put("a", nil))
+	require.NoError(t, s.Put("b", nil))
+	require.NoError(t, s.Put("large", make([]byte, 1<<20)))
+	_, err = s.Delete("a")
+	require.NoError(t, err)
+	mustCompact(t, s)
+	require.NoError(t, s.Close())
+	require.GreaterOrEqual(t, len(killed), 3)
+	for _, d := range killed {
+		before, err := d.names()
+		require.NoError(t, err)
+		require.True(t, slices.ContainsFunc(before, func(name string) bool { return strings.HasSuffix(name, newSuffix) }))
+		s, err := openShadow(d, shadowOptions(), hooks{})
+		require.NoError(t, err)
+		strays, err := d.strays()
+		require.NoError(t, err)
+		require.Empty(t, strays)
+		require.NoError(t, s.Close())
+	}
+}
+
+// A segment file that never got its name is no store, in a directory of its own neither: what is of no other
+// store is removed, what is stays as it is, and the first write finds a name that is free.
+func TestDirectory_UnfinishedFileInDirectory(t *testing.T) {
+	header := func(store storeID) []byte {
+		mem := make([]byte, minSegmentSize)
+		fileHeader{kind: kindLane, id: 1, capacity: minSegmentSize, store: store}.encode(mem)
+		return mem
+	}
+	for _, c := range []struct {
+		what    string
+		content func(own storeID) []byte
+		stays   bool
+	}{
+		{what: "empty", content: func(storeID) []byte { return nil }},
+		{what: "zeros", content: func(storeID) []byte { return make([]byte, minSegmentSize) }},
+		{what: "part of a header", content: func(own storeID) []byte { return header(own)[:40] }},
+		{what: "header", content: header},
+		{what: "header of another store", content: func(storeID) []byte { return header(storeID{1}) }, stays: true},
+		{what: "other bytes", content: func(storeID) []byte { return []byte("notes") }, stays: true},
+	} {
+		for _, beside := range []string{"nothing", "lock", "store"} {
+			for _, id := range []uint64{1, 2, math.MaxUint64} {
+				t.Run(fmt.Sprintf("%s/beside %s/%x", c.what, beside, id), func(t *testing.T) {
+					t.Parallel()
+					dir := fastDir(t)
+					var own storeID
+					switch beside {
+					case "lock":
+						require.NoError(t, os.WriteFile(filepath.Join(dir, lockName), []byte("1"), fileMode))
+					case "store":
+						require.NoError(t, openDir(t, dir, quietly()).Close())
+						own = readManifestOf(t, dir).store
+					}
+					path := filepath.Join(dir, segmentFileName(id)+newSuffix)
+					content := c.content(own)
+					require.NoError(t, os.WriteFile(path, content, fileMode))
+					stays := c.stays || beside != "store" && c.what == "header" // nobody knows of which store
+					for round := range 3 {
+						s := openDir(t, dir, quietly())
+						require.Equal(t, min(round, 1)*250, s.Len())
+						fill(t, s, 0, 500, 300) // several segments
+						deleteWhere(t, s, 0, 500, odd)
+						mustCompact(t, s)
+						closeIntact(t, s)
+						if !stays {
+							require.NoFileExists(t, path)
+							continue
+						}
+						after, err := os.ReadFile(path)
+						require.NoError(t, err)
+						require.Equal(t, content, after)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Where space is reserved by writing zeros, a power loss may leave a part of a file. One of which nothing
+// was promised is no damage; any other one is.
+func TestRecover_FileOfPartOfItsLength(t *testing.T) {
+	for _, size := range []int{9, 100, segmentHeaderSize, 1000, pageSize, minSegmentSize - pageSize} {
+		for _, synced := range []bool{false, true} {
+			d := newShadow()
+			s := shadowStore(t, d, shadowOptions())
+			fill(t, s, 0, 10, 100)
+			if synced {
+				require.NoError(t, s.Sync())
+			}
+			after, killed := d.crash(allKept), d.kill()
+			require.NoError(t, s.Close())
+			for _, left := range []*shadowFS{after, killed} {
+				for _, name := range left.segmentNames() {
+					f := left.files[name]
+					f.current, f.durable = f.current[:size], f.durable[:min(size, len(f.durable))]
+				}
+			}
+			_, err := openShadow(killed, shadowOptions(), hooks{hash: fixedHash})
+			require.ErrorIs(t, err, ErrCorrupt, "%d bytes after a kill", size)
+			if synced {
+				_, err := openShadow(after, shadowOptions(), hooks{hash: fixedHash})
+				require.ErrorIs(t, err, ErrCorrupt, "%d bytes of a file that was synced", size)
+				continue
+			}
+			s = shadowStore(t, after, shadowOptions())
+			require.Zero(t, s.Len())
+			fill(t, s, 0, 10, 100)
+			closeShadow(t, s, after)
+		}
+	}
+}
+
+// A kill while a record is written that leaves no room in its segment is a kill like any other.
+func TestRecover_KillInRecordThatFillsItsSegment(t *testing.T) {
+	const id = "filler"
+	for before := range 4 {
+		d := newShadow()
+		armed, killed := false, (*shadowFS)(nil)
+		s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash, at: func(p point) error {
+			if p == pointPutBody && armed {
+				killed = d.kill()
+			}
+			return nil
+		}})
+		require.NoError(t, err)
+		for range before {
+			require.NoError(t, s.Put(id, []byte("before")))
+		}
+		room := s.largestShared()
+		if before > 0 {
+			room = s.segments.all()[0].room(1)
+		}
+		armed = true
+		size := room - room%recordAlign - recordHeaderSize - len(id)
+		require.NoError(t, s.Put(id, bytes.Repeat([]byte{0xff}, size)))
+		require.Len(t, s.segments.all(), 1)
+		require.Less(t, s.segments.all()[0].room(1), recordAlign)
+		require.NoError(t, s.Close())
+
+		s = shadowStore(t, killed, shadowOptions())
+		got, err := s.Get(id)
+		if before == 0 {
+			require.ErrorIs(t, err, ErrNotFound)
+		} else {
+			require.NoError(t, err)
+			require.Equal(t, "before", string(got))
+		}
+		closeShadow(t, s, killed)
+	}
+}
