@@ -3,6 +3,8 @@ package warmtier
 import (
 	"errors"
 	"iter"
+
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // Len returns the number of memories, 0 for a closed store.
@@ -68,7 +70,7 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 			err = errors.Join(err, damage)
 			continue
 		}
-		b.ids = append(b.ids, string(recordID(m.rec, m.h)))
+		b.ids = append(b.ids, string(record.ID(m.rec, m.h)))
 	}
 	return err
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // Goal: All gives each memory exactly once with its content. Method: against a map, after deletes,
@@ -129,10 +131,10 @@ func TestAll_DamagedRecordLeftOut(t *testing.T) {
 		{"content length", atContentLen, 0x01},
 		{"content length out of bounds", atContentLen + 3, 0x7f},
 		{"sequence number", atSeq, 0x01},
-		{"id, to that of no memory", recordHeaderSize, 0x80},
-		{"id, to that of another memory", recordHeaderSize + len(idOf(0)) - 1, '0' ^ '1'},
-		{"content", recordHeaderSize + len(idOf(0)), 0x04},
-		{"last byte of the content", recordHeaderSize + len(idOf(0)) + size - 1, 0x80},
+		{"id, to that of no memory", record.HeaderSize, 0x80},
+		{"id, to that of another memory", record.HeaderSize + len(idOf(0)) - 1, '0' ^ '1'},
+		{"content", record.HeaderSize + len(idOf(0)), 0x04},
+		{"last byte of the content", record.HeaderSize + len(idOf(0)) + size - 1, 0x80},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			logger, log := logTo()

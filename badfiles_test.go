@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // Files of others stay as they are, whatever their names.
@@ -54,10 +57,10 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 		"pipe":      func(t *testing.T, path, _ string) { require.NoError(t, syscall.Mkfifo(path, 0o600)) },
 	}
 	// What these are can be put out of the way.
-	aside := []string{manifestTempName, spareFileName(targetSpare), hintName}
+	aside := []string{layout.ManifestTempName, spareFileName(targetSpare), hintName}
 	for kind, plant := range kinds {
 		for _, name := range []string{
-			lockName, manifestName, "segment", "new segment", "unfinished segment", manifestTempName,
+			layout.LockName, layout.ManifestName, "segment", "new segment", "unfinished segment", layout.ManifestTempName,
 			spareFileName(targetSpare), hintName,
 		} {
 			for _, readOnly := range []bool{false, true} {
@@ -73,12 +76,12 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 					mustOpen := false
 					switch name {
 					case "segment":
-						name = segmentFileName(m.listed[0])
+						name = layout.SegmentFileName(m.Listed[0])
 					case "new segment":
-						name = segmentFileName(m.next + 5)
+						name = layout.SegmentFileName(m.Next + 5)
 					case "unfinished segment":
-						name, mustOpen = segmentFileName(m.next+5)+newSuffix, readOnly
-					case manifestTempName, spareFileName(targetSpare), hintName:
+						name, mustOpen = layout.SegmentFileName(m.Next+5)+layout.NewSuffix, readOnly
+					case layout.ManifestTempName, spareFileName(targetSpare), hintName:
 						mustOpen = readOnly
 					}
 					path := filepath.Join(dir, name)
@@ -186,16 +189,16 @@ func closedStore(t testing.TB, dir string, version int) map[string][]byte {
 }
 
 // kindOf reads the kind of a segment file.
-func kindOf(t testing.TB, dir, name string) segmentKind {
+func kindOf(t testing.TB, dir, name string) layout.SegmentKind {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(dir, name))
 	require.NoError(t, err)
-	h, err := decodeFileHeader(b)
+	h, err := layout.DecodeHeader(b)
 	require.NoError(t, err)
-	return h.kind
+	return h.Kind
 }
 
-func firstOfKind(t testing.TB, dir string, kind segmentKind) string {
+func firstOfKind(t testing.TB, dir string, kind layout.SegmentKind) string {
 	t.Helper()
 	for _, name := range segmentFiles(t, dir) {
 		if kindOf(t, dir, name) == kind {
@@ -218,16 +221,16 @@ func TestDirectory_WrongSegmentFiles(t *testing.T) {
 	// A free id below next is that of a victim that is gone.
 	gone := func(t *testing.T, dir string) string {
 		m := readManifestOf(t, dir)
-		for id := m.next - 1; id > 0; id-- {
-			if !slices.Contains(m.listed, id) {
-				return filepath.Join(dir, segmentFileName(id))
+		for id := m.Next - 1; id > 0; id-- {
+			if !slices.Contains(m.Listed, id) {
+				return filepath.Join(dir, layout.SegmentFileName(id))
 			}
 		}
 		require.Fail(t, "no free id")
 		return ""
 	}
 	later := func(t *testing.T, dir string) string {
-		return filepath.Join(dir, segmentFileName(readManifestOf(t, dir).next+3))
+		return filepath.Join(dir, layout.SegmentFileName(readManifestOf(t, dir).Next+3))
 	}
 	for name, c := range map[string]struct {
 		do       func(t *testing.T, dir, foreign string)
@@ -256,34 +259,34 @@ func TestDirectory_WrongSegmentFiles(t *testing.T) {
 			duplicate(t, filepath.Join(dir, names[0]), filepath.Join(dir, names[1]))
 		}},
 		"lane's doubled under a later id": {harmless: true, do: func(t *testing.T, dir, _ string) {
-			duplicate(t, filepath.Join(dir, firstOfKind(t, dir, kindLane)), later(t, dir))
+			duplicate(t, filepath.Join(dir, firstOfKind(t, dir, layout.KindLane)), later(t, dir))
 		}},
 		"target doubled under a later id": {harmless: true, do: func(t *testing.T, dir, _ string) {
-			duplicate(t, filepath.Join(dir, firstOfKind(t, dir, kindTarget)), later(t, dir))
+			duplicate(t, filepath.Join(dir, firstOfKind(t, dir, layout.KindTarget)), later(t, dir))
 		}},
 		"doubled under the id of a victim": {harmless: true, do: func(t *testing.T, dir, _ string) {
-			duplicate(t, filepath.Join(dir, firstOfKind(t, dir, kindLane)), gone(t, dir))
+			duplicate(t, filepath.Join(dir, firstOfKind(t, dir, layout.KindLane)), gone(t, dir))
 		}},
 		"another store's in place of one": {do: func(t *testing.T, dir, foreign string) {
-			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, kindLane)), filepath.Join(dir, segmentFiles(t, dir)[0]))
+			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, layout.KindLane)), filepath.Join(dir, segmentFiles(t, dir)[0]))
 		}},
 		"another store's lane under a later id": {do: func(t *testing.T, dir, foreign string) {
-			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, kindLane)), later(t, dir))
+			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, layout.KindLane)), later(t, dir))
 		}},
 		"another store's target under a later id": {do: func(t *testing.T, dir, foreign string) {
-			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, kindTarget)), later(t, dir))
+			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, layout.KindTarget)), later(t, dir))
 		}},
 		"another store's under the id of a victim": {harmless: true, do: func(t *testing.T, dir, foreign string) {
-			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, kindLane)), gone(t, dir))
+			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, layout.KindLane)), gone(t, dir))
 		}},
 		"another store's manifest": {do: func(t *testing.T, dir, foreign string) {
-			duplicate(t, filepath.Join(foreign, manifestName), filepath.Join(dir, manifestName))
+			duplicate(t, filepath.Join(foreign, layout.ManifestName), filepath.Join(dir, layout.ManifestName))
 		}},
 		"manifest missing": {do: func(t *testing.T, dir, _ string) {
-			require.NoError(t, os.Remove(filepath.Join(dir, manifestName)))
+			require.NoError(t, os.Remove(filepath.Join(dir, layout.ManifestName)))
 		}},
 		"manifest empty": {do: func(t *testing.T, dir, _ string) {
-			require.NoError(t, os.Truncate(filepath.Join(dir, manifestName), 0))
+			require.NoError(t, os.Truncate(filepath.Join(dir, layout.ManifestName), 0))
 		}},
 	} {
 		for _, hint := range []bool{true, false} {
@@ -319,29 +322,29 @@ func TestDirectory_LaterFormatVersion(t *testing.T) {
 	later := func(t *testing.T, path string, sum func(b []byte)) {
 		b, err := os.ReadFile(path)
 		require.NoError(t, err)
-		binary.LittleEndian.PutUint32(b[8:], formatVersion+1)
+		binary.LittleEndian.PutUint32(b[8:], layout.Version+1)
 		sum(b)
 		require.NoError(t, os.WriteFile(path, b, 0o600))
 	}
 	laterSegment := func(t *testing.T, path string) {
-		later(t, path, func(b []byte) { binary.LittleEndian.PutUint32(b[48:], checksum(b[8:48])) })
+		later(t, path, func(b []byte) { binary.LittleEndian.PutUint32(b[48:], record.Checksum(b[8:48])) })
 	}
 	for name, change := range map[string]func(t *testing.T, dir string){
 		"manifest": func(t *testing.T, dir string) {
-			later(t, filepath.Join(dir, manifestName), func(b []byte) {
+			later(t, filepath.Join(dir, layout.ManifestName), func(b []byte) {
 				first := b[:len(b)/2]
-				binary.LittleEndian.PutUint32(first[len(first)-4:], checksum(first[:len(first)-4]))
+				binary.LittleEndian.PutUint32(first[len(first)-4:], record.Checksum(first[:len(first)-4]))
 				copy(b[len(first):], first)
 			})
 		},
 		"manifest with another checksum": func(t *testing.T, dir string) {
-			later(t, filepath.Join(dir, manifestName), func(b []byte) { copy(b[len(b)/2:], b[:len(b)/2]) })
+			later(t, filepath.Join(dir, layout.ManifestName), func(b []byte) { copy(b[len(b)/2:], b[:len(b)/2]) })
 		},
 		"segment": func(t *testing.T, dir string) {
 			laterSegment(t, filepath.Join(dir, segmentFiles(t, dir)[1]))
 		},
 		"segment that is not listed": func(t *testing.T, dir string) {
-			path := filepath.Join(dir, segmentFileName(readManifestOf(t, dir).next+2))
+			path := filepath.Join(dir, layout.SegmentFileName(readManifestOf(t, dir).Next+2))
 			b, err := os.ReadFile(filepath.Join(dir, segmentFiles(t, dir)[0]))
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(path, b, 0o600))

@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 /*
@@ -35,7 +38,7 @@ func (t turns) report(b *testing.B, what, than, unit string) {
 
 // readAndChecksum reads the records of the segment files in dir on one core, and checks them.
 func readAndChecksum(b *testing.B, dir string) {
-	names, err := filepath.Glob(filepath.Join(dir, "*"+segmentSuffix))
+	names, err := filepath.Glob(filepath.Join(dir, "*"+".seg"))
 	if err != nil || len(names) == 0 {
 		b.Fatal("no segment files", err)
 	}
@@ -44,17 +47,17 @@ func readAndChecksum(b *testing.B, dir string) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		id, _ := parseSegmentFileName(filepath.Base(name))
-		seg := newSegment(id, mem, kindLane)
-		for offset := segmentHeaderSize; ; {
-			h, ok := decodeHeader(mem[offset:])
+		id, _ := layout.ParseSegmentFileName(filepath.Base(name))
+		seg := newSegment(id, mem, layout.KindLane)
+		for offset := layout.HeaderSize; ; {
+			h, ok := record.Decode(mem[offset:])
 			if !ok {
 				break
 			}
-			if !intactRecord(mem[offset:], h, seg.seedAt(offset)) {
+			if !record.Intact(mem[offset:], h, seg.seedAt(offset)) {
 				b.Fatal("damaged record in", name)
 			}
-			offset += h.size()
+			offset += h.Size()
 		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
@@ -359,10 +361,10 @@ func memcpyTime(b *testing.B, size int64) time.Duration {
 	var mem [2][]byte
 	for i := range mem {
 		var err error
-		if mem[i], err = m.acquire(roundUp(int(size), pageSize)); err != nil {
+		if mem[i], err = m.acquire(vm.RoundUp(int(size), vm.PageSize)); err != nil {
 			b.Fatal(err)
 		}
-		for p := 0; p < len(mem[i]); p += pageSize {
+		for p := 0; p < len(mem[i]); p += vm.PageSize {
 			mem[i][p] = byte(p)
 		}
 	}

@@ -7,6 +7,10 @@ import (
 	"unsafe"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/warmtier/warmtier/internal/cpu"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // build copies live records until there are none left or the targets are full.
@@ -91,7 +95,7 @@ func (r *round) copyVictims(ctx context.Context, staged *moves) (err error) {
 type chunk struct {
 	v       *victim
 	live    []uint32 // offsets in the victim, in units of 8 bytes
-	headers []header
+	headers []record.Header
 	size    int // bytes
 	target  *segment
 	offset  int // in target
@@ -135,16 +139,16 @@ func (r *round) readHeaders(ch *chunk) error {
 		if err := r.c.s.reach(pointCompactRecord); err != nil {
 			return err
 		}
-		offset := int(unit) * recordAlign
-		h, ok := decodeHeader(seg.mem[min(offset, tail):tail])
+		offset := int(unit) * record.Align
+		h, ok := record.Decode(seg.mem[min(offset, tail):tail])
 		if !ok {
 			return ch.v.damaged(offset, "no valid header")
 		}
-		if ch.size > 0 && ch.size+h.size() > limit {
+		if ch.size > 0 && ch.size+h.Size() > limit {
 			break
 		}
 		ch.headers = append(ch.headers, h)
-		ch.size += h.size()
+		ch.size += h.Size()
 	}
 	return nil
 }
@@ -168,7 +172,7 @@ func (r *round) reserve(ch *chunk) (bool, error) {
 	}
 	ch.target, ch.offset, ch.record = target, int(target.tail.Load()), int(target.records.Load())
 	for _, h := range ch.headers {
-		target.contains(h.seq)
+		target.contains(h.Seq)
 	}
 	target.grew(len(ch.headers), ch.size)
 	return true, nil
@@ -205,10 +209,10 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 	if n := len(c.pool); n > 0 && size == c.s.opts.SegmentSize {
 		mem := c.pool[n-1]
 		c.pool = c.pool[:n-1]
-		return newSegment(c.s.segments.newID(kindTarget), mem, kindTarget), nil
+		return newSegment(c.s.segments.newID(layout.KindTarget), mem, layout.KindTarget), nil
 	}
 	seg, err := c.s.createSegment(segmentSpec{
-		kind: kindTarget, size: size, large: size > c.s.opts.SegmentSize, least: size,
+		kind: layout.KindTarget, size: size, large: size > c.s.opts.SegmentSize, least: size,
 	})
 	if err == nil {
 		c.extra += int64(size)
@@ -223,19 +227,19 @@ func (r *round) copyChunk(ch *chunk, staged *moves) error {
 	offset := ch.offset
 	for i, h := range ch.headers {
 		if next := i + 1; next < len(ch.headers) {
-			from := int(ch.live[next]) * recordAlign
-			prefetch(seg.mem[from : from+min(ch.headers[next].size(), prefetchLimit)])
+			from := int(ch.live[next]) * record.Align
+			cpu.Prefetch(seg.mem[from : from+min(ch.headers[next].Size(), prefetchLimit)])
 		}
-		from := int(ch.live[i]) * recordAlign
-		copy(target.mem[offset:offset+h.size()], seg.mem[from:])
-		offset += h.size()
+		from := int(ch.live[i]) * record.Align
+		copy(target.mem[offset:offset+h.Size()], seg.mem[from:])
+		offset += h.Size()
 	}
 	offset = ch.offset
 	for i, h := range ch.headers {
 		if err := r.adoptCopy(ch, i, offset, staged); err != nil {
 			return err
 		}
-		offset += h.size()
+		offset += h.Size()
 	}
 	return nil
 }
@@ -244,20 +248,20 @@ func (r *round) copyChunk(ch *chunk, staged *moves) error {
 // stages the change of the index.
 func (r *round) adoptCopy(ch *chunk, i, offset int, staged *moves) error {
 	s, seg, target, h := r.c.s, ch.v.seg, ch.target, ch.headers[i]
-	from := int(ch.live[i]) * recordAlign
-	rec := target.mem[offset : offset+h.size()]
-	if h.kind != kindMemory || !intactRecord(rec, h, seg.seedAt(from)) {
+	from := int(ch.live[i]) * record.Align
+	rec := target.mem[offset : offset+h.Size()]
+	if h.Kind != record.KindMemory || !record.Intact(rec, h, seg.seedAt(from)) {
 		return ch.v.damaged(from, "checksum mismatch")
 	}
-	reseed(rec, h, target.seedAt(offset))
+	record.Reseed(rec, h, target.seedAt(offset))
 	if target.file != nil {
-		target.putDigest(ch.record+i, recordID(rec, h))
+		target.putDigest(ch.record+i, record.ID(rec, h))
 	}
-	number, tag := splitHash(s.hashBytes(recordID(rec, h)))
+	number, tag := splitHash(s.hashBytes(record.ID(rec, h)))
 	staged.list = append(staged.list, move{
 		from:  makeSlot(tag, s.locate(seg, from)),
 		to:    makeSlot(tag, s.locate(target, offset)),
-		size:  uint32(h.size()),
+		size:  uint32(h.Size()),
 		shard: uint8(number),
 	})
 	return nil

@@ -83,7 +83,7 @@ func layoutShard(i int) int {
 
 // layout returns a store with layoutMoved live memories among as many dead ones, and what it holds:
 // versions by number.
-func layout(t *testing.T, opts *Options) (s *Store, model map[int]int) {
+func fragmentedStore(t *testing.T, opts *Options) (s *Store, model map[int]int) {
 	s = openTest(t, opts, hooks{hash: placedBy(layoutShard)})
 	fill(t, s, 0, layoutCount, layoutSize)
 	model = map[int]int{}

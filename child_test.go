@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/dir"
 )
 
 // allPoints are the points where a child is killed. The test fails when one of them is never passed,
@@ -194,7 +196,7 @@ func (child *crashChild) open(t *testing.T) {
 	require.NoError(t, err)
 	child.s = s
 	if child.c.Script {
-		s.disk.fs = &reachingFiles{fileSystem: s.disk.fs, reach: child.reach}
+		s.disk.fs = &reachingFiles{FS: s.disk.fs, reach: child.reach}
 	}
 }
 
@@ -260,9 +262,9 @@ func (child *crashChild) do(t *testing.T, op crashOp) error {
 	return fmt.Errorf("unknown operation %q", op.kind)
 }
 
-// reachingFiles is a fileSystem that passes a point before and after each call that changes anything.
+// reachingFiles is a directory that passes a point before and after each call that changes anything.
 type reachingFiles struct {
-	fileSystem
+	dir.FS
 	reach func(point) error
 }
 
@@ -273,44 +275,44 @@ func (f *reachingFiles) around(call string, fn func() error) error {
 	return err
 }
 
-func (f *reachingFiles) create(name string, size int) (file mappedFile, err error) {
+func (f *reachingFiles) Create(name string, size int) (file dir.File, err error) {
 	err = f.around("create", func() (err error) {
-		file, err = f.fileSystem.create(name, size)
+		file, err = f.FS.Create(name, size)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &reachingFile{mappedFile: file, files: f}, nil
+	return &reachingFile{File: file, files: f}, nil
 }
 
-func (f *reachingFiles) writeFile(name string, data []byte) error {
-	return f.around("write file", func() error { return f.fileSystem.writeFile(name, data) })
+func (f *reachingFiles) WriteFile(name string, data []byte) error {
+	return f.around("write file", func() error { return f.FS.WriteFile(name, data) })
 }
 
-func (f *reachingFiles) syncFile(name string) error {
-	return f.around("sync file", func() error { return f.fileSystem.syncFile(name) })
+func (f *reachingFiles) SyncFile(name string) error {
+	return f.around("sync file", func() error { return f.FS.SyncFile(name) })
 }
 
-func (f *reachingFiles) rename(from, to string) error {
-	return f.around("rename", func() error { return f.fileSystem.rename(from, to) })
+func (f *reachingFiles) Rename(from, to string) error {
+	return f.around("rename", func() error { return f.FS.Rename(from, to) })
 }
 
-func (f *reachingFiles) remove(name string) error {
-	return f.around("remove", func() error { return f.fileSystem.remove(name) })
+func (f *reachingFiles) Remove(name string) error {
+	return f.around("remove", func() error { return f.FS.Remove(name) })
 }
 
-func (f *reachingFiles) syncDir() error { return f.around("sync directory", f.fileSystem.syncDir) }
+func (f *reachingFiles) Sync() error { return f.around("sync directory", f.FS.Sync) }
 
 type reachingFile struct {
-	mappedFile
+	dir.File
 	files *reachingFiles
 }
 
-func (f *reachingFile) rename(to string) error {
-	return f.files.around("rename", func() error { return f.mappedFile.rename(to) })
+func (f *reachingFile) Rename(to string) error {
+	return f.files.around("rename", func() error { return f.File.Rename(to) })
 }
 
-func (f *reachingFile) sync(from, to int) error {
-	return f.files.around("sync segment", func() error { return f.mappedFile.sync(from, to) })
+func (f *reachingFile) Sync(from, to int) error {
+	return f.files.around("sync segment", func() error { return f.File.Sync(from, to) })
 }

@@ -12,6 +12,10 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/memlimit"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
@@ -416,7 +420,7 @@ func (s *Store) availableMemory() (int64, bool) {
 	if s.hooks.available != nil {
 		return s.hooks.available()
 	}
-	return availableMemory()
+	return memlimit.Available()
 }
 
 // sortOut parts c.work into the victims that are empty and those the next round goes on with.
@@ -456,7 +460,7 @@ func (r *round) finish(leaving []*segment) {
 			return
 		}
 		// A recycled target may have pages beyond its tail that no record will ever use.
-		if err := discard(last.mem[roundUp(int(last.tail.Load()), pageSize):]); err != nil {
+		if err := vm.Discard(last.mem[vm.RoundUp(int(last.tail.Load()), vm.PageSize):]); err != nil {
 			c.s.opts.Logger.Warn("unused pages could not be given back", "error", err)
 		}
 	}
@@ -547,6 +551,6 @@ func (c *compaction) report(stage string, copied int64) {
 	p.Stage = stage
 	p.BytesCopied += copied
 	p.Elapsed = time.Since(c.start)
-	assertUnlocked()
+	lockrank.AssertUnlocked()
 	fn(p)
 }

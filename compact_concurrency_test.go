@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 /*
@@ -173,7 +175,7 @@ func TestCompact_OperationThenUndo(t *testing.T) {
 }
 
 func compactWithOperation(t *testing.T, workers int, m moment, op operation, failure *moment) {
-	s, model := layout(t, unbounded(workers))
+	s, model := fragmentedStore(t, unbounded(workers))
 	before := settled(s)
 	var reached atomic.Bool
 	s.hooks.at = doAt(m.at, m.pass, func() {
@@ -197,7 +199,7 @@ func compactWithOperation(t *testing.T, workers int, m moment, op operation, fai
 	}
 	requireModel(t, s, model)
 
-	appended := int64(len(m.touches)) * op.appended * int64(recordSize(len(idOf(0)), layoutSize))
+	appended := int64(len(m.touches)) * op.appended * int64(record.Size(len(idOf(0)), layoutSize))
 	require.Equal(t, before.TotalBytes+appended-stats.BytesReclaimed, s.Stats().TotalBytes)
 	if failure != nil {
 		require.ErrorIs(t, err, ErrCompactionFailed)
@@ -242,7 +244,7 @@ func requireMoved(t *testing.T, stats CompactionStats, workers int, m moment, op
 func TestCompact_MovesMemoryUnderPut(t *testing.T) {
 	for _, fails := range []bool{false, true} {
 		t.Run(fmt.Sprintf("fails=%v", fails), func(t *testing.T) {
-			s, model := layout(t, unbounded(1))
+			s, model := fragmentedStore(t, unbounded(1))
 			appended := pauseAt(pointPutAppended)
 			put := make(chan error, 1)
 			start := doAt(pointCompactSealed, 1, func() {
@@ -285,7 +287,7 @@ func TestCompact_MovesMemoryUnderPut(t *testing.T) {
 func TestCompact_LargePutUnderWay(t *testing.T) {
 	for _, when := range []string{"committed", "swapping"} {
 		t.Run(when, func(t *testing.T) {
-			s, model := layout(t, unbounded(1))
+			s, model := fragmentedStore(t, unbounded(1))
 			large := contentOf(layoutCount, 0, 2*minSegmentSize)
 			appended := pauseAt(pointPutAppended)
 			put := make(chan error, 1)
@@ -327,7 +329,7 @@ func TestCompact_LargePutUnderWay(t *testing.T) {
 func TestCompact_WalkMissesMemory(t *testing.T) {
 	for _, workers := range []int{1, 4} {
 		t.Run(fmt.Sprintf("workers=%d", workers), func(t *testing.T) {
-			s, model := layout(t, unbounded(workers))
+			s, model := fragmentedStore(t, unbounded(workers))
 			sh, tag := s.place(idOf(lastMoved))
 			var hidden slot
 			hide := doAt(pointCompactSealed, 1, func() {
@@ -366,7 +368,7 @@ func TestCompact_SecondIsRefusedAtEveryPoint(t *testing.T) {
 				opts := bounded(workers)
 				opts.Maintenance.MinBytes = 1
 				opts.Maintenance.FragmentationThreshold = 0.01
-				s, model := layout(t, opts)
+				s, model := fragmentedStore(t, opts)
 				var refused atomic.Bool
 				s.hooks.at = doAt(p, 1, func() {
 					refused.Store(true)
@@ -404,7 +406,7 @@ func TestCompact_CancelledAtEveryPoint(t *testing.T) {
 	for _, workers := range []int{1, 4} {
 		for _, p := range compactionPoints {
 			t.Run(fmt.Sprintf("workers=%d/%s", workers, p), func(t *testing.T) {
-				s, model := layout(t, bounded(workers))
+				s, model := fragmentedStore(t, bounded(workers))
 				ctx, cancel := context.WithCancel(context.Background())
 				defer cancel()
 				s.hooks.at = doAt(p, 1, cancel)

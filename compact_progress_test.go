@@ -89,7 +89,7 @@ func compactReporting(t *testing.T, workers int, fn func(CompactionProgress)) {
 			fn(p)
 		}
 	}
-	s, model := layout(t, opts)
+	s, model := fragmentedStore(t, opts)
 	func() {
 		defer func() {
 			if r := recover(); r != nil {
@@ -141,7 +141,7 @@ func TestCompact_ProgressUsesStore(t *testing.T) {
 				require.Equal(t, layoutMoved, s.Len())
 			}
 			var model map[int]int
-			s, model = layout(t, opts)
+			s, model = fragmentedStore(t, opts)
 			_, err := s.Compact(context.Background())
 			require.NoError(t, err)
 			require.Positive(t, calls)

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // Goal: a compaction changes no content, brings nothing deleted back and leaves no dead byte. Method:
@@ -60,7 +62,7 @@ func TestCompact_Statistics(t *testing.T) {
 	fill(t, s, 0, n, 200)
 	deleteWhere(t, s, 0, n, func(i int) bool { return !odd(i) })
 	before := settled(s)
-	size := int64(recordSize(len(idOf(0)), 200))
+	size := int64(record.Size(len(idOf(0)), 200))
 	require.InDelta(t, 0.5, before.FragmentationRatio, 1e-12)
 
 	stats := mustCompact(t, s)
@@ -101,7 +103,7 @@ func TestCompact_LocationsUpdated(t *testing.T) {
 				seg, offset := locationOf(t, s, idOf(i))
 				require.Greater(t, seg.id, newest, "memory %d is in an old segment", i)
 				require.Same(t, seg, s.segments.at(seg.index))
-				require.Equal(t, idOf(i), string(recordID(seg.mem[offset:], header{idLen: len(idOf(i))})))
+				require.Equal(t, idOf(i), string(record.ID(seg.mem[offset:], record.Header{IDLen: len(idOf(i))})))
 			}
 			table := s.segments.all()
 			for _, seg := range old {

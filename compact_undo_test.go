@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // injectedFault is what injected faults fail with; errors.As finds it through every wrapping.
@@ -151,8 +153,8 @@ func TestCompact_UndoneOnCorruptRecord(t *testing.T) {
 			{"content length in bounds", atContentLen, 0x01},
 			{"content checksum", atContentSum, 0x01},
 			{"sequence number", atSeq + 1, 0x01},
-			{"id", recordHeaderSize, 0xff},
-			{"content", recordHeaderSize + 100, 0x01},
+			{"id", record.HeaderSize, 0xff},
+			{"content", record.HeaderSize + 100, 0x01},
 		} {
 			t.Run(fmt.Sprintf("%s, %s", c.name, damage.name), func(t *testing.T) {
 				s := faultStore(t, c.opts)

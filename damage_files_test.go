@@ -15,6 +15,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // image is a directory in memory.
@@ -26,7 +29,7 @@ func loadImage(t testing.TB, dir string) image {
 	require.NoError(t, err)
 	img := image{}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), spareName) {
+		if strings.HasPrefix(e.Name(), layout.SpareName) {
 			continue // its bytes mean nothing
 		}
 		img[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name()))
@@ -46,13 +49,13 @@ func (img image) write(t testing.TB, dir string) {
 		}
 	}
 	for name, b := range img {
-		require.NoError(t, os.WriteFile(filepath.Join(dir, name), b, fileMode))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), b, 0o600))
 	}
 }
 
 func (img image) segments() (names []string) {
 	for name := range img {
-		if _, ok := parseSegmentFileName(name); ok {
+		if _, ok := layout.ParseSegmentFileName(name); ok {
 			names = append(names, name)
 		}
 	}
@@ -83,7 +86,7 @@ const damageIDs = 14
 
 func damageContent(i, version int) []byte {
 	// Records of 128 bytes, so that blocks copied from elsewhere begin with a record.
-	return contentOf(i, version, 128-recordHeaderSize-len(idOf(i)))
+	return contentOf(i, version, 128-record.HeaderSize-len(idOf(i)))
 }
 
 // damageStores returns the stores.
@@ -152,18 +155,18 @@ func (d *damageStore) parse(t testing.TB) {
 	seqs := map[int]uint64{}
 	for _, name := range d.img.segments() {
 		b := d.img[name]
-		number, _ := parseSegmentFileName(name)
-		seg := newSegment(number, b, kindLane)
-		for at := segmentHeaderSize; ; {
-			h, ok := decodeHeader(b[at:])
-			if !ok || !intactRecord(b[at:], h, seg.seedAt(at)) {
+		number, _ := layout.ParseSegmentFileName(name)
+		seg := newSegment(number, b, layout.KindLane)
+		for at := layout.HeaderSize; ; {
+			h, ok := record.Decode(b[at:])
+			if !ok || !record.Intact(b[at:], h, seg.seedAt(at)) {
 				break
 			}
-			id := string(recordID(b[at:], h))
-			newest[id] = max(newest[id], h.seq)
-			seqs[len(d.records)] = h.seq
-			d.records = append(d.records, placedRecord{file: name, from: at, to: at + h.size(), id: id})
-			at += h.size()
+			id := string(record.ID(b[at:], h))
+			newest[id] = max(newest[id], h.Seq)
+			seqs[len(d.records)] = h.Seq
+			d.records = append(d.records, placedRecord{file: name, from: at, to: at + h.Size(), id: id})
+			at += h.Size()
 		}
 		if n := len(d.records); n > 0 && d.records[n-1].file == name {
 			d.records[n-1].last = true
@@ -177,7 +180,7 @@ func (d *damageStore) parse(t testing.TB) {
 
 // used is where the records of a segment file end, and how many there are.
 func (d *damageStore) used(file string) (end, records int) {
-	end = segmentHeaderSize
+	end = layout.HeaderSize
 	for _, r := range d.records {
 		if r.file == file {
 			end, records = max(end, r.to), records+1
@@ -217,7 +220,7 @@ func (d *damageStore) looksUnfinished(x damage) map[string]bool {
 	}
 	after := x.apply(bytes.Clone(d.img[x.file]))
 	for _, r := range d.records {
-		if r.file == x.file && r.last && r.to <= len(after) && allZero(after[r.from:r.from+4]) {
+		if r.file == x.file && r.last && r.to <= len(after) && layout.IsZero(after[r.from:r.from+4]) {
 			m[r.id] = true
 		}
 	}
@@ -236,16 +239,16 @@ func (d *damageStore) bitFlips(rng *rand.Rand) (list []damage) {
 	for name, b := range d.img {
 		var end, records int
 		structural := func(at int) bool { return true }
-		_, isSegment := parseSegmentFileName(name)
+		_, isSegment := layout.ParseSegmentFileName(name)
 		switch {
-		case name == manifestName:
+		case name == layout.ManifestName:
 			end = len(b)
 		case name == hintName:
 			end = len(b)
 			structural = func(at int) bool { return at < hintHeaderSize+3*hintSegmentSize }
 		case isSegment:
 			end, records = d.used(name)
-			structural = func(at int) bool { return at < segmentHeaderSize }
+			structural = func(at int) bool { return at < layout.HeaderSize }
 		default:
 			continue // LOCK means nothing
 		}
@@ -258,13 +261,13 @@ func (d *damageStore) bitFlips(rng *rand.Rand) (list []damage) {
 		if !isSegment {
 			continue
 		}
-		for at := digestAt(len(b), records); at < len(b); at++ { // one digest more than there are
+		for at := layout.DigestAt(len(b), records); at < len(b); at++ { // one digest more than there are
 			flip(name, at, rng.IntN(8), true)
 		}
 		for range 100 {
-			flip(name, end+rng.IntN(digestAt(len(b), records)-end), rng.IntN(8), false)
+			flip(name, end+rng.IntN(layout.DigestAt(len(b), records)-end), rng.IntN(8), false)
 		}
-		for at := end; at < end+recordHeaderSize; at++ { // where the next record would begin
+		for at := end; at < end+record.HeaderSize; at++ { // where the next record would begin
 			flip(name, at, rng.IntN(8), true)
 		}
 	}
@@ -278,19 +281,19 @@ func (d *damageStore) truncations() (list []damage) {
 			list = append(list, damage{file: name, name: fmt.Sprintf("cut to %d bytes", n), from: n, to: len(b), must: must,
 				apply: func(b []byte) []byte { return b[:n] }})
 		}
-		_, isSegment := parseSegmentFileName(name)
+		_, isSegment := layout.ParseSegmentFileName(name)
 		switch {
-		case name == lockName:
+		case name == layout.LockName:
 		case !isSegment:
 			for n := range b {
 				if n < 256 || n%64 == 0 {
-					cut(n, name == manifestName || n < 256)
+					cut(n, name == layout.ManifestName || n < 256)
 				}
 			}
 		default:
 			end, records := d.used(name)
 			for n := range b {
-				inside := n <= segmentHeaderSize || n >= digestAt(len(b), records)
+				inside := n <= layout.HeaderSize || n >= layout.DigestAt(len(b), records)
 				if inside || n%8 == 0 {
 					cut(n, inside || n < end && n%32 == 0)
 				}
@@ -315,7 +318,7 @@ func (d *damageStore) blocks(rng *rand.Rand) (list []damage) {
 	for _, file := range d.img.segments() {
 		b := d.img[file]
 		end, records := d.used(file)
-		means := func(at, size int) bool { return at < end || at+size > digestAt(len(b), records) }
+		means := func(at, size int) bool { return at < end || at+size > layout.DigestAt(len(b), records) }
 		for _, size := range []int{512, 4096} {
 			for at := 0; at < len(b); at += size {
 				if means(at, size) {
@@ -330,8 +333,8 @@ func (d *damageStore) blocks(rng *rand.Rand) (list []damage) {
 			}
 		}
 		// Records are not aligned to sectors; blocks that begin with one are the worst.
-		for at := segmentHeaderSize; at+128 <= end; at += 8 {
-			from := segmentHeaderSize + 8*rng.IntN((end-segmentHeaderSize)/8)
+		for at := layout.HeaderSize; at+128 <= end; at += 8 {
+			from := layout.HeaderSize + 8*rng.IntN((end-layout.HeaderSize)/8)
 			size := min(128*(1+rng.IntN(4)), end-at, end-from)
 			overwrite(file, fmt.Sprintf("%d bytes at %d overwritten with those at %d", size, at, from), at,
 				bytes.Clone(b[from:from+size]), true)

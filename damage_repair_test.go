@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 // tryRepair opens the damaged store with Repair, and without afterwards. All says that all memories
@@ -29,7 +31,7 @@ func (d *damageStore) tryRepair(t testing.TB, dir string, x damage, all bool, o 
 		// Without a hint, some damage leaves nothing that says which memories are lost.
 		_, hinted := damaged[hintName]
 		nameless := errors.Is(err, ErrCorrupt) && (strings.Contains(err.Error(), "nothing says of which memories") ||
-			x.file == manifestName && strings.Contains(err.Error(), "it cannot be replaced"))
+			x.file == layout.ManifestName && strings.Contains(err.Error(), "it cannot be replaced"))
 		if !errors.Is(err, ErrVersion) && (hinted || !nameless) {
 			o.problem("repair fails", x, err)
 		}
@@ -112,7 +114,7 @@ func TestDamage_RepairBlocks(t *testing.T) {
 		trials(t, rng, list, func(x damage) {
 			// A block with the header, or with digests, tells less than a repair needs to keep all.
 			_, records := d.used(x.file)
-			all := x.from >= segmentHeaderSize && x.to <= digestAt(len(d.img[x.file]), records)
+			all := x.from >= layout.HeaderSize && x.to <= layout.DigestAt(len(d.img[x.file]), records)
 			d.tryRepair(t, dir, x, all, o)
 		})
 		o.require(t)

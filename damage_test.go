@@ -18,6 +18,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 /*
@@ -113,8 +116,8 @@ func damageTest(t *testing.T, test func(t *testing.T, d damageStore, dir string,
 // tryReading opens the damaged store, read-only so that the next trial needs no new files.
 func (d *damageStore) tryReading(t testing.TB, dir string, x damage, o *outcomes) {
 	path := filepath.Join(dir, x.file)
-	require.NoError(t, os.WriteFile(path, x.apply(bytes.Clone(d.img[x.file])), fileMode))
-	defer func() { require.NoError(t, os.WriteFile(path, d.img[x.file], fileMode)) }()
+	require.NoError(t, os.WriteFile(path, x.apply(bytes.Clone(d.img[x.file])), 0o600))
+	defer func() { require.NoError(t, os.WriteFile(path, d.img[x.file], 0o600)) }()
 	opts := quiet()
 	opts.ReadOnly = true
 	s, err := Open(dir, opts)
@@ -242,12 +245,12 @@ func TestDamage_HostileLengths(t *testing.T) {
 	o := newOutcomes()
 	for _, name := range d.img.segments() {
 		end, _ := d.used(name)
-		for _, at := range []int{segmentHeaderSize, end} {
+		for _, at := range []int{layout.HeaderSize, end} {
 			for _, idLen := range []uint16{0, 1, 0xffff} {
 				for _, contentLen := range []uint32{0, minSegmentSize, MaxContentLen, 0xffffffff} {
 					for kind := range 3 {
 						x := damage{file: name, name: fmt.Sprintf("header at %d: kind %d, %d and %d bytes", at, kind, idLen, contentLen),
-							from: at, to: at + recordHeaderSize, apply: func(b []byte) []byte {
+							from: at, to: at + record.HeaderSize, apply: func(b []byte) []byte {
 								b[at+4] = byte(kind)
 								binary.LittleEndian.PutUint16(b[at+6:], idLen)
 								binary.LittleEndian.PutUint32(b[at+8:], contentLen)

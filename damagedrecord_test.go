@@ -9,6 +9,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // damagedRecords holds dead records between live ones: memories 0 to 9 of 0 to 36 bytes, some of them
@@ -77,13 +80,13 @@ func TestGet_EveryByteDamaged(t *testing.T) {
 			segs := s.segments.all()
 			require.Len(t, segs, 1)
 			seg := segs[0]
-			for offset := segmentHeaderSize; offset < int(seg.tail.Load()); {
-				h, ok := decodeHeader(seg.mem[offset:])
+			for offset := layout.HeaderSize; offset < int(seg.tail.Load()); {
+				h, ok := record.Decode(seg.mem[offset:])
 				require.True(t, ok)
-				owner := string(recordID(seg.mem[offset:], h))
+				owner := string(record.ID(seg.mem[offset:], h))
 				live := s.pointsTo(owner, s.locate(seg, offset))
-				for i := 0; i < h.size(); i += damageStride() {
-					padding := i >= recordHeaderSize+h.idLen+h.contentLen
+				for i := 0; i < h.Size(); i += damageStride() {
+					padding := i >= record.HeaderSize+h.IDLen+h.ContentLen
 					for _, flip := range flips() {
 						seg.mem[offset+i] ^= flip
 						requireNeverWrong(t, s, model, func(id string, err error) {
@@ -106,7 +109,7 @@ func TestGet_EveryByteDamaged(t *testing.T) {
 						seg.mem[offset+i] ^= flip
 					}
 				}
-				offset += h.size()
+				offset += h.Size()
 			}
 			requireAll(t, s, model)
 		})
@@ -174,7 +177,7 @@ func TestPut_EveryByteDamaged(t *testing.T) {
 		for _, call := range calls {
 			for _, id := range []string{idOf(0), idOf(1), idOf(2), idOf(9)} {
 				t.Run(fmt.Sprintf("%s, %s of %s", hash.name, call.name, id), func(t *testing.T) {
-					for i := 0; i < recordSize(len(idOf(1)), 17); i += damageStride() {
+					for i := 0; i < record.Size(len(idOf(1)), 17); i += damageStride() {
 						for _, flip := range flips() {
 							s, err := open("", quiet(), hooks{hash: hash.hash})
 							require.NoError(t, err)
@@ -212,7 +215,7 @@ func TestPut_CuresDamage(t *testing.T) {
 	fill(t, s, 0, 10, 50)
 	for i := range 2 {
 		rec := recordOf(t, s, idOf(i))
-		rec[recordHeaderSize+len(idOf(i))+7] ^= 0x20
+		rec[record.HeaderSize+len(idOf(i))+7] ^= 0x20
 		_, err := s.Get(idOf(i))
 		require.ErrorIs(t, err, ErrCorrupt)
 		var corrupt *CorruptError

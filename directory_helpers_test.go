@@ -16,6 +16,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 func openDir(t testing.TB, dir string, opts *Options) *Store {
@@ -69,7 +72,7 @@ func snapshot(t testing.TB, dir string) map[string]string {
 		require.NoError(t, err)
 		what := info.Mode().String()
 		switch {
-		case e.Name() == lockName:
+		case e.Name() == layout.LockName:
 		case info.Mode()&fs.ModeSymlink != 0:
 			target, err := os.Readlink(path)
 			require.NoError(t, err)
@@ -77,7 +80,7 @@ func snapshot(t testing.TB, dir string) map[string]string {
 		case info.Mode().IsRegular():
 			b, err := os.ReadFile(path)
 			require.NoError(t, err)
-			what += fmt.Sprintf(" %d bytes %08x", len(b), checksum(b))
+			what += fmt.Sprintf(" %d bytes %08x", len(b), record.Checksum(b))
 		}
 		m[e.Name()] = what
 	}
@@ -95,7 +98,7 @@ func copyDir(t testing.TB, from, to string) {
 			continue // gone since
 		}
 		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(filepath.Join(to, e.Name()), b, fileMode))
+		require.NoError(t, os.WriteFile(filepath.Join(to, e.Name()), b, 0o600))
 	}
 }
 
@@ -103,7 +106,7 @@ func copyDir(t testing.TB, from, to string) {
 func segmentFiles(t testing.TB, dir string) (names []string) {
 	t.Helper()
 	for name := range snapshot(t, dir) {
-		if _, ok := parseSegmentFileName(name); ok {
+		if _, ok := layout.ParseSegmentFileName(name); ok {
 			names = append(names, name)
 		}
 	}
@@ -111,11 +114,11 @@ func segmentFiles(t testing.TB, dir string) (names []string) {
 	return names
 }
 
-func readManifestOf(t testing.TB, dir string) manifest {
+func readManifestOf(t testing.TB, dir string) layout.Manifest {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(dir, manifestName))
+	b, err := os.ReadFile(filepath.Join(dir, layout.ManifestName))
 	require.NoError(t, err)
-	m, _, err := decodeManifest(b)
+	m, _, err := layout.DecodeManifest(b)
 	require.NoError(t, err)
 	return m
 }
@@ -154,20 +157,20 @@ func requireNoStrays(t testing.TB, dir string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	b, err := os.ReadFile(filepath.Join(dir, manifestName))
+	b, err := os.ReadFile(filepath.Join(dir, layout.ManifestName))
 	require.NoError(t, err)
-	m, _, err := decodeManifest(b)
+	m, _, err := layout.DecodeManifest(b)
 	require.NoError(t, err)
 	for _, e := range entries {
-		id, isSegment := parseSegmentFileName(e.Name())
+		id, isSegment := layout.ParseSegmentFileName(e.Name())
 		switch {
-		case e.Name() == lockName, e.Name() == manifestName, strings.HasPrefix(e.Name(), spareName), e.Name() == hintName:
-		case isSegment && slices.Contains(m.listed, id):
+		case e.Name() == layout.LockName, e.Name() == layout.ManifestName, strings.HasPrefix(e.Name(), layout.SpareName), e.Name() == hintName:
+		case isSegment && slices.Contains(m.Listed, id):
 		default:
-			require.Failf(t, "stray file", "%s; listed %v, pending %v", e.Name(), m.listed, m.pending)
+			require.Failf(t, "stray file", "%s; listed %v, pending %v", e.Name(), m.Listed, m.Pending)
 		}
 	}
-	require.GreaterOrEqual(t, len(entries), len(m.listed)+2)
+	require.GreaterOrEqual(t, len(entries), len(m.Listed)+2)
 }
 
 // fastDir is a directory in memory where there is one: what matters here is the page cache.

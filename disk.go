@@ -3,11 +3,17 @@ package warmtier
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/warmtier/warmtier/internal/dir"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/sip"
 )
 
 /*
@@ -29,11 +35,11 @@ Applications Recover from fsync Failures?", USENIX ATC '20).
 
 // disk is what a directory store has beyond a memory store.
 type disk struct {
-	fs    fileSystem
+	fs    dir.FS
 	lock  *os.File // holds the lock of the directory; nil where a read-only store could not take it
-	store storeID
+	store layout.StoreID
 	boot  [16]byte
-	key   sipKey
+	key   sip.Key
 
 	repaired RepairReport // written by Open only
 
@@ -60,28 +66,83 @@ type disk struct {
 	ended   uint64
 }
 
+// openDirectory makes s the store of the directory at path, which stays the same one when the working
+// directory changes.
+func (s *Store) openDirectory(path string) error {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("warmtier: open %s: %w", path, err)
+	}
+	if err := dir.Prepare(abs, layout.ManifestName, s.opts.ReadOnly, dir.SyncPath); err != nil {
+		return fmt.Errorf("warmtier: open %s: %w", abs, err)
+	}
+	lock, err := s.lockDirectory(abs)
+	if err != nil {
+		return fmt.Errorf("warmtier: open %s: %w", abs, err)
+	}
+	return s.openDisk(dir.At(abs), lock)
+}
+
+// lockDirectory locks the directory at path, and writes into the lock file which process did. The file is
+// nil where a read-only store may not lock.
+func (s *Store) lockDirectory(path string) (*os.File, error) {
+	lock, err := dir.Lock(filepath.Join(path, layout.LockName), s.opts.ReadOnly)
+	var held *dir.LockedError
+	switch {
+	case errors.As(err, &held):
+		return nil, fmt.Errorf("%w: %w", ErrLocked, held)
+	case s.opts.ReadOnly && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
+		return nil, nil
+	case err != nil || s.opts.ReadOnly:
+		return lock, err
+	}
+	if _, err := lock.WriteAt(fmt.Appendf(nil, "%-19d\n", os.Getpid()), 0); err != nil {
+		return nil, errors.Join(err, dir.Unlock(lock))
+	}
+	return lock, nil
+}
+
+// spaceErrors makes a full disk, or a limit that amounts to one, ErrNoSpace.
+type spaceErrors struct{ dir.FS }
+
+func (d spaceErrors) Create(name string, size int) (dir.File, error) {
+	file, err := d.FS.Create(name, size)
+	return file, noSpace(err)
+}
+
+func (d spaceErrors) WriteFile(name string, data []byte) error {
+	return noSpace(d.FS.WriteFile(name, data))
+}
+
+func noSpace(err error) error {
+	if dir.IsNoSpace(err) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
+
 // createFile makes a segment file. It gets its name when it has its header: after a kill, one without a
 // header is damaged, and not one that was never filled. REQUIRES: a directory store.
 func (s *Store) createFile(id uint64, spec segmentSpec) (_ *segment, err error) {
 	d := s.disk
-	name := segmentFileName(id) + newSuffix
+	name := layout.SegmentFileName(id) + layout.NewSuffix
 	file, spare, err := s.reserveFile(name, spec)
 	if err != nil {
 		return nil, fmt.Errorf("warmtier: cannot make segment file %s: %w", name, err)
 	}
 	_ = s.reach(pointSegmentCreated)
-	seg := newSegment(id, file.bytes(), spec.kind)
-	seg.spare = spare && spec.kind == kindLane
+	seg := newSegment(id, file.Bytes(), spec.kind)
+	seg.spare = spare && spec.kind == layout.KindLane
 	s.attach(seg, file)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.detach(seg), d.fs.remove(name))
+			err = errors.Join(err, s.detach(seg), d.fs.Remove(name))
 		}
 	}()
 	if err := s.writeHeader(seg, spec.large); err != nil {
 		return nil, err
 	}
-	if err := file.rename(seg.name()); err != nil {
+	if err := file.Rename(seg.name()); err != nil {
 		return nil, fmt.Errorf("warmtier: cannot make segment file %s: %w", seg.name(), err)
 	}
 	return seg, nil
@@ -91,15 +152,15 @@ func (s *Store) createFile(id uint64, spec segmentSpec) (_ *segment, err error) 
 func (s *Store) writeHeader(seg *segment, large bool) (err error) {
 	defer s.catchFault(armFaults(), &err)
 	seg.writeState(seg.extent(), false)
-	seg.synced.Store(segmentHeaderSize)
-	fileHeader{
-		kind: seg.kind, large: large, id: seg.id, capacity: uint64(len(seg.mem)), store: s.disk.store,
-	}.encode(seg.mem)
+	seg.synced.Store(layout.HeaderSize)
+	layout.Header{
+		Kind: seg.kind, Large: large, ID: seg.id, Capacity: uint64(len(seg.mem)), Store: s.disk.store,
+	}.Encode(seg.mem)
 	return nil
 }
 
 // attach makes seg the owner of file.
-func (s *Store) attach(seg *segment, file mappedFile) {
+func (s *Store) attach(seg *segment, file dir.File) {
 	seg.file = file
 	s.mapper.adopt(len(seg.mem))
 	s.disk.track(seg.name(), seg.mem)
@@ -109,7 +170,7 @@ func (s *Store) attach(seg *segment, file mappedFile) {
 func (s *Store) detach(seg *segment) error {
 	s.disk.untrack(seg.mem)
 	s.mapper.forget(len(seg.mem))
-	return seg.file.close()
+	return seg.file.Close()
 }
 
 // removeFile removes the file of a segment that left the store. What stays behind after a failure is
@@ -119,7 +180,7 @@ func (s *Store) removeFile(seg *segment) {
 		return
 	}
 	_ = s.reach(pointUnlink)
-	if err := s.disk.fs.remove(seg.name()); err != nil {
+	if err := s.disk.fs.Remove(seg.name()); err != nil {
 		s.logLater(slog.LevelWarn, "segment file could not be removed", "file", seg.name(), "error", err)
 	}
 }
@@ -149,7 +210,7 @@ func (s *Store) closeDisk() error {
 	if s.disk == nil || s.disk.lock == nil {
 		return nil
 	}
-	return unlockDirectory(s.disk.lock)
+	return dir.Unlock(s.disk.lock)
 }
 
 // bootID is the kernel's name for the time since the machine started, zeros where there is none.

@@ -10,29 +10,32 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/dir/shadow"
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 // failedFlush returns the directory of a store whose last flush failed, as its end left it: of so many
 // memories the first hundred were durable.
-func failedFlush(t *testing.T, memories int) *shadowFS {
+func failedFlush(t *testing.T, memories int) *shadow.FS {
 	t.Helper()
 	d := newShadow()
 	s := oneLaneStore(t, d) // so that what is in which segment does not depend on the machine
 	fill(t, s, 0, 100, 1000)
 	require.NoError(t, s.Sync())
 	fill(t, s, 100, memories, 1000)
-	d.fault = func(kind callKind, _ string) error {
-		if kind == callSync {
+	d.Fault = func(kind shadow.Kind, _ string) error {
+		if kind == shadow.CallSync {
 			return syscall.EIO
 		}
 		return nil
 	}
 	require.ErrorIs(t, s.Sync(), ErrSyncFailed)
-	for _, f := range d.files { // as the next tries of others may do
-		f.failSync(0, len(f.current))
+	for _, f := range d.Files { // as the next tries of others may do
+		f.FailSync(0, len(f.Current))
 	}
 	require.ErrorIs(t, s.Close(), ErrSyncFailed)
-	d.fault = nil
+	d.Fault = nil
 	return d
 }
 
@@ -43,7 +46,7 @@ func TestRecover_FailedFlush(t *testing.T) {
 	s := shadowStore(t, d, shadowOptions())
 	requireContents(t, s, 0, 200, 1000, all)
 	require.NoError(t, s.Sync())
-	after := d.crash(nothingKept)
+	after := d.Crash(nothingKept)
 	closeShadow(t, s, d)
 	s = shadowStore(t, after, shadowOptions())
 	requireContents(t, s, 0, 200, 1000, all)
@@ -60,7 +63,7 @@ func TestRecover_FailedFlushAndEviction(t *testing.T) {
 		chance := []float64{0, 0.01, 1, rng.Float64()}[n%4]
 		memories := []int{200, 101}[n/4%2] // with two new segments and with none
 		d := failedFlush(t, memories)
-		d.evict(func() bool { return rng.Float64() < chance })
+		d.Evict(func() bool { return rng.Float64() < chance })
 		s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
 		switch {
 		case chance == 0:
@@ -74,7 +77,7 @@ func TestRecover_FailedFlushAndEviction(t *testing.T) {
 		}
 		if err != nil {
 			require.ErrorIs(t, err, ErrCorrupt)
-			require.NoError(t, d.released(s))
+			require.NoError(t, released(d, s))
 			corrupt++
 			continue
 		}
@@ -86,7 +89,7 @@ func TestRecover_FailedFlushAndEviction(t *testing.T) {
 				require.Equal(t, contentOf(i, 0, 1000), content)
 			}
 		}
-		after := d.crash(randomLoss(rng))
+		after := d.Crash(shadow.RandomLoss(rng))
 		closeShadow(t, s, d)
 		s = shadowStore(t, after, shadowOptions())
 		require.Equal(t, found, contentsOf(t, s))
@@ -133,8 +136,8 @@ func failedSyncOfDirectory(t *testing.T, call string, nth int) (failed bool) {
 		require.NoError(t, put())
 	}
 	passed := 0
-	d.fault = func(kind callKind, _ string) error {
-		if kind == callSyncDir {
+	d.Fault = func(kind shadow.Kind, _ string) error {
+		if kind == shadow.CallSyncDir {
 			if passed++; passed == nth {
 				return syscall.EIO
 			}
@@ -154,7 +157,7 @@ func failedSyncOfDirectory(t *testing.T, call string, nth int) (failed bool) {
 		require.ErrorIs(t, s.Sync(), ErrSyncFailed)
 		require.ErrorIs(t, s.Put(idOf(0), nil), ErrSyncFailed)
 	}
-	lost, killed := d.crash(nothingKept), d.kill()
+	lost, killed := d.Crash(nothingKept), d.Kill()
 	require.ErrorIs(t, s.Close(), ErrSyncFailed)
 
 	s = shadowStore(t, lost, opts)
@@ -163,7 +166,7 @@ func failedSyncOfDirectory(t *testing.T, call string, nth int) (failed bool) {
 	s = shadowStore(t, killed, opts)
 	requireContents(t, s, 0, durable, 1000, all)
 	found := contentsOf(t, s)
-	lost = killed.crash(nothingKept)
+	lost = killed.Crash(nothingKept)
 	closeShadow(t, s, killed)
 	s = shadowStore(t, lost, opts)
 	require.Equal(t, found, contentsOf(t, s))
@@ -182,20 +185,20 @@ func TestRecover_FailedFlushOfStates(t *testing.T) {
 	}})
 	require.NoError(t, err)
 	fill(t, s, 0, 20, 100)
-	d.fault = func(callKind, string) error {
+	d.Fault = func(shadow.Kind, string) error {
 		if failing {
 			return syscall.EIO
 		}
 		return nil
 	}
 	require.ErrorIs(t, s.Close(), ErrSyncFailed)
-	d.fault = nil
+	d.Fault = nil
 	s = shadowStore(t, d, shadowOptions())
-	after := d.crash(nothingKept)
+	after := d.Crash(nothingKept)
 	closeShadow(t, s, d)
-	names := after.segmentNames()
+	names := segmentNames(after)
 	require.NotEmpty(t, names)
-	after.damage(names[0], segmentHeaderSize+4)
+	damageAt(after, names[0], layout.HeaderSize+4)
 	_, err = openShadow(after, shadowOptions(), hooks{hash: fixedHash})
 	require.ErrorIs(t, err, ErrCorrupt)
 }

@@ -13,6 +13,10 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/dir"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // A segment file cut short under an open store: calls that need its pages return ErrCorrupt, others
@@ -117,7 +121,7 @@ func TestDirectory_UnreadableSegmentIsLeftAlone(t *testing.T) {
 	s.sealLanes(0)
 	require.NoError(t, s.Sync())
 	cut := segmentOf(t, s, idOf(0))
-	require.NoError(t, os.Truncate(filepath.Join(dir, cut.name()), int64(pageSize)))
+	require.NoError(t, os.Truncate(filepath.Join(dir, cut.name()), int64(vm.PageSize)))
 	before := settled(s).DeadBytes
 
 	_, err := s.Compact(context.Background())
@@ -175,9 +179,9 @@ func childCut(t *testing.T, dir, which string, size int64) {
 		is := map[string]bool{
 			"all":    true,
 			"large":  seg.large,
-			"target": seg.kind == kindTarget,
+			"target": seg.kind == layout.KindTarget,
 			"active": seg.is(stateActive),
-			"sealed": seg.is(stateSealed) && seg.kind == kindLane && !seg.large,
+			"sealed": seg.is(stateSealed) && seg.kind == layout.KindLane && !seg.large,
 		}[which]
 		if is && (which == "all" || len(cut) == 0) {
 			cut = append(cut, seg)
@@ -262,13 +266,13 @@ func childCut(t *testing.T, dir, which string, size int64) {
 
 // cuttingFiles empties every file it makes, once armed.
 type cuttingFiles struct {
-	fileSystem
+	dir.FS
 	dir   string
 	armed bool
 }
 
-func (f *cuttingFiles) create(name string, size int) (mappedFile, error) {
-	file, err := f.fileSystem.create(name, size)
+func (f *cuttingFiles) Create(name string, size int) (dir.File, error) {
+	file, err := f.FS.Create(name, size)
 	if err == nil && f.armed {
 		err = os.Truncate(filepath.Join(f.dir, name), 0)
 	}
@@ -279,7 +283,7 @@ func childMadeCut(t *testing.T, dir, call string) {
 	s := openDir(t, dir, quietly())
 	fill(t, s, 0, 500, 300)
 	deleteWhere(t, s, 0, 500, odd)
-	files := &cuttingFiles{fileSystem: s.disk.fs, dir: dir}
+	files := &cuttingFiles{FS: s.disk.fs, dir: dir}
 	s.disk.fs = files
 	s.sealLanes(0) // the next record needs a new segment
 	files.armed = true

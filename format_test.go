@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 /*
@@ -196,9 +198,9 @@ func TestFormat_GoldenStoreOpens(t *testing.T) {
 		dir := fastDir(t)
 		formatStore(t, dir, true)
 		copyDir(t, dir, goldenDir)
-		spares, err := filepath.Glob(filepath.Join(goldenDir, spareName+"*"))
+		spares, err := filepath.Glob(filepath.Join(goldenDir, layout.SpareName+"*"))
 		require.NoError(t, err)
-		for _, name := range append(spares, filepath.Join(goldenDir, lockName)) {
+		for _, name := range append(spares, filepath.Join(goldenDir, layout.LockName)) {
 			require.NoError(t, os.Remove(name))
 		}
 	}

@@ -15,6 +15,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
@@ -84,7 +87,7 @@ func TestPower_FullDisk(t *testing.T) {
 	for _, budget := range []int64{10 * minSegmentSize, 10*minSegmentSize + 4096, 12*minSegmentSize - 4096} {
 		t.Run(fmt.Sprintf("budget=%d", budget), func(t *testing.T) {
 			d := newShadow()
-			d.budget = budget
+			d.Budget = budget
 			s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
 			require.NoError(t, err)
 			diskIsFull(t, s, 8)
@@ -93,7 +96,7 @@ func TestPower_FullDisk(t *testing.T) {
 			require.NoError(t, err)
 			requireIntact(t, s)
 			require.NoError(t, s.Close())
-			require.NoError(t, d.released(s))
+			require.NoError(t, released(d, s))
 		})
 	}
 }
@@ -105,7 +108,7 @@ func TestPower_FullDiskOpens(t *testing.T) {
 	require.NoError(t, err)
 	fill(t, s, 0, 300, 1000)
 	require.NoError(t, s.Close())
-	d.budget = d.used
+	d.Budget = d.Used
 	s, err = openShadow(d, shadowOptions(), hooks{hash: fixedHash})
 	require.NoError(t, err)
 	requireContents(t, s, 0, 300, 1000, all)
@@ -114,14 +117,14 @@ func TestPower_FullDiskOpens(t *testing.T) {
 	require.NoError(t, err)
 	fill(t, s, 300, 350, 1000)
 	require.NoError(t, s.Close())
-	require.NoError(t, d.released(s))
+	require.NoError(t, released(d, s))
 }
 
 // What a compaction gives back on a full disk fills up what is kept back first: a writer that tries again
 // and again beside it gets nothing before.
 func TestPower_FullDiskAndGreedyWriter(t *testing.T) {
 	d := newShadow()
-	d.budget = 24 * minSegmentSize
+	d.Budget = 24 * minSegmentSize
 	opts := shadowOptions()
 	opts.Compaction.MaxOverhead = minSegmentSize
 	var s *Store
@@ -154,7 +157,7 @@ func TestPower_FullDiskAndGreedyWriter(t *testing.T) {
 		requireIntact(t, s)
 	}
 	require.NoError(t, s.Close())
-	require.NoError(t, d.released(s))
+	require.NoError(t, released(d, s))
 }
 
 // The space kept back for a manifest grows with the number of segments.
@@ -163,14 +166,14 @@ func TestPower_FullDiskWithManySegments(t *testing.T) {
 	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
 	require.NoError(t, err)
 	fill(t, s, 0, 300, 60_000) // one in each
-	require.GreaterOrEqual(t, s.disk.kept[manifestSpare], manifestSize(300))
-	d.budget = d.used
+	require.GreaterOrEqual(t, s.disk.kept[manifestSpare], layout.ManifestSize(300))
+	d.Budget = d.Used
 	require.NoError(t, s.Sync(), "on a full disk")
 	deleteWhere(t, s, 0, 300, odd)
 	mustCompact(t, s)
 	requireContents(t, s, 0, 300, 60_000, func(i int) bool { return !odd(i) })
 	require.NoError(t, s.Close())
-	require.NoError(t, d.released(s))
+	require.NoError(t, released(d, s))
 }
 
 // The disk becomes full at every step there is, by the page.
@@ -178,10 +181,10 @@ func TestPower_FullAnywhere(t *testing.T) {
 	base := seeded(t).Uint64()
 	var opened atomic.Int64
 	runs := 0
-	for budget := int64(pageSize); ; budget += int64(pageSize) * int64(20/scaled(20)) {
+	for budget := int64(vm.PageSize); ; budget += int64(vm.PageSize) * int64(20/scaled(20)) {
 		l := newPowerLife(base+uint64(runs), powerConfig{}, &opened)
 		l.opts.SyncWrites, l.writers = runs%2 == 1, 1
-		l.d.budget = budget
+		l.d.Budget = budget
 		r := &powerFaultRun{l: l, f: &powerFault{}, full: true}
 		require.NoError(t, r.run(), "budget of %d bytes", budget)
 		runs++

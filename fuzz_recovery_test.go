@@ -12,14 +12,16 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 // Goal: whatever is in a directory's files, Open and the reads of the store return errors or bytes that
 // were stored under that id, and nothing panics or hangs. Method: the files of a small store, changed at
 // the places the fuzzer says: file, offset, bytes.
 func FuzzRecovery(f *testing.F) {
-	names := []string{manifestName, hintName}
-	files, err := filepath.Glob(filepath.Join(goldenDir, "*"+segmentSuffix))
+	names := []string{layout.ManifestName, hintName}
+	files, err := filepath.Glob(filepath.Join(goldenDir, "*"+".seg"))
 	require.NoError(f, err)
 	for _, name := range files {
 		names = append(names, filepath.Base(name))

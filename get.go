@@ -2,6 +2,10 @@ package warmtier
 
 import (
 	"time"
+
+	"github.com/warmtier/warmtier/internal/biaslock"
+	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // maxLockedCopy is the longest content (bytes) copied with contentMu read-held; longer ones are
@@ -13,7 +17,7 @@ type match struct {
 	seg    *segment
 	offset int    // of the record in seg
 	rec    []byte // from the record's first byte to seg's tail
-	h      header
+	h      record.Header
 	pos    int // of the slot; for an id that is absent, where its slot would go
 
 	started time.Duration // of a read that is measured, see meters; else 0
@@ -24,7 +28,7 @@ func (m *match) corrupt(id, reason string) error {
 }
 
 // content is that of the record, not verified.
-func (m *match) content() []byte { return recordContent(m.rec, m.h) }
+func (m *match) content() []byte { return record.Content(m.rec, m.h) }
 
 // Get returns a copy of the content of id; it is never nil when err is nil.
 //
@@ -69,7 +73,7 @@ func (s *Store) appendContent(dst []byte, id string, gets uint64) ([]byte, error
 	}
 	var out []byte
 	switch {
-	case m.h.contentLen > maxLockedCopy:
+	case m.h.ContentLen > maxLockedCopy:
 		if out, err = s.copyPinned(dst, &m, hold); err != nil {
 			return dst, err
 		}
@@ -79,12 +83,12 @@ func (s *Store) appendContent(dst []byte, id string, gets uint64) ([]byte, error
 		out = appendTo(dst, m.content())
 		s.contentMu.RUnlock(hold)
 	}
-	if !intactContent(out[len(dst):], m.h) {
+	if !record.IntactContent(out[len(dst):], m.h) {
 		s.countDamage()
 		return dst, m.corrupt(id, "checksum mismatch")
 	}
 	if m.started != 0 {
-		s.meters.readEnded(m.started, m.h.contentLen)
+		s.meters.readEnded(m.started, m.h.ContentLen)
 	}
 	return out, nil
 }
@@ -100,13 +104,13 @@ func appendTo(dst, content []byte) []byte {
 }
 
 // copyGuarded copies where it may end with a fault. It takes over the hold of lookup.
-func (s *Store) copyGuarded(dst []byte, m *match, hold readHold) []byte {
+func (s *Store) copyGuarded(dst []byte, m *match, hold biaslock.Hold) []byte {
 	defer s.contentMu.RUnlock(hold)
 	return appendTo(dst, m.content())
 }
 
 // copyPinned copies what is too long for a hold of contentMu. It takes over that of lookup.
-func (s *Store) copyPinned(dst []byte, m *match, hold readHold) (out []byte, err error) {
+func (s *Store) copyPinned(dst []byte, m *match, hold biaslock.Hold) (out []byte, err error) {
 	m.seg.pin()
 	s.contentMu.RUnlock(hold)
 	defer s.unpin(m.seg)
@@ -150,17 +154,17 @@ func (s *Store) viewPinned(id string, m *match, fn func(content []byte) error) (
 		defer s.catchFault(armFaults(), &err)
 	}
 	content := m.content()
-	if !intactContent(content, m.h) {
+	if !record.IntactContent(content, m.h) {
 		s.countDamage()
 		return m.corrupt(id, "checksum mismatch")
 	}
 	if m.started != 0 {
-		s.meters.readEnded(m.started, m.h.contentLen)
+		s.meters.readEnded(m.started, m.h.ContentLen)
 	}
 	if err := s.reach(pointViewPinned); err != nil {
 		return err
 	}
-	assertUnlocked()
+	lockrank.AssertUnlocked()
 	return fn(content)
 }
 
@@ -185,10 +189,10 @@ func (s *Store) Has(id string) (exists bool) {
 
 // lookup finds id and returns with contentMu read-held when err is nil, so that the match can be
 // used or pinned. It counts as so many gets.
-func (s *Store) lookup(m *match, id string, gets uint64) (hold readHold, err error) {
+func (s *Store) lookup(m *match, id string, gets uint64) (hold biaslock.Hold, err error) {
 	sh, tag := s.place(id)
 	hold = s.contentMu.RLock()
-	hold.gets = gets
+	hold.Gets = gets
 	if s.disk != nil {
 		err = s.findGuarded(&hold, m, sh, tag, id)
 	} else {
@@ -201,11 +205,11 @@ func (s *Store) lookup(m *match, id string, gets uint64) (hold readHold, err err
 }
 
 // findGuarded is findCounted where it may end with a fault.
-func (s *Store) findGuarded(hold *readHold, m *match, sh *shard, tag uint32, id string) error {
+func (s *Store) findGuarded(hold *biaslock.Hold, m *match, sh *shard, tag uint32, id string) error {
 	ended := false
 	defer func() {
 		if !ended {
-			hold.gets = 0
+			hold.Gets = 0
 			s.contentMu.RUnlock(*hold)
 		}
 	}()
@@ -215,9 +219,9 @@ func (s *Store) findGuarded(hold *readHold, m *match, sh *shard, tag uint32, id 
 }
 
 // findCounted is find, and says with hold what the call counts as.
-func (s *Store) findCounted(hold *readHold, m *match, sh *shard, tag uint32, id string) error {
+func (s *Store) findCounted(hold *biaslock.Hold, m *match, sh *shard, tag uint32, id string) error {
 	if s.closed {
-		hold.gets = 0
+		hold.Gets = 0
 		return ErrClosed
 	}
 	m.started = s.meters.sampleRead(hold)
@@ -225,11 +229,11 @@ func (s *Store) findCounted(hold *readHold, m *match, sh *shard, tag uint32, id 
 	switch {
 	case err != nil:
 		s.corruptRecords.Add(1)
-		s.meters.getErrors.Add(int64(hold.gets))
-		hold.gets = 0
+		s.meters.getErrors.Add(int64(hold.Gets))
+		hold.Gets = 0
 		return err
 	case !exists:
-		hold.miss()
+		hold.Miss()
 		if m.started != 0 {
 			s.meters.readEnded(m.started, 0)
 		}
@@ -281,7 +285,7 @@ func (s *Store) probe(m *match, sh *shard, tag uint32, id string) (exists bool, 
 		if err := s.follow(m, w.location()); err != nil {
 			return false, err
 		}
-		if string(recordID(m.rec, m.h)) == id {
+		if string(record.ID(m.rec, m.h)) == id {
 			m.pos = pos
 			return true, nil
 		}
@@ -304,8 +308,8 @@ func (s *Store) follow(m *match, loc location) error {
 	}
 	m.rec = seg.mem[offset:tail]
 	var ok bool
-	m.h, ok = decodeHeader(m.rec)
-	if !ok || m.h.kind != kindMemory || !intactHead(m.rec, m.h, seg.seedAt(offset)) {
+	m.h, ok = record.Decode(m.rec)
+	if !ok || m.h.Kind != record.KindMemory || !record.IntactPrefix(m.rec, m.h, seg.seedAt(offset)) {
 		return m.corrupt("", "damaged header or id")
 	}
 	return nil

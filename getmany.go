@@ -3,6 +3,11 @@ package warmtier
 import (
 	"errors"
 	"sync"
+
+	"github.com/warmtier/warmtier/internal/biaslock"
+	"github.com/warmtier/warmtier/internal/cpu"
+	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 /*
@@ -91,7 +96,7 @@ type found struct {
 	err    error
 	long   bool // to be read by itself
 	from   int  // of its content in copies
-	h      header
+	h      record.Header
 	seg    *segment
 	offset int
 }
@@ -128,7 +133,7 @@ func (s *Store) readGuarded(b *batch, ids []string) (faulted bool, err error) {
 		ended := false
 		defer func() {
 			if !ended {
-				hold.gets = 0 // each id is read again
+				hold.Gets = 0 // each id is read again
 			}
 			s.contentMu.RUnlock(hold)
 		}()
@@ -139,7 +144,7 @@ func (s *Store) readGuarded(b *batch, ids []string) (faulted bool, err error) {
 }
 
 // readHeld is readBatch. REQUIRES: contentMu read-held.
-func (s *Store) readHeld(b *batch, ids []string, hold *readHold) error {
+func (s *Store) readHeld(b *batch, ids []string, hold *biaslock.Hold) error {
 	if s.closed {
 		return ErrClosed
 	}
@@ -156,8 +161,8 @@ func (s *Store) readHeld(b *batch, ids []string, hold *readHold) error {
 		}
 		p := &b.places[i]
 		exists, err := s.find(&m, p.sh, p.tag, id)
-		if exists && m.h.contentLen <= maxLockedCopy {
-			if i > 0 && len(b.copies)+m.h.contentLen > maxLockedCopy {
+		if exists && m.h.ContentLen <= maxLockedCopy {
+			if i > 0 && len(b.copies)+m.h.ContentLen > maxLockedCopy {
 				break
 			}
 			b.copies = append(b.copies, m.content()...)
@@ -174,13 +179,13 @@ func (s *Store) readHeld(b *batch, ids []string, hold *readHold) error {
 			f.err = ErrNotFound
 			misses++
 			continue
-		case m.h.contentLen > maxLockedCopy:
+		case m.h.ContentLen > maxLockedCopy:
 			f.long = true // counts when it is read
 			continue
 		}
-		hold.gets++
+		hold.Gets++
 	}
-	hold.slot.misses.Add(misses)
+	hold.Misses(misses)
 	return nil
 }
 
@@ -191,8 +196,8 @@ func (s *Store) prefetchRecords(b *batch, n int) {
 		p.rec = s.prefetchHead(p.sh, p.tag)
 	}
 	for i := range b.places[:n] {
-		if h, ok := decodeHeader(b.places[i].rec); ok {
-			prefetch(b.places[i].rec[:min(h.size(), prefetchLimit)])
+		if h, ok := record.Decode(b.places[i].rec); ok {
+			cpu.Prefetch(b.places[i].rec[:min(h.Size(), prefetchLimit)])
 		}
 	}
 }
@@ -200,7 +205,7 @@ func (s *Store) prefetchRecords(b *batch, n int) {
 // deliver calls fn for what was read. closed is true when the store was closed meanwhile and an id could
 // not be read: fn was not called for it.
 func (s *Store) deliver(b *batch, ids []string, from int, fn func(int, []byte, error)) (closed bool) {
-	assertUnlocked()
+	lockrank.AssertUnlocked()
 	for i, id := range ids[:b.n] {
 		f := &b.found[i]
 		content, err := []byte(nil), f.err
@@ -210,9 +215,9 @@ func (s *Store) deliver(b *batch, ids []string, from int, fn func(int, []byte, e
 				return true
 			}
 		case err == nil:
-			end := f.from + f.h.contentLen
+			end := f.from + f.h.ContentLen
 			content = b.copies[f.from:end:end]
-			if !intactContent(content, f.h) {
+			if !record.IntactContent(content, f.h) {
 				s.countDamage()
 				m := match{seg: f.seg, offset: f.offset}
 				content, err = nil, m.corrupt(id, "checksum mismatch")

@@ -9,6 +9,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // got is one call of fn.
@@ -78,8 +81,8 @@ func TestGetMany_AsGet(t *testing.T) {
 func TestGetMany_Damage(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	fill(t, s, 0, 100, 200)
-	mendHead := flipByte(recordOf(t, s, idOf(10)), recordHeaderSize)
-	mendContent := flipByte(recordOf(t, s, idOf(20)), recordHeaderSize+100)
+	mendHead := flipByte(recordOf(t, s, idOf(10)), record.HeaderSize)
+	mendContent := flipByte(recordOf(t, s, idOf(20)), record.HeaderSize+100)
 	var ids []string
 	for i := range 100 {
 		ids = append(ids, idOf(i))
@@ -109,7 +112,7 @@ func TestGetMany_CallbackCallsStore(t *testing.T) {
 	}
 	calls := 0
 	err := s.GetMany(ids, func(i int, content []byte, err error) {
-		assertUnlocked()
+		lockrank.AssertUnlocked()
 		calls++
 		switch i {
 		case 3:

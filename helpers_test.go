@@ -17,6 +17,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/record"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // quiet are options without a background cycle and with small segments, so that a few hundred
@@ -74,11 +78,11 @@ func sized(t testing.TB, n int) int {
 
 // lockOrderChecked reports whether the build checks the order of locks.
 func lockOrderChecked() (checked bool) {
-	var mu rankedMutex[laneRank]
+	var mu lockrank.Mutex[laneRank]
 	mu.Lock()
 	defer mu.Unlock()
 	defer func() { checked = recover() != nil }()
-	assertUnlocked()
+	lockrank.AssertUnlocked()
 	return false
 }
 
@@ -173,9 +177,9 @@ func locationOf(t *testing.T, s *Store, id string) (seg *segment, offset int) {
 func recordOf(t *testing.T, s *Store, id string) []byte {
 	t.Helper()
 	seg, offset := locationOf(t, s, id)
-	h, ok := decodeHeader(seg.mem[offset:])
+	h, ok := record.Decode(seg.mem[offset:])
 	require.True(t, ok)
-	return seg.mem[offset : offset+h.size()]
+	return seg.mem[offset : offset+h.Size()]
 }
 
 // segmentOf is the segment that holds the memory, now.
@@ -227,5 +231,5 @@ func residentBytes() (n int64, ok bool) {
 		return 0, false
 	}
 	pages, err := strconv.ParseInt(fields[1], 10, 64)
-	return pages * int64(pageSize), err == nil
+	return pages * int64(vm.PageSize), err == nil
 }

@@ -8,6 +8,10 @@ import (
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
+	"github.com/warmtier/warmtier/internal/sip"
 )
 
 /*
@@ -44,33 +48,33 @@ const (
 	hintShardSize   = 24
 )
 
-// hintLayout says where the parts of a hint are.
-type hintLayout struct {
+// hintParts says where the parts of a hint are.
+type hintParts struct {
 	segments int
 	shardsAt int // offset of the shards
 	tablesAt int
 }
 
-func layoutHint(segments int) hintLayout {
+func partsOfHint(segments int) hintParts {
 	at := hintHeaderSize + segments*hintSegmentSize
-	return hintLayout{segments: segments, shardsAt: at, tablesAt: at + shardCount*hintShardSize + 4}
+	return hintParts{segments: segments, shardsAt: at, tablesAt: at + shardCount*hintShardSize + 4}
 }
 
 // writeHint leaves a hint for the next Open. It is worth nothing but time, so errors are logged.
 // REQUIRES: nobody else uses the store, every segment is sealed and durable.
 func (s *Store) writeHint() {
 	segs := s.segments.all()
-	layout := layoutHint(len(segs))
-	size := layout.tablesAt
+	parts := partsOfHint(len(segs))
+	size := parts.tablesAt
 	for i := range s.shards {
 		size += s.shards[i].current().slots() * slotSize
 	}
 	for _, seg := range segs {
 		size += 4 * len(seg.tombstones)
 	}
-	file, err := s.disk.fs.create(hintName, size)
+	file, err := s.disk.fs.Create(hintName, size)
 	if err == nil {
-		err = errors.Join(s.encodeHint(file.bytes(), segs, layout), file.close())
+		err = errors.Join(s.encodeHint(file.Bytes(), segs, parts), file.Close())
 	}
 	if err != nil {
 		s.opts.Logger.Warn("no hint written, the next open reads every record", "error", err)
@@ -78,22 +82,21 @@ func (s *Store) writeHint() {
 }
 
 // encodeHint fills b, the header last: without it the rest is no hint.
-func (s *Store) encodeHint(b []byte, segs []*segment, layout hintLayout) (err error) {
+func (s *Store) encodeHint(b []byte, segs []*segment, parts hintParts) (err error) {
 	s.disk.track(hintName, b)
 	defer s.disk.untrack(b)
 	defer s.catchFault(armFaults(), &err)
 	le := binary.LittleEndian
 	copy(b, hintMagic)
-	le.PutUint32(b[8:], formatVersion)
+	le.PutUint32(b[8:], layout.Version)
 	le.PutUint32(b[12:], uint32(len(segs)))
 	copy(b[16:], s.disk.store[:])
-	le.PutUint64(b[32:], s.disk.key.k0)
-	le.PutUint64(b[40:], s.disk.key.k1)
+	s.disk.key.Encode(b[32:])
 	le.PutUint32(b[48:], uint32(s.offsetBits))
 	le.PutUint64(b[56:], s.sequence.Load())
 
 	number := map[int]int{} // index in the segment table -> place in the list
-	at := layout.tablesAt
+	at := parts.tablesAt
 	for i, seg := range segs {
 		number[seg.index] = i
 	}
@@ -106,11 +109,11 @@ func (s *Store) encodeHint(b []byte, segs []*segment, layout hintLayout) (err er
 			return location(n)<<s.offsetBits | loc&(1<<s.offsetBits-1)
 		})
 		at += len(encoded)
-		e := b[layout.shardsAt+i*hintShardSize:]
+		e := b[parts.shardsAt+i*hintShardSize:]
 		le.PutUint32(e[0:], uint32(t.slots()))
 		le.PutUint32(e[4:], uint32(sh.memories.Load()))
 		le.PutUint64(e[8:], uint64(sh.liveBytes.Load()))
-		le.PutUint32(e[16:], checksum(encoded))
+		le.PutUint32(e[16:], record.Checksum(encoded))
 	}
 	for i, seg := range segs {
 		offsets := b[at : at+4*len(seg.tombstones)]
@@ -125,10 +128,10 @@ func (s *Store) encodeHint(b []byte, segs []*segment, layout hintLayout) (err er
 		le.PutUint64(e[24:], seg.minSeq)
 		le.PutUint32(e[32:], uint32(seg.records.Load()))
 		le.PutUint32(e[36:], uint32(len(seg.tombstones)))
-		le.PutUint32(e[40:], checksum(offsets))
-		le.PutUint32(e[44:], uint32(seg.buried/recordAlign))
+		le.PutUint32(e[40:], record.Checksum(offsets))
+		le.PutUint32(e[44:], uint32(seg.buried/record.Align))
 	}
-	le.PutUint32(b[layout.tablesAt-4:], checksum(b[:layout.tablesAt-4]))
+	le.PutUint32(b[parts.tablesAt-4:], record.Checksum(b[:parts.tablesAt-4]))
 	return nil
 }
 
@@ -138,20 +141,20 @@ func (r *recovery) loadHint() bool {
 		return false
 	}
 	return r.withHint(func(b []byte) error {
-		layout, err := r.checkHint(b)
+		parts, err := r.checkHint(b)
 		if err != nil {
 			return err
 		}
-		tables, at, err := r.readTables(b, layout)
+		tables, at, err := r.readTables(b, parts)
 		if err != nil {
 			return err
 		}
-		tombstones, err := readTombstones(b, at, layout)
+		tombstones, err := readTombstones(b, at, parts)
 		if err != nil {
 			r.s.releaseTables(tables)
 			return err
 		}
-		r.useHint(b, layout, tables, tombstones)
+		r.useHint(b, parts, tables, tombstones)
 		return nil
 	}) == nil
 }
@@ -159,11 +162,11 @@ func (r *recovery) loadHint() bool {
 // withHint calls fn with the bytes of the hint.
 func (r *recovery) withHint(fn func(b []byte) error) (err error) {
 	d := r.s.disk
-	file, err := d.fs.open(hintName, false)
+	file, err := d.fs.Open(hintName, false)
 	if err == nil {
-		b := file.bytes()
+		b := file.Bytes()
 		d.track(hintName, b)
-		defer func() { _ = file.close() }() // it was only read
+		defer func() { _ = file.Close() }() // it was only read
 		defer d.untrack(b)
 		defer func() {
 			if err != nil {
@@ -177,13 +180,13 @@ func (r *recovery) withHint(fn func(b []byte) error) (err error) {
 }
 
 // readTables returns copies of the tables, and where they end.
-func (r *recovery) readTables(b []byte, layout hintLayout) (_ []table, at int, err error) {
+func (r *recovery) readTables(b []byte, parts hintParts) (_ []table, at int, err error) {
 	tables := make([]table, shardCount)
-	at = layout.tablesAt
+	at = parts.tablesAt
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i := range tables {
-		e := b[layout.shardsAt+i*hintShardSize:]
+		e := b[parts.shardsAt+i*hintShardSize:]
 		size := int(binary.LittleEndian.Uint32(e)) * slotSize
 		if size%tableAlign != 0 || size > len(b)-at {
 			err = errors.New("a table does not fit")
@@ -205,33 +208,33 @@ func (r *recovery) readTables(b []byte, layout hintLayout) (_ []table, at int, e
 }
 
 // checkHintHeader checks everything before the tables, by itself.
-func checkHintHeader(b []byte) (layout hintLayout, err error) {
+func checkHintHeader(b []byte) (parts hintParts, err error) {
 	le := binary.LittleEndian
-	if len(b) < hintHeaderSize || string(b[:8]) != hintMagic || le.Uint32(b[8:]) != formatVersion {
-		return layout, errors.New("no hint of this version")
+	if len(b) < hintHeaderSize || string(b[:8]) != hintMagic || le.Uint32(b[8:]) != layout.Version {
+		return parts, errors.New("no hint of this version")
 	}
 	n := int64(le.Uint32(b[12:]))
-	if n*hintSegmentSize > int64(len(b)) || layoutHint(int(n)).tablesAt > len(b) {
-		return layout, errors.New("segments do not fit")
+	if n*hintSegmentSize > int64(len(b)) || partsOfHint(int(n)).tablesAt > len(b) {
+		return parts, errors.New("segments do not fit")
 	}
-	layout = layoutHint(int(n))
-	if le.Uint32(b[layout.tablesAt-4:]) != checksum(b[:layout.tablesAt-4]) {
-		return layout, errors.New("checksum mismatch")
+	parts = partsOfHint(int(n))
+	if le.Uint32(b[parts.tablesAt-4:]) != record.Checksum(b[:parts.tablesAt-4]) {
+		return parts, errors.New("checksum mismatch")
 	}
-	return layout, nil
+	return parts, nil
 }
 
 // checkHint checks the header of a hint, and that it is one of the segments found.
-func (r *recovery) checkHint(b []byte) (layout hintLayout, err error) {
+func (r *recovery) checkHint(b []byte) (parts hintParts, err error) {
 	le := binary.LittleEndian
-	if layout, err = checkHintHeader(b); err != nil {
-		return layout, err
+	if parts, err = checkHintHeader(b); err != nil {
+		return parts, err
 	}
-	if layout.segments != len(r.found) {
-		return layout, errors.New("another number of segments")
+	if parts.segments != len(r.found) {
+		return parts, errors.New("another number of segments")
 	}
-	if storeID(b[16:32]) != r.s.disk.store {
-		return layout, errors.New("another store")
+	if layout.StoreID(b[16:32]) != r.s.disk.store {
+		return parts, errors.New("another store")
 	}
 	byID := make(map[uint64]*recovered, len(r.found))
 	for _, f := range r.found {
@@ -241,25 +244,25 @@ func (r *recovery) checkHint(b []byte) (layout hintLayout, err error) {
 	for i := range ordered {
 		e := b[hintHeaderSize+i*hintSegmentSize:]
 		f := byID[le.Uint64(e)]
-		if f == nil || !f.state.sealed || f.state.synced != le.Uint64(e[8:]) || f.state.records != le.Uint32(e[32:]) {
-			return layout, fmt.Errorf("segment %d is another", le.Uint64(e))
+		if f == nil || !f.state.Sealed || f.state.Synced != le.Uint64(e[8:]) || f.state.Records != le.Uint32(e[32:]) {
+			return parts, fmt.Errorf("segment %d is another", le.Uint64(e))
 		}
 		delete(byID, f.seg.id)
 		ordered[i] = f
 	}
 	r.found = ordered // as the hint has them
-	return layout, nil
+	return parts, nil
 }
 
 // segmentsOfHint returns the store, and the ids of its segments, at the last Close.
-func (r *recovery) segmentsOfHint() (store storeID, ids []uint64, err error) {
+func (r *recovery) segmentsOfHint() (store layout.StoreID, ids []uint64, err error) {
 	err = r.withHint(func(b []byte) error {
-		layout, err := checkHintHeader(b)
+		parts, err := checkHintHeader(b)
 		if err != nil {
 			return err
 		}
-		store = storeID(b[16:32])
-		for i := range layout.segments {
+		store = layout.StoreID(b[16:32])
+		for i := range parts.segments {
 			ids = append(ids, binary.LittleEndian.Uint64(b[hintHeaderSize+i*hintSegmentSize:]))
 		}
 		return nil
@@ -290,8 +293,8 @@ func (t *truth) contains(s *Store, shard int, w slot, m *match) bool {
 			return true
 		}
 		var copied match
-		if s.follow(&copied, v.location()) == nil && copied.h.seq == m.h.seq &&
-			bytes.Equal(recordID(copied.rec, copied.h), recordID(m.rec, m.h)) {
+		if s.follow(&copied, v.location()) == nil && copied.h.Seq == m.h.Seq &&
+			bytes.Equal(record.ID(copied.rec, copied.h), record.ID(m.rec, m.h)) {
 			return true
 		}
 	}
@@ -309,24 +312,24 @@ func (r *recovery) forgetTruth() {
 func (r *recovery) readTruth() (t *truth) {
 	_ = r.withHint(func(b []byte) error {
 		le := binary.LittleEndian
-		layout, err := checkHintHeader(b)
+		parts, err := checkHintHeader(b)
 		if err != nil {
 			return err
 		}
-		if storeID(b[16:32]) != r.s.disk.store {
+		if layout.StoreID(b[16:32]) != r.s.disk.store {
 			return errors.New("another store")
 		}
-		tables, _, err := r.readTables(b, layout)
+		tables, _, err := r.readTables(b, parts)
 		if err != nil {
 			return err
 		}
 		t = &truth{tables: tables, known: map[int]bool{}}
-		r.s.disk.key = decodeSipKey(b[32:])
+		r.s.disk.key = sip.DecodeKey(b[32:])
 		found := map[uint64]*segment{}
 		for _, f := range r.found {
 			found[f.seg.id] = f.seg
 		}
-		segs := make([]*segment, layout.segments) // nil where a file is missing
+		segs := make([]*segment, parts.segments) // nil where a file is missing
 		for i := range segs {
 			if segs[i] = found[le.Uint64(b[hintHeaderSize+i*hintSegmentSize:])]; segs[i] != nil {
 				t.known[segs[i].index] = true
@@ -348,7 +351,7 @@ func (r *recovery) locationOf(loc location, bits uint, segs []*segment) location
 	if n >= len(segs) || segs[n] == nil {
 		return locationMask
 	}
-	return r.s.locate(segs[n], int(loc&(1<<bits-1))*recordAlign)
+	return r.s.locate(segs[n], int(loc&(1<<bits-1))*record.Align)
 }
 
 // relocate makes the locations of t those that fn makes of them.
@@ -382,7 +385,7 @@ func (r *recovery) copyTable(from []byte, sum uint32) (table, error) {
 	}
 	mem := t.bytes()
 	copy(mem, from)
-	if checksum(mem) != sum {
+	if record.Checksum(mem) != sum {
 		r.s.releaseTables([]table{t})
 		return nil, errors.New("checksum mismatch in a table")
 	}
@@ -393,12 +396,12 @@ func (r *recovery) copyTable(from []byte, sum uint32) (table, error) {
 }
 
 // readTombstones reads the lists of tombstones that begin at at.
-func readTombstones(b []byte, at int, layout hintLayout) (lists [][]uint32, err error) {
+func readTombstones(b []byte, at int, parts hintParts) (lists [][]uint32, err error) {
 	le := binary.LittleEndian
-	for i := range layout.segments {
+	for i := range parts.segments {
 		e := b[hintHeaderSize+i*hintSegmentSize:]
 		size := 4 * int(le.Uint32(e[36:]))
-		if size > len(b)-at || checksum(b[at:at+size]) != le.Uint32(e[40:]) {
+		if size > len(b)-at || record.Checksum(b[at:at+size]) != le.Uint32(e[40:]) {
 			return nil, errors.New("checksum mismatch in the tombstones")
 		}
 		list := make([]uint32, 0, size/4)
@@ -412,27 +415,27 @@ func readTombstones(b []byte, at int, layout hintLayout) (lists [][]uint32, err 
 }
 
 // useHint makes the store what the hint says.
-func (r *recovery) useHint(b []byte, layout hintLayout, tables []table, tombstones [][]uint32) {
+func (r *recovery) useHint(b []byte, parts hintParts, tables []table, tombstones [][]uint32) {
 	le := binary.LittleEndian
 	s := r.s
-	s.disk.key = decodeSipKey(b[32:])
+	s.disk.key = sip.DecodeKey(b[32:])
 	r.maxSeq = le.Uint64(b[56:])
 	bits := uint(le.Uint32(b[48:])) // of an offset: SegmentSize may be another one than it was
 	segs := make([]*segment, len(r.found))
 	for i, f := range r.found {
 		e := b[hintHeaderSize+i*hintSegmentSize:]
-		f.seg.grew(int(le.Uint32(e[32:])), int(le.Uint64(e[8:]))-segmentHeaderSize)
+		f.seg.grew(int(le.Uint32(e[32:])), int(le.Uint64(e[8:]))-layout.HeaderSize)
 		f.seg.live.Store(int64(le.Uint64(e[16:])))
 		f.seg.minSeq = le.Uint64(e[24:])
-		f.seg.maxSeq = f.state.maxSeq
+		f.seg.maxSeq = f.state.MaxSeq
 		f.seg.tombstones = tombstones[i]
-		f.seg.buried = int64(le.Uint32(e[44:])) * recordAlign
+		f.seg.buried = int64(le.Uint32(e[44:])) * record.Align
 		f.seg.seal(!f.seg.large && int64(f.seg.room(1)) > s.mergeableRoom())
 		segs[i] = f.seg
 		r.records += int(f.seg.records.Load())
 	}
 	for i, t := range tables {
-		e := b[layout.shardsAt+i*hintShardSize:]
+		e := b[parts.shardsAt+i*hintShardSize:]
 		sh := &s.shards[i]
 		sh.setTable(t)
 		s.tableBytes.Add(int64(t.slots()) * slotSize)

@@ -98,3 +98,6 @@ func someoneIn(function string) bool {
 	}
 	return false
 }
+
+// stays yields many times to everybody who could make ok false, and reports whether it held.
+func stays(ok func() bool) bool { return !waitFor(2000, func() bool { return !ok() }) }

@@ -6,6 +6,11 @@ import (
 	"sync/atomic"
 	"time"
 	"unsafe"
+
+	"github.com/warmtier/warmtier/internal/cpu"
+	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/sip"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
@@ -75,10 +80,6 @@ const (
 	locationBits = 64 - tagBits
 	locationMask = 1<<locationBits - 1
 	slotSize     = 8 // bytes
-
-	// cacheLines is the alignment that keeps two shards apart: two lines, since processors fetch
-	// lines in pairs.
-	cacheLines = 128 // bytes
 )
 
 // location is the place of a record: (segment, offset) in 40 bits.
@@ -205,9 +206,9 @@ func (t table) appendRange(dst []slot, from, to uint32) []slot {
 // shard is one part of the index.
 type shard struct {
 	shardShared
-	_ [cacheLines - unsafe.Sizeof(shardShared{})%cacheLines]byte
+	_ [cpu.CacheLines - unsafe.Sizeof(shardShared{})%cpu.CacheLines]byte
 	shardState
-	_ [cacheLines - unsafe.Sizeof(shardState{})%cacheLines]byte
+	_ [cpu.CacheLines - unsafe.Sizeof(shardState{})%cpu.CacheLines]byte
 }
 
 // shardShared is what readers load. It changes when the table is resized.
@@ -218,7 +219,7 @@ type shardShared struct {
 
 // shardState changes with every write.
 type shardState struct {
-	mu rankedMutex[shardRank]
+	mu lockrank.Mutex[shardRank]
 	// The slots of the table, and what follows, are written under mu; all of it is also read without:
 	// the counters by Stats, which then sees each of them exact but not all of one moment.
 	memories  atomic.Int64  // slots in use
@@ -243,7 +244,7 @@ func (sh *shard) current() table {
 func (sh *shard) prefetch(tag uint32) {
 	if t := sh.current(); len(t) > 0 {
 		home := t.home(tag)
-		prefetch(t[home : home+1].bytes())
+		cpu.Prefetch(t[home : home+1].bytes())
 	}
 }
 
@@ -257,7 +258,7 @@ func (sh *shard) wanted(n int) int {
 	if n*5 <= slots*4 && n*20 >= slots*9 {
 		return slots
 	}
-	return roundUp(max(1, n*5/3*slotSize), tableAlign) / slotSize
+	return vm.RoundUp(max(1, n*5/3*slotSize), tableAlign) / slotSize
 }
 
 // rangeEnd returns a tag so that about n memories have tags from it down to from.
@@ -380,7 +381,7 @@ func (s *Store) hash(id string) uint64 {
 		return s.hooks.hash(id)
 	}
 	if s.disk != nil {
-		return sipHash(s.disk.key, id)
+		return sip.Hash(s.disk.key, id)
 	}
 	return maphash.String(s.hashSeed, id)
 }
@@ -391,7 +392,7 @@ func (s *Store) hashBytes(id []byte) uint64 {
 		return s.hooks.hash(string(id))
 	}
 	if s.disk != nil {
-		return sipHash(s.disk.key, id)
+		return sip.Hash(s.disk.key, id)
 	}
 	return maphash.Bytes(s.hashSeed, id)
 }

@@ -7,6 +7,11 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/cpu"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // insert puts w where put would: at the free position its look-up ends at.
@@ -196,14 +201,14 @@ func TestIndex_LocationsPacked(t *testing.T) {
 		t.Run(fmt.Sprintf("segments of %d bytes", size), func(t *testing.T) {
 			s := &Store{offsetBits: offsetBitsFor(size)}
 			for _, index := range []int{0, 1, s.maxSegments() - 1} {
-				for _, offset := range []int{segmentHeaderSize, size - 24} {
+				for _, offset := range []int{layout.HeaderSize, size - 24} {
 					loc := s.locate(&segment{index: index}, offset)
 					w := makeSlot(tagCount-1, loc)
 					require.EqualValues(t, tagCount-1, w.tag())
 					require.Equal(t, loc, w.location())
 					require.NotZero(t, makeSlot(0, loc), "the slot looks empty")
 					require.Equal(t, index, int(loc>>s.offsetBits))
-					require.Equal(t, offset, int(loc&(1<<s.offsetBits-1))*recordAlign)
+					require.Equal(t, offset, int(loc&(1<<s.offsetBits-1))*record.Align)
 				}
 			}
 		})
@@ -266,7 +271,7 @@ func TestShard_RangesCoverAllTags(t *testing.T) {
 // because a memory comes and goes. Method: every number of memories up and down again.
 func TestShard_TableSize(t *testing.T) {
 	sh := &shard{}
-	page := pageSize / slotSize
+	page := vm.PageSize / slotSize
 	line := tableAlign / slotSize
 	resized := func(n int) bool {
 		slots := sh.wanted(n)
@@ -301,7 +306,7 @@ func TestShard_TableSize(t *testing.T) {
 
 // Goal: the index costs no more than 24 bytes per memory from 100,000 memories on, while it grows and
 // after mass deletes, and the tables get smaller again. Method: read IndexBytes at many sizes. Where
-// each table has pages of its own (see tablesShareBlocks), these are all it may have, in use or in limbo.
+// each table has pages of its own (see vm.OnHeap), these are all it may have, in use or in limbo.
 func TestIndex_BytesPerMemory(t *testing.T) {
 	const least = 100_000
 	most := sized(t, 4*least)
@@ -315,7 +320,7 @@ func TestIndex_BytesPerMemory(t *testing.T) {
 		if n >= least {
 			require.LessOrEqual(t, float64(st.IndexBytes)/float64(n), 24.0, "bytes per memory, %d memories", n)
 		}
-		if !tablesShareBlocks {
+		if vm.OnHeap {
 			require.Equal(t, s.mappedForTables()+s.mappedForLimbo(), st.IndexBytes, "tables of %d memories", n)
 		}
 	}
@@ -338,14 +343,14 @@ func TestIndex_BytesPerMemory(t *testing.T) {
 	}
 	require.LessOrEqual(t, s.limbo.bytes.Load(), int64(leastLimbo))
 	require.EqualValues(t, shardCount*tableAlign, s.tableBytes.Load(), "the smallest tables")
-	if tablesShareBlocks {
-		require.LessOrEqual(t, s.Stats().IndexBytes, int64(shardCount*pageSize+leastLimbo), "tables of an empty store")
+	if !vm.OnHeap {
+		require.LessOrEqual(t, s.Stats().IndexBytes, int64(shardCount*vm.PageSize+leastLimbo), "tables of an empty store")
 	}
 	mustCompact(t, s)
 	require.Equal(t, s.mappedForTables()+int64(s.activeBytes()), s.Stats().MappedBytes)
-	require.Less(t, s.mappedForTables(), int64(3*smallBlock+shardCount*pageSize), "blocks of an empty store")
-	if !tablesShareBlocks {
-		require.EqualValues(t, shardCount*pageSize, s.Stats().IndexBytes, "a page for each table")
+	require.Less(t, s.mappedForTables(), int64(3*smallBlock+shardCount*vm.PageSize), "blocks of an empty store")
+	if vm.OnHeap {
+		require.EqualValues(t, shardCount*vm.PageSize, s.Stats().IndexBytes, "a page for each table")
 	}
 }
 
@@ -363,8 +368,8 @@ func (s *Store) activeBytes() (n int) {
 
 // Goal: no two shards, and no two lanes, share a pair of cache lines.
 func TestShard_Size(t *testing.T) {
-	require.Zero(t, unsafe.Sizeof(shard{})%cacheLines)
-	require.Zero(t, unsafe.Sizeof(lane{})%cacheLines)
+	require.Zero(t, unsafe.Sizeof(shard{})%cpu.CacheLines)
+	require.Zero(t, unsafe.Sizeof(lane{})%cpu.CacheLines)
 }
 
 // Goal: the seeded hash spreads ids that differ in little over all shards. Method: numbered ids; the

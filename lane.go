@@ -3,17 +3,23 @@ package warmtier
 import (
 	"errors"
 	"unsafe"
+
+	"github.com/warmtier/warmtier/internal/cpu"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/record"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // lane is one appender. The shards of a lane write one at a time.
 type lane struct {
 	laneState
-	_ [cacheLines - unsafe.Sizeof(laneState{})%cacheLines]byte // as with shards
+	_ [cpu.CacheLines - unsafe.Sizeof(laneState{})%cpu.CacheLines]byte // as with shards
 }
 
 type laneState struct {
-	rolling rankedMutex[rollRank] // held by who makes the next active segment
-	mu      rankedMutex[laneRank]
+	rolling lockrank.Mutex[rollRank] // held by who makes the next active segment
+	mu      lockrank.Mutex[laneRank]
 	active  *segment // guarded by mu; set by who has rolling too, but for seals
 }
 
@@ -25,14 +31,16 @@ func (s *Store) largeSize() int {
 // largestFor is the size of the largest record of a kind that shares a segment. A tombstone needs one of
 // its own only when its id has nearly the size of the smallest segment.
 func (s *Store) largestFor(kind byte) int {
-	if kind == kindTombstone {
+	if kind == record.KindTombstone {
 		return s.largestShared()
 	}
 	return s.largeSize()
 }
 
 // largestShared is the size of the largest record that fits a segment of SegmentSize.
-func (s *Store) largestShared() int { return s.opts.SegmentSize - segmentHeaderSize - 2*digestSize }
+func (s *Store) largestShared() int {
+	return s.opts.SegmentSize - layout.HeaderSize - 2*layout.DigestSize
+}
 
 // errNoRoom says that a record needs a segment that is not there yet.
 var errNoRoom = errors.New("warmtier: internal: no room")
@@ -66,7 +74,7 @@ func (s *Store) withRoom(p *put, try func() error) error {
 // makeRoom gives p a segment of its own with the body of p in it, or the lane of its id a new active
 // segment. REQUIRES: no lock held.
 func (s *Store) makeRoom(p *put) (err error) {
-	assertUnlocked()
+	lockrank.AssertUnlocked()
 	if p.size > s.largestFor(p.kind) {
 		p.large, err = s.newLargeSegment(p)
 		return err
@@ -77,7 +85,7 @@ func (s *Store) makeRoom(p *put) (err error) {
 // hasRoomLocked reports whether the active segment of ln takes a record of p's size. REQUIRES: ln.mu held.
 func (ln *lane) hasRoomLocked(p *put) bool {
 	seg := ln.active
-	return seg != nil && seg.room(1) >= p.size && (p.kind == kindTombstone || !seg.spare)
+	return seg != nil && seg.room(1) >= p.size && (p.kind == record.KindTombstone || !seg.spare)
 }
 
 // roll gives ln an active segment with room for p, unless somebody else has done that meanwhile.
@@ -94,8 +102,8 @@ func (s *Store) roll(ln *lane, p *put) error {
 		s.goOn(ln, seg)
 		return nil
 	}
-	spec := segmentSpec{kind: kindLane, size: s.opts.SegmentSize}
-	if p.kind == kindTombstone {
+	spec := segmentSpec{kind: layout.KindLane, size: s.opts.SegmentSize}
+	if p.kind == record.KindTombstone {
 		spec.least = segmentSizeFor(p.size)
 	}
 	seg, err := s.createSegment(spec)
@@ -136,7 +144,7 @@ func (s *Store) mergeableRoom() int64 { return int64(s.opts.SegmentSize / largeS
 // newLargeSegment returns a segment, in no table yet, that holds id and content of p, but no record
 // yet.
 func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
-	seg, err = s.createSegment(segmentSpec{kind: kindLane, size: segmentSizeFor(p.size), large: true})
+	seg, err = s.createSegment(segmentSpec{kind: layout.KindLane, size: segmentSizeFor(p.size), large: true})
 	if err != nil {
 		return nil, err
 	}
@@ -147,12 +155,14 @@ func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
 		}
 	}()
 	defer s.catchFault(armFaults(), &err)
-	putBody(seg.mem[segmentHeaderSize:], p.id, p.content)
+	record.PutBody(seg.mem[layout.HeaderSize:], p.id, p.content)
 	return seg, nil
 }
 
 // segmentSizeFor is the size of a segment for one record of size bytes alone.
-func segmentSizeFor(size int) int { return roundUp(segmentHeaderSize+size+2*digestSize, pageSize) }
+func segmentSizeFor(size int) int {
+	return vm.RoundUp(layout.HeaderSize+size+2*layout.DigestSize, vm.PageSize)
+}
 
 // sealLanes seals the active segments of which at least a share of threshold (0: any) is dead, and that
 // hold a record; those without one too for a Close, behind which none may be active. Lanes get a new one
@@ -216,7 +226,7 @@ func (s *Store) takeUnfilled(size int) *segment {
 // unseal writes to the header of seg that records follow; an error when that cannot be.
 func (s *Store) unseal(seg *segment) (err error) {
 	defer s.catchFault(armFaults(), &err)
-	if !isZero(seg.rest()) {
+	if !layout.IsZero(seg.rest()) {
 		return errors.New("something lies behind the last record")
 	}
 	seg.writeState(seg.extent(), false)

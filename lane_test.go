@@ -9,6 +9,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // Goal: a Put that fails leaves nothing behind in the file. Its body is written before the old record is
@@ -28,9 +31,9 @@ func TestDirectory_FailedPutLeavesNoBody(t *testing.T) {
 	s.contentMu.RUnlock(hold)
 	require.NoError(t, err)
 	require.True(t, exists)
-	m.rec[recordHeaderSize] ^= 1
+	m.rec[record.HeaderSize] ^= 1
 	require.ErrorIs(t, s.Put("damaged", bytes.Repeat([]byte{0xff}, 5000)), ErrCorrupt)
-	m.rec[recordHeaderSize] ^= 1
+	m.rec[record.HeaderSize] ^= 1
 	for i := range 100 { // in every lane
 		require.NoError(t, s.Put(idOf(i), nil))
 	}
@@ -89,13 +92,13 @@ func TestPut_MakesSegmentsWithoutLocks(t *testing.T) {
 
 // A lane does not go on in a segment behind whose end something lies: it could count as a record.
 func TestDirectory_UnfilledOnlyWhenZero(t *testing.T) {
-	for _, at := range []int{200, minSegmentSize - digestSize*3} {
+	for _, at := range []int{200, minSegmentSize - layout.DigestSize*3} {
 		d := newShadow()
 		s := oneLaneStore(t, d)
 		require.NoError(t, s.Put("a", nil))
 		require.NoError(t, s.Close())
-		require.Contains(t, d.files, hintName)
-		d.damage(d.segmentNames()[0], at)
+		require.Contains(t, d.Files, hintName)
+		damageAt(d, segmentNames(d)[0], at)
 		s = oneLaneStore(t, d)
 		require.NoError(t, s.Put("b", nil))
 		require.Len(t, s.segments.all(), 2)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // crew is goroutines that loop until a test has seen enough or one of them fails.
@@ -204,7 +206,7 @@ func (l *ledger) requireFinal(t *testing.T, s *Store) {
 		require.NoError(t, err, "memory %d", i)
 		require.True(t, bytes.Equal(l.content(i, v), got), "memory %d, version %d", i, v)
 		memories++
-		live += int64(recordSize(len(idOf(i)), len(got)))
+		live += int64(record.Size(len(idOf(i)), len(got)))
 	}
 	st := s.Stats()
 	require.Equal(t, memories, st.Memories)

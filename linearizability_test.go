@@ -16,6 +16,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 	"github.com/stretchr/testify/require"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 /*
@@ -375,7 +376,7 @@ func TestLinearizable_FalsifiedHistory(t *testing.T) {
 func TestLinearizable_SeededBug(t *testing.T) {
 	var s *Store
 	var h *historian
-	record := func(in input) {
+	note := func(in input) {
 		op, err := h.call(0, in, false)
 		require.NoError(t, err)
 		h.history = append(h.history, op)
@@ -383,25 +384,25 @@ func TestLinearizable_SeededBug(t *testing.T) {
 	blind := doAt(pointCompactBuilt, 1, func() {
 		sh, tag := s.place(idOf(1))
 		_, old := sh.current().first(tag)
-		record(input{kind: callPut, id: 1, version: 2})
+		note(input{kind: callPut, id: 1, version: 2})
 		sh.mu.Lock()
 		defer sh.mu.Unlock()
 		pos, superseded := sh.current().first(tag)
 		sh.current().set(pos, old) // as if what the Put had changed had not been looked at
 		from, _ := s.resolve(superseded.location())
 		to, _ := s.resolve(old.location())
-		size := func(version uint64) int64 { return int64(recordSize(len(idOf(1)), len(versionContent(version)))) }
+		size := func(version uint64) int64 { return int64(record.Size(len(idOf(1)), len(versionContent(version)))) }
 		from.live.Add(-size(2))
 		to.live.Add(size(1))
 		sh.liveBytes.Add(size(1) - size(2))
 	})
 	s = openTest(t, quiet(), hooks{at: blind})
 	h = &historian{s: s}
-	record(input{kind: callPut, id: 0, version: 3})
-	record(input{kind: callPut, id: 1, version: 1})
-	record(input{kind: callDelete, id: 0})
+	note(input{kind: callPut, id: 0, version: 3})
+	note(input{kind: callPut, id: 1, version: 1})
+	note(input{kind: callDelete, id: 0})
 	_, err := s.Compact(context.Background())
 	require.NoError(t, err)
-	record(input{kind: callRead, id: 1})
+	note(input{kind: callRead, id: 1})
 	require.Equal(t, porcupine.Illegal, check(h.history))
 }

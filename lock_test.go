@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 func TestDirectory_SecondOpenIsLocked(t *testing.T) {
@@ -27,7 +29,7 @@ func TestDirectory_SecondOpenIsLocked(t *testing.T) {
 	out, err := runDirectoryChild(t, "expect locked", dir, false)
 	require.NoError(t, err, out)
 	closeIntact(t, s)
-	require.FileExists(t, filepath.Join(dir, lockName))
+	require.FileExists(t, filepath.Join(dir, layout.LockName))
 
 	// Readers share, and keep writers out.
 	first := openDir(t, dir, &Options{ReadOnly: true})
@@ -56,12 +58,12 @@ func TestDirectory_LockFreedByKill(t *testing.T) {
 		kill()
 	})
 	require.True(t, result.killed)
-	before, err := os.Stat(filepath.Join(c.Dir, lockName))
+	before, err := os.Stat(filepath.Join(c.Dir, layout.LockName))
 	require.NoError(t, err)
 	for range 3 {
 		s := openDir(t, c.Dir, quiet())
 		require.NoError(t, s.Close())
-		after, err := os.Stat(filepath.Join(c.Dir, lockName))
+		after, err := os.Stat(filepath.Join(c.Dir, layout.LockName))
 		require.NoError(t, err)
 		require.True(t, os.SameFile(before, after), "the lock file was replaced")
 	}

@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/biaslock"
+	"github.com/warmtier/warmtier/internal/lockrank"
 )
 
 // rankedLocker is a lock of one rank, by the way it is taken.
@@ -20,13 +23,13 @@ type rankedLocker struct {
 func rankedLockers() []rankedLocker {
 	var (
 		content contentLock
-		hold    readHold
-		ln      rankedMutex[laneRank]
-		sh      rankedMutex[shardRank]
-		table   rankedMutex[tableRank]
-		rolling rankedMutex[rollRank]
+		hold    biaslock.Hold
+		ln      lockrank.Mutex[laneRank]
+		sh      lockrank.Mutex[shardRank]
+		table   lockrank.Mutex[tableRank]
+		rolling lockrank.Mutex[rollRank]
 	)
-	content.init(1)
+	content.biased.Init(1)
 	return []rankedLocker{
 		{"content for writing", 1, content.Lock, content.Unlock},
 		{"content for reading", 1, func() { hold = content.RLock() }, func() { content.RUnlock(hold) }},
@@ -92,7 +95,7 @@ func TestLockOrder_UnlockByAnotherPanics(t *testing.T) {
 	done := make(chan any)
 	go func() {
 		defer func() { done <- recover() }()
-		released[laneRank]()
+		lockrank.Released[laneRank]()
 	}()
 	require.NotNil(t, <-done)
 	l.unlock()
@@ -100,12 +103,12 @@ func TestLockOrder_UnlockByAnotherPanics(t *testing.T) {
 
 // Goal: assertUnlocked, which stands before every call of user code, sees each kind of lock.
 func TestLockOrder_AssertUnlocked(t *testing.T) {
-	require.NotPanics(t, assertUnlocked)
+	require.NotPanics(t, lockrank.AssertUnlocked)
 	for _, l := range rankedLockers() {
 		t.Run(l.name, func(t *testing.T) {
 			l.lock()
 			defer l.unlock()
-			require.Panics(t, assertUnlocked)
+			require.Panics(t, lockrank.AssertUnlocked)
 		})
 	}
 }
@@ -118,7 +121,7 @@ func TestLockOrder_CallbacksHoldNoLock(t *testing.T) {
 	opts.Compaction.Workers = 2
 	opts.Compaction.OnProgress = func(CompactionProgress) {
 		called["progress"]++
-		assertUnlocked()
+		lockrank.AssertUnlocked()
 	}
 	s := openTest(t, opts, hooks{})
 	fill(t, s, 0, 1000, 100)
@@ -126,14 +129,14 @@ func TestLockOrder_CallbacksHoldNoLock(t *testing.T) {
 	view := func() {
 		require.NoError(t, s.View(idOf(0), func([]byte) error {
 			called["view"]++
-			assertUnlocked()
+			lockrank.AssertUnlocked()
 			return nil
 		}))
 		for range s.All() {
 			called["all"]++
-			assertUnlocked()
+			lockrank.AssertUnlocked()
 		}
-		assertUnlocked()
+		lockrank.AssertUnlocked()
 	}
 	view()
 	_, err := s.Compact(context.Background())

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/lockrank"
 )
 
 // recorder is a log handler that keeps what it is given, calls the store each time, as a handler may,
@@ -30,7 +32,7 @@ func (r *recorder) WithAttrs([]slog.Attr) slog.Handler       { return r }
 func (r *recorder) WithGroup(string) slog.Handler            { return r }
 
 func (r *recorder) Handle(_ context.Context, record slog.Record) error {
-	assertUnlocked() // in builds that check the order of locks
+	lockrank.AssertUnlocked() // in builds that check the order of locks
 	line := record.Message
 	record.Attrs(func(a slog.Attr) bool {
 		line += fmt.Sprintf(" %s=%v", a.Key, a.Value)

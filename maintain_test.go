@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/record"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // maintained are the options of quiet, with every rule but the threshold out of the way.
@@ -31,7 +34,7 @@ func fragment(t *testing.T, s *Store, n int) {
 }
 
 // recordBytes is the size of the records of fragment.
-var recordBytes = int64(recordSize(len(idOf(0)), 100))
+var recordBytes = int64(record.Size(len(idOf(0)), 100))
 
 // afterwards waits for d on the clock of a synctest bubble, and then for everybody to be idle.
 func afterwards(d time.Duration) {
@@ -210,7 +213,7 @@ func TestMaintain_Reserve(t *testing.T) {
 		s := overwritten(t)
 		require.True(t, maintain(t, s).Compacted)
 		require.Positive(t, kept(s))
-		_, err := s.acquire(math.MaxInt / pageSize * pageSize)
+		_, err := s.acquire(math.MaxInt / vm.PageSize * vm.PageSize)
 		require.ErrorIs(t, err, ErrNoSpace)
 		require.Zero(t, kept(s))
 	})

@@ -3,6 +3,8 @@ package warmtier
 import (
 	"errors"
 	"fmt"
+
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 // listSegments writes a manifest when a segment has come that the last one does not list.
@@ -11,10 +13,10 @@ func (s *Store) listSegments() error {
 	d.manifestMu.Lock()
 	defer d.manifestMu.Unlock()
 	m := s.snapshotManifest(nil, nil)
-	for _, id := range m.listed {
+	for _, id := range m.Listed {
 		if !d.listed[id] {
 			// The names of the new files first: the manifest says that they exist.
-			if err := d.fs.syncDir(); err != nil {
+			if err := d.fs.Sync(); err != nil {
 				return err
 			}
 			_, err := s.writeManifest(m)
@@ -26,7 +28,7 @@ func (s *Store) listSegments() error {
 
 // snapshotManifest says which segments make up the store: the committed ones in the table, with
 // those of joining and without those of leaving.
-func (s *Store) snapshotManifest(leaving, joining []*segment) manifest {
+func (s *Store) snapshotManifest(leaving, joining []*segment) layout.Manifest {
 	skip := map[*segment]bool{}
 	for _, seg := range leaving {
 		skip[seg] = true
@@ -34,32 +36,32 @@ func (s *Store) snapshotManifest(leaving, joining []*segment) manifest {
 	t := &s.segments
 	t.mu.Lock() // segments are published, and ids pending, under it
 	defer t.mu.Unlock()
-	m := manifest{store: s.disk.store, boot: s.disk.boot, next: t.lastID + 1}
+	m := layout.Manifest{Store: s.disk.store, Boot: s.disk.boot, Next: t.lastID + 1}
 	for id := range t.pending {
-		m.pending = append(m.pending, id)
+		m.Pending = append(m.Pending, id)
 	}
 	for _, seg := range t.all() {
 		switch {
 		case skip[seg] || !seg.committed.Load():
 		case seg.durable.Load():
-			m.listed = append(m.listed, seg.id)
+			m.Listed = append(m.Listed, seg.id)
 		default: // a power loss may leave nothing of it, not even its header
-			m.pending = append(m.pending, seg.id)
+			m.Pending = append(m.Pending, seg.id)
 		}
 	}
 	for _, seg := range joining {
-		m.listed = append(m.listed, seg.id)
+		m.Listed = append(m.Listed, seg.id)
 	}
 	return m
 }
 
 // writeManifest replaces the manifest. renamed says whether the new one may be in force: after an
 // error behind the rename nobody knows. REQUIRES: d.manifestMu held.
-func (s *Store) writeManifest(m manifest) (renamed bool, err error) {
+func (s *Store) writeManifest(m layout.Manifest) (renamed bool, err error) {
 	d := s.disk
-	err = d.fs.writeFile(manifestTempName, m.encode())
+	err = d.fs.WriteFile(layout.ManifestTempName, m.Encode())
 	if errors.Is(err, ErrNoSpace) { // what is kept back has room for it, and it gives as much back
-		err = s.writeFromSpares(manifestTempName, m.encode())
+		err = s.writeFromSpares(layout.ManifestTempName, m.Encode())
 		defer func() {
 			d.spaceMu.Lock()
 			defer d.spaceMu.Unlock()
@@ -70,24 +72,24 @@ func (s *Store) writeManifest(m manifest) (renamed bool, err error) {
 		return false, err
 	}
 	_ = s.reach(pointManifestTemp)
-	if err := d.fs.syncFile(manifestTempName); err != nil {
+	if err := d.fs.SyncFile(layout.ManifestTempName); err != nil {
 		return false, err
 	}
 	if err := s.reach(pointManifestWritten); err != nil {
 		return false, err
 	}
-	if err := d.fs.rename(manifestTempName, manifestName); err != nil {
+	if err := d.fs.Rename(layout.ManifestTempName, layout.ManifestName); err != nil {
 		return false, err
 	}
 	if err := s.reach(pointManifestRenamed); err != nil {
 		return true, err
 	}
-	if err := d.fs.syncDir(); err != nil {
+	if err := d.fs.Sync(); err != nil {
 		return true, err
 	}
 	_ = s.reach(pointManifestSynced)
-	d.listed = make(map[uint64]bool, len(m.listed))
-	for _, id := range m.listed {
+	d.listed = make(map[uint64]bool, len(m.Listed))
+	for _, id := range m.Listed {
 		d.listed[id] = true
 	}
 	return true, nil
@@ -116,7 +118,7 @@ func (s *Store) commitTargets(leaving, targets []*segment) (uncertain bool, err 
 	defer d.manifestMu.Unlock()
 	// What the manifest lists first, the names of it second: other segments may come between.
 	m := s.snapshotManifest(leaving, targets)
-	if err := d.fs.syncDir(); err != nil {
+	if err := d.fs.Sync(); err != nil {
 		return false, d.fail(err)
 	}
 	if renamed, err := s.writeManifest(m); err != nil {

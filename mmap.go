@@ -3,13 +3,12 @@ package warmtier
 import (
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
-)
 
-var pageSize = os.Getpagesize()
+	"github.com/warmtier/warmtier/internal/vm"
+)
 
 // mapper hands out page-aligned memory outside the Go heap, and counts it.
 //
@@ -23,7 +22,7 @@ type mapper struct {
 // acquire returns size zeroed bytes, private to the process; size is a multiple of the page size.
 // The error is ErrNoSpace.
 func (m *mapper) acquire(size int) ([]byte, error) {
-	mem, err := mapPrivate(size)
+	mem, err := vm.Map(size)
 	if err != nil {
 		return nil, fmt.Errorf("%w: cannot map %d bytes: %w", ErrNoSpace, size, err)
 	}
@@ -45,21 +44,11 @@ func (m *mapper) forget(size int) {
 // release gives memory of acquire back to the operating system.
 func (m *mapper) release(mem []byte) error {
 	size := len(mem)
-	if err := unmapPrivate(mem); err != nil {
+	if err := vm.Unmap(mem); err != nil {
 		return fmt.Errorf("warmtier: cannot unmap %d bytes: %w", size, err)
 	}
 	m.forget(size)
 	return nil
-}
-
-// touch makes the pages of mem, which is zeroed, present.
-func touch(mem []byte) {
-	if populate(mem) {
-		return
-	}
-	for i := 0; i < len(mem); i += pageSize {
-		mem[i] = 0
-	}
 }
 
 // acquire is that of the mapper; what the reserve holds is no reason to fail.

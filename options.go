@@ -5,15 +5,17 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"os"
 	"runtime"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/record"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // Limits of what a store takes.
 const (
-	MaxIDLen      = 65_535  // bytes
-	MaxContentLen = 1 << 30 // bytes, 1 GiB
+	MaxIDLen      = record.MaxIDLen      // bytes: 65,535
+	MaxContentLen = record.MaxContentLen // bytes: 1 GiB
 )
 
 const (
@@ -91,7 +93,7 @@ func (o Options) withDefaults() Options {
 	if o.SegmentSize == 0 {
 		o.SegmentSize = defaultSegmentSize
 	}
-	o.SegmentSize = roundUp(max(o.SegmentSize, minSegmentSize), os.Getpagesize())
+	o.SegmentSize = vm.RoundUp(max(o.SegmentSize, minSegmentSize), vm.PageSize)
 	setDefault(&o.SyncInterval, time.Second)
 	setDefault(&o.Compaction.Workers, max(1, runtime.GOMAXPROCS(0)/2))
 	setDefault(&o.Compaction.MaxOverhead, defaultOverheadSegments*int64(o.SegmentSize))
@@ -139,6 +141,3 @@ func (o Options) validate() error {
 	}
 	return nil
 }
-
-// roundUp rounds n up to a multiple of unit, a power of two.
-func roundUp(n, unit int) int { return (n + unit - 1) &^ (unit - 1) }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // Goal: zero values and nil mean the documented defaults. Method: compare with the literals of the
@@ -148,5 +150,5 @@ func TestOptions_CopiedAtOpen(t *testing.T) {
 	require.Equal(t, &Options{SegmentSize: 100_000, Maintenance: MaintenanceOptions{Disabled: true}}, opts)
 	opts.SegmentSize, opts.ReadOnly = 1<<20, true
 	require.NoError(t, s.Put("id", nil))
-	require.Equal(t, roundUp(100_000, pageSize), s.opts.SegmentSize)
+	require.Equal(t, vm.RoundUp(100_000, vm.PageSize), s.opts.SegmentSize)
 }

@@ -10,11 +10,15 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
+
+	"github.com/warmtier/warmtier/internal/dir/shadow"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // powerImage is a directory after a crash, and what it may hold.
 type powerImage struct {
-	d       *shadowFS
+	d       *shadow.FS
 	when    string
 	allowed allowed
 	power   allowed // after a power loss instead
@@ -41,7 +45,7 @@ func (c *powerCheck) check(img powerImage) (err error) {
 	if err != nil {
 		return err
 	}
-	img.d.before = nil
+	img.d.Before = nil
 	state, err := c.inspect(s, img)
 	if err != nil {
 		return errors.Join(err, s.Close())
@@ -61,17 +65,17 @@ func (c *powerCheck) check(img powerImage) (err error) {
 	if err := c.settled(img.d, state, tails, "after Open"); err != nil {
 		return errors.Join(err, s.Close())
 	}
-	if err := errors.Join(s.Close(), img.d.released(s)); err != nil {
+	if err := errors.Join(s.Close(), released(img.d, s)); err != nil {
 		return err
 	}
 	return c.settled(img.d, state, tails, "after Close")
 }
 
-func (c *powerCheck) open(d *shadowFS) (*Store, error) {
+func (c *powerCheck) open(d *shadow.FS) (*Store, error) {
 	c.opened.Add(1)
 	s, err := openShadow(d, c.opts, hooks{hash: fixedHash})
 	if err != nil {
-		return nil, errors.Join(err, d.released(s))
+		return nil, errors.Join(err, released(d, s))
 	}
 	return s, nil
 }
@@ -85,7 +89,7 @@ func (c *powerCheck) inspect(s *Store, img powerImage) ([]powerVersion, error) {
 	if report, err := s.Verify(context.Background()); err != nil {
 		return nil, fmt.Errorf("%w: %+v", err, report.Findings)
 	}
-	if strays, err := img.d.strays(); err != nil || len(strays) > 0 {
+	if strays, err := strays(img.d); err != nil || len(strays) > 0 {
 		return nil, errors.Join(fmt.Errorf("stray files: %v", strays), err)
 	}
 	return state, nil
@@ -94,20 +98,20 @@ func (c *powerCheck) inspect(s *Store, img powerImage) ([]powerVersion, error) {
 // interrupt has the coming recovery of img crash at one of its calls, in a copy.
 func (c *powerCheck) interrupt(img *powerImage) *[]powerImage {
 	var nested []powerImage
-	if c.nesting == 2 || c.nesting == 1 && img.d.sites.skip != (callSite{}) {
+	if c.nesting == 2 || c.nesting == 1 && img.d.Sites.Skip != (shadow.Site{}) {
 		return &nested // one crash of a recovery shows what a missing sync does
 	}
 	at, calls := 1+c.rng.IntN(14), 0
-	img.d.before = func(site callSite) {
-		tempting := img.d.sites.tempting() && len(nested) < 3 && c.rng.IntN(2) == 0
+	img.d.Before = func(site shadow.Site) {
+		tempting := img.d.Sites.Tempting() && len(nested) < 3 && c.rng.IntN(2) == 0
 		if calls++; calls != at && !tempting {
 			return
 		}
 		when := fmt.Sprintf("crash in recovery, call %d, %s", calls, site)
 		if c.rng.IntN(3) == 0 {
-			nested = append(nested, powerImage{d: img.d.kill(), when: when + ", killed", power: img.power})
+			nested = append(nested, powerImage{d: img.d.Kill(), when: when + ", killed", power: img.power})
 		} else {
-			again := powerImage{d: img.d.crash(randomLoss(c.rng)), when: when}
+			again := powerImage{d: img.d.Crash(shadow.RandomLoss(c.rng)), when: when}
 			if img.power != nil { // a power loss after a kill may leave less
 				again.allowed = img.power
 			}
@@ -119,17 +123,17 @@ func (c *powerCheck) interrupt(img *powerImage) *[]powerImage {
 
 // settled checks that d survives a power loss as it is, and that damage to it would be seen: nothing
 // may pass for a tail that was never durable.
-func (c *powerCheck) settled(d *shadowFS, state []powerVersion, tails map[string]int, when string) error {
+func (c *powerCheck) settled(d *shadow.FS, state []powerVersion, tails map[string]int, when string) error {
 	if c.rng.IntN(2) == 0 {
 		return nil
 	}
-	after := d.crash(randomLoss(c.rng))
+	after := d.Crash(shadow.RandomLoss(c.rng))
 	switch {
 	case c.damage && c.rng.IntN(3) == 0:
 		return c.damaged(after, tails, when)
 	case c.damage && c.rng.IntN(2) == 0:
 		if c.rng.IntN(2) == 0 {
-			after = d.kill()
+			after = d.Kill()
 		}
 		return c.flippedState(after, state, tails, when)
 	}
@@ -138,7 +142,7 @@ func (c *powerCheck) settled(d *shadowFS, state []powerVersion, tails map[string
 		return fmt.Errorf("power loss %s: %w", when, err)
 	}
 	_, err = exactly(state).observe(s)
-	if err := errors.Join(err, s.Close(), after.released(s)); err != nil {
+	if err := errors.Join(err, s.Close(), released(after, s)); err != nil {
 		return fmt.Errorf("power loss %s: %w", when, err)
 	}
 	return nil
@@ -155,20 +159,23 @@ func tailsOf(s *Store) map[string]int {
 
 // damaged flips a bit in the header of a record, and checks that Open notices. The hint goes: with it
 // nobody reads records in Open.
-func (c *powerCheck) damaged(d *shadowFS, tails map[string]int, when string) error {
-	delete(d.files, hintName)
+func (c *powerCheck) damaged(d *shadow.FS, tails map[string]int, when string) error {
+	delete(d.Files, hintName)
 	names := slices.Sorted(maps.Keys(tails))
 	c.rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	for _, name := range names { // the first that is not empty
 		tail := tails[name]
+		if size := len(d.Files[name].Current); size < tail {
+			return fmt.Errorf("%s: %s has %d bytes, its records end at %d", when, name, size, tail)
+		}
 		var starts []int
-		for at := segmentHeaderSize; at < tail; {
-			h, ok := decodeHeader(d.files[name].current[at:tail])
+		for at := layout.HeaderSize; at < tail; {
+			h, ok := record.Decode(d.Files[name].Current[at:tail])
 			if !ok {
 				return fmt.Errorf("%s: %s at %d: no record", when, name, at)
 			}
 			starts = append(starts, at)
-			at += h.size()
+			at += h.Size()
 		}
 		if len(starts) == 0 {
 			continue
@@ -176,8 +183,8 @@ func (c *powerCheck) damaged(d *shadowFS, tails map[string]int, when string) err
 		if c.rng.IntN(2) == 0 {
 			starts = starts[len(starts)-1:] // where a tail would be cut
 		}
-		offset := starts[c.rng.IntN(len(starts))] + 4 + c.rng.IntN(recordHeaderSize-4)
-		d.files[name].current[offset] ^= 1
+		offset := starts[c.rng.IntN(len(starts))] + 4 + c.rng.IntN(record.HeaderSize-4)
+		d.Files[name].Current[offset] ^= 1
 		s, err := c.open(d)
 		if err == nil {
 			_ = s.Close()
@@ -194,15 +201,18 @@ func (c *powerCheck) damaged(d *shadowFS, tails map[string]int, when string) err
 
 // flippedState flips a bit in one of the two copies of a segment's state, and checks that the store is what
 // it was, or called damaged. A repair must find all of it.
-func (c *powerCheck) flippedState(d *shadowFS, state []powerVersion, tails map[string]int, when string) error {
+func (c *powerCheck) flippedState(d *shadow.FS, state []powerVersion, tails map[string]int, when string) error {
 	names := slices.Sorted(maps.Keys(tails))
 	if len(names) == 0 {
 		return nil
 	}
-	name, at := names[c.rng.IntN(len(names))], fileStateAt+c.rng.IntN(2*fileStateSize)
-	d.damage(name, at)
+	name, at := names[c.rng.IntN(len(names))], layout.StateAt+c.rng.IntN(2*layout.StateSize)
+	if size := len(d.Files[name].Current); size < tails[name] {
+		return fmt.Errorf("%s: %s has %d bytes, its records end at %d", when, name, size, tails[name])
+	}
+	damageAt(d, name, at)
 	if c.rng.IntN(2) == 0 {
-		delete(d.files, hintName)
+		delete(d.Files, hintName)
 	}
 	opts := *c.opts
 	opts.Repair = c.rng.IntN(2) == 0
@@ -216,7 +226,7 @@ func (c *powerCheck) flippedState(d *shadowFS, state []powerVersion, tails map[s
 		return fmt.Errorf("%s: %w", when, err)
 	}
 	_, err = exactly(state).observe(s)
-	if err := errors.Join(err, s.Close(), d.released(s)); err != nil {
+	if err := errors.Join(err, s.Close(), released(d, s)); err != nil {
 		return fmt.Errorf("%s: %w", when, err)
 	}
 	return nil

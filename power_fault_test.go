@@ -13,6 +13,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/dir/shadow"
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 /*
@@ -23,7 +26,7 @@ happened, reads go on, and what the last good Sync made durable is there after a
 
 // powerFault makes calls fail.
 type powerFault struct {
-	kind    callKind
+	kind    shadow.Kind
 	nth     int // from 1
 	forever bool
 	errno   syscall.Errno
@@ -33,7 +36,7 @@ type powerFault struct {
 	total  int
 }
 
-func (f *powerFault) fail(kind callKind, name string) error {
+func (f *powerFault) fail(kind shadow.Kind, name string) error {
 	if kind != f.kind {
 		return nil
 	}
@@ -50,14 +53,14 @@ func (f *powerFault) fail(kind callKind, name string) error {
 // nothing but time, or there is a reserve.
 func (f *powerFault) forgivable(what string) bool {
 	for _, name := range f.hits {
-		_, isSegment := parseSegmentFileName(name)
+		_, isSegment := layout.ParseSegmentFileName(name)
 		switch {
-		case f.kind == callClose:
-		case f.kind == callRemove && isSegment:
-		case f.kind == callCreate && f.errno == syscall.ENOSPC && what != "open" && what[0] != 'p':
-		case f.kind == callCreate && (strings.HasPrefix(name, spareName) || name == hintName):
-		case f.kind == callOpen && name == hintName:
-		case f.kind == callOpen && strings.HasPrefix(name, spareName):
+		case f.kind == shadow.CallClose:
+		case f.kind == shadow.CallRemove && isSegment:
+		case f.kind == shadow.CallCreate && f.errno == syscall.ENOSPC && what != "open" && what[0] != 'p':
+		case f.kind == shadow.CallCreate && (strings.HasPrefix(name, layout.SpareName) || name == hintName):
+		case f.kind == shadow.CallOpen && name == hintName:
+		case f.kind == shadow.CallOpen && strings.HasPrefix(name, layout.SpareName):
 		default:
 			return false
 		}
@@ -105,7 +108,7 @@ func (r *powerFaultRun) judge(what string, err error) error {
 		return wrong("error without a cause")
 	case len(f.hits) > 0 && !errors.Is(err, f.errno) && !noSpace:
 		return wrong("the cause is not wrapped")
-	case len(f.hits) > 0 && f.errno == syscall.ENOSPC && (f.kind == callCreate || f.kind == callWriteFile) &&
+	case len(f.hits) > 0 && f.errno == syscall.ENOSPC && (f.kind == shadow.CallCreate || f.kind == shadow.CallWriteFile) &&
 		!errors.Is(err, ErrNoSpace):
 		return wrong("not called ErrNoSpace")
 	}
@@ -133,7 +136,7 @@ func (r *powerFaultRun) judge(what string, err error) error {
 
 // reopen opens once more, without faults.
 func (r *powerFaultRun) reopen(cause error) error {
-	r.l.d.fault, r.l.d.budget = nil, 0
+	r.l.d.Fault, r.l.d.Budget = nil, 0
 	if err := r.l.open(); err != nil {
 		return fmt.Errorf("open failed with %q, and the next without a fault: %w", cause, err)
 	}
@@ -142,9 +145,9 @@ func (r *powerFaultRun) reopen(cause error) error {
 
 // requireReadOnly checks that a store with a failed flush takes no write, whatever the disk says.
 func (r *powerFaultRun) requireReadOnly() error {
-	s, fault := r.l.s, r.l.d.fault
-	r.l.d.fault = nil
-	defer func() { r.l.d.fault = fault }()
+	s, fault := r.l.s, r.l.d.Fault
+	r.l.d.Fault = nil
+	defer func() { r.l.d.Fault = fault }()
 	_, deleteErr := s.Delete(idOf(30))
 	_, compactErr := s.Compact(context.Background())
 	for _, err := range []error{s.Put(idOf(30), nil), deleteErr, compactErr, s.Sync()} {
@@ -161,20 +164,20 @@ func (r *powerFaultRun) run() (err error) {
 	l.rare, l.often = 0, 0
 	defer func() {
 		if l.s != nil {
-			l.d.freeze()
+			l.d.Freeze()
 			_ = l.s.Close() // only gives its memory back
 		}
 	}()
 	if err := l.powerScript(r.judge); err != nil {
 		return err
 	}
-	l.d.fault, l.d.before, l.d.budget = nil, nil, 0
+	l.d.Fault, l.d.Before, l.d.Budget = nil, nil, 0
 	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, nesting: 2}
 	durable, acked := l.model.indexes(false), l.model.indexes(true)
-	images := []powerImage{{d: l.d.kill(), when: "reopened", allowed: l.model.since(acked)}}
+	images := []powerImage{{d: l.d.Kill(), when: "reopened", allowed: l.model.since(acked)}}
 	for range 2 {
 		images = append(images, powerImage{
-			d: l.d.crash(randomLoss(l.rng)), when: "power loss", allowed: l.model.since(durable),
+			d: l.d.Crash(shadow.RandomLoss(l.rng)), when: "power loss", allowed: l.model.since(durable),
 		})
 	}
 	for _, img := range images {
@@ -187,15 +190,15 @@ func (r *powerFaultRun) run() (err error) {
 
 func TestPower_EveryCallFails(t *testing.T) {
 	base := seeded(t).Uint64()
-	for _, kind := range []callKind{callNames, callCreate, callOpen, callReadFile, callWriteFile, callSyncFile,
-		callRename, callRemove, callSyncDir, callSync, callClose} {
+	for _, kind := range []shadow.Kind{shadow.CallNames, shadow.CallCreate, shadow.CallOpen, shadow.CallReadFile, shadow.CallWriteFile, shadow.CallSyncFile,
+		shadow.CallRename, shadow.CallRemove, shadow.CallSyncDir, shadow.CallSync, shadow.CallClose} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
 			var opened atomic.Int64
 			thorough := os.Getenv("WARMTIER_TEST_CRASHES") != ""
 			runs := 0
 			variants := []int{0, 3, 4, 7}
-			if kind == callCreate || thorough {
+			if kind == shadow.CallCreate || thorough {
 				variants = []int{0, 1, 2, 3, 4, 5, 6, 7}
 			}
 			for _, variant := range variants {
@@ -208,7 +211,7 @@ func TestPower_EveryCallFails(t *testing.T) {
 						errno: []syscall.Errno{syscall.EIO, syscall.ENOSPC}[variant>>1&1]}
 					l := newPowerLife(base, powerConfig{}, &opened)
 					l.opts.SyncWrites, l.writers = variant>>2 != 0, 1
-					l.d.fault = f.fail
+					l.d.Fault = f.fail
 					err := (&powerFaultRun{l: l, f: f}).run()
 					require.NoError(t, err, "call %d of %s fails with %v, forever %t, SyncWrites %t",
 						nth, kind, f.errno, f.forever, l.opts.SyncWrites)

@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+
+	"github.com/warmtier/warmtier/internal/dir/shadow"
 )
 
 // fixedHash makes a run with one writer repeatable. It uses four shards only, of both lanes: each one
@@ -27,7 +29,7 @@ type powerLife struct {
 	rng     *rand.Rand // of the workload
 	opts    *Options
 	model   *powerModel
-	d       *shadowFS
+	d       *shadow.FS
 	s       *Store
 	writers int
 	powerConfig
@@ -46,9 +48,9 @@ const powerMemories = 48
 
 // powerConfig says what a run of lives looks for.
 type powerConfig struct {
-	wanted int64        // directories to be opened
-	damage bool         // damage is sometimes done to what is durable, and must be seen
-	sites  *shadowSites // nil: nothing left out
+	wanted int64         // directories to be opened
+	damage bool          // damage is sometimes done to what is durable, and must be seen
+	sites  *shadow.Sites // nil: nothing left out
 	each   func(*powerLife)
 }
 
@@ -64,14 +66,14 @@ func newPowerLife(seed uint64, c powerConfig, opened *atomic.Int64) *powerLife {
 		points: map[point]int{}, rare: 0.12, often: 0.004,
 	}
 	if c.sites != nil {
-		l.d.sites = c.sites
+		l.d.Sites = c.sites
 	}
 	return l
 }
 
 // crashed takes the directory as it could be after a crash now.
 func (l *powerLife) crashed(when string, chance float64) {
-	if l.d.sites.tempting() {
+	if l.d.Sites.Tempting() {
 		chance = max(chance, 0.5)
 	}
 	l.mu.Lock()
@@ -87,11 +89,11 @@ func (l *powerLife) crashed(when string, chance float64) {
 func (l *powerLife) takeLocked(when string, killed bool) powerImage {
 	durable, acked := l.model.indexes(false), l.model.indexes(true)
 	if killed {
-		img := powerImage{d: l.d.kill(), when: "killed " + when}
+		img := powerImage{d: l.d.Kill(), when: "killed " + when}
 		img.allowed, img.power = l.model.since(acked), l.model.since(durable)
 		return img
 	}
-	img := powerImage{d: l.d.crash(randomLoss(l.dice)), when: "power loss " + when}
+	img := powerImage{d: l.d.Crash(shadow.RandomLoss(l.dice)), when: "power loss " + when}
 	img.allowed = l.model.since(durable)
 	return img
 }
@@ -139,7 +141,7 @@ func (l *powerLife) checkImages() error {
 // run lives through a few generations and returns the first violation.
 func (l *powerLife) run() (err error) {
 	defer func() {
-		l.d.freeze()
+		l.d.Freeze()
 		if l.s != nil {
 			_ = l.s.Close() // only gives its memory back
 		}
@@ -153,7 +155,7 @@ func (l *powerLife) run() (err error) {
 }
 
 func (l *powerLife) generation() error {
-	l.d.before = func(site callSite) { l.crashed("at call "+site.String(), l.rare) }
+	l.d.Before = func(site shadow.Site) { l.crashed("at call "+site.String(), l.rare) }
 	err := l.open()
 	if err != nil {
 		return err
@@ -189,13 +191,13 @@ func (l *powerLife) close() error {
 		return fmt.Errorf("before close: %w", err)
 	}
 	tails := tailsOf(s)
-	if err := errors.Join(s.Close(), l.d.released(s)); err != nil {
+	if err := errors.Join(s.Close(), released(l.d, s)); err != nil {
 		return fmt.Errorf("close: %w", err)
 	}
 	l.model.synced(marks)
 	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, damage: l.damage}
 	checks := 1
-	if l.d.sites.skip != (callSite{}) {
+	if l.d.Sites.Skip != (shadow.Site{}) {
 		checks = 16
 	}
 	for range checks {
@@ -204,7 +206,7 @@ func (l *powerLife) close() error {
 		}
 	}
 	if l.rng.IntN(2) == 0 {
-		l.d = l.d.crash(randomLoss(l.rng))
+		l.d = l.d.Crash(shadow.RandomLoss(l.rng))
 	}
 	return nil
 }
@@ -217,14 +219,14 @@ func (l *powerLife) crash(killed bool) error {
 	if err := l.checkImages(); err != nil {
 		return err
 	}
-	l.d.freeze()
+	l.d.Freeze()
 	_ = l.s.Close() // only gives its memory back
 	l.s = nil
 	l.d = img.d
 
 	// What is there now is found in a copy, and expected from the next generation on.
 	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, damage: l.damage}
-	s, err := c.open(l.d.kill())
+	s, err := c.open(l.d.Kill())
 	if err != nil {
 		return fmt.Errorf("%s: %w", img.when, err)
 	}

@@ -18,6 +18,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/dir/shadow"
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 /*
@@ -90,10 +93,10 @@ func TestPower_KillInLargePut(t *testing.T) {
 	for _, p := range []point{pointSegmentMade, pointPutBody} {
 		t.Run(strings.ReplaceAll(string(p), " ", "_"), func(t *testing.T) {
 			d := newShadow()
-			var killed *shadowFS
+			var killed *shadow.FS
 			s, err := openShadow(d, shadowOptions(), hooks{at: func(q point) error {
 				if q == p {
-					killed = d.kill()
+					killed = d.Kill()
 				}
 				return nil
 			}})
@@ -104,15 +107,15 @@ func TestPower_KillInLargePut(t *testing.T) {
 				s, err = openShadow(killed, shadowOptions(), hooks{})
 				require.NoError(t, err)
 				require.Zero(t, s.Len())
-				names, err := killed.names()
+				names, err := killed.Names()
 				require.NoError(t, err)
 				for _, name := range names {
-					_, isSegment := parseSegmentFileName(name)
+					_, isSegment := layout.ParseSegmentFileName(name)
 					require.False(t, isSegment, name)
 				}
 				require.NoError(t, s.Close())
 			}
-			require.NoError(t, killed.released(s))
+			require.NoError(t, released(killed, s))
 		})
 	}
 }
@@ -177,7 +180,7 @@ func TestPower_SyncBeforeSwap(t *testing.T) {
 	require.NoError(t, err)
 	compacting = false
 	require.NoError(t, <-done)
-	killed := d.kill()
+	killed := d.Kill()
 	require.NoError(t, s.Close())
 	s, err = openShadow(killed, shadowOptions(), hooks{hash: fixedHash})
 	require.NoError(t, err)
@@ -201,7 +204,7 @@ func TestPower_NewVersionBeforeVictimGoes(t *testing.T) {
 	})
 	mustCompact(t, s)
 	s.hooks.at = nil
-	lost := d.crash(nothingKept)
+	lost := d.Crash(nothingKept)
 	require.NoError(t, s.Close())
 	s, err = openShadow(lost, shadowOptions(), hooks{hash: fixedHash})
 	require.NoError(t, err)
@@ -274,7 +277,7 @@ func (l *powerLife) open() error {
 	before := l.model.since(l.model.acknowledged())
 	s, err := openShadow(l.d, l.opts, hooks{hash: fixedHash, at: l.reach})
 	if err != nil {
-		return errors.Join(err, l.d.released(s))
+		return errors.Join(err, released(l.d, s))
 	}
 	l.s = s
 	if _, err := before.observe(l.s); err != nil {
@@ -301,12 +304,12 @@ func TestPower_EveryCall(t *testing.T) {
 				img := l.takeLocked(when, variant == 5)
 				if variant < 4 {
 					keep := func() bool { return variant%2 == 1 }
-					img.d = l.d.crash(loss{sector: keep, operation: func(int, int) bool { return variant/2 == 1 }})
+					img.d = l.d.Crash(shadow.Loss{Sector: keep, Operation: func(int, int) bool { return variant/2 == 1 }})
 				}
 				l.images = append(l.images, img)
 			}
 		}
-		l.d.before = func(site callSite) {
+		l.d.Before = func(site shadow.Site) {
 			calls++
 			switch {
 			case thorough || round == 0 && !raceEnabled:
@@ -351,24 +354,25 @@ func TestPower_EverySyncIsNeeded(t *testing.T) {
 	}
 	base := seeded(t).Uint64()
 	var opened atomic.Int64
-	normal := &shadowSites{seen: map[callSite]int{}}
+	normal := shadow.NewSites(forwarders...)
 	l := newPowerLife(base, powerConfig{sites: normal}, &opened)
 	l.rare, l.often = 0, 0
 	require.NoError(t, l.powerScript(func(what string, err error) error { return err }))
 	_, err := powerRun(base, powerConfig{wanted: 500, sites: normal}) // recoveries
 	require.NoError(t, err)
-	for _, site := range slices.SortedFunc(maps.Keys(normal.seen), compareSites) {
-		if !site.syncs() {
+	for _, site := range slices.SortedFunc(maps.Keys(normal.Seen()), compareSites) {
+		if !site.Syncs() {
 			continue
 		}
 		t.Run(site.String(), func(t *testing.T) {
-			mutant := &shadowSites{seen: map[callSite]int{}, skip: site}
-			c := powerConfig{wanted: 12_000, damage: true, sites: mutant}
+			mutant := shadow.NewSites(forwarders...)
+			mutant.Skip = site
+			c := powerConfig{wanted: 200_000, damage: true, sites: mutant} // it ends with the first finding
 			opened, err := powerRun(base, c)
-			require.Error(t, err, "%d directories opened, %d calls left out, nothing noticed", opened, mutant.seen[site])
+			require.Error(t, err, "%d directories opened, %d calls left out, nothing noticed", opened, mutant.Seen()[site])
 			t.Logf("noticed after %d directories: %v", opened, err)
 		})
 	}
 }
 
-func compareSites(a, b callSite) int { return bytes.Compare([]byte(a.String()), []byte(b.String())) }
+func compareSites(a, b shadow.Site) int { return bytes.Compare([]byte(a.String()), []byte(b.String())) }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 // MetricType is what the figures of a [Metric] mean.
@@ -91,7 +93,7 @@ func labelled(v float64, labels ...string) Sample {
 
 func (m *families) content(st *Stats) {
 	m.add(MetricGauge, "warmtier_build_info", "Version of the package, and of the format of its files; always 1.",
-		labelled(1, "format", strconv.Itoa(formatVersion), "version", moduleVersion()))
+		labelled(1, "format", strconv.Itoa(layout.Version), "version", moduleVersion()))
 	m.gauge("warmtier_memories", "Memories in the store.", float64(st.Memories))
 	m.gauge("warmtier_index_bytes", "Memory that the index takes.", float64(st.IndexBytes))
 	m.gauge("warmtier_content_live_bytes", "Bytes of records that the index points to.", float64(st.LiveBytes))

@@ -2,6 +2,9 @@ package warmtier
 
 import (
 	"fmt"
+
+	"github.com/warmtier/warmtier/internal/cpu"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // put is a record to be written: a Put under way, or the tombstone of a Delete.
@@ -48,10 +51,10 @@ func (s *Store) putDurably(id string, content []byte, load *flight) error {
 		return err
 	}
 	defer done()
-	p := put{id: id, content: content, kind: kindMemory, size: recordSize(len(id), len(content)), load: load}
+	p := put{id: id, content: content, kind: record.KindMemory, size: record.Size(len(id), len(content)), load: load}
 	p.shard, p.tag = s.place(id)
 	p.shard.prefetch(p.tag)
-	p.sum = checksum(content)
+	p.sum = record.Checksum(content)
 	if err := s.put(&p); err != nil {
 		return err
 	}
@@ -110,10 +113,10 @@ func (s *Store) prefetchHead(sh *shard, tag uint32) []byte {
 		return nil
 	}
 	seg, offset := s.resolve(w.location())
-	if seg == nil || offset+recordHeaderSize > len(seg.mem) {
+	if seg == nil || offset+record.HeaderSize > len(seg.mem) {
 		return nil
 	}
-	prefetch(seg.mem[offset : offset+recordHeaderSize])
+	cpu.Prefetch(seg.mem[offset : offset+record.HeaderSize])
 	return seg.mem[offset:]
 }
 
@@ -139,7 +142,7 @@ func (s *Store) putInLane(p *put) error {
 	}
 	_ = s.reach(pointPutAppended) // nothing can fail between the record and the index
 	offset := int(seg.tail.Load()) - p.size
-	s.pointTo(sh, old.pos, exists, old.h.size(), makeSlot(p.tag, s.locate(seg, offset)), p.size)
+	s.pointTo(sh, old.pos, exists, old.h.Size(), makeSlot(p.tag, s.locate(seg, offset)), p.size)
 	if p.load == nil {
 		s.loads.supersede(p.id)
 	}
@@ -158,7 +161,7 @@ func (s *Store) writeLocked(ln *lane, p *put, lookUp func() error) (*segment, er
 	}
 	defer seg.clearUnfinished(seg.tail.Load(), rec, p)
 	if p.large == nil {
-		putBody(rec, p.id, p.content)
+		record.PutBody(rec, p.id, p.content)
 	}
 	if err := lookUp(); err != nil {
 		return nil, err
@@ -192,19 +195,19 @@ func (seg *segment) clearUnfinished(tail int64, rec []byte, p *put) {
 // whole: what fails before that leaves no trace of it. REQUIRES: ln.mu held, contentMu read-held.
 func (s *Store) appendLocked(seg *segment, rec []byte, p *put) error {
 	_ = s.reach(pointPutBody)
-	h := header{
-		contentSum: p.sum,
-		kind:       p.kind,
-		idLen:      len(p.id),
-		contentLen: len(p.content),
-		seq:        s.sequence.Add(1),
+	h := record.Header{
+		ContentSum: p.sum,
+		Kind:       p.kind,
+		IDLen:      len(p.id),
+		ContentLen: len(p.content),
+		Seq:        s.sequence.Add(1),
 	}
 	tail := int(seg.tail.Load())
-	seg.contains(h.seq)
+	seg.contains(h.Seq)
 	if seg.file != nil {
-		seg.putDigest(int(seg.records.Load()), rec[recordHeaderSize:recordHeaderSize+h.idLen])
+		seg.putDigest(int(seg.records.Load()), rec[record.HeaderSize:record.HeaderSize+h.IDLen])
 	}
-	putHeader(rec, h, seg.seedAt(tail))
+	record.PutHeader(rec, h, seg.seedAt(tail))
 	seg.grew(1, p.size)
 	if p.large != nil {
 		if err := s.segments.assign(seg, s.maxSegments()); err != nil {
@@ -214,7 +217,7 @@ func (s *Store) appendLocked(seg *segment, rec []byte, p *put) error {
 	}
 	p.written = true
 	if next := tail + p.size; p.large == nil {
-		prefetch(seg.mem[next:min(next+min(p.size, prefetchLimit), len(seg.mem))])
+		cpu.Prefetch(seg.mem[next:min(next+min(p.size, prefetchLimit), len(seg.mem))])
 	}
 	return nil
 }
@@ -273,7 +276,7 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 
 // tombstoneOf is the record of a deletion.
 func (s *Store) tombstoneOf(id string) put {
-	p := put{id: id, kind: kindTombstone, size: recordSize(len(id), 0), sum: checksum(nil)}
+	p := put{id: id, kind: record.KindTombstone, size: record.Size(len(id), 0), sum: record.Checksum(nil)}
 	p.shard, p.tag = s.place(id)
 	return p
 }
@@ -322,7 +325,7 @@ func (s *Store) tryRemove(p *put) (existed bool, err error) {
 		return false, err
 	}
 	_ = s.reach(pointDeleteAppended)
-	s.removeSlot(sh, m.pos, m.h.size())
+	s.removeSlot(sh, m.pos, m.h.Size())
 	s.loads.supersede(p.id)
 	if p.large != nil {
 		p.large.seal(false) // not earlier: a compaction would find nothing dead that it is needed for

@@ -8,6 +8,10 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // Goal: ids of any bytes are stored and told apart. Method: hostile ids side by side, through
@@ -59,13 +63,13 @@ func TestPut_ContentSizes(t *testing.T) {
 			opts.SegmentSize = segmentSize
 			s := openTest(t, opts, hooks{})
 			id := func(size int) string { return fmt.Sprintf("memory of %010d bytes", size) }
-			header := recordHeaderSize + len(id(0))
+			header := record.HeaderSize + len(id(0))
 			var sizes []int
 			for _, limit := range []int{
 				1, 8 - header%8, copyChunk - header, maxLockedCopy,
 				segmentSize/largeShare - header,
 				s.largeSize() - header,                   // shares a segment
-				segmentSize - segmentHeaderSize - header, // fills one
+				segmentSize - layout.HeaderSize - header, // fills one
 				segmentSize, 2 * segmentSize,
 			} {
 				sizes = append(sizes, limit-1, limit, limit+1)
@@ -87,7 +91,7 @@ func TestPut_ContentSizes(t *testing.T) {
 				require.NoError(t, s.Put(id(size), []byte("first version")))
 				require.NoError(t, s.Put(id(size), sizedContent(i, size)))
 				seg, _ := locationOf(t, s, id(size))
-				require.Equal(t, recordSize(len(id(0)), size) > s.largeSize(), seg.large,
+				require.Equal(t, record.Size(len(id(0)), size) > s.largeSize(), seg.large,
 					"a segment of its own for %d bytes", size)
 			}
 			check()
@@ -168,9 +172,9 @@ func TestPut_LongestContent(t *testing.T) {
 	}
 	s := openTest(t, quiet(), hooks{})
 	before := settled(s)
-	content, err := mapPrivate(roundUp(MaxContentLen+1, pageSize))
+	content, err := vm.Map(vm.RoundUp(MaxContentLen+1, vm.PageSize))
 	require.NoError(t, err)
-	defer func() { require.NoError(t, unmapPrivate(content)) }()
+	defer func() { require.NoError(t, vm.Unmap(content)) }()
 	err = s.Put("id", content[:MaxContentLen+1])
 	require.ErrorIs(t, err, ErrContentTooLarge)
 	require.ErrorContains(t, err, "1073741825 bytes")

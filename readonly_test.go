@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 func TestDirectory_ReadOnly(t *testing.T) {
@@ -35,7 +37,7 @@ func TestDirectory_ReadOnly(t *testing.T) {
 				require.NoError(t, s.Close())
 			}
 			before := snapshot(t, dir)
-			lock, err := os.ReadFile(filepath.Join(dir, lockName))
+			lock, err := os.ReadFile(filepath.Join(dir, layout.LockName))
 			require.NoError(t, err)
 			s = openDir(t, dir, &Options{ReadOnly: true})
 			requireSame(t, s, want)
@@ -43,7 +45,7 @@ func TestDirectory_ReadOnly(t *testing.T) {
 			requireIntact(t, s)
 			require.NoError(t, s.Close())
 			require.Equal(t, before, snapshot(t, dir))
-			after, err := os.ReadFile(filepath.Join(dir, lockName))
+			after, err := os.ReadFile(filepath.Join(dir, layout.LockName))
 			require.NoError(t, err)
 			require.Equal(t, lock, after)
 		})
@@ -81,7 +83,7 @@ func TestDirectory_ReadOnlyWithoutPermission(t *testing.T) {
 
 	// Without a lock file it works too: nobody can be writing who has not made one.
 	require.NoError(t, os.Chmod(dir, 0o755))
-	require.NoError(t, os.Remove(filepath.Join(dir, lockName)))
+	require.NoError(t, os.Remove(filepath.Join(dir, layout.LockName)))
 	require.NoError(t, os.Chmod(dir, 0o555))
 	out, err = runDirectoryChild(t, "read without permission", dir, true)
 	require.NoError(t, err, out)

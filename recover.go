@@ -8,11 +8,14 @@ import (
 	"log/slog"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/dir"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/sip"
 )
 
 /*
@@ -45,34 +48,10 @@ damage, as on the same boot anything is that is missing, unless nothing shows th
 store had said so then, with ErrSyncFailed.
 */
 
-// openDirectory makes s the store of the directory at path, which stays the same one when the working
-// directory changes.
-func (s *Store) openDirectory(path string) error {
-	dir, err := filepath.Abs(path)
-	if err != nil {
-		return fmt.Errorf("warmtier: open %s: %w", path, err)
-	}
-	if err := prepareDirectory(dir, s.opts.ReadOnly, syncDirectory); err != nil {
-		return fmt.Errorf("warmtier: open %s: %w", dir, err)
-	}
-	lock, err := lockDirectory(filepath.Join(dir, lockName), s.opts.ReadOnly)
-	unlockable := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)
-	if err != nil && (!s.opts.ReadOnly || !unlockable) {
-		return fmt.Errorf("warmtier: open %s: %w", dir, err)
-	}
-	if lock != nil && !s.opts.ReadOnly {
-		pid := fmt.Sprintf("%-19d\n", os.Getpid())
-		if _, err := lock.WriteAt([]byte(pid), 0); err != nil {
-			return errors.Join(fmt.Errorf("warmtier: open %s: %w", dir, err), unlockDirectory(lock))
-		}
-	}
-	return s.openDisk(&osFileSystem{dir: dir}, lock)
-}
-
 // openDisk recovers the store in fs. On an error nothing is mapped or locked.
-func (s *Store) openDisk(files fileSystem, lock *os.File) error {
+func (s *Store) openDisk(files dir.FS, lock *os.File) error {
 	start := time.Now()
-	s.disk = &disk{fs: files, lock: lock, boot: s.bootID(), mapped: map[*byte]trackedMemory{}}
+	s.disk = &disk{fs: spaceErrors{files}, lock: lock, boot: s.bootID(), mapped: map[*byte]trackedMemory{}}
 	s.disk.kept = make([]int, s.spares())
 	s.disk.changed = sync.NewCond(&s.disk.mu)
 	s.disk.failed = func(err error) {
@@ -81,7 +60,7 @@ func (s *Store) openDisk(files fileSystem, lock *os.File) error {
 	r := &recovery{s: s}
 	var key [16]byte
 	_, err := rand.Read(key[:])
-	s.disk.key = decodeSipKey(key[:])
+	s.disk.key = sip.DecodeKey(key[:])
 	if err == nil {
 		err = r.run()
 	}
@@ -105,7 +84,7 @@ func (s *Store) openDisk(files fileSystem, lock *os.File) error {
 // recovery is one Open of a directory.
 type recovery struct {
 	s        *Store
-	manifest manifest
+	manifest layout.Manifest
 	powered  bool // no power loss since the last Open: the page cache is as the process left it
 	found    []*recovered
 	leftover []string // files of segments that do not count
@@ -127,7 +106,7 @@ type recovery struct {
 // recovered is one segment file.
 type recovered struct {
 	seg       *segment
-	state     fileState
+	state     layout.State
 	damaged   bool // to be replaced by a repair
 	rebuilt   bool // a repair goes on without its header
 	noDigests bool // it is cut short
@@ -197,27 +176,27 @@ func (r *recovery) readRecords() error {
 // readManifest reads the manifest; fresh says that the directory is that of a new store.
 func (r *recovery) readManifest() (fresh bool, err error) {
 	d := r.s.disk
-	b, err := d.fs.readFile(manifestName)
+	b, err := d.fs.ReadFile(layout.ManifestName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r.noManifest("missing, with segments present")
 	}
 	if err != nil {
 		return false, err
 	}
-	m, whole, err := decodeManifest(b)
+	m, whole, err := layout.DecodeManifest(b)
 	switch {
-	case errors.Is(err, ErrVersion):
-		return false, fmt.Errorf("%s: %w", manifestName, err)
+	case errors.Is(err, layout.ErrVersion):
+		return false, fmt.Errorf("%w: %s: %w", ErrVersion, layout.ManifestName, err)
 	case err != nil:
 		return r.noManifest(err.Error())
 	case !whole:
 		r.s.opts.Logger.Warn("one of the manifest's two copies is damaged, the other one is used")
 	}
 	r.manifest = m
-	d.store = m.store
-	r.powered = m.boot == d.boot && d.boot != [16]byte{}
+	d.store = m.Store
+	r.powered = m.Boot == d.boot && d.boot != [16]byte{}
 	if r.s.opts.Repair { // until it has replaced what a power loss may have torn: see replace
-		d.boot = m.boot
+		d.boot = m.Boot
 	}
 	return false, nil
 }
@@ -226,16 +205,16 @@ func (r *recovery) readManifest() (fresh bool, err error) {
 // count: files of finished compactions may be among them, and hold what was deleted.
 func (r *recovery) noManifest(reason string) (fresh bool, err error) {
 	d := r.s.disk
-	names, err := d.fs.names()
+	names, err := d.fs.Names()
 	if err != nil {
 		return false, err
 	}
 	highest := uint64(0)
 	for _, name := range names {
-		id, _ := parseSegmentFileName(name)
+		id, _ := layout.ParseSegmentFileName(name)
 		highest = max(highest, id)
 	}
-	if highest == 0 && !slices.Contains(names, manifestName) {
+	if highest == 0 && !slices.Contains(names, layout.ManifestName) {
 		if r.s.opts.ReadOnly {
 			return false, fmt.Errorf("no store to read: %w", fs.ErrNotExist)
 		}
@@ -244,15 +223,15 @@ func (r *recovery) noManifest(reason string) (fresh bool, err error) {
 		}
 		return true, r.findUnfinished(names)
 	}
-	damage := &CorruptError{File: manifestName, Reason: reason}
+	damage := &CorruptError{File: layout.ManifestName, Reason: reason}
 	if !r.s.opts.Repair {
 		return false, damage
 	}
-	if d.store, r.manifest.listed, err = r.segmentsOfHint(); err != nil {
+	if d.store, r.manifest.Listed, err = r.segmentsOfHint(); err != nil {
 		damage.Reason += "; it cannot be replaced: " + err.Error()
 		return false, damage
 	}
-	r.manifest.next = max(highest, slices.Max(append(r.manifest.listed, 0))) + 1
+	r.manifest.Next = max(highest, slices.Max(append(r.manifest.Listed, 0))) + 1
 	d.boot = [16]byte{} // as in readManifest: nobody knows
 	r.s.opts.Logger.Error("repair takes the list of segments from the hint", "error", damage)
 	return false, nil
@@ -260,29 +239,29 @@ func (r *recovery) noManifest(reason string) (fresh bool, err error) {
 
 // openSegments maps the segments that count and puts them into the table.
 func (r *recovery) openSegments() error {
-	names, err := r.s.disk.fs.names()
+	names, err := r.s.disk.fs.Names()
 	if err != nil {
 		return err
 	}
 	if err := r.findUnfinished(names); err != nil {
 		return err
 	}
-	listed, pending, present := setOf(r.manifest.listed), setOf(r.manifest.pending), map[uint64]bool{}
-	highest := r.manifest.next - 1
+	listed, pending, present := setOf(r.manifest.Listed), setOf(r.manifest.Pending), map[uint64]bool{}
+	highest := r.manifest.Next - 1
 	for _, name := range names {
-		id, ok := parseSegmentFileName(name)
+		id, ok := layout.ParseSegmentFileName(name)
 		if !ok {
 			continue // not ours
 		}
 		highest = max(highest, id)
-		counts := listed[id] || id >= r.manifest.next || pending[id]
+		counts := listed[id] || id >= r.manifest.Next || pending[id]
 		present[id], err = r.openSegment(id, listed[id], counts)
 		if err != nil {
 			return err
 		}
 	}
 	r.s.segments.lastID = highest
-	for _, id := range r.manifest.listed {
+	for _, id := range r.manifest.Listed {
 		if !present[id] {
 			if err := r.missing(id, "segment file is missing, empty or of another store"); err != nil {
 				return err
@@ -296,8 +275,8 @@ func (r *recovery) openSegments() error {
 // no other segment may be made under the name of one that is there.
 func (r *recovery) findUnfinished(names []string) error {
 	for _, name := range names {
-		base, unnamed := strings.CutSuffix(name, newSuffix)
-		id, ok := parseSegmentFileName(base)
+		base, unnamed := strings.CutSuffix(name, layout.NewSuffix)
+		id, ok := layout.ParseSegmentFileName(base)
 		if !unnamed || !ok {
 			continue
 		}
@@ -320,30 +299,21 @@ func (r *recovery) findUnfinished(names []string) error {
 
 // isUnfinished tells a file of this store, with its header or without, from one of others.
 func (r *recovery) isUnfinished(name string) (ours bool, err error) {
-	file, err := r.s.disk.fs.open(name, false)
+	file, err := r.s.disk.fs.Open(name, false)
 	if errors.Is(err, fs.ErrPermission) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	mem := file.bytes()
+	mem := file.Bytes()
 	r.s.disk.track(name, mem)
 	defer func() {
 		r.s.disk.untrack(mem)
-		err = errors.Join(err, file.close())
+		err = errors.Join(err, file.Close())
 	}()
 	defer r.s.catchFault(armFaults(), &err)
-	magic := mem[:min(len(segmentMagic), len(mem))]
-	switch {
-	case allZero(magic):
-		return true, nil
-	case string(magic) != segmentMagic[:len(magic)]:
-		return false, nil
-	case len(mem) < segmentHeaderSize: // what a power loss left of it
-		return true, nil
-	}
-	return storeID(mem[32:48]) == r.s.disk.store, nil
+	return layout.MayBeUnfinished(mem, r.s.disk.store), nil
 }
 
 func setOf(ids []uint64) map[uint64]bool {
@@ -356,17 +326,17 @@ func setOf(ids []uint64) map[uint64]bool {
 
 // openSegment maps one file, and puts it into the table if it counts.
 func (r *recovery) openSegment(id uint64, listed, counts bool) (present bool, err error) {
-	name := segmentFileName(id)
-	file, err := r.s.disk.fs.open(name, !r.s.opts.ReadOnly)
+	name := layout.SegmentFileName(id)
+	file, err := r.s.disk.fs.Open(name, !r.s.opts.ReadOnly)
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", name, err)
 	}
 	// A fault on a file that is no segment's yet.
-	r.s.disk.track(name, file.bytes())
-	f, err := r.examine(file.bytes(), id, listed, counts)
+	r.s.disk.track(name, file.Bytes())
+	f, err := r.examine(file.Bytes(), id, listed, counts)
 	if err != nil || f == nil {
-		r.s.disk.untrack(file.bytes())
-		return false, errors.Join(err, file.close())
+		r.s.disk.untrack(file.Bytes())
+		return false, errors.Join(err, file.Close())
 	}
 	return true, r.adopt(file, f)
 }
@@ -374,17 +344,17 @@ func (r *recovery) openSegment(id uint64, listed, counts bool) (present bool, er
 // examine says what the file of a segment is, by its header; nil when it does not count.
 func (r *recovery) examine(mem []byte, id uint64, listed, counts bool) (_ *recovered, err error) {
 	defer r.s.catchFault(armFaults(), &err)
-	name := segmentFileName(id)
-	h, err := decodeFileHeader(mem)
-	if errors.Is(err, errNoHeader) && r.powered && counts {
+	name := layout.SegmentFileName(id)
+	h, err := layout.DecodeHeader(mem)
+	if errors.Is(err, layout.ErrNoHeader) && r.powered && counts {
 		err = errors.New("no header, without which it would not have its name")
 	}
-	ours := err == nil && h.id == id && (h.store == r.s.disk.store || r.s.disk.store == storeID{})
+	ours := err == nil && h.ID == id && (h.Store == r.s.disk.store || r.s.disk.store == layout.StoreID{})
 	switch {
-	case errors.Is(err, ErrVersion):
-		return nil, fmt.Errorf("%s: %w", name, err)
-	case errors.Is(err, errNoHeader) && !listed, ours && !counts, ours && !listed && h.kind == kindTarget,
-		(err != nil || h.capacity != uint64(len(mem))) && !listed && counts && !r.powered:
+	case errors.Is(err, layout.ErrVersion):
+		return nil, fmt.Errorf("%w: %s: %w", ErrVersion, name, err)
+	case errors.Is(err, layout.ErrNoHeader) && !listed, ours && !counts, ours && !listed && h.Kind == layout.KindTarget,
+		(err != nil || h.Capacity != uint64(len(mem))) && !listed && counts && !r.powered:
 		// Made and not filled, what a compaction left, or what a power loss left of a file of which
 		// nothing was promised.
 		r.leftover = append(r.leftover, name)
@@ -395,17 +365,17 @@ func (r *recovery) examine(mem []byte, id uint64, listed, counts bool) (_ *recov
 	case err == nil && !ours:
 		if !r.s.opts.Repair {
 			return nil, &CorruptError{File: name, Reason: fmt.Sprintf("file of segment %d of store %x, want segment %d of %x",
-				h.id, h.store, id, r.s.disk.store)}
+				h.ID, h.Store, id, r.s.disk.store)}
 		}
 		return nil, nil
 	}
-	f := &recovered{seg: newSegment(id, mem, h.kind)}
-	f.seg.large = h.large
-	if err == nil && h.capacity != uint64(len(mem)) {
+	f := &recovered{seg: newSegment(id, mem, h.Kind)}
+	f.seg.large = h.Large
+	if err == nil && h.Capacity != uint64(len(mem)) {
 		f.noDigests = true
-		err = fmt.Errorf("file has %d bytes, its header says %d", len(mem), h.capacity)
+		err = fmt.Errorf("file has %d bytes, its header says %d", len(mem), h.Capacity)
 	}
-	state, ok := decodeFileState(mem, h.capacity)
+	state, ok := layout.DecodeState(mem, h.Capacity)
 	if ours && !ok {
 		err = errors.New("no valid state in the header")
 	}
@@ -413,14 +383,14 @@ func (r *recovery) examine(mem []byte, id uint64, listed, counts bool) (_ *recov
 		if !r.s.opts.Repair {
 			return nil, &CorruptError{File: name, Reason: err.Error()}
 		}
-		if len(mem) < segmentHeaderSize {
+		if len(mem) < layout.HeaderSize {
 			return nil, r.missing(id, err.Error())
 		}
 		r.s.opts.Logger.Error("repair goes on with a damaged segment", "file", name, "error", err)
 		f.damaged = true
 	}
 	if f.rebuilt = !ours || !ok; f.rebuilt {
-		state = fileState{generation: 1, synced: segmentHeaderSize, maxSeq: math.MaxUint64}
+		state = layout.State{Generation: 1, Synced: layout.HeaderSize, MaxSeq: math.MaxUint64}
 		f.seg.large = false
 	}
 	f.state = state
@@ -429,7 +399,7 @@ func (r *recovery) examine(mem []byte, id uint64, listed, counts bool) (_ *recov
 
 // missing is the error of a listed segment of which there is nothing to be read; none with Repair.
 func (r *recovery) missing(id uint64, reason string) error {
-	err := &CorruptError{File: segmentFileName(id), Reason: reason}
+	err := &CorruptError{File: layout.SegmentFileName(id), Reason: reason}
 	if !r.s.opts.Repair {
 		return err
 	}
@@ -447,14 +417,14 @@ func (r *recovery) loseNameless(damage *CorruptError) {
 }
 
 // adopt puts a mapped segment, empty as yet, into the table.
-func (r *recovery) adopt(file mappedFile, f *recovered) error {
+func (r *recovery) adopt(file dir.File, f *recovered) error {
 	seg := f.seg
 	r.s.attach(seg, file)
-	if r.s.disk.store == (storeID{}) {
-		r.s.disk.store = storeID(seg.mem[32:48])
+	if r.s.disk.store == (layout.StoreID{}) {
+		r.s.disk.store = layout.StoreID(seg.mem[32:48])
 	}
 	seg.committed.Store(true)
-	seg.generation = f.state.generation
+	seg.generation = f.state.Generation
 	seg.durable.Store(true)
 	if err := r.s.segments.assign(seg, r.s.maxSegments()); err != nil {
 		r.s.free(seg)

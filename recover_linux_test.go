@@ -13,6 +13,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/warmtier/warmtier/internal/dir"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // Goal: of a record whose writing ended with a fault nothing stays in the file, wherever the fault was. The
@@ -25,11 +28,11 @@ func TestRecover_FaultInUnfinishedRecord(t *testing.T) {
 		call func(s *Store) error
 	}{
 		"body": {
-			func(mem []byte) []byte { return mem[pageSize : 2*pageSize] },
-			func(s *Store) error { return s.Put("big", bytes.Repeat([]byte{0xff}, 2*pageSize)) },
+			func(mem []byte) []byte { return mem[vm.PageSize : 2*vm.PageSize] },
+			func(s *Store) error { return s.Put("big", bytes.Repeat([]byte{0xff}, 2*vm.PageSize)) },
 		},
 		"digest of a tombstone": {
-			func(mem []byte) []byte { return mem[len(mem)-pageSize:] },
+			func(mem []byte) []byte { return mem[len(mem)-vm.PageSize:] },
 			func(s *Store) error { _, err := s.Delete(long); return err },
 		},
 	} {
@@ -56,21 +59,21 @@ func TestRecover_FaultInUnfinishedRecord(t *testing.T) {
 
 // A page written anew is dirty for the kernel, though no byte of it changed.
 func TestRecover_RewriteDirtiesPages(t *testing.T) {
-	files := &osFileSystem{dir: t.TempDir()}
-	file, err := files.create("file", 8*pageSize)
+	files := dir.At(t.TempDir())
+	file, err := files.Create("file", 8*vm.PageSize)
 	require.NoError(t, err)
-	defer func() { require.NoError(t, file.close()) }()
-	for i := range file.bytes() {
-		file.bytes()[i] = byte(i)
+	defer func() { require.NoError(t, file.Close()) }()
+	for i := range file.Bytes() {
+		file.Bytes()[i] = byte(i)
 	}
-	require.NoError(t, file.sync(0, 8*pageSize))
-	if n := dirtyBytes(t, file.bytes()); n > 0 {
+	require.NoError(t, file.Sync(0, 8*vm.PageSize))
+	if n := dirtyBytes(t, file.Bytes()); n > 0 {
 		t.Skipf("%d bytes dirty after a sync: this file system tells nothing", n)
 	}
-	file.rewrite(pageSize-1, 3*pageSize+1)
-	require.GreaterOrEqual(t, dirtyBytes(t, file.bytes()), 4*pageSize) // more where pages come in folios
-	require.NoError(t, file.sync(0, 8*pageSize))
-	require.Zero(t, dirtyBytes(t, file.bytes()))
+	file.Rewrite(vm.PageSize-1, 3*vm.PageSize+1)
+	require.GreaterOrEqual(t, dirtyBytes(t, file.Bytes()), 4*vm.PageSize) // more where pages come in folios
+	require.NoError(t, file.Sync(0, 8*vm.PageSize))
+	require.Zero(t, dirtyBytes(t, file.Bytes()))
 }
 
 // dirtyBytes is how much of the mapping that begins at mem is dirty, as /proc/self/smaps has it.

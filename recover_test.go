@@ -11,6 +11,10 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/dir/shadow"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // What Open finds is durable when it returns, in a segment with a damaged digest too.
@@ -20,16 +24,16 @@ func TestRecover_DamagedDigestIsNoReasonNotToSync(t *testing.T) {
 	fill(t, s, 0, 10, 100)
 	require.NoError(t, s.Sync())
 	fill(t, s, 10, 20, 100)
-	killed := d.kill()
+	killed := d.Kill()
 	require.NoError(t, s.Close())
-	for _, name := range killed.segmentNames() {
-		f := killed.files[name]
-		at := digestAt(len(f.current), 0)
-		f.current[at] ^= 1
-		f.durable[at] ^= 1
+	for _, name := range segmentNames(killed) {
+		f := killed.Files[name]
+		at := layout.DigestAt(len(f.Current), 0)
+		f.Current[at] ^= 1
+		f.Durable[at] ^= 1
 	}
 	s = shadowStore(t, killed, shadowOptions())
-	after := killed.crash(nothingKept)
+	after := killed.Crash(nothingKept)
 	require.NoError(t, s.Close())
 	s = shadowStore(t, after, shadowOptions())
 	requireContents(t, s, 0, 20, 100, all)
@@ -63,7 +67,7 @@ func TestRecover_HintWithOtherSegmentSize(t *testing.T) {
 // remainsOf returns what a power loss leaves of a store with the memories "x" and "y", each in a durable
 // version 1 and a version 2 that was not synced: the record of x is lost and that of y, behind it, is
 // there. With sealed a clean Close came before the versions 2, and the header from then is there too.
-func remainsOf(t *testing.T, sealed bool) (lost *shadowFS, name string) {
+func remainsOf(t *testing.T, sealed bool) (lost *shadow.FS, name string) {
 	t.Helper()
 	d := newShadow()
 	s := oneLaneStore(t, d)
@@ -78,12 +82,12 @@ func remainsOf(t *testing.T, sealed bool) (lost *shadowFS, name string) {
 	} else {
 		require.NoError(t, s.Sync())
 	}
-	header := slices.Clone(d.files[d.segmentNames()[0]].durable[:segmentHeaderSize])
+	header := slices.Clone(d.Files[segmentNames(d)[0]].Durable[:layout.HeaderSize])
 	put(2)
 	seg := s.lanes[0].active
 	name, end := seg.name(), int(seg.synced.Load())
-	lost = d.crash(allKept)
-	for _, b := range [][]byte{lost.files[name].current, lost.files[name].durable} {
+	lost = d.Crash(allKept)
+	for _, b := range [][]byte{lost.Files[name].Current, lost.Files[name].Durable} {
 		if sealed {
 			copy(b, header)
 		} else {
@@ -94,7 +98,7 @@ func remainsOf(t *testing.T, sealed bool) (lost *shadowFS, name string) {
 	return lost, name
 }
 
-func oneLaneStore(t *testing.T, d *shadowFS) *Store {
+func oneLaneStore(t *testing.T, d *shadow.FS) *Store {
 	t.Helper()
 	s, err := openShadow(d, shadowOptions(), hooks{hash: func(string) uint64 { return 0 }})
 	require.NoError(t, err)
@@ -130,9 +134,9 @@ func remainsAreGone(t *testing.T, sealed, hinted bool, damaged int, repair bool)
 	require.NoError(t, s.Put("x", contentOf(1, 3, 1000)))
 	require.NoError(t, s.Close())
 	if !hinted {
-		require.NoError(t, d.remove(hintName))
+		require.NoError(t, d.Remove(hintName))
 	}
-	d.damage(name, fileStateAt+damaged*fileStateSize)
+	damageAt(d, name, layout.StateAt+damaged*layout.StateSize)
 	opts := shadowOptions()
 	opts.Repair = repair
 	s, err = openShadow(d, opts, hooks{hash: func(string) uint64 { return 0 }})
@@ -163,8 +167,8 @@ func TestPower_NoRecordComesBack(t *testing.T) {
 	at := seg.synced.Load()
 	name := seg.name()
 	kept := func() bool { return true }
-	lost := d.crash(loss{sector: kept, operation: func(int, int) bool { return true }})
-	for _, b := range [][]byte{lost.files[name].current, lost.files[name].durable} {
+	lost := d.Crash(shadow.Loss{Sector: kept, Operation: func(int, int) bool { return true }})
+	for _, b := range [][]byte{lost.Files[name].Current, lost.Files[name].Durable} {
 		clear(b[at : at+100]) // of the first of two records that were not synced
 	}
 	require.NoError(t, s.Close())
@@ -175,7 +179,7 @@ func TestPower_NoRecordComesBack(t *testing.T) {
 	require.False(t, s.Has("lost"))
 	require.False(t, s.Has("lost with it"))
 	require.NoError(t, s.Put("lost", contentOf(2, 2, 1000))) // as long as the one before
-	killed := lost.kill()
+	killed := lost.Kill()
 	require.NoError(t, s.Close())
 	s, err = openShadow(killed, opts, hooks{hash: hash})
 	require.NoError(t, err)
@@ -190,7 +194,7 @@ func TestLog_Recovery(t *testing.T) {
 	d := newShadow()
 	s := oneLaneStore(t, d)
 	fillSecret(t, s, 0, 10)
-	killed, torn := d.kill(), d.kill()
+	killed, torn := d.Kill(), d.Kill()
 	seg := s.lanes[0].active
 	last, tail := seg.name(), int(seg.tail.Load())
 	require.NoError(t, s.Close())
@@ -207,7 +211,7 @@ func TestLog_Recovery(t *testing.T) {
 	log.requireNone(slog.LevelInfo) // a clean one has no findings
 	require.NoError(t, s.Close())
 
-	clear(torn.files[last].current[tail-recordSize(len(secret)+1, 300):][:4])
+	clear(torn.Files[last].Current[tail-record.Size(len(secret)+1, 300):][:4])
 	s = shadowStore(t, torn, opts)
 	require.Equal(t, []string{"tails cut that were not finished"}, log.take(s, slog.LevelWarn))
 	require.Positive(t, s.Stats().Recovery.TruncatedBytes)

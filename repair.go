@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 /*
@@ -71,9 +74,9 @@ func (r *recovery) dropLost() (ids []string, err error) {
 			if err := r.s.follow(&m, w.location()); err != nil {
 				return nil, err
 			}
-			id := recordID(m.rec, m.h)
-			bound, lost := bounds[digest(id)]
-			lost = lost && m.h.seq <= bound
+			id := record.ID(m.rec, m.h)
+			bound, lost := bounds[layout.Digest(id)]
+			lost = lost && m.h.Seq <= bound
 			if r.truth != nil {
 				lost = !r.truth.contains(r.s, i, w, &m)
 			}
@@ -117,7 +120,7 @@ func (r *recovery) repair() error {
 	if err := r.replace(damaged); err != nil {
 		return err
 	}
-	if err := s.disk.fs.remove(hintName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.disk.fs.Remove(hintName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	s.disk.repaired = r.repairReport(len(damaged), ids)
@@ -125,7 +128,7 @@ func (r *recovery) repair() error {
 		s.opts.Logger.Error("store repaired", "records_lost", len(r.lost), "memories_deleted", len(ids),
 			"segments_replaced", len(damaged))
 	}
-	return s.disk.fs.syncDir()
+	return s.disk.fs.Sync()
 }
 
 // replace writes what is intact in damaged segments anew, and takes them out of the store. Up to then
@@ -152,7 +155,7 @@ func (r *recovery) replace(damaged []*segment) error {
 	s.contentMu.Unlock()
 	s.segments.reuse(damaged)
 	for _, seg := range damaged {
-		if err := s.disk.fs.rename(seg.name(), seg.name()+damagedSuffix); err != nil {
+		if err := s.disk.fs.Rename(seg.name(), seg.name()+damagedSuffix); err != nil {
 			return err
 		}
 		if s.retire(seg) {
@@ -196,7 +199,7 @@ func (r *recovery) rescue(seg *segment) error {
 				if err := s.follow(&m, w.location()); err != nil {
 					return err
 				}
-				ids = append(ids, string(recordID(m.rec, m.h)))
+				ids = append(ids, string(record.ID(m.rec, m.h)))
 			}
 		}
 	}
@@ -210,13 +213,13 @@ func (r *recovery) rescue(seg *segment) error {
 		}
 	}
 	for _, unit := range seg.tombstones {
-		rec := seg.mem[int(unit)*recordAlign:]
-		h, ok := decodeHeader(rec)
+		rec := seg.mem[int(unit)*record.Align:]
+		h, ok := record.Decode(rec)
 		if !ok {
 			return errors.New("repair: tombstone changed while it was read")
 		}
 		// With a new sequence number, unless the memory was stored again.
-		if id := string(recordID(rec, h)); !s.Has(id) {
+		if id := string(record.ID(rec, h)); !s.Has(id) {
 			if err := r.bury(id); err != nil {
 				return err
 			}
@@ -234,12 +237,12 @@ func (f *recovered) numberOf(from, offset int) (lowest, highest int) {
 	var digests []uint32
 	for !f.ended(offset) {
 		rec := seg.mem[offset:f.end()]
-		h, ok := decodeHeader(rec)
-		if !ok || !intactRecord(rec, h, seg.seedAt(offset)) {
+		h, ok := record.Decode(rec)
+		if !ok || !record.Intact(rec, h, seg.seedAt(offset)) {
 			break
 		}
-		digests = append(digests, digest(recordID(rec, h)))
-		offset += h.size()
+		digests = append(digests, layout.Digest(record.ID(rec, h)))
+		offset += h.Size()
 	}
 	lowest = -1
 	for n := from; n+len(digests) <= seg.maxRecords() && seg.digestOf(n) != 0; n++ {
@@ -257,16 +260,16 @@ func (f *recovered) numberOf(from, offset int) (lowest, highest int) {
 	switch {
 	case lowest < 0: // digests are damaged too
 		return from, from
-	case f.ended(offset) || allZero(seg.mem[offset:offset+4]):
+	case f.ended(offset) || layout.IsZero(seg.mem[offset:offset+4]):
 		return highest, highest
 	}
 	return lowest, highest
 }
 
 // lastNumber returns how many records seg has, when none can be read from number first on.
-func (seg *segment) lastNumber(first int, st fileState) int {
-	n := max(first, int(st.records))
-	for !st.sealed && n < seg.maxRecords() && seg.digestOf(n) != 0 {
+func (seg *segment) lastNumber(first int, st layout.State) int {
+	n := max(first, int(st.Records))
+	for !st.Sealed && n < seg.maxRecords() && seg.digestOf(n) != 0 {
 		n++
 	}
 	return n
@@ -274,5 +277,5 @@ func (seg *segment) lastNumber(first int, st fileState) int {
 
 // maxRecords is how many records fit into seg at most.
 func (seg *segment) maxRecords() int {
-	return (len(seg.mem) - segmentHeaderSize) / (recordSize(1, 0) + digestSize)
+	return (len(seg.mem) - layout.HeaderSize) / (record.Size(1, 0) + layout.DigestSize)
 }

@@ -12,6 +12,10 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/dir/shadow"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // A store that is read with Repair gives back all it took.
@@ -20,13 +24,13 @@ func TestRecover_ReadOnlyRepairReleasesHint(t *testing.T) {
 	s := shadowStore(t, d, shadowOptions())
 	fill(t, s, 0, 100, 100)
 	require.NoError(t, s.Close())
-	require.Contains(t, d.files, hintName)
+	require.Contains(t, d.Files, hintName)
 	opts := shadowOptions()
 	opts.ReadOnly, opts.Repair = true, true
 	s = shadowStore(t, d, opts)
 	requireContents(t, s, 0, 100, 100, all)
 	require.NoError(t, s.Close())
-	require.NoError(t, d.released(s))
+	require.NoError(t, released(d, s))
 }
 
 // A failed Open with Repair does too.
@@ -35,8 +39,8 @@ func TestRecover_FailedRepairReleasesHint(t *testing.T) {
 	s := shadowStore(t, d, shadowOptions())
 	fill(t, s, 0, 100, 100)
 	require.NoError(t, s.Close())
-	d.fault = func(kind callKind, _ string) error {
-		if kind == callSync || kind == callSyncDir {
+	d.Fault = func(kind shadow.Kind, _ string) error {
+		if kind == shadow.CallSync || kind == shadow.CallSyncDir {
 			return syscall.EIO
 		}
 		return nil
@@ -45,12 +49,12 @@ func TestRecover_FailedRepairReleasesHint(t *testing.T) {
 	opts.Repair = true
 	s, err := openShadow(d, opts, hooks{hash: fixedHash})
 	require.ErrorIs(t, err, syscall.EIO)
-	require.NoError(t, d.released(s))
+	require.NoError(t, released(d, s))
 }
 
 // partlyEvacuated returns a closed store in which a compaction was cut off: of some memories there are
 // two copies. places says where the records are of what is not deleted, by id.
-func partlyEvacuated(t *testing.T) (d *shadowFS, places map[string][]shadowPlace) {
+func partlyEvacuated(t *testing.T) (d *shadow.FS, places map[string][]shadowPlace) {
 	t.Helper()
 	d = newShadow()
 	opts := shadowOptions()
@@ -64,22 +68,22 @@ func partlyEvacuated(t *testing.T) (d *shadowFS, places map[string][]shadowPlace
 	require.NoError(t, s.Close())
 	places = map[string][]shadowPlace{}
 	seqs := map[string]uint64{}
-	for _, name := range d.segmentNames() {
-		mem := d.files[name].current
-		st, ok := decodeFileState(mem, uint64(len(mem)))
+	for _, name := range segmentNames(d) {
+		mem := d.Files[name].Current
+		st, ok := layout.DecodeState(mem, uint64(len(mem)))
 		require.True(t, ok)
-		for at := segmentHeaderSize; at < int(st.synced); {
-			h, ok := decodeHeader(mem[at:])
+		for at := layout.HeaderSize; at < int(st.Synced); {
+			h, ok := record.Decode(mem[at:])
 			require.True(t, ok)
-			id := string(recordID(mem[at:], h))
-			if h.kind == kindMemory {
+			id := string(record.ID(mem[at:], h))
+			if h.Kind == record.KindMemory {
 				if was, ok := seqs[id]; ok {
-					require.Equal(t, was, h.seq, "another version")
+					require.Equal(t, was, h.Seq, "another version")
 				}
-				seqs[id] = h.seq
+				seqs[id] = h.Seq
 				places[id] = append(places[id], shadowPlace{name, at})
 			}
-			at += h.size()
+			at += h.Size()
 		}
 	}
 	for i := 1; i < 400; i += 4 {
@@ -94,12 +98,12 @@ type shadowPlace struct {
 	offset int
 }
 
-// damage flips a bit, on the disk too.
-func (d *shadowFS) damage(name string, at int) {
-	f := d.files[name]
-	f.current[at] ^= 1
-	if at < len(f.durable) {
-		f.durable[at] ^= 1
+// damageAt flips a bit of a file, on the disk too.
+func damageAt(d *shadow.FS, name string, at int) {
+	f := d.Files[name]
+	f.Current[at] ^= 1
+	if at < len(f.Durable) {
+		f.Durable[at] ^= 1
 	}
 }
 
@@ -116,9 +120,9 @@ func TestRecover_RepairWithCopies(t *testing.T) {
 				switch of := places[idOf(i)]; {
 				case len(of) == 1 && lost < 0:
 					lost = i
-					d.damage(of[0].name, of[0].offset+recordHeaderSize)
+					damageAt(d, of[0].name, of[0].offset+record.HeaderSize)
 				case len(of) == 2 && damaged >= 0:
-					d.damage(of[damaged].name, of[damaged].offset+recordHeaderSize+100)
+					damageAt(d, of[damaged].name, of[damaged].offset+record.HeaderSize+100)
 					fallthrough
 				case len(of) == 2:
 					copied++
@@ -126,7 +130,7 @@ func TestRecover_RepairWithCopies(t *testing.T) {
 			}
 			require.Greater(t, copied, 10)
 			if !hinted {
-				require.NoError(t, d.remove(hintName))
+				require.NoError(t, d.Remove(hintName))
 			}
 			s := shadowStore(t, d, opts)
 			requireContents(t, s, 0, 400, 1000, func(i int) bool { return i%4 != 1 && i != lost })
@@ -156,17 +160,17 @@ func TestRecover_RepairCutOffAfterPowerLoss(t *testing.T) {
 			end := int(seg.synced.Load())
 			require.NoError(t, s.Put("torn", contentOf(1, 2, 1000)))
 			require.NoError(t, s.Put("behind", nil))
-			lost := d.crash(allKept)
+			lost := d.Crash(allKept)
 			require.NoError(t, s.Close())
-			clear(lost.files[seg.name()].current[end : end+100])
-			clear(lost.files[seg.name()].durable[end : end+100])
-			lost.damage(seg.name(), segmentHeaderSize+500)
+			clear(lost.Files[seg.name()].Current[end : end+100])
+			clear(lost.Files[seg.name()].Durable[end : end+100])
+			damageAt(lost, seg.name(), layout.HeaderSize+500)
 
-			var killed *shadowFS
+			var killed *shadow.FS
 			s, err := openShadow(lost, opts, hooks{hash: hash, at: func(p point) error {
 				if slices.Contains(points, p) {
 					if passed++; passed == passing {
-						killed = lost.kill()
+						killed = lost.Kill()
 					}
 				}
 				return nil
@@ -174,7 +178,7 @@ func TestRecover_RepairCutOffAfterPowerLoss(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, s.Close())
 			if killed == nil { // the last one
-				killed = lost.kill()
+				killed = lost.Kill()
 			}
 			s, err = openShadow(killed, opts, hooks{hash: hash})
 			require.NoError(t, err)
@@ -220,10 +224,10 @@ func TestDamage_RepairSupersededCopy(t *testing.T) {
 	hit := 0
 	for _, name := range img.segments() {
 		b := img[name]
-		h, err := decodeFileHeader(b)
+		h, err := layout.DecodeHeader(b)
 		require.NoError(t, err)
 		at := bytes.Index(b, contentOf(2, 0, 100))
-		if h.kind == kindTarget && at >= 0 {
+		if h.Kind == layout.KindTarget && at >= 0 {
 			b[at] ^= 1
 			hit++
 		}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // requireIntact runs Verify on a store nobody writes to.
@@ -62,7 +64,7 @@ func requireModel(t *testing.T, s *Store, model map[int]int) {
 		}
 		require.NoError(t, err, "memory %d", i)
 		require.Equal(t, contentOf(i, version, layoutSize), got, "memory %d, version %d", i, version)
-		live += int64(recordSize(len(idOf(i)), layoutSize))
+		live += int64(record.Size(len(idOf(i)), layoutSize))
 	}
 	st := s.Stats()
 	require.Equal(t, len(model), st.Memories)

@@ -7,6 +7,9 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // lostRecord is a damaged record that a repair goes on without.
@@ -19,7 +22,7 @@ type lostRecord struct {
 func (r *recovery) scan() error {
 	expected := 0
 	for _, f := range r.found {
-		expected += int(f.state.records)
+		expected += int(f.state.Records)
 	}
 	r.perShard = expected / shardCount
 	var next atomic.Int32
@@ -49,13 +52,13 @@ func (r *recovery) scanSegment(ctx context.Context, f *recovered, batches *shard
 	seg := f.seg
 	var tombstones []slotPlace
 	torn := false
-	for offset := segmentHeaderSize; !f.ended(offset); {
+	for offset := layout.HeaderSize; !f.ended(offset); {
 		if seg.records.Load()%1024 == 0 && ctx.Err() != nil {
 			return nil // another segment has failed
 		}
 		rec := seg.mem[offset:f.end()]
-		h, ok := decodeHeader(rec)
-		if !ok || !intactRecord(rec, h, seg.seedAt(offset)) {
+		h, ok := record.Decode(rec)
+		if !ok || !record.Intact(rec, h, seg.seedAt(offset)) {
 			next, err := r.damage(f, offset)
 			if err != nil {
 				return err
@@ -67,24 +70,24 @@ func (r *recovery) scanSegment(ctx context.Context, f *recovered, batches *shard
 			offset = next
 			continue
 		}
-		r.checkDigest(f, offset, recordID(rec, h))
-		seg.grew(1, h.size())
-		seg.contains(h.seq)
-		place, err := r.add(batches, seg, offset, recordID(rec, h), h)
+		r.checkDigest(f, offset, record.ID(rec, h))
+		seg.grew(1, h.Size())
+		seg.contains(h.Seq)
+		place, err := r.add(batches, seg, offset, record.ID(rec, h), h)
 		if err != nil {
 			return err
 		}
-		if h.kind == kindTombstone {
-			seg.holdsTombstone(offset, h.size())
+		if h.Kind == record.KindTombstone {
+			seg.holdsTombstone(offset, h.Size())
 			tombstones = append(tombstones, place)
 		}
-		offset += h.size()
+		offset += h.Size()
 	}
 	seg.seal(!seg.large && int64(seg.room(1)) > r.s.mergeableRoom())
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	known := seg.records.Load()
-	cut := f.noDigests && (known < int64(f.state.records) || !f.state.sealed && !torn)
+	cut := f.noDigests && (known < int64(f.state.Records) || !f.state.Sealed && !torn)
 	if cut || f.rebuilt && known == 0 {
 		r.loseNameless(&CorruptError{File: seg.name(), Offset: seg.tail.Load(), Reason: "no record can be read from here on"})
 	}
@@ -99,8 +102,8 @@ func (r *recovery) scanSegment(ctx context.Context, f *recovered, batches *shard
 func (r *recovery) checkDigest(f *recovered, offset int, id []byte) {
 	n := int(f.seg.records.Load())
 	switch {
-	case f.noDigests || f.seg.digestOf(n) == digest(id):
-	case !f.state.sealed && offset >= int(f.state.synced) && !r.s.opts.ReadOnly:
+	case f.noDigests || f.seg.digestOf(n) == layout.Digest(id):
+	case !f.state.Sealed && offset >= int(f.state.Synced) && !r.s.opts.ReadOnly:
 		f.redigest = append(f.redigest, missingDigest{n: n, id: id})
 	default:
 		f.damaged = true
@@ -110,29 +113,29 @@ func (r *recovery) checkDigest(f *recovered, offset int, id []byte) {
 // end is where records end at the latest.
 func (f *recovered) end() int {
 	switch {
-	case f.state.sealed:
-		return min(int(f.state.synced), len(f.seg.mem))
+	case f.state.Sealed:
+		return min(int(f.state.Synced), len(f.seg.mem))
 	case f.noDigests:
 		return len(f.seg.mem)
 	}
-	return digestAt(len(f.seg.mem), int(f.seg.records.Load()))
+	return layout.DigestAt(len(f.seg.mem), int(f.seg.records.Load()))
 }
 
 func (f *recovered) ended(offset int) bool {
-	if f.state.sealed {
+	if f.state.Sealed {
 		return offset >= f.end()
 	}
-	return offset+recordHeaderSize > f.end()
+	return offset+record.HeaderSize > f.end()
 }
 
 // damage decides what it means that there is no record at offset: the end of the segment (next is
 // negative), an error, or with Repair the offset to go on at.
 func (r *recovery) damage(f *recovered, offset int) (next int, err error) {
 	mem := f.seg.mem
-	unsynced := !f.state.sealed && !f.rebuilt && offset >= int(f.state.synced)
-	if unsynced && offset+recordHeaderSize <= len(mem) &&
-		(!r.powered || allZero(mem[offset:offset+4]) && !f.goesOn(offset)) {
-		if !allZero(mem[offset : offset+recordHeaderSize]) {
+	unsynced := !f.state.Sealed && !f.rebuilt && offset >= int(f.state.Synced)
+	if unsynced && offset+record.HeaderSize <= len(mem) &&
+		(!r.powered || layout.IsZero(mem[offset:offset+4]) && !f.goesOn(offset)) {
+		if !layout.IsZero(mem[offset : offset+record.HeaderSize]) {
 			r.mu.Lock()
 			r.torn += int64(f.end() - offset)
 			r.mu.Unlock()
@@ -148,8 +151,8 @@ func (r *recovery) damage(f *recovered, offset int) (next int, err error) {
 
 // goesOn reports whether a record was written behind the one at offset: its digest came first.
 func (f *recovered) goesOn(offset int) bool {
-	at := digestAt(len(f.seg.mem), int(f.seg.records.Load())+1)
-	return !f.noDigests && at >= offset+recordHeaderSize && !allZero(f.seg.mem[at:at+digestSize])
+	at := layout.DigestAt(len(f.seg.mem), int(f.seg.records.Load())+1)
+	return !f.noDigests && at >= offset+record.HeaderSize && !layout.IsZero(f.seg.mem[at:at+layout.DigestSize])
 }
 
 // resync finds the next record behind the damaged one at offset, and remembers what was lost. next is
@@ -158,28 +161,28 @@ func (r *recovery) resync(f *recovered, offset int) (next int) {
 	seg := f.seg
 	first := int(seg.records.Load())
 	rec := seg.mem[offset:f.end()]
-	if h, ok := decodeHeader(rec); ok && intactHead(rec, h, seg.seedAt(offset)) { // only the content
+	if h, ok := record.Decode(rec); ok && record.IntactPrefix(rec, h, seg.seedAt(offset)) { // only the content
 		seg.records.Add(1)
-		seg.contains(h.seq)
+		seg.contains(h.Seq)
 		// A copy with the same number is the same version, and may be intact.
-		r.lose(lostRecord{digest: digest(recordID(rec, h)), bound: h.seq - 1})
+		r.lose(lostRecord{digest: layout.Digest(record.ID(rec, h)), bound: h.Seq - 1})
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.lostIDs = append(r.lostIDs, string(recordID(rec, h)))
-		return offset + h.size()
+		r.lostIDs = append(r.lostIDs, string(record.ID(rec, h)))
+		return offset + h.Size()
 	}
-	number, lostTo, bound := -1, -1, f.state.maxSeq
-	for next = offset + recordAlign; !f.ended(next); next += recordAlign {
+	number, lostTo, bound := -1, -1, f.state.MaxSeq
+	for next = offset + record.Align; !f.ended(next); next += record.Align {
 		rec := seg.mem[next:f.end()]
-		h, ok := decodeHeader(rec)
-		if !ok || !intactRecord(rec, h, seg.seedAt(next)) {
+		h, ok := record.Decode(rec)
+		if !ok || !record.Intact(rec, h, seg.seedAt(next)) {
 			continue
 		}
 		if !f.noDigests {
 			number, lostTo = f.numberOf(first+1, next)
 		}
-		if seg.kind == kindLane {
-			bound = h.seq - 1
+		if seg.kind == layout.KindLane {
+			bound = h.Seq - 1
 		}
 		break
 	}
@@ -196,7 +199,7 @@ func (r *recovery) resync(f *recovered, offset int) (next int) {
 		next = -1
 		number = seg.lastNumber(first, f.state)
 		lostTo = number
-		if !f.state.sealed {
+		if !f.state.Sealed {
 			bound = math.MaxUint64 // beyond what the state knows
 		}
 	}
@@ -229,12 +232,12 @@ type scanned struct {
 type shardBatches [shardCount][]scanned
 
 // add collects the record at offset, and says where its slot will be if it is the newest of its id.
-func (r *recovery) add(b *shardBatches, seg *segment, offset int, id []byte, h header) (slotPlace, error) {
+func (r *recovery) add(b *shardBatches, seg *segment, offset int, id []byte, h record.Header) (slotPlace, error) {
 	s := r.s
 	number, tag := splitHash(s.hashBytes(id))
-	sc := scanned{w: makeSlot(tag, s.locate(seg, offset)), seg: seg, seq: h.seq}
-	if h.kind == kindMemory {
-		sc.size = uint32(h.size())
+	sc := scanned{w: makeSlot(tag, s.locate(seg, offset)), seg: seg, seq: h.Seq}
+	if h.Kind == record.KindMemory {
+		sc.size = uint32(h.Size())
 	}
 	b[number] = append(b[number], sc)
 	place := slotPlace{sh: &s.shards[number], w: sc.w}
@@ -275,7 +278,7 @@ func (s *Store) putScanned(sh *shard, sc scanned) {
 		if !same {
 			continue
 		}
-		if oldHeader.seq > sc.seq || oldHeader.seq == sc.seq && old.location() < sc.w.location() {
+		if oldHeader.Seq > sc.seq || oldHeader.Seq == sc.seq && old.location() < sc.w.location() {
 			return
 		}
 		countDead(sh, oldSeg, oldHeader)
@@ -291,19 +294,19 @@ func (s *Store) putScanned(sh *shard, sc scanned) {
 
 // sameID compares the ids of two records, which are known to be intact, and returns segment and header
 // of the first.
-func (s *Store) sameID(a, b slot) (seg *segment, h header, same bool) {
+func (s *Store) sameID(a, b slot) (seg *segment, h record.Header, same bool) {
 	seg, offset := s.resolve(a.location())
 	other, at := s.resolve(b.location())
-	h, _ = decodeHeader(seg.mem[offset:])
-	oh, _ := decodeHeader(other.mem[at:])
-	return seg, h, string(recordID(seg.mem[offset:], h)) == string(recordID(other.mem[at:], oh))
+	h, _ = record.Decode(seg.mem[offset:])
+	oh, _ := record.Decode(other.mem[at:])
+	return seg, h, string(record.ID(seg.mem[offset:], h)) == string(record.ID(other.mem[at:], oh))
 }
 
 // countDead takes the bytes of a memory's record off the live ones.
-func countDead(sh *shard, seg *segment, h header) {
-	if h.kind == kindMemory {
-		seg.live.Add(-int64(h.size()))
-		sh.liveBytes.Add(-int64(h.size()))
+func countDead(sh *shard, seg *segment, h record.Header) {
+	if h.Kind == record.KindMemory {
+		seg.live.Add(-int64(h.Size()))
+		sh.liveBytes.Add(-int64(h.Size()))
 	}
 }
 

@@ -1,7 +1,6 @@
 package warmtier
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +11,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/cpu"
+	"github.com/warmtier/warmtier/internal/dir"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 /*
@@ -29,15 +34,15 @@ reference is gone, and a segment is never touched after its memory was given awa
 */
 
 const (
-	// segmentHeaderSize bytes are kept free at the start of a segment: no record is ever at offset
-	// 0, and a segment in a file has its header there.
-	segmentHeaderSize = 128
-
 	// A record over 1/16 of a segment, and over 1 MiB, gets a segment of its own. So a segment that
 	// was sealed because the next record did not fit is at least 15/16 full, and what is copied
 	// into a shared segment with locks held takes no longer than 1/16 of one.
 	largeShare   = 16
 	minLargeSize = 1 << 20 // bytes
+
+	// prefetchLimit is how many bytes of a record are asked for ahead: the processor itself sees that
+	// more of the same will be needed.
+	prefetchLimit = 1024
 )
 
 type segmentState int32
@@ -56,14 +61,14 @@ type segment struct {
 	tail  atomic.Int64 // bytes in use, header included; grows under the lane's lock while active
 	seed  uint32       // seedAt(0)
 	index int          // in the segment table: part of the location of each record
-	file  mappedFile   // what mem is a mapping of; nil in a memory store
-	kind  segmentKind
+	file  dir.File     // what mem is a mapping of; nil in a memory store
+	kind  layout.SegmentKind
 	large bool // made for the one record it holds, whatever its size
 	spare bool // made from the space kept back: tombstones only
 
-	_ [cacheLines]byte
+	_ [cpu.CacheLines]byte
 	segmentShared
-	_ [cacheLines]byte
+	_ [cpu.CacheLines]byte
 }
 
 type segmentShared struct {
@@ -90,24 +95,17 @@ type segmentShared struct {
 	synced     atomic.Int64 // bytes up to here are durable
 }
 
-func newSegment(id uint64, mem []byte, kind segmentKind) *segment {
-	seg := &segment{id: id, mem: mem, kind: kind, seed: segmentSeed(id)}
+func newSegment(id uint64, mem []byte, kind layout.SegmentKind) *segment {
+	seg := &segment{id: id, mem: mem, kind: kind, seed: record.SegmentSeed(id)}
 	seg.minSeq, seg.made = math.MaxUint64, time.Now()
-	seg.tail.Store(segmentHeaderSize)
+	seg.tail.Store(layout.HeaderSize)
 	seg.refs.Store(1)
-	seg.committed.Store(kind == kindLane)
+	seg.committed.Store(kind == layout.KindLane)
 	return seg
 }
 
-func segmentSeed(id uint64) uint32 {
-	return checksum(binary.LittleEndian.AppendUint64(nil, id))
-}
-
-// seedAt is the seed of the head checksum of a record at offset. The multiplier, an odd number, gives
-// every offset another seed (Knuth, TAOCP vol. 3, section 6.4, on Fibonacci hashing).
-func (seg *segment) seedAt(offset int) uint32 {
-	return seg.seed ^ uint32(offset/recordAlign)*0x9e3779b1
-}
+// seedAt returns the seed of the prefix checksum of a record at offset.
+func (seg *segment) seedAt(offset int) uint32 { return record.SeedAt(seg.seed, offset) }
 
 // room is the number of bytes left for n records; a file keeps some for their digests, and for one more:
 // recovery looks there whether a record was begun behind the last one, and must find no bytes of that.
@@ -117,7 +115,7 @@ func (seg *segment) room(n int) int {
 	}
 	end := len(seg.mem)
 	if seg.file != nil {
-		end = digestAt(end, int(seg.records.Load())+n)
+		end = layout.DigestAt(end, int(seg.records.Load())+n)
 	}
 	return end - int(seg.tail.Load())
 }
@@ -130,7 +128,7 @@ func (seg *segment) grew(n, size int) {
 
 // holdsTombstone accounts for a tombstone of size bytes at offset.
 func (seg *segment) holdsTombstone(offset, size int) {
-	seg.tombstones = append(seg.tombstones, uint32(offset/recordAlign))
+	seg.tombstones = append(seg.tombstones, uint32(offset/record.Align))
 	seg.buried += int64(size)
 }
 
@@ -140,7 +138,7 @@ func (seg *segment) contains(seq uint64) {
 	seg.maxSeq = max(seg.maxSeq, seq)
 }
 
-func (seg *segment) recordBytes() int64 { return seg.tail.Load() - segmentHeaderSize }
+func (seg *segment) recordBytes() int64 { return seg.tail.Load() - layout.HeaderSize }
 
 func (seg *segment) deadBytes() int64 { return seg.recordBytes() - seg.live.Load() }
 
@@ -150,7 +148,7 @@ func (seg *segment) is(st segmentState) bool {
 
 // written is how many bytes of it were written by Put and Delete.
 func (seg *segment) written() int64 {
-	if seg.kind != kindLane {
+	if seg.kind != layout.KindLane {
 		return 0 // copies
 	}
 	return seg.recordBytes()
@@ -202,7 +200,7 @@ func (seg *segment) stats() SegmentStats {
 // name is what errors call the segment.
 func (seg *segment) name() string {
 	if seg.file != nil {
-		return segmentFileName(seg.id)
+		return layout.SegmentFileName(seg.id)
 	}
 	return fmt.Sprintf("segment %d", seg.id)
 }
@@ -216,7 +214,7 @@ func (seg *segment) seal(early bool) {
 
 // pin keeps seg mapped. REQUIRES: contentMu held, seg found in the table.
 func (seg *segment) pin() {
-	assertHeld[contentRank]()
+	lockrank.AssertHeld[contentRank]()
 	seg.refs.Add(1)
 }
 
@@ -289,7 +287,7 @@ func (s *Store) warn(what string, err error) {
 // segmentTable turns the segment part of a location into a segment. Entries come one by one, with
 // contentMu read-held; they go under its write lock. A reader needs no more than contentMu.
 type segmentTable struct {
-	mu      rankedMutex[tableRank] // guards what follows, not the loads of entries
+	mu      lockrank.Mutex[tableRank] // guards what follows, not the loads of entries
 	entries atomic.Pointer[[]atomic.Pointer[segment]]
 	used    int   // entries[used:] were never used
 	free    []int // entries that were, and are empty
@@ -331,13 +329,13 @@ func (t *segmentTable) count() int {
 
 // newID draws an id. One for a lane is pending until publish or abandon: a manifest written meanwhile
 // must not take the file for a leftover.
-func (t *segmentTable) newID(kind segmentKind) uint64 {
+func (t *segmentTable) newID(kind layout.SegmentKind) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for t.lastID++; t.taken[t.lastID]; {
 		t.lastID++
 	}
-	if kind == kindLane {
+	if kind == layout.KindLane {
 		t.pending[t.lastID] = true
 	}
 	return t.lastID
@@ -413,15 +411,15 @@ func (t *segmentTable) reuse(segs []*segment) {
 // offsetBitsFor is the number of location bits for offsets in segments of this size; the others
 // number segments. A large segment may be longer: its one record starts right behind the header.
 func offsetBitsFor(segmentSize int) uint {
-	return uint(bits.Len(uint(segmentSize/recordAlign - 1)))
+	return uint(bits.Len(uint(segmentSize/record.Align - 1)))
 }
 
 func (s *Store) locate(seg *segment, offset int) location {
-	return location(seg.index)<<s.offsetBits | location(offset/recordAlign)
+	return location(seg.index)<<s.offsetBits | location(offset/record.Align)
 }
 
 func (s *Store) resolve(loc location) (seg *segment, offset int) {
-	return s.segments.at(int(loc >> s.offsetBits)), int(loc&(1<<s.offsetBits-1)) * recordAlign
+	return s.segments.at(int(loc >> s.offsetBits)), int(loc&(1<<s.offsetBits-1)) * record.Align
 }
 
 // maxSegments is how many segments locations can tell apart.
@@ -429,7 +427,7 @@ func (s *Store) maxSegments() int { return 1 << min(locationBits-s.offsetBits, 3
 
 // segmentSpec says what segment is wanted.
 type segmentSpec struct {
-	kind  segmentKind
+	kind  layout.SegmentKind
 	size  int  // bytes
 	large bool // for one record
 	least int  // on a full disk: the size of what is kept back that would do, bytes; 0 for none
@@ -452,7 +450,7 @@ func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
 	if s.disk != nil {
 		return s.createFile(id, spec)
 	}
-	forLane := spec.size == s.opts.SegmentSize && spec.kind == kindLane
+	forLane := spec.size == s.opts.SegmentSize && spec.kind == layout.KindLane
 	var mem []byte
 	if forLane {
 		mem = s.reserve.take()
@@ -478,5 +476,5 @@ func (s *Store) discardSegment(seg *segment) error {
 	}
 	err := s.detach(seg)
 	_ = s.reach(pointUnlink)
-	return errors.Join(err, s.disk.fs.remove(seg.name()))
+	return errors.Join(err, s.disk.fs.Remove(seg.name()))
 }

@@ -7,6 +7,9 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // settle makes what was found durable, and the directory as a running store has it.
@@ -20,7 +23,7 @@ func (r *recovery) settle() error {
 	// The hint is of the past from the next write on: its removal must be durable before that, or it
 	// could come back and be believed; a repair needs it to the end. Spares are made anew: the old
 	// ones may be of another size, or unfinished, and on a full disk the manifest needs some of it.
-	names := []string{manifestTempName}
+	names := []string{layout.ManifestTempName}
 	if !s.opts.Repair {
 		names = append(names, hintName)
 	}
@@ -28,13 +31,13 @@ func (r *recovery) settle() error {
 		names = append(names, spareFileName(i))
 	}
 	for _, name := range names {
-		if err := d.fs.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	d.manifestMu.Lock()
 	defer d.manifestMu.Unlock()
-	if err := d.fs.syncDir(); err != nil {
+	if err := d.fs.Sync(); err != nil {
 		return err
 	}
 	if _, err := s.writeManifest(s.snapshotManifest(nil, nil)); err != nil {
@@ -42,7 +45,7 @@ func (r *recovery) settle() error {
 	}
 	_ = s.reach(pointRecoverListed)
 	for _, name := range r.leftover {
-		if err := d.fs.remove(name); err != nil {
+		if err := d.fs.Remove(name); err != nil {
 			return err
 		}
 	}
@@ -79,7 +82,7 @@ func (r *recovery) offerUnfilled() {
 	var segs []*segment
 	for _, f := range r.found {
 		seg := f.seg
-		if seg.kind == kindLane && !seg.large && seg.early.Load() && len(seg.mem) == r.s.opts.SegmentSize && !f.damaged {
+		if seg.kind == layout.KindLane && !seg.large && seg.early.Load() && len(seg.mem) == r.s.opts.SegmentSize && !f.damaged {
 			segs = append(segs, seg)
 		}
 	}
@@ -108,7 +111,7 @@ func (r *recovery) settleSegment(f *recovered) error {
 	e := seg.extent()
 	seg.sealedInFile.Store(true)
 	seg.synced.Store(e.tail)
-	settled := f.state.sealed && int64(f.state.synced) == e.tail
+	settled := f.state.Sealed && int64(f.state.Synced) == e.tail
 	switch {
 	case f.damaged && r.s.opts.Repair:
 		return nil // it is replaced; without Repair no more than digests are damaged
@@ -116,21 +119,21 @@ func (r *recovery) settleSegment(f *recovered) error {
 		return nil
 	case settled && (r.powered || !seg.clearRemains()):
 		// After a kill it may be in the page cache only.
-		seg.file.rewrite(0, segmentHeaderSize)
-		return seg.file.sync(0, segmentHeaderSize)
+		seg.file.Rewrite(0, layout.HeaderSize)
+		return seg.syncFile(0, layout.HeaderSize)
 	}
 	for _, d := range f.redigest {
 		seg.putDigest(d.n, d.id)
 	}
 	seg.clearRemains()
-	seg.file.rewrite(0, segmentHeaderSize)
-	seg.file.rewrite(min(int(f.state.synced), int(e.tail)), int(e.tail))
-	seg.file.rewrite(digestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
-	if err := seg.file.sync(0, len(seg.mem)); err != nil {
+	seg.file.Rewrite(0, layout.HeaderSize)
+	seg.file.Rewrite(min(int(f.state.Synced), int(e.tail)), int(e.tail))
+	seg.file.Rewrite(layout.DigestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
+	if err := seg.syncFile(0, len(seg.mem)); err != nil {
 		return err
 	}
 	seg.writeState(e, true)
-	return seg.file.sync(0, segmentHeaderSize)
+	return seg.syncFile(0, layout.HeaderSize)
 }
 
 // clearRemains makes zero what lies behind the records of seg, and reports whether anything did. Records
@@ -138,8 +141,8 @@ func (r *recovery) settleSegment(f *recovered) error {
 // ends were damaged, and behind a new record of the right length. After a power loss they may lie behind
 // a sealed segment too: a lane had gone on in it, and its old header is back.
 func (seg *segment) clearRemains() (found bool) {
-	for rest := seg.rest(); len(rest) > 0; rest = rest[min(pageSize, len(rest)):] {
-		if part := rest[:min(pageSize, len(rest))]; !isZero(part) {
+	for rest := seg.rest(); len(rest) > 0; rest = rest[min(vm.PageSize, len(rest)):] {
+		if part := rest[:min(vm.PageSize, len(rest))]; !layout.IsZero(part) {
 			clear(part)
 			found = true
 		}
@@ -149,7 +152,7 @@ func (seg *segment) clearRemains() (found bool) {
 
 // rest is what lies between the records of seg and their digests.
 func (seg *segment) rest() []byte {
-	return seg.mem[seg.tail.Load() : len(seg.mem)-digestSize*int(seg.records.Load())]
+	return seg.mem[seg.tail.Load() : len(seg.mem)-layout.DigestSize*int(seg.records.Load())]
 }
 
 // report says in the log what recovery met.

@@ -11,7 +11,16 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/dir/shadow"
+	"github.com/warmtier/warmtier/internal/layout"
 )
+
+// forwarders are functions of the store that pass calls of the file system on: what calls them is the place
+// that counts.
+var forwarders = []string{"spaceErrors.Create", "spaceErrors.WriteFile", "(*segment).syncFile"}
+
+func newShadow() *shadow.FS { return shadow.New(forwarders...) }
 
 // shadowOptions are options without anything in the background.
 func shadowOptions() *Options {
@@ -24,8 +33,8 @@ func shadowOptions() *Options {
 }
 
 // openShadow is open for a store in d. s is there when Open fails, too, for what it may have left.
-func openShadow(d *shadowFS, opts *Options, h hooks) (s *Store, err error) {
-	h.boot = func() [16]byte { return d.boot }
+func openShadow(d *shadow.FS, opts *Options, h hooks) (s *Store, err error) {
+	h.boot = func() [16]byte { return d.Boot }
 	h.settlers = 1 // the same calls in the same order each time
 	if s, err = newStore(opts, h); err != nil {
 		return nil, err
@@ -38,7 +47,7 @@ func openShadow(d *shadowFS, opts *Options, h hooks) (s *Store, err error) {
 }
 
 // shadowStore is a store in d, which must open.
-func shadowStore(t testing.TB, d *shadowFS, opts *Options) *Store {
+func shadowStore(t testing.TB, d *shadow.FS, opts *Options) *Store {
 	t.Helper()
 	s, err := openShadow(d, opts, hooks{hash: fixedHash})
 	require.NoError(t, err)
@@ -46,46 +55,46 @@ func shadowStore(t testing.TB, d *shadowFS, opts *Options) *Store {
 }
 
 // closeShadow closes s, with every invariant checked and nothing left.
-func closeShadow(t testing.TB, s *Store, d *shadowFS) {
+func closeShadow(t testing.TB, s *Store, d *shadow.FS) {
 	t.Helper()
 	requireIntact(t, s)
 	require.NoError(t, s.Close())
-	require.NoError(t, d.released(s))
+	require.NoError(t, released(d, s))
 }
 
 // nothingKept is a power loss that takes all that it may, allKept one that takes nothing.
 var (
-	nothingKept = loss{sector: func() bool { return false }, operation: func(int, int) bool { return false }}
-	allKept     = loss{sector: func() bool { return true }, operation: func(int, int) bool { return true }}
+	nothingKept = shadow.Loss{Sector: func() bool { return false }, Operation: func(int, int) bool { return false }}
+	allKept     = shadow.Loss{Sector: func() bool { return true }, Operation: func(int, int) bool { return true }}
 )
 
 // released returns an error when s, closed or never open, holds on to something.
-func (d *shadowFS) released(s *Store) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if n, m := s.mapper.bytes.Load(), s.mapper.mappings.Load(); n != 0 || m != 0 || d.mappings != 0 {
-		return fmt.Errorf("%d bytes in %d mappings left, %d files mapped", n, m, d.mappings)
+func released(d *shadow.FS, s *Store) error {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	if n, m := s.mapper.bytes.Load(), s.mapper.mappings.Load(); n != 0 || m != 0 || d.Mappings != 0 {
+		return fmt.Errorf("%d bytes in %d mappings left, %d files mapped", n, m, d.Mappings)
 	}
 	return nil
 }
 
 // strays returns the names of files that an open store has no use for.
-func (d *shadowFS) strays() (names []string, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	f := d.files[manifestName]
+func strays(d *shadow.FS) (names []string, err error) {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	f := d.Files[layout.ManifestName]
 	if f == nil {
 		return nil, errors.New("no manifest")
 	}
-	m, _, err := decodeManifest(f.current)
+	m, _, err := layout.DecodeManifest(f.Current)
 	if err != nil {
 		return nil, err
 	}
-	for name := range d.files {
-		id, isSegment := parseSegmentFileName(name)
+	for name := range d.Files {
+		id, isSegment := layout.ParseSegmentFileName(name)
 		switch {
-		case name == manifestName, strings.HasPrefix(name, spareName):
-		case isSegment && (slices.Contains(m.listed, id) || slices.Contains(m.pending, id)):
+		case name == layout.ManifestName, strings.HasPrefix(name, layout.SpareName):
+		case isSegment && (slices.Contains(m.Listed, id) || slices.Contains(m.Pending, id)):
 		default:
 			names = append(names, name)
 		}
@@ -94,9 +103,9 @@ func (d *shadowFS) strays() (names []string, err error) {
 }
 
 // segmentNames lists the segment files of d.
-func (d *shadowFS) segmentNames() (names []string) {
-	for _, name := range slices.Sorted(maps.Keys(d.files)) {
-		if _, ok := parseSegmentFileName(name); ok {
+func segmentNames(d *shadow.FS) (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(d.Files)) {
+		if _, ok := layout.ParseSegmentFileName(name); ok {
 			names = append(names, name)
 		}
 	}

@@ -19,6 +19,8 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
@@ -359,13 +361,13 @@ func sharedLedger(t *testing.T, path string) *ledger {
 	const words = 3 * soakMemories
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	require.NoError(t, err)
-	size := roundUp(8*words, pageSize)
+	size := vm.RoundUp(8*words, vm.PageSize)
 	require.NoError(t, f.Truncate(int64(size)))
-	file, err := mapFile(f, size, true)
+	file, err := vm.MapFile(f, size, true)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, file.close()) })
+	t.Cleanup(func() { require.NoError(t, file.Close()) })
 	// Words of a mapped file, as atomics: pages are aligned, and both processes have the same layout.
-	all := unsafe.Slice((*atomic.Int64)(unsafe.Pointer(unsafe.SliceData(file.bytes()))), words)
+	all := unsafe.Slice((*atomic.Int64)(unsafe.Pointer(unsafe.SliceData(file.Bytes()))), words)
 	return &ledger{
 		started: all[:soakMemories], acknowledged: all[soakMemories : 2*soakMemories],
 		seen: all[2*soakMemories:], sizeOf: soakSize,

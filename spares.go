@@ -4,6 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+
+	"github.com/warmtier/warmtier/internal/dir"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
@@ -22,7 +26,7 @@ func (s *Store) spareSize(i int) int {
 	case targetSpare:
 		return s.opts.SegmentSize
 	case manifestSpare:
-		return roundUp(manifestSize(2*s.segments.count()+2*manifestReserve), pageSize)
+		return vm.RoundUp(layout.ManifestSize(2*s.segments.count()+2*manifestReserve), vm.PageSize)
 	}
 	return max(minSegmentSize, s.opts.SegmentSize/largeShare)
 }
@@ -31,7 +35,7 @@ func (s *Store) spareSize(i int) int {
 // REQUIRES: d.spaceMu held.
 func (s *Store) keepsEnough(i int) bool {
 	kept := s.disk.kept[i]
-	return kept > 0 && (i != manifestSpare || kept >= manifestSize(s.segments.count()+manifestReserve))
+	return kept > 0 && (i != manifestSpare || kept >= layout.ManifestSize(s.segments.count()+manifestReserve))
 }
 
 // manifestReserve is how many segments a manifest may list beyond those in the table when its space is
@@ -45,17 +49,17 @@ const (
 	laneSpares    = 2
 )
 
-func spareFileName(i int) string { return fmt.Sprintf("%s.%d", spareName, i) }
+func spareFileName(i int) string { return fmt.Sprintf("%s.%d", layout.SpareName, i) }
 
 // reserveFile makes a file for a segment. On a full disk one may be made of space kept back, but not for
 // a Put: that gets none before everything is kept back.
-func (s *Store) reserveFile(name string, spec segmentSpec) (file mappedFile, spare bool, err error) {
+func (s *Store) reserveFile(name string, spec segmentSpec) (file dir.File, spare bool, err error) {
 	d := s.disk
 	if spec.least == 0 {
 		return s.reserveForPut(name, spec.size)
 	}
 	d.spaceMu.RLock()
-	file, err = d.fs.create(name, spec.size)
+	file, err = d.fs.Create(name, spec.size)
 	d.spaceMu.RUnlock()
 	if !errors.Is(err, ErrNoSpace) {
 		return file, false, err
@@ -69,7 +73,7 @@ func (s *Store) reserveFile(name string, spec segmentSpec) (file mappedFile, spa
 	return file, true, nil
 }
 
-func (s *Store) reserveForPut(name string, size int) (file mappedFile, spare bool, err error) {
+func (s *Store) reserveForPut(name string, size int) (file dir.File, spare bool, err error) {
 	d := s.disk
 	d.spaceMu.RLock()
 	complete := true
@@ -77,7 +81,7 @@ func (s *Store) reserveForPut(name string, size int) (file mappedFile, spare boo
 		complete = complete && s.keepsEnough(i)
 	}
 	if complete {
-		file, err = d.fs.create(name, size)
+		file, err = d.fs.Create(name, size)
 	}
 	d.spaceMu.RUnlock()
 	if complete {
@@ -88,16 +92,16 @@ func (s *Store) reserveForPut(name string, size int) (file mappedFile, spare boo
 	if err := s.refillLocked(); err != nil {
 		return nil, false, fmt.Errorf("space for deletions and compactions comes first: %w", err)
 	}
-	file, err = d.fs.create(name, size)
+	file, err = d.fs.Create(name, size)
 	return file, false, err
 }
 
 // takeSpareLocked makes space kept back the file name, nil when none of it will do; then err says why,
 // unless there just is none. REQUIRES: d.spaceMu held for writing.
-func (s *Store) takeSpareLocked(name string, spec segmentSpec) (_ mappedFile, err error) {
+func (s *Store) takeSpareLocked(name string, spec segmentSpec) (_ dir.File, err error) {
 	d := s.disk
 	from, to := targetSpare, targetSpare+1
-	if spec.kind == kindLane {
+	if spec.kind == layout.KindLane {
 		from, to = laneSpares, s.spares()
 	}
 	for i := from; i < to; i++ {
@@ -105,7 +109,7 @@ func (s *Store) takeSpareLocked(name string, spec segmentSpec) (_ mappedFile, er
 		if size < spec.least {
 			continue
 		}
-		failed := d.fs.rename(spareFileName(i), name)
+		failed := d.fs.Rename(spareFileName(i), name)
 		if failed == nil || errors.Is(failed, fs.ErrNotExist) {
 			d.kept[i] = 0
 		}
@@ -113,14 +117,14 @@ func (s *Store) takeSpareLocked(name string, spec segmentSpec) (_ mappedFile, er
 			err = errors.Join(err, failed)
 			continue
 		}
-		file, failed := d.fs.open(name, true)
-		if failed == nil && len(file.bytes()) == size {
+		file, failed := d.fs.Open(name, true)
+		if failed == nil && len(file.Bytes()) == size {
 			return file, nil
 		}
 		if failed == nil {
-			failed = file.close()
+			failed = file.Close()
 		}
-		err = errors.Join(err, failed, d.fs.remove(name))
+		err = errors.Join(err, failed, d.fs.Remove(name))
 	}
 	return nil, err
 }
@@ -161,7 +165,7 @@ func (s *Store) dropSpareLocked(i int) error {
 	if d.kept[i] == 0 {
 		return nil
 	}
-	if err := d.fs.remove(spareFileName(i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.fs.Remove(spareFileName(i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	d.kept[i] = 0
@@ -169,9 +173,9 @@ func (s *Store) dropSpareLocked(i int) error {
 }
 
 func (s *Store) makeSpareLocked(i, size int) error {
-	file, err := s.disk.fs.create(spareFileName(i), size)
+	file, err := s.disk.fs.Create(spareFileName(i), size)
 	if err == nil {
-		err = file.close()
+		err = file.Close()
 		s.disk.kept[i] = size
 	}
 	return err
@@ -191,7 +195,7 @@ func (s *Store) writeFromSpares(name string, data []byte) (err error) {
 			err = errors.Join(err, failed)
 			continue
 		}
-		if err = d.fs.writeFile(name, data); !errors.Is(err, ErrNoSpace) {
+		if err = d.fs.WriteFile(name, data); !errors.Is(err, ErrNoSpace) {
 			break
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/biaslock"
 )
 
 // Stats is a snapshot of a store. Sizes are bytes. Each figure is exact, where it does not say that it
@@ -304,11 +306,11 @@ func (m *meters) init() {
 }
 
 // sampleRead says when the read under hold began if it is to be measured, 0 for the others.
-func (m *meters) sampleRead(hold *readHold) time.Duration {
-	if hold.gets == 0 || (hold.nth+hold.slot.misses.Load())%sampleEvery != 0 {
+func (m *meters) sampleRead(hold *biaslock.Hold) time.Duration {
+	if hold.Gets == 0 || hold.Counted()%sampleEvery != 0 {
 		return 0
 	}
-	return (m.now() - hold.waited) | 1
+	return (m.now() - hold.Waited) | 1
 }
 
 // sampleWrite says when a write began that is to be measured, 0 for the others.
@@ -380,7 +382,7 @@ func (s *Store) Stats() Stats {
 		st.Deletes += sh.deletes.Load()
 		st.DeleteMisses += sh.deleteMisses.Load()
 	}
-	hits, misses := s.contentMu.counts()
+	hits, misses := s.contentMu.biased.Counts()
 	st.Gets, st.Misses = hits+misses, misses
 	st.IndexBytes = s.tables.bytes.Load()
 	st.MappedBytes = s.mapper.bytes.Load()

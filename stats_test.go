@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // withoutHistograms checks that the histograms of st are empty, and leaves them out.
@@ -31,7 +33,7 @@ func withoutHistograms(t *testing.T, st Stats) Stats {
 func TestStats_Operations(t *testing.T) {
 	s := openTest(t, quiet(), hooks{hash: func(string) uint64 { return 0 }}) // one shard
 	// Each counter of reads samples by itself, and the stack a call is made on chooses it: one for all.
-	s.contentMu.slots = s.contentMu.slots[:1]
+	s.contentMu.biased.Init(0)
 	const n = 10 * sampleEvery
 	for range n {
 		require.NoError(t, s.Put("a", []byte("0123456789")))
@@ -43,7 +45,7 @@ func TestStats_Operations(t *testing.T) {
 	st := s.Stats()
 	require.EqualValues(t, 10, st.GetDuration.Count)
 	require.EqualValues(t, 10*10*sampleEvery, st.ReadBytes, "every content has 10 bytes: the estimate is exact")
-	require.Equal(t, n*int64(recordSize(1, 10)), st.WrittenBytes)
+	require.Equal(t, n*int64(record.Size(1, 10)), st.WrittenBytes)
 	require.Positive(t, st.GetDuration.Sum)
 	for range n {
 		_, err := s.Get("b")
@@ -74,7 +76,7 @@ func TestStats_OperationErrors(t *testing.T) {
 	hold, err := s.lookup(&m, "a", 0)
 	require.NoError(t, err)
 	s.contentMu.RUnlock(hold)
-	content := recordContent(m.rec, m.h)
+	content := record.Content(m.rec, m.h)
 	content[0] ^= 1
 	_, err = s.Get("a")
 	require.ErrorIs(t, err, ErrCorrupt)
@@ -158,7 +160,7 @@ func TestSegments_States(t *testing.T) {
 	require.Zero(t, st.PinnedReaders)
 	require.Equal(t, CompactionProgress{}, st.CompactionProgress)
 	require.Equal(t, written, st.WrittenBytes, "copies are not written bytes, and what left still is")
-	require.EqualValues(t, 4000*recordSize(len(idOf(0)), 200), written)
+	require.EqualValues(t, 4000*record.Size(len(idOf(0)), 200), written)
 	require.NoError(t, s.Close())
 	require.Equal(t, written, s.Stats().WrittenBytes)
 	require.Empty(t, s.Segments())
@@ -200,7 +202,7 @@ func TestStats_Compactions(t *testing.T) {
 	require.Equal(t, st.LastCompaction, st.LastCompactionSuccess)
 	require.EqualValues(t, 3, st.CompactionDuration.Count)
 	require.Equal(t, r.Compaction.BytesCopied, st.BytesCopied)
-	require.EqualValues(t, 500*recordSize(len(idOf(0)), 200), st.BytesCopied)
+	require.EqualValues(t, 500*record.Size(len(idOf(0)), 200), st.BytesCopied)
 	require.EqualValues(t, r.Compaction.Rounds, st.SwapDuration.Count)
 	require.LessOrEqual(t, st.SwapDuration.Quantile(1), 2*st.MaxSwapPause)
 }
@@ -243,7 +245,7 @@ func TestStats_Directory(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, s.Stats().UnsyncedBytes)
 	fill(t, s, 0, 100, 200)
-	require.EqualValues(t, 100*recordSize(len(idOf(0)), 200), s.Stats().UnsyncedBytes)
+	require.EqualValues(t, 100*record.Size(len(idOf(0)), 200), s.Stats().UnsyncedBytes)
 	require.NoError(t, s.Sync())
 	st := s.Stats()
 	require.Zero(t, st.UnsyncedBytes)
@@ -280,7 +282,7 @@ func TestStats_Counters(t *testing.T) {
 	require.NoError(t, err)
 
 	st := s.Stats()
-	size := int64(recordSize(len(idOf(0)), 100))
+	size := int64(record.Size(len(idOf(0)), 100))
 	require.EqualValues(t, 7, st.Puts)
 	require.EqualValues(t, 9, st.Gets)
 	require.EqualValues(t, 3, st.Misses)

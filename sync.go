@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // extent is what a segment holds at one moment.
@@ -23,13 +26,13 @@ func (seg *segment) extent() extent {
 // sync of the header.
 func (seg *segment) writeState(e extent, sealed bool) {
 	seg.generation++
-	fileState{
-		generation: seg.generation,
-		records:    uint32(e.records),
-		synced:     uint64(e.tail),
-		maxSeq:     e.maxSeq,
-		sealed:     sealed,
-	}.encode(seg.mem)
+	layout.State{
+		Generation: seg.generation,
+		Records:    uint32(e.records),
+		Synced:     uint64(e.tail),
+		MaxSeq:     e.maxSeq,
+		Sealed:     sealed,
+	}.Encode(seg.mem)
 }
 
 // makeDurable ends a Put or Delete with SyncWrites.
@@ -136,10 +139,20 @@ func (s *Store) flushSegment(d dirtySegment) (err error) {
 // syncRecords makes header, records and digests durable, and leaves alone what a lane may be writing
 // to meanwhile.
 func (seg *segment) syncRecords(e extent) error {
-	if err := seg.file.sync(0, int(e.tail)); err != nil || e.records == 0 {
+	if err := seg.syncFile(0, int(e.tail)); err != nil || e.records == 0 {
 		return err
 	}
-	return seg.file.sync(digestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
+	return seg.syncFile(layout.DigestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
+}
+
+// syncFile makes the bytes from from to to of the segment's file durable.
+func (seg *segment) syncFile(from, to int) error {
+	err := seg.file.Sync(from, to)
+	var short *vm.CutShortError
+	if errors.As(err, &short) {
+		return &CorruptError{File: seg.name(), Offset: short.Size, Reason: short.Error()}
+	}
+	return err
 }
 
 // dirtySegment is a pinned segment with something to be flushed.
@@ -220,7 +233,7 @@ func (s *Store) flushStates() error {
 		if !seg.stateUnsynced.Load() {
 			continue
 		}
-		if err := seg.file.sync(0, segmentHeaderSize); err != nil {
+		if err := seg.syncFile(0, layout.HeaderSize); err != nil {
 			return s.disk.fail(fmt.Errorf("%s: %w", seg.name(), err))
 		}
 	}
@@ -229,10 +242,10 @@ func (s *Store) flushStates() error {
 
 // putDigest remembers the id of record n.
 func (seg *segment) putDigest(n int, id []byte) {
-	at := digestAt(len(seg.mem), n)
-	binary.LittleEndian.PutUint32(seg.mem[at:at+digestSize], digest(id))
+	at := layout.DigestAt(len(seg.mem), n)
+	binary.LittleEndian.PutUint32(seg.mem[at:at+layout.DigestSize], layout.Digest(id))
 }
 
 func (seg *segment) digestOf(n int) uint32 {
-	return binary.LittleEndian.Uint32(seg.mem[digestAt(len(seg.mem), n):])
+	return binary.LittleEndian.Uint32(seg.mem[layout.DigestAt(len(seg.mem), n):])
 }

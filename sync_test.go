@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 // unsynced is how many bytes a power loss could take.
@@ -228,8 +230,8 @@ func TestDirectory_SyncBetweenCommitAndSwap(t *testing.T) {
 	mustCompact(t, s)
 	meanwhile.Wait()
 	m := readManifestOf(t, dir)
-	for _, id := range m.listed {
-		require.FileExists(t, filepath.Join(dir, segmentFileName(id)), "listed, and removed")
+	for _, id := range m.Listed {
+		require.FileExists(t, filepath.Join(dir, layout.SegmentFileName(id)), "listed, and removed")
 	}
 	copied := fastDir(t)
 	copyDir(t, dir, copied)

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
@@ -54,12 +56,12 @@ func (m *tableMemory) acquire(slots int) (table, error) {
 	if m.live >= largeBlocksFrom {
 		blockSize = largeBlock
 	}
-	if !tablesShareBlocks || size > blockSize/2 {
-		mem, err := m.mapper.acquire(roundUp(size, pageSize))
+	if vm.OnHeap || size > blockSize/2 {
+		mem, err := m.mapper.acquire(vm.RoundUp(size, vm.PageSize))
 		if err != nil {
 			return nil, err
 		}
-		touch(mem)
+		vm.Touch(mem)
 		m.bytes.Add(int64(len(mem)))
 		return tableOf(mem)[:slots], nil
 	}
@@ -69,7 +71,7 @@ func (m *tableMemory) acquire(slots int) (table, error) {
 		if err != nil {
 			return nil, err
 		}
-		touch(mem)
+		vm.Touch(mem)
 		m.bytes.Add(int64(len(mem)))
 		b = &tableBlock{mem: mem, kept: len(mem)}
 		m.blocks = append(m.blocks, b)
@@ -107,13 +109,13 @@ func (m *tableMemory) release(t table) error {
 		return m.mapper.release(b.mem)
 	}
 	offset := int(t.address() - address(b.mem))
-	from, to := roundUp(offset, pageSize), offset+size
-	if to -= to % pageSize; from >= to {
+	from, to := vm.RoundUp(offset, vm.PageSize), offset+size
+	if to -= to % vm.PageSize; from >= to {
 		return nil
 	}
 	b.kept -= to - from
 	m.bytes.Add(-int64(to - from))
-	return discard(b.mem[from:to])
+	return vm.Discard(b.mem[from:to])
 }
 
 // address is compared, and never becomes a pointer again.

@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // Goal: tables are empty, apart from each other, and given back: a block with its last table, the pages of
@@ -39,7 +41,7 @@ func TestTableMemory(t *testing.T) {
 			require.Equal(t, slot(i+1), tb.get(pos), "another table was written to")
 		}
 	}
-	if tablesShareBlocks {
+	if !vm.OnHeap {
 		require.Less(t, m.bytes.Load(), int64(bytes+bytes/4), "blocks are full")
 		require.True(t, slices.ContainsFunc(tables.blocks, func(b *tableBlock) bool { return len(b.mem) == largeBlock }))
 	}
@@ -61,7 +63,7 @@ func (s *Store) mappedForLimbo() (n int64) {
 	s.limbo.mu.Lock()
 	defer s.limbo.mu.Unlock()
 	for _, t := range s.limbo.tables {
-		n += int64(roundUp(len(t)*slotSize, pageSize))
+		n += int64(vm.RoundUp(len(t)*slotSize, vm.PageSize))
 	}
 	return n
 }
@@ -74,7 +76,7 @@ func (s *Store) mappedForTables() (n int64) {
 	for i := range s.shards {
 		t := s.shards[i].current()
 		if !slices.ContainsFunc(s.tables.blocks, func(b *tableBlock) bool { return b.holds(t) }) {
-			n += int64(roundUp(len(t)*slotSize, pageSize))
+			n += int64(vm.RoundUp(len(t)*slotSize, vm.PageSize))
 		}
 	}
 	return n

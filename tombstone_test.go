@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/sip"
 )
 
 // A tombstone has room for the longest id too, in the smallest segments.
@@ -260,7 +262,7 @@ func TestDirectory_TombstonesVanish(t *testing.T) {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {
 			t.Parallel()
 			tombstonesVanish(t, func(id string) uint64 {
-				return sipHash(sipKey{k0: uint64(seed), k1: 1}, id)
+				return sip.Hash(sip.Key{K0: uint64(seed), K1: 1}, id)
 			})
 		})
 	}

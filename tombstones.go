@@ -2,6 +2,8 @@ package warmtier
 
 import (
 	"math"
+
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // carryTombstones copies, at the end of a build, the tombstones of the victims about to leave that
@@ -27,7 +29,7 @@ func (r *round) carryTombstones() (err error) {
 			continue
 		}
 		for _, unit := range v.seg.tombstones {
-			if err := r.carryTombstone(v, int(unit)*recordAlign, oldest); err != nil {
+			if err := r.carryTombstone(v, int(unit)*record.Align, oldest); err != nil {
 				return err
 			}
 		}
@@ -61,22 +63,22 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 
 func (r *round) carryTombstone(v *victim, offset int, oldest uint64) error {
 	rec := v.seg.mem[offset:int(v.seg.tail.Load())]
-	h, ok := decodeHeader(rec)
-	if !ok || !intactRecord(rec, h, v.seg.seedAt(offset)) {
+	h, ok := record.Decode(rec)
+	if !ok || !record.Intact(rec, h, v.seg.seedAt(offset)) {
 		return v.damaged(offset, "damaged tombstone")
 	}
-	if h.seq < oldest {
+	if h.Seq < oldest {
 		return nil
 	}
-	ch := chunk{v: v, headers: []header{h}, size: h.size()}
+	ch := chunk{v: v, headers: []record.Header{h}, size: h.Size()}
 	if _, err := r.reserve(&ch); err != nil { // true without an error: maxTargets has no bound now
 		return err
 	}
 	target := ch.target
-	moved := target.mem[ch.offset : ch.offset+h.size()]
+	moved := target.mem[ch.offset : ch.offset+h.Size()]
 	copy(moved, rec)
-	reseed(moved, h, target.seedAt(ch.offset))
-	target.putDigest(ch.record, recordID(rec, h))
-	target.holdsTombstone(ch.offset, h.size())
+	record.Reseed(moved, h, target.seedAt(ch.offset))
+	target.putDigest(ch.record, record.ID(rec, h))
+	target.holdsTombstone(ch.offset, h.Size())
 	return nil
 }

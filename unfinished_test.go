@@ -13,6 +13,11 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/dir/shadow"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // A file that no manifest lists yet is not taken for one that was never filled when its header is gone, cut
@@ -29,18 +34,18 @@ func TestDirectory_UnlistedFileWithoutHeader(t *testing.T) {
 	require.NoError(t, s.Close())
 	names := segmentFiles(t, killed)
 	require.Len(t, names, 1)
-	require.Empty(t, readManifestOf(t, killed).listed)
+	require.Empty(t, readManifestOf(t, killed).Listed)
 	path := filepath.Join(killed, names[0])
 	whole, err := os.ReadFile(path)
 	require.NoError(t, err)
-	for _, zeros := range []int{8, 64, segmentHeaderSize, 512, 4096} {
-		require.NoError(t, os.WriteFile(path, slices.Concat(make([]byte, zeros), whole[zeros:]), fileMode))
+	for _, zeros := range []int{8, 64, layout.HeaderSize, 512, 4096} {
+		require.NoError(t, os.WriteFile(path, slices.Concat(make([]byte, zeros), whole[zeros:]), 0o600))
 		_, err := Open(killed, quietly())
 		require.ErrorIs(t, err, ErrCorrupt, "%d zeros", zeros)
 		require.FileExists(t, path)
 	}
-	require.NoError(t, os.WriteFile(path, whole, fileMode))
-	for size := segmentHeaderSize + 20; size >= 0; size-- {
+	require.NoError(t, os.WriteFile(path, whole, 0o600))
+	for size := layout.HeaderSize + 20; size >= 0; size-- {
 		require.NoError(t, os.Truncate(path, int64(size)))
 		_, err := Open(killed, quietly())
 		require.ErrorIs(t, err, ErrCorrupt, "cut to %d bytes", size)
@@ -57,10 +62,10 @@ func TestDirectory_UnlistedFileWithoutHeader(t *testing.T) {
 func TestDirectory_UnfinishedFileIsRemoved(t *testing.T) {
 	d := newShadow()
 	var s *Store
-	var killed []*shadowFS
+	var killed []*shadow.FS
 	s, err := openShadow(d, shadowOptions(), hooks{at: func(p point) error {
 		if p == pointSegmentCreated {
-			killed = append(killed, d.kill())
+			killed = append(killed, d.Kill())
 		}
 		return nil
 	}})
@@ -74,12 +79,12 @@ func TestDirectory_UnfinishedFileIsRemoved(t *testing.T) {
 	require.NoError(t, s.Close())
 	require.GreaterOrEqual(t, len(killed), 3)
 	for _, d := range killed {
-		before, err := d.names()
+		before, err := d.Names()
 		require.NoError(t, err)
-		require.True(t, slices.ContainsFunc(before, func(name string) bool { return strings.HasSuffix(name, newSuffix) }))
+		require.True(t, slices.ContainsFunc(before, func(name string) bool { return strings.HasSuffix(name, layout.NewSuffix) }))
 		s, err := openShadow(d, shadowOptions(), hooks{})
 		require.NoError(t, err)
-		strays, err := d.strays()
+		strays, err := strays(d)
 		require.NoError(t, err)
 		require.Empty(t, strays)
 		require.NoError(t, s.Close())
@@ -89,39 +94,39 @@ func TestDirectory_UnfinishedFileIsRemoved(t *testing.T) {
 // A segment file that never got its name is no store, in a directory of its own neither: what is of no other
 // store is removed, what is stays as it is, and the first write finds a name that is free.
 func TestDirectory_UnfinishedFileInDirectory(t *testing.T) {
-	header := func(store storeID) []byte {
+	header := func(store layout.StoreID) []byte {
 		mem := make([]byte, minSegmentSize)
-		fileHeader{kind: kindLane, id: 1, capacity: minSegmentSize, store: store}.encode(mem)
+		layout.Header{Kind: layout.KindLane, ID: 1, Capacity: minSegmentSize, Store: store}.Encode(mem)
 		return mem
 	}
 	for _, c := range []struct {
 		what    string
-		content func(own storeID) []byte
+		content func(own layout.StoreID) []byte
 		stays   bool
 	}{
-		{what: "empty", content: func(storeID) []byte { return nil }},
-		{what: "zeros", content: func(storeID) []byte { return make([]byte, minSegmentSize) }},
-		{what: "part of a header", content: func(own storeID) []byte { return header(own)[:40] }},
+		{what: "empty", content: func(layout.StoreID) []byte { return nil }},
+		{what: "zeros", content: func(layout.StoreID) []byte { return make([]byte, minSegmentSize) }},
+		{what: "part of a header", content: func(own layout.StoreID) []byte { return header(own)[:40] }},
 		{what: "header", content: header},
-		{what: "header of another store", content: func(storeID) []byte { return header(storeID{1}) }, stays: true},
-		{what: "other bytes", content: func(storeID) []byte { return []byte("notes") }, stays: true},
+		{what: "header of another store", content: func(layout.StoreID) []byte { return header(layout.StoreID{1}) }, stays: true},
+		{what: "other bytes", content: func(layout.StoreID) []byte { return []byte("notes") }, stays: true},
 	} {
 		for _, beside := range []string{"nothing", "lock", "store"} {
 			for _, id := range []uint64{1, 2, math.MaxUint64} {
 				t.Run(fmt.Sprintf("%s/beside %s/%x", c.what, beside, id), func(t *testing.T) {
 					t.Parallel()
 					dir := fastDir(t)
-					var own storeID
+					var own layout.StoreID
 					switch beside {
 					case "lock":
-						require.NoError(t, os.WriteFile(filepath.Join(dir, lockName), []byte("1"), fileMode))
+						require.NoError(t, os.WriteFile(filepath.Join(dir, layout.LockName), []byte("1"), 0o600))
 					case "store":
 						require.NoError(t, openDir(t, dir, quietly()).Close())
-						own = readManifestOf(t, dir).store
+						own = readManifestOf(t, dir).Store
 					}
-					path := filepath.Join(dir, segmentFileName(id)+newSuffix)
+					path := filepath.Join(dir, layout.SegmentFileName(id)+layout.NewSuffix)
 					content := c.content(own)
-					require.NoError(t, os.WriteFile(path, content, fileMode))
+					require.NoError(t, os.WriteFile(path, content, 0o600))
 					stays := c.stays || beside != "store" && c.what == "header" // nobody knows of which store
 					for round := range 3 {
 						s := openDir(t, dir, quietly())
@@ -147,7 +152,7 @@ func TestDirectory_UnfinishedFileInDirectory(t *testing.T) {
 // Where space is reserved by writing zeros, a power loss may leave a part of a file. One of which nothing
 // was promised is no damage; any other one is.
 func TestRecover_FileOfPartOfItsLength(t *testing.T) {
-	for _, size := range []int{9, 100, segmentHeaderSize, 1000, pageSize, minSegmentSize - pageSize} {
+	for _, size := range []int{9, 100, layout.HeaderSize, 1000, vm.PageSize, minSegmentSize - vm.PageSize} {
 		for _, synced := range []bool{false, true} {
 			d := newShadow()
 			s := shadowStore(t, d, shadowOptions())
@@ -155,12 +160,12 @@ func TestRecover_FileOfPartOfItsLength(t *testing.T) {
 			if synced {
 				require.NoError(t, s.Sync())
 			}
-			after, killed := d.crash(allKept), d.kill()
+			after, killed := d.Crash(allKept), d.Kill()
 			require.NoError(t, s.Close())
-			for _, left := range []*shadowFS{after, killed} {
-				for _, name := range left.segmentNames() {
-					f := left.files[name]
-					f.current, f.durable = f.current[:size], f.durable[:min(size, len(f.durable))]
+			for _, left := range []*shadow.FS{after, killed} {
+				for _, name := range segmentNames(left) {
+					f := left.Files[name]
+					f.Current, f.Durable = f.Current[:size], f.Durable[:min(size, len(f.Durable))]
 				}
 			}
 			_, err := openShadow(killed, shadowOptions(), hooks{hash: fixedHash})
@@ -183,10 +188,10 @@ func TestRecover_KillInRecordThatFillsItsSegment(t *testing.T) {
 	const id = "filler"
 	for before := range 4 {
 		d := newShadow()
-		armed, killed := false, (*shadowFS)(nil)
+		armed, killed := false, (*shadow.FS)(nil)
 		s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash, at: func(p point) error {
 			if p == pointPutBody && armed {
-				killed = d.kill()
+				killed = d.Kill()
 			}
 			return nil
 		}})
@@ -199,10 +204,10 @@ func TestRecover_KillInRecordThatFillsItsSegment(t *testing.T) {
 			room = s.segments.all()[0].room(1)
 		}
 		armed = true
-		size := room - room%recordAlign - recordHeaderSize - len(id)
+		size := room - room%record.Align - record.HeaderSize - len(id)
 		require.NoError(t, s.Put(id, bytes.Repeat([]byte{0xff}, size)))
 		require.Len(t, s.segments.all(), 1)
-		require.Less(t, s.segments.all()[0].room(1), recordAlign)
+		require.Less(t, s.segments.all()[0].room(1), record.Align)
 		require.NoError(t, s.Close())
 
 		s = shadowStore(t, killed, shadowOptions())

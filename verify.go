@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // maxFindings is how many findings a report lists; the others are counted.
@@ -122,33 +125,33 @@ func (v *verifier) checkSegment(ctx context.Context, seg *segment) (err error) {
 	defer v.s.catchFault(armFaults(), &err)
 	v.report.Segments++
 	tail := int(seg.tail.Load())
-	for offset, n := segmentHeaderSize, 0; offset < tail; n++ {
+	for offset, n := layout.HeaderSize, 0; offset < tail; n++ {
 		if n%1024 == 0 {
 			if err := context.Cause(ctx); err != nil {
 				return err
 			}
 		}
 		rec := seg.mem[offset:tail]
-		h, ok := decodeHeader(rec)
+		h, ok := record.Decode(rec)
 		if !ok {
 			// Where the next record begins is unknown; those the index points to are checked with it.
 			v.found(Finding{File: seg.name(), Offset: int64(offset), Problem: "no valid header"})
 			return nil
 		}
-		id := string(recordID(rec, h))
-		if !intactRecord(rec, h, seg.seedAt(offset)) {
+		id := string(record.ID(rec, h))
+		if !record.Intact(rec, h, seg.seedAt(offset)) {
 			v.found(Finding{File: seg.name(), Offset: int64(offset), ID: id, Problem: "checksum mismatch"})
 		}
-		if seg.file != nil && !v.s.opts.ReadOnly && seg.digestOf(n) != digest(recordID(rec, h)) {
+		if seg.file != nil && !v.s.opts.ReadOnly && seg.digestOf(n) != layout.Digest(record.ID(rec, h)) {
 			v.found(Finding{File: seg.name(), Offset: int64(offset), ID: id, Problem: "digest mismatch"})
 		}
 		if v.s.pointsTo(id, v.s.locate(seg, offset)) {
 			v.reachable++
-			v.live[seg.id] += int64(h.size())
+			v.live[seg.id] += int64(h.Size())
 		}
 		v.report.Records++
-		v.report.BytesRead += int64(h.size())
-		offset += h.size()
+		v.report.BytesRead += int64(h.Size())
+		offset += h.Size()
 	}
 	return nil
 }
@@ -200,7 +203,7 @@ func (v *verifier) checkSlots(number int, from uint32, slots []slot) (_ []slot, 
 			v.found(Finding{File: "index", Offset: int64(w.location()), Problem: err.Error()})
 			continue
 		}
-		id := string(recordID(m.rec, m.h))
+		id := string(record.ID(m.rec, m.h))
 		place := Finding{File: m.seg.name(), Offset: int64(m.offset), ID: id}
 		if n, tag := splitHash(s.hash(id)); n != number || tag != w.tag() {
 			place.Problem = fmt.Sprintf("its slot is in shard %d with tag %#x, not %d with %#x", number, w.tag(), n, tag)

@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // Goal: Verify fails when anything it vouches for is wrong. Method: break one thing at a time, see it
@@ -19,7 +22,7 @@ func TestVerify_FindsWhatIsWrong(t *testing.T) {
 		wreck func(t *testing.T, s *Store) (mend func())
 	}{
 		{"live record, content", "checksum mismatch", func(t *testing.T, s *Store) func() {
-			return flipByte(recordOf(t, s, idOf(7)), recordHeaderSize+30)
+			return flipByte(recordOf(t, s, idOf(7)), record.HeaderSize+30)
 		}},
 		{"live record, checksum", "checksum mismatch", func(t *testing.T, s *Store) func() {
 			return flipByte(recordOf(t, s, idOf(7)), 0)
@@ -30,7 +33,7 @@ func TestVerify_FindsWhatIsWrong(t *testing.T) {
 		{"dead record, content", "checksum mismatch", func(t *testing.T, s *Store) func() {
 			rec := recordOf(t, s, idOf(8))
 			deleteWhere(t, s, 8, 9, all)
-			return flipByte(rec, recordHeaderSize+30)
+			return flipByte(rec, record.HeaderSize+30)
 		}},
 		{"dead record, header", "no valid header", func(t *testing.T, s *Store) func() {
 			rec := recordOf(t, s, idOf(8))
@@ -60,7 +63,7 @@ func TestVerify_FindsWhatIsWrong(t *testing.T) {
 		{"tail too near", "record beyond the tail", func(t *testing.T, s *Store) func() {
 			seg, _ := locationOf(t, s, idOf(7))
 			tail := seg.tail.Load()
-			seg.tail.Store(segmentHeaderSize)
+			seg.tail.Store(layout.HeaderSize)
 			return func() { seg.tail.Store(tail) }
 		}},
 		{"slot lost", "memories: 100 counted, 99 found", wreckSlot(func(slot) slot { return 0 })},
@@ -148,7 +151,7 @@ func TestVerify_CountsBeyondTheList(t *testing.T) {
 	change := func() {
 		for i := range n {
 			seg, offset := locationOf(t, s, idOf(i))
-			seg.mem[offset+recordHeaderSize+len(idOf(i))] ^= 0xff
+			seg.mem[offset+record.HeaderSize+len(idOf(i))] ^= 0xff
 		}
 	}
 	change()

@@ -7,6 +7,10 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+
+	"github.com/warmtier/warmtier/internal/cpu"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // victim is a segment on its way out.
@@ -43,8 +47,8 @@ func (v *victim) damaged(offset int, reason string) error {
 // prefetchHeads has the heads of the next n records of v fetched.
 func (v *victim) prefetchHeads(n int) {
 	for _, unit := range v.live[:min(n, len(v.live))] {
-		if at := int(unit) * recordAlign; at < len(v.seg.mem) {
-			prefetch(v.seg.mem[at : at+1])
+		if at := int(unit) * record.Align; at < len(v.seg.mem) {
+			cpu.Prefetch(v.seg.mem[at : at+1])
 		}
 	}
 }
@@ -65,9 +69,9 @@ func markDamaged(work []*victim, err error) {
 
 // fitting is how many victims at the front of c.work fit into one target together, at least one.
 func (c *compaction) fitting() int {
-	room := c.s.opts.SegmentSize - segmentHeaderSize
+	room := c.s.opts.SegmentSize - layout.HeaderSize
 	for n, v := range c.work {
-		room -= int(v.seg.live.Load()+v.seg.buried) + digestSize*(len(v.live)+len(v.seg.tombstones))
+		room -= int(v.seg.live.Load()+v.seg.buried) + layout.DigestSize*(len(v.live)+len(v.seg.tombstones))
 		if room < 0 && n > 0 {
 			return n
 		}

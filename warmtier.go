@@ -24,11 +24,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/biaslock"
+	"github.com/warmtier/warmtier/internal/cpu"
+	"github.com/warmtier/warmtier/internal/lockrank"
 )
 
-// rank orders the locks; see Store.
-type rank interface{ rank() int }
-
+// Ranks of the locks, in the order that Store states.
 type (
 	rollRank    struct{}
 	contentRank struct{}
@@ -37,15 +39,34 @@ type (
 	tableRank   struct{}
 )
 
-func (rollRank) rank() int { return 0 }
+func (rollRank) Rank() int    { return 0 }
+func (contentRank) Rank() int { return 1 }
+func (laneRank) Rank() int    { return 2 }
+func (shardRank) Rank() int   { return 3 }
+func (tableRank) Rank() int   { return 4 }
 
-func (contentRank) rank() int { return 1 }
+// contentLock is a biased lock with the rank of contentMu.
+type contentLock struct{ biased biaslock.Lock }
 
-func (laneRank) rank() int { return 2 }
+func (l *contentLock) RLock() biaslock.Hold {
+	lockrank.Acquiring[contentRank]()
+	return l.biased.RLock()
+}
 
-func (shardRank) rank() int { return 3 }
+func (l *contentLock) RUnlock(h biaslock.Hold) {
+	l.biased.RUnlock(h)
+	lockrank.Released[contentRank]()
+}
 
-func (tableRank) rank() int { return 4 }
+func (l *contentLock) Lock() {
+	lockrank.Acquiring[contentRank]()
+	l.biased.Lock()
+}
+
+func (l *contentLock) Unlock() {
+	l.biased.Unlock()
+	lockrank.Released[contentRank]()
+}
 
 // maxLanes bounds the memory that active segments take.
 const maxLanes = 8
@@ -81,13 +102,13 @@ type Store struct {
 
 	// shard.mu guards one part of the index. Slots are written under it, and read by all who cannot
 	// do without (see index.go); nothing is allocated, mapped or written to a segment.
-	_      [cacheLines]byte
+	_      [cpu.CacheLines]byte
 	shards [shardCount]shard
 	limbo  limbo
 	tables tableMemory
 	// tableBytes is the size of all tables in use, bytes.
 	tableBytes atomic.Int64
-	_          [cacheLines]byte
+	_          [cpu.CacheLines]byte
 
 	sequence       atomic.Uint64 // the last sequence number drawn
 	mapper         mapper
@@ -164,7 +185,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 		hashSeed:  maphash.MakeSeed(),
 		closeDone: make(chan struct{}),
 	}
-	s.contentMu.init(runtime.GOMAXPROCS(0))
+	s.contentMu.biased.Init(runtime.GOMAXPROCS(0))
 	s.tables.mapper = &s.mapper
 	s.offsetBits = offsetBitsFor(s.opts.SegmentSize)
 	s.segments.entries.Store(new([]atomic.Pointer[segment]))

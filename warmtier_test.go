@@ -211,7 +211,7 @@ func TestClose_AtEveryPointOfCompaction(t *testing.T) {
 	for _, workers := range []int{1, 4} {
 		for _, p := range compactionPoints {
 			t.Run(fmt.Sprintf("workers=%d/%s", workers, p), func(t *testing.T) {
-				s, _ := layout(t, bounded(workers))
+				s, _ := fragmentedStore(t, bounded(workers))
 				ctx := newDerivedContext()
 				closed := make(chan error, 2)
 				s.hooks.at = doAt(p, 1, func() {
@@ -240,7 +240,7 @@ func TestClose_AtEveryPointOfCompaction(t *testing.T) {
 func TestClose_InsideViewDuringCompaction(t *testing.T) {
 	for _, p := range compactionPoints {
 		t.Run(string(p), func(t *testing.T) {
-			s, _ := layout(t, bounded(2))
+			s, _ := fragmentedStore(t, bounded(2))
 			paused := pauseAt(p)
 			s.hooks.at = paused.hook
 			ctx := newDerivedContext()

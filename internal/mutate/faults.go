@@ -38,9 +38,9 @@ var faults = []fault{
 		test: "TestLimbo_Bounded",
 	},
 	{
-		name: "drain skips a slot", file: "contentlock.go",
+		name: "drain skips a slot", file: "internal/biaslock/biaslock.go",
 		old: "for i := range l.slots {\n\t\tfor n := 0; ", new: "for i := range l.slots[1:] {\n\t\tfor n := 0; ",
-		test: "TestContentLock_WriterWaitsForEverySlot",
+		test: "TestLock_WriterWaitsForEverySlot",
 	},
 	{
 		name: "dead bytes not counted", file: "put.go",
@@ -49,12 +49,12 @@ var faults = []fault{
 	},
 	{
 		name: "copy not verified", file: "build.go",
-		old: " || !intactRecord(rec, h, seg.seedAt(from))", new: "",
+		old: " || !record.Intact(rec, h, seg.seedAt(from))", new: "",
 		test: "TestCompact_UndoneOnCorruptRecord",
 	},
 	{
 		name: "content not verified", file: "get.go",
-		old: "!intactContent(out[len(dst):], m.h)", new: "false",
+		old: "!record.IntactContent(out[len(dst):], m.h)", new: "false",
 		test: "TestGet_EveryByteDamaged",
 	},
 	{
@@ -110,7 +110,7 @@ var faults = []fault{
 	},
 	{
 		name: "tombstone dropped too early", file: "tombstones.go",
-		old: "if h.seq < oldest {", new: "if true {",
+		old: "if h.Seq < oldest {", new: "if true {",
 		test: "TestDirectory_TombstoneOutlivesOlderRecord",
 	},
 	{
@@ -140,17 +140,17 @@ var faults = []fault{
 	},
 	{
 		name: "file named before its header", file: "disk.go",
-		old: "name := segmentFileName(id) + newSuffix", new: "name := segmentFileName(id)",
+		old: "name := layout.SegmentFileName(id) + layout.NewSuffix", new: "name := layout.SegmentFileName(id)",
 		test: "TestDirectory_UnfinishedFileIsRemoved",
 	},
 	{
 		name: "lost pages not written anew", file: "settle.go",
-		old: "seg.file.rewrite(min(int(f.state.synced), int(e.tail)), int(e.tail))", new: "_ = e",
+		old: "seg.file.Rewrite(min(int(f.state.Synced), int(e.tail)), int(e.tail))", new: "_ = e",
 		test: "TestRecover_FailedFlush",
 	},
 	{
 		name: "older record wins", file: "scan.go",
-		old: "oldHeader.seq > sc.seq ||", new: "oldHeader.seq < sc.seq ||",
+		old: "oldHeader.Seq > sc.seq ||", new: "oldHeader.seq < sc.seq ||",
 		test: "TestDirectory_RandomHistory",
 	},
 }

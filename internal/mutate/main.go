@@ -75,14 +75,14 @@ func run(chosen []fault) error {
 
 // passesWithout runs the tests without a fault: one that fails anyway would catch everything.
 func passesWithout(scratch string, chosen []fault) error {
-	tests := map[string][]string{} // by tags
+	tests := map[build][]string{}
 	for _, f := range chosen {
-		if !slices.Contains(tests[f.tags], f.test) {
-			tests[f.tags] = append(tests[f.tags], f.test)
+		if b := f.build(); !slices.Contains(tests[b], f.test) {
+			tests[b] = append(tests[b], f.test)
 		}
 	}
-	for tags, list := range tests {
-		binary, err := build(scratch, tags, "")
+	for b, list := range tests {
+		binary, err := b.compile(scratch, "")
 		if err != nil {
 			return err
 		}
@@ -90,7 +90,7 @@ func passesWithout(scratch string, chosen []fault) error {
 		for i, test := range list {
 			patterns[i] = pattern(test)
 		}
-		out, err := runTest(binary, strings.Join(patterns, "|"), time.Duration(len(list))*testLimit)
+		out, err := b.run(binary, strings.Join(patterns, "|"), time.Duration(len(list))*testLimit)
 		if err != nil {
 			return fmt.Errorf("without a fault: %w\n%s", err, out)
 		}
@@ -136,7 +136,7 @@ func (f fault) try(scratch string) (string, error) {
 	if n := strings.Count(string(text), f.old); n != 1 {
 		return "", fmt.Errorf("%q is %d times in %s, want once", f.old, n, f.file)
 	}
-	altered := filepath.Join(scratch, f.file)
+	altered := filepath.Join(scratch, filepath.Base(f.file))
 	if err := os.WriteFile(altered, []byte(strings.Replace(string(text), f.old, f.new, 1)), 0o600); err != nil {
 		return "", err
 	}
@@ -152,11 +152,11 @@ func (f fault) try(scratch string) (string, error) {
 	if err := os.WriteFile(overlay, b, 0o600); err != nil {
 		return "", err
 	}
-	binary, err := build(scratch, f.tags, overlay)
+	binary, err := f.build().compile(scratch, overlay)
 	if err != nil {
 		return "", err
 	}
-	out, err := runTest(binary, pattern(f.test), testLimit)
+	out, err := f.build().run(binary, pattern(f.test), testLimit)
 	switch {
 	case err == nil:
 		return missed, nil
@@ -179,25 +179,32 @@ func pattern(test string) string {
 	return "^" + strings.ReplaceAll(test, "/", "$/^") + "$"
 }
 
-// build compiles the tests of the package.
-func build(scratch, tags, overlay string) (binary string, err error) {
+// build is a package whose tests are compiled with some tags.
+type build struct{ directory, tags string }
+
+// build returns the package that the fault is in, which has the test that must notice it.
+func (f fault) build() build { return build{directory: filepath.Dir(f.file), tags: f.tags} }
+
+// compile makes a binary of the tests.
+func (b build) compile(scratch, overlay string) (binary string, err error) {
 	binary = filepath.Join(scratch, "tests")
-	args := []string{"test", "-c", "-ldflags=-s -w", "-o", binary, "-tags", tags}
+	args := []string{"test", "-c", "-ldflags=-s -w", "-o", binary, "-tags", b.tags}
 	if overlay != "" {
 		args = append(args, "-overlay", overlay)
 	}
-	if out, err := exec.Command("go", append(args, ".")...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", append(args, "./"+b.directory)...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("does not compile: %w\n%s", err, out)
 	}
 	return binary, nil
 }
 
-// runTest returns an error when a test fails, or does not end; it does not go on behind a failure.
-func runTest(binary, tests string, limit time.Duration) (string, error) {
+// run returns an error when a test fails, or does not end; it stops at the first failure.
+func (b build) run(binary, tests string, limit time.Duration) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit+10*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, "-test.v", "-test.short", "-test.failfast", "-test.run", tests,
 		"-test.timeout", limit.String())
+	cmd.Dir = b.directory
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

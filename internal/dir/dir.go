@@ -1,0 +1,73 @@
+// Package dir is the file system as a store sees it: one directory, named files in it that are mapped
+// as a whole, and the calls that make bytes and names durable. Package shadow below it is a directory
+// in memory that loses what was not synced. It knows nothing of stores or of what is in the files.
+//
+// Everything that makes bytes durable is a call of [FS] or [File], and errors are those of the system.
+package dir
+
+import "fmt"
+
+// FS is one directory.
+type FS interface {
+	// Names lists the files of the directory.
+	Names() ([]string, error)
+	// Create makes a file of size bytes whose space is reserved, and maps it. Without space it returns
+	// an error for which [IsNoSpace] holds, and leaves nothing behind.
+	Create(name string, size int) (File, error)
+	// Open maps an existing file; writable says whether the mapping may be written to.
+	Open(name string, writable bool) (File, error)
+	// ReadFile reads a file as a whole.
+	ReadFile(name string) ([]byte, error)
+	// WriteFile writes a new or emptied file, without a sync; SyncFile does that.
+	WriteFile(name string, data []byte) error
+	// SyncFile makes the bytes of a file durable.
+	SyncFile(name string) error
+	// Rename gives a file another name, in place of a file of that name.
+	Rename(from, to string) error
+	// Remove removes a name.
+	Remove(name string) error
+	// Sync makes creations, renames and removals durable.
+	Sync() error
+}
+
+// File is a file mapped as a whole.
+type File interface {
+	// Bytes returns the mapping, valid until Close.
+	Bytes() []byte
+	// Sync makes the bytes from from to to durable. After a Sync that failed, here or in a process
+	// before, a later one may leave out what the failed one should have written.
+	Sync(from, to int) error
+	// Rewrite writes the bytes from from to to over themselves: the next Sync leaves none out.
+	Rewrite(from, to int)
+	// Rename gives the file another name in its directory, in place of a file of that name.
+	Rename(to string) error
+	// Close unmaps. Bytes that were not synced stay in the operating system's cache.
+	Close() error
+}
+
+// Empty stands for a file that is too short, or too long, to be mapped.
+type Empty struct{}
+
+// Bytes returns nothing.
+func (Empty) Bytes() []byte { return nil }
+
+// Sync does nothing.
+func (Empty) Sync(int, int) error { return nil }
+
+// Rewrite does nothing.
+func (Empty) Rewrite(int, int) {}
+
+// Rename does nothing.
+func (Empty) Rename(string) error { return nil }
+
+// Close does nothing.
+func (Empty) Close() error { return nil }
+
+// LockedError is returned by [Lock] when somebody else holds the lock.
+type LockedError struct {
+	Path   string
+	Holder string // what the file says of its holder
+}
+
+// Error names the file and its holder.
+func (e *LockedError) Error() string { return fmt.Sprintf("%s, held by process %s", e.Path, e.Holder) }

@@ -1,0 +1,202 @@
+package dir
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/warmtier/warmtier/internal/vm"
+)
+
+// Modes of what is made here.
+const (
+	Mode     = 0o700
+	fileMode = 0o600
+)
+
+// OS is a directory of the operating system.
+type OS struct{ dir string }
+
+// At returns the directory at path.
+func At(path string) *OS { return &OS{dir: path} }
+
+func (d *OS) path(name string) string { return filepath.Join(d.dir, name) }
+
+// Names is the method of [FS].
+func (d *OS) Names() ([]string, error) {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, nil
+}
+
+// Create is the method of [FS].
+func (d *OS) Create(name string, size int) (_ File, err error) {
+	f, err := os.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL|openSafely, fileMode)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close(), os.Remove(d.path(name)))
+		}
+	}()
+	// Space first, mapping second: a store to a page without a block is a SIGBUS on a full disk.
+	if err := reserveSpace(f, int64(size)); err != nil {
+		return nil, fmt.Errorf("cannot reserve %d bytes for %s: %w", size, name, err)
+	}
+	return vm.MapFile(f, size, true)
+}
+
+// openRegular opens a regular file, and refuses everything else.
+func openRegular(path string, flag int) (*os.File, error) {
+	f, err := os.OpenFile(path, flag|openSafely, fileMode)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file: %s", path, info.Mode())
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// Open is the method of [FS]. It refuses what is no regular file.
+func (d *OS) Open(name string, writable bool) (File, error) {
+	flag := os.O_RDONLY
+	if writable {
+		flag = os.O_RDWR
+	}
+	f, err := openRegular(d.path(name), flag)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if size := info.Size(); size == 0 || int64(int(size)) != size {
+		// Nothing that could be mapped; the caller finds no header.
+		return Empty{}, f.Close()
+	}
+	m, err := vm.MapFile(f, int(info.Size()), writable)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return m, nil
+}
+
+// maxRead bounds what is read into memory as a whole.
+const maxRead = 1 << 30 // bytes
+
+// ReadFile is the method of [FS].
+func (d *OS) ReadFile(name string) ([]byte, error) {
+	f, err := openRegular(d.path(name), os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	return io.ReadAll(io.LimitReader(f, maxRead))
+}
+
+// WriteFile is the method of [FS].
+func (d *OS) WriteFile(name string, data []byte) error {
+	f, err := openRegular(d.path(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+// SyncFile is the method of [FS].
+func (d *OS) SyncFile(name string) error {
+	f, err := openRegular(d.path(name), os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Rename is the method of [FS].
+func (d *OS) Rename(from, to string) error { return os.Rename(d.path(from), d.path(to)) }
+
+// Remove is the method of [FS].
+func (d *OS) Remove(name string) error { return os.Remove(d.path(name)) }
+
+// Sync is the method of [FS].
+func (d *OS) Sync() error { return SyncPath(d.dir) }
+
+// Prepare makes dir, an absolute path, when it is missing, and refuses what is no directory. sync makes
+// the names in a directory durable. As long as dir lacks the file marker, which is written when the
+// directory is complete, a process that was killed may have made it and not synced its name.
+func Prepare(dir, marker string, readOnly bool, sync func(dir string) error) error {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) && !readOnly {
+		return makeDirectory(dir, sync)
+	}
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is no directory", dir)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, marker)); readOnly || !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return syncAbove(dir, sync)
+}
+
+// makeDirectory makes dir, an absolute path, and what is missing above it. Every new name must survive, or
+// everything below goes with it: it is synced before there is anything below it. The first directory that
+// is there already may be the last one that a process made before it was killed.
+func makeDirectory(dir string, sync func(dir string) error) error {
+	err := os.Mkdir(dir, Mode)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeDirectory(filepath.Dir(dir), sync); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, Mode)
+	} else if err == nil {
+		err = syncAbove(filepath.Dir(dir), sync)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) { // another process may be faster
+		return err
+	}
+	return sync(filepath.Dir(dir))
+}
+
+// syncAbove makes the name of dir, which was there already, durable. A directory above that cannot be
+// opened or synced is taken to be made by somebody else: the roots of file systems are like that.
+func syncAbove(dir string, sync func(dir string) error) error {
+	err := sync(filepath.Dir(dir))
+	for _, other := range []error{fs.ErrPermission, errors.ErrUnsupported, syscall.EINVAL, syscall.EROFS} {
+		if errors.Is(err, other) {
+			return nil
+		}
+	}
+	return err
+}
+
+// writeZeros is how a file gets its space where nothing else gives it.
+func writeZeros(f *os.File, size int64) error {
+	zeros := make([]byte, 1<<20)
+	for at := int64(0); at < size; at += int64(len(zeros)) {
+		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-at)], at); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package dir
+
+import "os"
+
+func reserveSpace(f *os.File, size int64) error { return writeZeros(f, size) }

@@ -1,0 +1,55 @@
+//go:build unix
+
+package shadow
+
+import (
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The shadow itself: what is synced survives, what is not may or may not, sector by sector and name
+// by name; a kill loses nothing.
+func TestShadow_Crash(t *testing.T) {
+	keep, drop := func() bool { return true }, func() bool { return false }
+	happened, waits := func(int, int) bool { return true }, func(int, int) bool { return false }
+	d := New()
+	f, err := d.Create("a", 4*SectorSize)
+	require.NoError(t, err)
+	f.Bytes()[0] = 1
+	require.Empty(t, d.Crash(Loss{Sector: keep, Operation: waits}).Files, "no name without a sync of the directory")
+	require.Empty(t, d.Crash(Loss{Sector: drop, Operation: happened}).Files["a"].Current,
+		"no size without a sync of the file")
+	require.NoError(t, d.Sync())
+	require.NoError(t, f.Sync(0, 10))
+	f.Bytes()[0] = 2
+	f.Bytes()[SectorSize] = 3
+
+	after := d.Crash(Loss{Sector: drop, Operation: waits}).Files["a"].Current
+	require.Len(t, after, 4*SectorSize)
+	require.Equal(t, []byte{1, 0}, []byte{after[0], after[SectorSize]})
+	turn := 0
+	second := func() bool { turn++; return turn == 2 }
+	after = d.Crash(Loss{Sector: second, Operation: waits}).Files["a"].Current
+	require.Equal(t, []byte{1, 3}, []byte{after[0], after[SectorSize]})
+
+	require.NoError(t, d.Rename("a", "b"))
+	require.Contains(t, d.Crash(Loss{Sector: drop, Operation: waits}).Files, "a")
+	require.NotContains(t, d.Crash(Loss{Sector: drop, Operation: waits}).Files, "b")
+	require.Contains(t, d.Crash(Loss{Sector: drop, Operation: happened}).Files, "b")
+	require.NotContains(t, d.Crash(Loss{Sector: drop, Operation: happened}).Files, "a")
+
+	killed := d.Kill()
+	require.Equal(t, byte(3), killed.Files["b"].Current[SectorSize])
+	require.Equal(t, byte(0), killed.Crash(Loss{Sector: drop, Operation: happened}).Files["b"].Current[SectorSize])
+
+	d.Fault = func(Kind, string) error { return syscall.EIO }
+	require.ErrorIs(t, f.Sync(0, 4*SectorSize), syscall.EIO)
+	d.Fault = nil
+	require.NoError(t, f.Sync(0, 4*SectorSize))
+	require.Equal(t, byte(0), d.Crash(Loss{Sector: keep, Operation: happened}).Files["b"].Current[SectorSize],
+		"lost by a failed sync")
+	require.NoError(t, f.Close())
+	require.Zero(t, d.Mappings)
+}

@@ -1,0 +1,77 @@
+//go:build warmtier_invariants
+
+package lockrank
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+type (
+	low  struct{}
+	high struct{}
+)
+
+func (low) Rank() int  { return 1 }
+func (high) Rank() int { return 2 }
+
+// locker is a lock, by the way it is taken.
+type locker struct {
+	name         string
+	rank         int
+	lock, unlock func()
+}
+
+func lockers() []locker {
+	var l, other Mutex[low]
+	var h Mutex[high]
+	return []locker{
+		{"low", 1, l.Lock, l.Unlock},
+		{"another low", 1, other.Lock, other.Unlock},
+		{"low, no mutex", 1, Acquiring[low], Released[low]},
+		{"high", 2, h.Lock, h.Unlock},
+	}
+}
+
+// Goal: a lock taken against the order, or a second one of the same rank, panics before it can block; in
+// order they pass. Method: every ordered pair of two fresh locks.
+func TestMutex_Pairs(t *testing.T) {
+	for i := range lockers() {
+		for j := range lockers() {
+			first, second := lockers()[i], lockers()[j]
+			t.Run(fmt.Sprintf("%s, then %s", first.name, second.name), func(t *testing.T) {
+				first.lock()
+				defer first.unlock()
+				if first.rank < second.rank {
+					require.NotPanics(t, second.lock)
+					second.unlock()
+					return
+				}
+				require.PanicsWithValue(t, fmt.Sprintf(
+					"warmtier: lock order violated: rank %d taken while rank %d is held", second.rank, first.rank),
+					second.lock)
+			})
+		}
+	}
+}
+
+// Goal: what is asserted of the locks held is true of the calling goroutine alone.
+func TestAssertions_OfTheGoroutine(t *testing.T) {
+	require.NotPanics(t, AssertUnlocked)
+	require.Panics(t, AssertHeld[low])
+	var m Mutex[low]
+	m.Lock()
+	require.Panics(t, AssertUnlocked)
+	require.NotPanics(t, AssertHeld[low])
+	require.Panics(t, AssertHeld[high])
+	elsewhere := make(chan any)
+	go func() {
+		defer func() { elsewhere <- recover() }()
+		AssertUnlocked()
+	}()
+	require.Nil(t, <-elsewhere)
+	m.Unlock()
+	require.NotPanics(t, AssertUnlocked)
+}

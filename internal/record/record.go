@@ -1,0 +1,167 @@
+// Package record reads and writes the bytes of one record: one stored version of a memory, or a
+// tombstone. It knows nothing of stores and segments beyond the seed that it is given for a place.
+package record
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+)
+
+/*
+A record:
+
+	offset  bytes
+	0       4      prefix checksum: CRC-32C of bytes 4 to 23 and the id, xor the seed of its place;
+	               1 in place of 0, so that 0 means: not finished
+	4       4      content checksum: CRC-32C of the content
+	8       1      kind: 1 memory, 2 tombstone; never 0, so zeroed bytes are no record
+	9       1      flags, 0; a set bit this version does not know makes a record unreadable
+	10      2      id length
+	12      4      content length
+	16      8      sequence number
+	24             id, content, zero padding to a multiple of 8
+
+All integers are little endian. The prefix is header and id. Why it looks like this:
+
+  - Two checksums, so that a look-up can trust whose record it is and how long, for a few ns and
+    without reading the content: an overwrite accounts for the right number of dead bytes, and a
+    damaged id or length is an error and never an absent memory. The prefix covers the content
+    checksum, so both parts belong together.
+  - The content checksum, which takes long, is computed before any lock is taken; that of the prefix,
+    with the sequence number, under the lock of the writer.
+  - The seed comes from the segment's id and the record's offset: bytes that belong to another
+    segment, to another place, or to an earlier life of the same memory, do not verify.
+  - Lengths are checked against the bytes at hand before they are used, and the checksums after.
+*/
+
+// Limits of what a record holds.
+const (
+	MaxIDLen      = 65_535  // bytes
+	MaxContentLen = 1 << 30 // bytes, 1 GiB
+)
+
+const (
+	HeaderSize = 24 // bytes
+	Align      = 8  // bytes: records begin at multiples of it
+)
+
+// Kinds of records.
+const (
+	KindMemory    = 1
+	KindTombstone = 2
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Checksum returns the CRC-32C of b.
+func Checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
+// SegmentSeed returns the seed of offset 0 in the segment with this id.
+func SegmentSeed(segmentID uint64) uint32 {
+	return Checksum(binary.LittleEndian.AppendUint64(nil, segmentID))
+}
+
+// SeedAt returns the seed of the record at offset, a multiple of [Align], in a segment with this seed.
+// The multiplier, an odd number, gives every offset another seed (Knuth, TAOCP vol. 3, section 6.4, on
+// Fibonacci hashing).
+func SeedAt(segmentSeed uint32, offset int) uint32 {
+	return segmentSeed ^ uint32(offset/Align)*0x9e3779b1
+}
+
+// Header is the decoded header of a record.
+type Header struct {
+	prefixSum  uint32
+	ContentSum uint32
+	Kind       byte
+	Flags      byte
+	IDLen      int
+	ContentLen int
+	Seq        uint64
+}
+
+// Size returns the bytes that a record takes, padding included.
+func Size(idLen, contentLen int) int { return aligned(HeaderSize + idLen + contentLen) }
+
+func aligned(n int) int { return (n + Align - 1) &^ (Align - 1) }
+
+// Size returns the bytes that the record takes, padding included.
+func (h Header) Size() int { return Size(h.IDLen, h.ContentLen) }
+
+// Decode reads the header of the record that starts at rec[0]. ok is false when the bytes cannot be a
+// record that ends within rec; checksums are not looked at.
+func Decode(rec []byte) (h Header, ok bool) {
+	if len(rec) < HeaderSize {
+		return Header{}, false
+	}
+	contentLen := binary.LittleEndian.Uint32(rec[12:])
+	if contentLen > MaxContentLen { // before it becomes an int, which may have 32 bits
+		return Header{}, false
+	}
+	h = Header{
+		prefixSum:  binary.LittleEndian.Uint32(rec[0:]),
+		ContentSum: binary.LittleEndian.Uint32(rec[4:]),
+		Kind:       rec[8],
+		Flags:      rec[9],
+		IDLen:      int(binary.LittleEndian.Uint16(rec[10:])),
+		ContentLen: int(contentLen),
+		Seq:        binary.LittleEndian.Uint64(rec[16:]),
+	}
+	ok = h.Flags == 0 && h.IDLen > 0 && h.Size() <= len(rec) &&
+		(h.Kind == KindMemory || h.Kind == KindTombstone)
+	return h, ok
+}
+
+// prefixChecksum returns what the prefix checksum of the record at rec must be.
+func prefixChecksum(rec []byte, idLen int, seed uint32) uint32 {
+	return max(1, Checksum(rec[4:HeaderSize+idLen])^seed)
+}
+
+// IntactPrefix reports whether header and id of the record at rec, decoded as h, are as they were
+// written to the place with this seed.
+func IntactPrefix(rec []byte, h Header, seed uint32) bool {
+	return prefixChecksum(rec, h.IDLen, seed) == h.prefixSum
+}
+
+// IntactContent reports whether content, in the record or a copy of it, is as it was written. It
+// believes h, whose prefix must be intact.
+func IntactContent(content []byte, h Header) bool { return Checksum(content) == h.ContentSum }
+
+// Intact reports whether prefix and content are as they were written to the place with this seed.
+func Intact(rec []byte, h Header, seed uint32) bool {
+	return IntactPrefix(rec, h, seed) && IntactContent(Content(rec, h), h)
+}
+
+// ID returns the id inside rec, aliasing it, unverified.
+func ID(rec []byte, h Header) []byte {
+	return rec[HeaderSize : HeaderSize+h.IDLen]
+}
+
+// Content returns the content inside rec, aliasing it, with no room to append, unverified.
+func Content(rec []byte, h Header) []byte {
+	from, to := HeaderSize+h.IDLen, HeaderSize+h.IDLen+h.ContentLen
+	return rec[from:to:to]
+}
+
+// PutBody writes id, content and padding of a record to rec.
+func PutBody(rec []byte, id string, content []byte) {
+	n := HeaderSize + copy(rec[HeaderSize:], id)
+	n += copy(rec[n:], content)
+	clear(rec[n:aligned(n)])
+}
+
+// PutHeader writes the header of the record at rec, whose id is there, the prefix checksum last: until
+// then rec is no record.
+func PutHeader(rec []byte, h Header, seed uint32) {
+	binary.LittleEndian.PutUint32(rec[4:], h.ContentSum)
+	rec[8] = h.Kind
+	rec[9] = h.Flags
+	binary.LittleEndian.PutUint16(rec[10:], uint16(h.IDLen))
+	binary.LittleEndian.PutUint32(rec[12:], uint32(h.ContentLen))
+	binary.LittleEndian.PutUint64(rec[16:], h.Seq)
+	binary.LittleEndian.PutUint32(rec[0:], prefixChecksum(rec, h.IDLen, seed))
+}
+
+// Reseed makes rec, an intact record with header h, one of the place with this seed.
+func Reseed(rec []byte, h Header, seed uint32) {
+	binary.LittleEndian.PutUint32(rec, prefixChecksum(rec, h.IDLen, seed))
+}

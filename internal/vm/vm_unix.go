@@ -1,0 +1,112 @@
+//go:build unix && !race
+
+package vm
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/edsrzf/mmap-go"
+	"golang.org/x/sys/unix"
+)
+
+// OnHeap says that the memory of this build is on the Go heap.
+const OnHeap = false
+
+// Map returns size zeroed bytes, private to the process; size is a multiple of [PageSize].
+//
+// It asks for COPY together with ANON: ANON alone is shared memory, which the kernel charges as such
+// and which madvise does not give back.
+func Map(size int) ([]byte, error) {
+	mem, err := mmap.MapRegion(nil, size, mmap.COPY, mmap.ANON, 0)
+	if err != nil {
+		return nil, err
+	}
+	adviseHuge(mem)
+	return mem, nil
+}
+
+// Unmap gives memory of [Map] back to the operating system.
+func Unmap(mem []byte) error {
+	m := mmap.MMap(mem)
+	return m.Unmap()
+}
+
+// Discard gives the pages of mem, whole pages, back and leaves it mapped and zeroed. (mmap-go offers no
+// madvise.)
+func Discard(mem []byte) error {
+	if len(mem) == 0 {
+		return nil
+	}
+	return unix.Madvise(mem, unix.MADV_DONTNEED)
+}
+
+// Mapping is a file mapped into memory. It needs no descriptor: the mapping holds the file, and msync
+// reports the errors of its pages.
+type Mapping struct {
+	mem  mmap.MMap
+	path string
+}
+
+// MapFile maps the first size bytes of f, and closes f when it succeeds.
+func MapFile(f *os.File, size int, writable bool) (*Mapping, error) {
+	prot := mmap.RDONLY
+	if writable {
+		prot = mmap.RDWR
+	}
+	mem, err := mmap.MapRegion(f, size, prot, 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &Mapping{mem: mem, path: f.Name()}, f.Close()
+}
+
+// Bytes returns the bytes of the file. They are valid until Close.
+func (m *Mapping) Bytes() []byte { return m.mem }
+
+// Close unmaps the file. What was written and not synced stays in the operating system's cache.
+func (m *Mapping) Close() error { return m.mem.Unmap() }
+
+// Rewrite makes the pages of bytes from to to dirty although the kernel may believe them clean, so that
+// the next Sync leaves none of them out. It copies by way of a buffer, since the compiler would drop a
+// store of what was loaded from the same place.
+func (m *Mapping) Rewrite(from, to int) {
+	var buf [512]byte
+	for from < to {
+		n := copy(buf[:], m.mem[from:to])
+		from += copy(m.mem[from:to], buf[:n])
+	}
+}
+
+// Rename gives the file another name in its directory, replacing a file of that name.
+func (m *Mapping) Rename(to string) error {
+	path := filepath.Join(filepath.Dir(m.path), to)
+	if err := os.Rename(m.path, path); err != nil {
+		return err
+	}
+	m.path = path
+	return nil
+}
+
+// Sync makes the bytes from from to to durable, by whole pages, since msync takes nothing else and
+// mmap-go flushes what it is given. After one that failed, a later one may leave out what the failed
+// one should have written: see Rewrite.
+func (m *Mapping) Sync(from, to int) error {
+	from -= from % PageSize
+	to = min(RoundUp(to, PageSize), len(m.mem))
+	if from >= to {
+		return nil
+	}
+	if err := m.mem[from:to].Flush(); err != nil {
+		return err
+	}
+	// msync of pages beyond the end of the file succeeds, and writes nothing.
+	info, err := os.Stat(m.path)
+	if err != nil {
+		return err
+	}
+	if info.Size() < int64(len(m.mem)) {
+		return &CutShortError{Size: info.Size(), Mapped: len(m.mem)}
+	}
+	return syncDevice(m.path)
+}
