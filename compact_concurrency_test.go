@@ -199,8 +199,8 @@ func requireModel(t *testing.T, s *Store, model map[int]int) {
 	st := s.Stats()
 	require.Equal(t, len(model), st.Memories)
 	require.Equal(t, live, st.LiveBytes)
-	require.Zero(t, st.CorruptRecords)
-	require.Zero(t, st.RetiredBytes)
+	require.Zero(t, st.Reads.CorruptRecords)
+	require.Zero(t, st.SegmentDetails.RetiredBytes)
 	requireIntact(t, s)
 }
 
@@ -826,7 +826,7 @@ func closeUnderLoad(t *testing.T) {
 // Method: a first run counts the calls; then each of them panics in turn.
 func TestCompact_ProgressPanics(t *testing.T) {
 	for _, workers := range []int{1, 4} {
-		var stages []string
+		var stages []CompactionStage
 		compactReporting(t, workers, func(p CompactionProgress) { stages = append(stages, p.Stage) })
 		require.Contains(t, stages, StageBuild)
 		require.Contains(t, stages, StageCommit)
@@ -834,7 +834,7 @@ func TestCompact_ProgressPanics(t *testing.T) {
 		for n := range stages {
 			t.Run(fmt.Sprintf("workers=%d/call=%d", workers, n), func(t *testing.T) {
 				calls := 0
-				var stage string
+				var stage CompactionStage
 				compactReporting(t, workers, func(p CompactionProgress) {
 					stage = p.Stage
 					if calls++; calls == n+1 {
@@ -1166,7 +1166,7 @@ func holdDuringCompactions(t *testing.T, opts *Options, size int, read func(*Sto
 			require.True(t, bytes.Equal(want, content), "the bytes handed out have changed")
 			require.True(t, held.is(stateRetired))
 			require.EqualValues(t, 1, held.refs.Load())
-			require.EqualValues(t, len(held.mem), s.Stats().RetiredBytes)
+			require.EqualValues(t, len(held.mem), s.Stats().SegmentDetails.RetiredBytes)
 			for _, seg := range s.segments.all() {
 				require.NotSame(t, &held.mem[0], &seg.mem[0])
 			}
@@ -1178,7 +1178,7 @@ func holdDuringCompactions(t *testing.T, opts *Options, size int, read func(*Sto
 	require.Equal(t, 1, times)
 	require.Zero(t, held.refs.Load())
 	st := s.Stats()
-	require.Zero(t, st.RetiredBytes)
+	require.Zero(t, st.SegmentDetails.RetiredBytes)
 	var mapped int64
 	for _, seg := range s.segments.all() {
 		mapped += int64(len(seg.mem))
@@ -1237,8 +1237,8 @@ func TestGet_LargeContentDuringCompactions(t *testing.T) {
 		return err
 	})
 	c.wait(testDuration(t))
-	require.Zero(t, s.Stats().RetiredBytes)
-	require.Zero(t, s.Stats().CorruptRecords)
+	require.Zero(t, s.Stats().SegmentDetails.RetiredBytes)
+	require.Zero(t, s.Stats().Reads.CorruptRecords)
 	t.Logf("%d compactions", version)
 }
 
@@ -1304,8 +1304,8 @@ func TestView_PinnedAgainstSwap(t *testing.T) {
 		return nil
 	})
 	c.wait(testDuration(t))
-	require.Zero(t, s.Stats().RetiredBytes)
-	require.Zero(t, s.Stats().CorruptRecords)
+	require.Zero(t, s.Stats().SegmentDetails.RetiredBytes)
+	require.Zero(t, s.Stats().Reads.CorruptRecords)
 	t.Logf("%d swaps, %d reads", swaps, s.Stats().Gets)
 }
 
@@ -1506,8 +1506,8 @@ func (l *ledger) requireFinal(t *testing.T, s *Store) {
 	st := s.Stats()
 	require.Equal(t, memories, st.Memories)
 	require.Equal(t, live, st.LiveBytes)
-	require.Zero(t, st.CorruptRecords)
-	require.Zero(t, st.RetiredBytes)
+	require.Zero(t, st.Reads.CorruptRecords)
+	require.Zero(t, st.SegmentDetails.RetiredBytes)
 	requireIntact(t, s)
 }
 
@@ -1925,7 +1925,7 @@ func TestMaintain_AgainstCompact(t *testing.T) {
 	})
 	c.wait(testDuration(t))
 
-	require.True(t, waitFor(1_000_000, func() bool { return s.Stats().AutomaticCompactions > 0 }))
+	require.True(t, waitFor(1_000_000, func() bool { return s.Stats().Maintenance.Compactions > 0 }))
 	require.Zero(t, s.Stats().CompactionFailures)
 	report, err := s.Verify(context.Background())
 	require.NoError(t, err, "findings: %+v", report.Findings)

@@ -40,8 +40,6 @@ type disk struct {
 	boot  [16]byte
 	key   sipKey
 
-	repaired RepairReport // written by Open only
-
 	failure atomic.Pointer[error] // the first failed flush; set once
 	failed  func(error)           // is told of it, with locks held
 

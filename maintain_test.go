@@ -69,18 +69,18 @@ func TestMaintain_Threshold(t *testing.T) {
 			require.Equal(t, 1000*recordBytes, r.TotalBytes)
 			require.Equal(t, c.compacts, r.Compacted)
 			st := s.Stats()
-			require.EqualValues(t, 1, st.MaintenanceCycles)
+			require.EqualValues(t, 1, st.Maintenance.Cycles)
 			if c.compacts {
 				require.Empty(t, r.Skipped)
-				require.Empty(t, st.LastMaintenanceDecision)
-				require.EqualValues(t, 1, st.AutomaticCompactions)
+				require.Empty(t, st.Maintenance.LastSkipped)
+				require.EqualValues(t, 1, st.Maintenance.Compactions)
 				require.EqualValues(t, 1, st.Compactions)
 				require.LessOrEqual(t, st.FragmentationRatio, s.opts.Maintenance.FragmentationThreshold/2)
 				require.Equal(t, r.TotalBytes-st.TotalBytes, r.Compaction.BytesReclaimed)
 			} else {
 				require.Equal(t, SkipThreshold, r.Skipped)
-				require.Equal(t, SkipThreshold, st.LastMaintenanceDecision)
-				require.Zero(t, st.AutomaticCompactions)
+				require.Equal(t, SkipThreshold, st.Maintenance.LastSkipped)
+				require.Zero(t, st.Maintenance.Compactions)
 				require.Zero(t, st.Compactions)
 				require.Equal(t, CompactionStats{}, r.Compaction)
 			}
@@ -154,7 +154,7 @@ func TestMaintain_Reserve(t *testing.T) {
 		}
 		return s
 	}
-	kept := func(s *Store) int { return int(s.Stats().ReserveBytes) / s.opts.SegmentSize }
+	kept := func(s *Store) int { return int(s.Stats().SegmentDetails.ReserveBytes) / s.opts.SegmentSize }
 
 	t.Run("used again", func(t *testing.T) {
 		s := overwritten(t)
@@ -257,6 +257,7 @@ func TestMaintain_MinBytes(t *testing.T) {
 		{"one byte more than there are", 1000*recordBytes + 1, SkipSize},
 		{"as many as there are", 1000 * recordBytes, ""},
 		{"default", 0, SkipSize},
+		{"none", -1, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			opts := maintained()
@@ -268,6 +269,22 @@ func TestMaintain_MinBytes(t *testing.T) {
 			require.Equal(t, c.skipped == "", r.Compacted)
 		})
 	}
+}
+
+// Goal: with a negative MinPeriod one automatic compaction may follow the other at once, and with a
+// negative MinBytes an empty store is not too small. Method: a bubble, whose clock stands still.
+func TestMaintain_NegativeBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := quiet()
+		opts.Maintenance.MinBytes, opts.Maintenance.MinPeriod = -1, -1
+		s := openTest(t, opts, hooks{})
+		require.Equal(t, SkipThreshold, maintain(t, s).Skipped, "an empty store is not fragmented")
+		for range 3 {
+			fragment(t, s, 1000)
+			require.True(t, maintain(t, s).Compacted)
+		}
+		require.EqualValues(t, 3, s.Stats().Maintenance.Compactions)
+	})
 }
 
 // Goal: MinPeriod lies between the beginnings of two automatic compactions; skipped cycles and calls
@@ -292,10 +309,10 @@ func TestMaintain_MinPeriod(t *testing.T) {
 				fragment(t, s, 600)
 				afterwards(c.period - 1)
 				require.Equal(t, SkipRateLimit, maintain(t, s).Skipped)
-				require.Equal(t, SkipRateLimit, s.Stats().LastMaintenanceDecision)
+				require.Equal(t, SkipRateLimit, s.Stats().Maintenance.LastSkipped)
 				afterwards(1)
 				require.True(t, maintain(t, s).Compacted)
-				require.EqualValues(t, 2, s.Stats().AutomaticCompactions)
+				require.EqualValues(t, 2, s.Stats().Maintenance.Compactions)
 			})
 		})
 	}
@@ -344,8 +361,8 @@ func TestMaintain_MemoryShort(t *testing.T) {
 	r := maintain(t, s)
 	require.Equal(t, SkipMemory, r.Skipped)
 	require.False(t, r.Compacted)
-	require.Equal(t, SkipMemory, s.Stats().LastMaintenanceDecision)
-	require.Zero(t, s.Stats().AutomaticCompactions)
+	require.Equal(t, SkipMemory, s.Stats().Maintenance.LastSkipped)
+	require.Zero(t, s.Stats().Maintenance.Compactions)
 	requireSameState(t, before, s.Stats())
 	available = 1 << 40
 	require.True(t, maintain(t, s).Compacted)
@@ -392,7 +409,7 @@ func TestMaintain_Disabled(t *testing.T) {
 	require.Zero(t, background())
 	_, err := s.Maintain(context.Background())
 	require.ErrorIs(t, err, ErrReadOnly)
-	require.Zero(t, s.Stats().MaintenanceCycles)
+	require.Zero(t, s.Stats().Maintenance.Cycles)
 }
 
 // Goal: the background cycle runs every Interval, compacts by the rules, logs what it did without ids,
@@ -413,18 +430,18 @@ func TestMaintain_BackgroundCycle(t *testing.T) {
 				fragment(t, s, 0)
 
 				afterwards(c.interval - 1)
-				require.Zero(t, s.Stats().MaintenanceCycles)
+				require.Zero(t, s.Stats().Maintenance.Cycles)
 				afterwards(1)
-				require.EqualValues(t, 1, s.Stats().MaintenanceCycles)
-				require.Equal(t, SkipThreshold, s.Stats().LastMaintenanceDecision)
+				require.EqualValues(t, 1, s.Stats().Maintenance.Cycles)
+				require.Equal(t, SkipThreshold, s.Stats().Maintenance.LastSkipped)
 				require.Contains(t, log.String(), "level=DEBUG")
 
 				deleteWhere(t, s, 0, 600, all)
 				require.Zero(t, s.Stats().Compactions)
 				afterwards(c.interval)
 				st := s.Stats()
-				require.EqualValues(t, 2, st.MaintenanceCycles)
-				require.EqualValues(t, 1, st.AutomaticCompactions)
+				require.EqualValues(t, 2, st.Maintenance.Cycles)
+				require.EqualValues(t, 1, st.Maintenance.Compactions)
 				require.EqualValues(t, 1, st.Compactions)
 				require.Zero(t, st.DeadBytes)
 				require.Contains(t, log.String(), "level=INFO")
@@ -434,7 +451,7 @@ func TestMaintain_BackgroundCycle(t *testing.T) {
 
 				require.NoError(t, s.Close())
 				afterwards(100 * c.interval)
-				require.EqualValues(t, 2, s.Stats().MaintenanceCycles, "cycles after Close")
+				require.EqualValues(t, 2, s.Stats().Maintenance.Cycles, "cycles after Close")
 			})
 		})
 	}
@@ -454,7 +471,7 @@ func TestMaintain_BackgroundFailure(t *testing.T) {
 		before := settled(s)
 		afterwards(time.Second)
 		st := s.Stats()
-		require.EqualValues(t, 1, st.AutomaticCompactions)
+		require.EqualValues(t, 1, st.Maintenance.Compactions)
 		require.EqualValues(t, 1, st.CompactionFailures)
 		require.Zero(t, st.Compactions)
 		requireSameState(t, before, st)
@@ -463,7 +480,7 @@ func TestMaintain_BackgroundFailure(t *testing.T) {
 
 		afterwards(time.Second)
 		st = s.Stats()
-		require.EqualValues(t, 2, st.AutomaticCompactions)
+		require.EqualValues(t, 2, st.Maintenance.Compactions)
 		require.EqualValues(t, 1, st.CompactionFailures)
 		require.EqualValues(t, 1, st.Compactions)
 		require.Zero(t, st.DeadBytes)
@@ -487,7 +504,7 @@ func TestMaintain_BackgroundMemoryShort(t *testing.T) {
 		}})
 		fragment(t, s, 600)
 		afterwards(time.Second)
-		require.Equal(t, SkipMemory, s.Stats().LastMaintenanceDecision)
+		require.Equal(t, SkipMemory, s.Stats().Maintenance.LastSkipped)
 		require.Contains(t, log.String(), "level=WARN")
 		afterwards(time.Second)
 		require.Zero(t, s.Stats().DeadBytes)

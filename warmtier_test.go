@@ -421,7 +421,7 @@ func TestStats_Counters(t *testing.T) {
 	require.Equal(t, 5*size, st.DeadBytes)
 	require.InDelta(t, 5.0/7, st.FragmentationRatio, 1e-12)
 	require.Equal(t, int64(st.Segments*minSegmentSize)+st.IndexBytes, st.MappedBytes)
-	require.Zero(t, st.RetiredBytes)
+	require.Zero(t, st.SegmentDetails.RetiredBytes)
 	require.Zero(t, st.LastCompaction)
 
 	stats := mustCompact(t, s)
@@ -541,11 +541,11 @@ func TestView_CallbackCallsStore(t *testing.T) {
 
 		deleteWhere(t, s, 500, 1000, all)
 		mustCompact(t, s)
-		require.EqualValues(t, minSegmentSize, s.Stats().RetiredBytes)
+		require.EqualValues(t, minSegmentSize, s.Stats().SegmentDetails.RetiredBytes)
 		fill(t, s, 2000, 3000, 100) // would overwrite the segment, were it used again
 		mustCompact(t, s)
 		require.Equal(t, want, content)
-		require.EqualValues(t, minSegmentSize, s.Stats().RetiredBytes)
+		require.EqualValues(t, minSegmentSize, s.Stats().SegmentDetails.RetiredBytes)
 		return s.View(idOf(2), func(inner []byte) error {
 			require.Equal(t, contentOf(2, 0, 100), inner)
 			require.Equal(t, want, content)
@@ -553,7 +553,7 @@ func TestView_CallbackCallsStore(t *testing.T) {
 		})
 	})
 	require.NoError(t, err)
-	require.Zero(t, s.Stats().RetiredBytes)
+	require.Zero(t, s.Stats().SegmentDetails.RetiredBytes)
 	requireUnpinned(t, s)
 	requireIntact(t, s)
 
@@ -724,7 +724,7 @@ func TestAll_DamagedRecordLeftOut(t *testing.T) {
 			}
 			rec[c.at] ^= c.flip
 			require.Len(t, seen, 19)
-			require.Positive(t, s.Stats().CorruptRecords)
+			require.Positive(t, s.Stats().Reads.CorruptRecords)
 			require.Contains(t, log.String(), "left out of an iteration")
 			require.NotContains(t, log.String(), "memory-")
 			requireUnpinned(t, s)
@@ -1350,8 +1350,8 @@ func TestCompact_Progress(t *testing.T) {
 	fill(t, s, 1, 2, 400) // out of the victims' way: what OnProgress overwrites is not copied twice
 	stats := mustCompact(t, s)
 
-	order := map[string]int{StageBuild: 0, StageCommit: 1, StageSwap: 2}
-	seen := map[string]int{}
+	order := map[CompactionStage]int{StageBuild: 0, StageCommit: 1, StageSwap: 2}
+	seen := map[CompactionStage]int{}
 	last := CompactionProgress{Stage: StageBuild, Round: 1}
 	for _, p := range calls {
 		if p.Stage != last.Stage || p.Round != last.Round {
@@ -1725,7 +1725,7 @@ func TestPut_CuresDamage(t *testing.T) {
 		require.Equal(t, idOf(i), corrupt.ID)
 		require.NotContains(t, corrupt.Error(), idOf(i))
 	}
-	require.EqualValues(t, 2, s.Stats().CorruptRecords)
+	require.EqualValues(t, 2, s.Stats().Reads.CorruptRecords)
 	require.NoError(t, s.Put(idOf(0), contentOf(0, 0, 50)))
 	existed, err := s.Delete(idOf(1))
 	require.NoError(t, err)
@@ -2151,7 +2151,7 @@ func requireSameState(t *testing.T, before, after Stats) {
 		return Stats{
 			Memories: st.Memories, Segments: st.Segments, TotalBytes: st.TotalBytes, LiveBytes: st.LiveBytes,
 			DeadBytes: st.DeadBytes, FragmentationRatio: st.FragmentationRatio, MappedBytes: st.MappedBytes,
-			RetiredBytes: st.RetiredBytes, IndexBytes: st.IndexBytes, Puts: st.Puts, Deletes: st.Deletes,
+			SegmentDetails: SegmentDetails{RetiredBytes: st.SegmentDetails.RetiredBytes}, IndexBytes: st.IndexBytes, Puts: st.Puts, Deletes: st.Deletes,
 			BytesReclaimed: st.BytesReclaimed,
 		}
 	}
@@ -2161,7 +2161,7 @@ func requireSameState(t *testing.T, before, after Stats) {
 // requireUnpinned checks that no pin and no lock is left.
 func requireUnpinned(t *testing.T, s *Store) {
 	t.Helper()
-	require.Zero(t, s.Stats().RetiredBytes)
+	require.Zero(t, s.Stats().SegmentDetails.RetiredBytes)
 	s.contentMu.Lock()
 	defer s.contentMu.Unlock()
 	for _, seg := range s.segments.all() {
