@@ -25,7 +25,7 @@ const iterationBatch = 128
 // the next step. The loop's body runs with no lock held and may call the store.
 //
 // A damaged record cannot be reported by an iterator: it is left out, logged, and counted in
-// Stats.CorruptRecords; [Store.Verify] names each one. The iteration ends early when the store is
+// Stats.Reads.CorruptRecords; [Store.Verify] names each one. The iteration ends early when the store is
 // closed. It costs one look-up per memory beside the walk.
 func (s *Store) All() iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {

@@ -156,7 +156,7 @@ func TestAll_DamagedRecordLeftOut(t *testing.T) {
 			}
 			rec[c.at] ^= c.flip
 			require.Len(t, seen, 19)
-			require.Positive(t, s.Stats().CorruptRecords)
+			require.Positive(t, s.Stats().Reads.CorruptRecords)
 			require.Contains(t, log.String(), "left out of an iteration")
 			require.NotContains(t, log.String(), "memory-")
 			requireUnpinned(t, s)

@@ -93,21 +93,24 @@ func (y *yielder) yield() {
 	}
 }
 
-// Stages of a compaction, in CompactionProgress.
+// CompactionStage is a phase of a compaction's round.
+type CompactionStage string
+
+// Stages of a round, in their order.
 const (
-	StageBuild  = "build"  // copying live records
-	StageCommit = "commit" // pointing the index to the copies
-	StageSwap   = "swap"   // giving victims back
+	StageBuild  CompactionStage = "build"  // copying live records
+	StageCommit CompactionStage = "commit" // pointing the index to the copies
+	StageSwap   CompactionStage = "swap"   // giving victims back
 )
 
 // CompactionProgress says how far a compaction is.
 type CompactionProgress struct {
-	Stage         string // the stage under way, or just ended: StageBuild, StageCommit or StageSwap
-	Round         int    // 1 for the first
-	Victims       int    // segments to be compacted
-	VictimsDone   int    // of them, given back
-	BytesTotal    int64  // live bytes to be copied
-	BytesCopied   int64  // of them, copied
+	Stage         CompactionStage // the stage under way, or just ended
+	Round         int             // 1 for the first
+	Victims       int             // segments to be compacted
+	VictimsDone   int             // of them, given back
+	BytesTotal    int64           // live bytes to be copied
+	BytesCopied   int64           // of them, copied
 	MemoriesMoved int64
 	Elapsed       time.Duration
 }
@@ -261,7 +264,7 @@ type compactionNotice struct {
 }
 
 // notice lets Stats know how far the compaction is.
-func (c *compaction) notice(stage string, copied *atomic.Int64) {
+func (c *compaction) notice(stage CompactionStage, copied *atomic.Int64) {
 	n := &compactionNotice{progress: c.progress, start: c.start, copied: copied}
 	n.progress.Stage = stage
 	c.s.current.Store(n)
@@ -542,7 +545,7 @@ func (r *round) undo() {
 }
 
 // report calls OnProgress. REQUIRES: no lock held.
-func (c *compaction) report(stage string, copied int64) {
+func (c *compaction) report(stage CompactionStage, copied int64) {
 	fn := c.s.opts.Compaction.OnProgress
 	if fn == nil {
 		return

@@ -27,8 +27,8 @@ func TestCompact_Progress(t *testing.T) {
 	fill(t, s, 1, 2, 400) // out of the victims' way: what OnProgress overwrites is not copied twice
 	stats := mustCompact(t, s)
 
-	order := map[string]int{StageBuild: 0, StageCommit: 1, StageSwap: 2}
-	seen := map[string]int{}
+	order := map[CompactionStage]int{StageBuild: 0, StageCommit: 1, StageSwap: 2}
+	seen := map[CompactionStage]int{}
 	last := CompactionProgress{Stage: StageBuild, Round: 1}
 	for _, p := range calls {
 		if p.Stage != last.Stage || p.Round != last.Round {
@@ -58,7 +58,7 @@ func TestCompact_Progress(t *testing.T) {
 // Method: a first run counts the calls; then each of them panics in turn.
 func TestCompact_ProgressPanics(t *testing.T) {
 	for _, workers := range []int{1, 4} {
-		var stages []string
+		var stages []CompactionStage
 		compactReporting(t, workers, func(p CompactionProgress) { stages = append(stages, p.Stage) })
 		require.Contains(t, stages, StageBuild)
 		require.Contains(t, stages, StageCommit)
@@ -66,7 +66,7 @@ func TestCompact_ProgressPanics(t *testing.T) {
 		for n := range stages {
 			t.Run(fmt.Sprintf("workers=%d/call=%d", workers, n), func(t *testing.T) {
 				calls := 0
-				var stage string
+				var stage CompactionStage
 				compactReporting(t, workers, func(p CompactionProgress) {
 					stage = p.Stage
 					if calls++; calls == n+1 {

@@ -223,7 +223,7 @@ func TestPut_CuresDamage(t *testing.T) {
 		require.Equal(t, idOf(i), corrupt.ID)
 		require.NotContains(t, corrupt.Error(), idOf(i))
 	}
-	require.EqualValues(t, 2, s.Stats().CorruptRecords)
+	require.EqualValues(t, 2, s.Stats().Reads.CorruptRecords)
 	require.NoError(t, s.Put(idOf(0), contentOf(0, 0, 50)))
 	existed, err := s.Delete(idOf(1))
 	require.NoError(t, err)

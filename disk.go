@@ -41,8 +41,6 @@ type disk struct {
 	boot  [16]byte
 	key   sip.Key
 
-	repaired RepairReport // written by Open only
-
 	failure atomic.Pointer[error] // the first failed flush; set once
 	failed  func(error)           // is told of it, with locks held
 

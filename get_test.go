@@ -114,11 +114,11 @@ func TestView_CallbackCallsStore(t *testing.T) {
 
 		deleteWhere(t, s, 500, 1000, all)
 		mustCompact(t, s)
-		require.EqualValues(t, minSegmentSize, s.Stats().RetiredBytes)
+		require.EqualValues(t, minSegmentSize, s.Stats().SegmentDetails.RetiredBytes)
 		fill(t, s, 2000, 3000, 100) // would overwrite the segment, were it used again
 		mustCompact(t, s)
 		require.Equal(t, want, content)
-		require.EqualValues(t, minSegmentSize, s.Stats().RetiredBytes)
+		require.EqualValues(t, minSegmentSize, s.Stats().SegmentDetails.RetiredBytes)
 		return s.View(idOf(2), func(inner []byte) error {
 			require.Equal(t, contentOf(2, 0, 100), inner)
 			require.Equal(t, want, content)
@@ -126,7 +126,7 @@ func TestView_CallbackCallsStore(t *testing.T) {
 		})
 	})
 	require.NoError(t, err)
-	require.Zero(t, s.Stats().RetiredBytes)
+	require.Zero(t, s.Stats().SegmentDetails.RetiredBytes)
 	requireUnpinned(t, s)
 	requireIntact(t, s)
 

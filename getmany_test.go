@@ -96,7 +96,7 @@ func TestGetMany_Damage(t *testing.T) {
 		require.NoError(t, g.err)
 		require.Equal(t, contentOf(g.i, 0, 200), g.content)
 	}
-	require.EqualValues(t, 2, s.Stats().CorruptRecords)
+	require.EqualValues(t, 2, s.Stats().Reads.CorruptRecords)
 	mendHead()
 	mendContent()
 }

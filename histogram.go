@@ -8,18 +8,23 @@ import (
 )
 
 /*
-Durations are counted in ranges that grow by a factor of four, ten of them, as monitoring systems want
-few; and, for percentiles, in finer ones: each factor of four is cut into 32 equal parts, four more
-factors below the first bound included. So a percentile is off by less than 10 %, and the coarse counts
-are exact sums of fine ones.
+Durations are counted in fine ranges. Each factor of four is cut into 32 equal parts, from four
+factors below the first bound on, so a percentile is off by less than 10 %. Monitoring systems want
+few ranges: the ten bounds that Histogram shows grow by a factor of four, and their counts are exact
+sums of fine ones.
+
+The fine ranges take 3,344 bytes a histogram, 23 KB a store, where 11 counts would take 88 bytes.
+Without them a percentile is a guess between two bounds that are a factor of four apart: with
+log-normal durations the 99th percentile was off by up to 178 %, and by 106 % for measured reads;
+with them all were off by less than 1 % (TestHistogram_FineRangesAreWorthIt).
 */
 
 const (
-	histogramBounds = 10 // each four times the one before
+	histogramBounds = 10 // each is four times the one before
 	fineBelow       = 4  // factors of four below the first bound
 	fineParts       = 32 // of each factor of four
 
-	// One range up to the lowest fine bound, the parts, and one beyond the last bound.
+	// One range up to the lowest fine bound, the parts, and one range beyond the last bound.
 	fineCounts = 1 + (fineBelow+histogramBounds-1)*fineParts + 1
 )
 
@@ -30,21 +35,22 @@ const (
 	compactionBound = time.Millisecond
 )
 
-// Histogram is a distribution of durations. Bounds are upper bounds, inclusive and ascending: Counts[i]
-// durations were at most Bounds[i] and above Bounds[i-1]; the last of Counts, one more than there are
-// bounds, counts those above all of them. The slices are the caller's.
+// Histogram is a distribution of durations. Bounds are inclusive upper bounds in ascending order:
+// Counts[i] durations were at most Bounds[i] and above Bounds[i-1]. Counts has one element more
+// than Bounds, for durations above every bound. The slices are the caller's.
 type Histogram struct {
 	Bounds []time.Duration
 	Counts []int64
-	Count  int64         // of all
-	Sum    time.Duration // of all
+	Count  int64         // of all durations
+	Sum    time.Duration // of all durations
 
-	fine []int64 // the same in finer ranges; nil in one that was not made by Stats
+	fine []int64 // the same durations in fine ranges; nil unless the histogram comes from Stats
 }
 
-// Quantile returns the duration that the share q (0 to 1) of all did not exceed, 0 when there are none.
-// It is off by less than 10 %. Beyond the last bound nothing is known: that is what it returns then. A
-// histogram that was decoded (from JSON, say) has its few bounds only, and is off by up to their factor.
+// Quantile returns the duration that the share q (0 to 1) of all durations did not exceed, 0 when
+// there are none. It is off by less than 10 %. Of durations beyond the last bound nothing more is
+// known, so it returns that bound. A histogram that was decoded, from JSON for example, has only
+// its few bounds, and its quantiles are off by up to their factor.
 func (h Histogram) Quantile(q float64) time.Duration {
 	if h.Count <= 0 || len(h.Bounds) == 0 {
 		return 0
@@ -69,8 +75,8 @@ func (h Histogram) Quantile(q float64) time.Duration {
 	return h.Bounds[len(h.Bounds)-1]
 }
 
-// Since returns what h has more than earlier, an older one of the same store: the distribution of the
-// time between. All of h when earlier is the zero value.
+// Since returns the distribution of the time since earlier, an older snapshot of the same
+// histogram. It returns all of h when earlier is the zero value.
 func (h Histogram) Since(earlier Histogram) Histogram {
 	h.Bounds = slices.Clone(h.Bounds)
 	h.Counts = difference(h.Counts, earlier.Counts)
@@ -84,6 +90,7 @@ func (h Histogram) Since(earlier Histogram) Histogram {
 	return h
 }
 
+// difference returns counts less those of earlier.
 func difference(counts, earlier []int64) []int64 {
 	counts = slices.Clone(counts)
 	for i := range min(len(counts), len(earlier)) {
@@ -92,20 +99,21 @@ func difference(counts, earlier []int64) []int64 {
 	return counts
 }
 
-// histogram collects durations. The zero value with a first bound is ready.
+// histogram collects durations. The zero value is ready once first is set.
 type histogram struct {
-	first  time.Duration
-	sum    atomic.Int64 // nanoseconds
+	first  time.Duration // the first bound
+	sum    atomic.Int64  // nanoseconds
 	counts [fineCounts]atomic.Int64
 }
 
+// observe adds d.
 func (h *histogram) observe(d time.Duration) {
 	h.counts[fineIndex(h.first, d)].Add(1)
 	h.sum.Add(int64(d))
 }
 
-// fineIndex is the range that d lies in. Powers of four times the first bound are exact as floating
-// point numbers, so what equals a bound counts below it.
+// fineIndex returns the fine range that d lies in. Powers of four times the first bound are exact
+// as floating point numbers, so a duration equal to a bound counts below it.
 func fineIndex(first, d time.Duration) int {
 	v, lower := float64(d), lowestFine(first)
 	if v <= lower {
@@ -121,7 +129,8 @@ func fineIndex(first, d time.Duration) int {
 	return fineCounts - 1
 }
 
-// fineUpper is the upper bound of range i, in nanoseconds. REQUIRES: i is not the last range.
+// fineUpper returns the upper bound of fine range i, in nanoseconds. REQUIRES: i is not the last
+// range.
 func fineUpper(first time.Duration, i int) float64 {
 	if i == 0 {
 		return lowestFine(first)
@@ -131,10 +140,11 @@ func fineUpper(first time.Duration, i int) float64 {
 	return lower + float64(part+1)*3*lower/fineParts
 }
 
+// lowestFine returns the upper bound of fine range 0, in nanoseconds.
 func lowestFine(first time.Duration) float64 { return math.Ldexp(float64(first), -2*fineBelow) }
 
-// snapshot sums up the fine counts. Durations that are observed meanwhile may be in Sum and not in
-// Count, or the other way round.
+// snapshot returns what was observed so far. A duration observed during the call may be in Sum and
+// not in Count, or the other way round.
 func (h *histogram) snapshot() Histogram {
 	out := Histogram{
 		Bounds: make([]time.Duration, histogramBounds),
@@ -149,7 +159,8 @@ func (h *histogram) snapshot() Histogram {
 		n := h.counts[i].Load()
 		out.fine[i] = n
 		out.Count += n
-		// Ranges up to the first bound are all in the first count, then one count for each factor.
+		// The first count sums every range up to the first bound, each further one those of one
+		// factor.
 		out.Counts[max(0, (i-1)/fineParts-fineBelow+1)] += n
 	}
 	return out

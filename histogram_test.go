@@ -2,7 +2,10 @@ package warmtier
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
 	"math"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -48,6 +51,57 @@ func TestHistogram_Quantile(t *testing.T) {
 		exact := all[max(0, int(math.Ceil(q*float64(len(all))))-1)]
 		require.InEpsilon(t, float64(exact), float64(st.Quantile(q)), 0.1, "quantile %v", q)
 	}
+}
+
+// Goal: the fine ranges are worth their memory: without them quantiles are off by more than half.
+//
+// Method: log-normal durations about what a Get, a Put and a slow write take, and Gets of a store; each
+// against the exact quantile, with the fine ranges and without them.
+func TestHistogram_FineRangesAreWorthIt(t *testing.T) {
+	rnd := seeded(t)
+	distributions := map[string]func() time.Duration{}
+	for _, median := range []time.Duration{250, 2500, 40_000} {
+		for _, sigma := range []float64{0.3, 1} {
+			distributions[fmt.Sprintf("lognormal median=%v sigma=%v", median, sigma)] = func() time.Duration {
+				return time.Duration(float64(median) * math.Exp(sigma*rnd.NormFloat64()))
+			}
+		}
+	}
+	s := openTest(t, quiet(), hooks{})
+	fill(t, s, 0, 10_000, 1024)
+	content := make([]byte, 0, 1024)
+	distributions["measured AppendContent"] = func() time.Duration {
+		id := idOf(rnd.IntN(10_000))
+		start := time.Now()
+		_, err := s.AppendContent(content, id)
+		took := time.Since(start)
+		require.NoError(t, err)
+		return took
+	}
+	var worst [2]float64 // with the fine ranges, without them
+	for _, name := range slices.Sorted(maps.Keys(distributions)) {
+		h := histogram{first: operationBound}
+		all := make([]time.Duration, 100_000)
+		for i := range all {
+			all[i] = distributions[name]()
+			h.observe(all[i])
+		}
+		slices.Sort(all)
+		fine := h.snapshot()
+		coarse := fine
+		coarse.fine = nil
+		for _, q := range []float64{0.5, 0.9, 0.99, 0.999} {
+			exact := float64(all[int(math.Ceil(q*float64(len(all))))-1])
+			off := [2]float64{math.Abs(float64(fine.Quantile(q))/exact - 1), math.Abs(float64(coarse.Quantile(q))/exact - 1)}
+			t.Logf("%s, quantile %v: exact %v, off by %.1f %%, without fine ranges by %.1f %%",
+				name, q, time.Duration(exact), 100*off[0], 100*off[1])
+			worst = [2]float64{max(worst[0], off[0]), max(worst[1], off[1])}
+		}
+	}
+	require.Less(t, worst[0], 0.1)
+	require.Greater(t, worst[1], 0.5)
+	meters := reflect.TypeFor[meters]().Size()
+	t.Logf("fine counts: %d bytes of a histogram, meters %d bytes", reflect.TypeFor[histogram]().Size(), meters)
 }
 
 // Goal: a difference has only what came between, and a decoded histogram still has quantiles.

@@ -211,7 +211,7 @@ func (l *ledger) requireFinal(t *testing.T, s *Store) {
 	st := s.Stats()
 	require.Equal(t, memories, st.Memories)
 	require.Equal(t, live, st.LiveBytes)
-	require.Zero(t, st.CorruptRecords)
-	require.Zero(t, st.RetiredBytes)
+	require.Zero(t, st.Reads.CorruptRecords)
+	require.Zero(t, st.SegmentDetails.RetiredBytes)
 	requireIntact(t, s)
 }

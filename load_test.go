@@ -60,10 +60,10 @@ func TestGetOrLoad_Once(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "content", string(got))
 		st := s.Stats()
-		require.EqualValues(t, 1, st.Loads)
+		require.EqualValues(t, 1, st.Loads.OK)
 		require.EqualValues(t, 1, st.Puts)
 		require.EqualValues(t, 100, st.Misses)
-		require.EqualValues(t, 1, st.LoadDuration.Count)
+		require.EqualValues(t, 1, st.Loads.Duration.Count)
 		require.Empty(t, s.loads.flights)
 
 		content, err := s.GetOrLoad(t.Context(), "a", nil)
@@ -168,7 +168,7 @@ func TestGetOrLoad_Error(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []byte{}, content)
 		require.True(t, s.Has("a"))
-		require.EqualValues(t, 1, s.Stats().LoadErrors)
+		require.EqualValues(t, 1, s.Stats().Loads.Errors)
 	})
 }
 
@@ -184,7 +184,7 @@ func TestGetOrLoad_CannotStore(t *testing.T) {
 	require.Equal(t, "content", string(content))
 	_, err = s.GetOrLoad(t.Context(), "a", nil)
 	require.ErrorIs(t, err, ErrSyncFailed, "load is not called for nothing")
-	require.EqualValues(t, 1, s.Stats().PutErrors)
+	require.EqualValues(t, 1, s.Stats().Writes.PutErrors)
 	require.ErrorIs(t, s.Close(), ErrSyncFailed)
 
 	opts := quiet()
@@ -226,7 +226,7 @@ func TestGetOrLoad_LoadDoesNotReturn(t *testing.T) {
 		})
 		require.ErrorIs(t, err, errLoadExited)
 		require.Empty(t, s.loads.flights)
-		require.EqualValues(t, 2, s.Stats().LoadErrors)
+		require.EqualValues(t, 2, s.Stats().Loads.Errors)
 	})
 }
 
@@ -266,7 +266,7 @@ func TestGetOrLoad_Cancelled(t *testing.T) {
 		require.ErrorIs(t, (<-results).err, context.Canceled)
 		synctest.Wait()
 		require.False(t, s.Has("a"))
-		require.EqualValues(t, 2, s.Stats().Loads, "the load has ended")
+		require.EqualValues(t, 2, s.Stats().Loads.OK, "the load has ended")
 		_, err = s.GetOrLoad(both, "a", nil)
 		require.ErrorIs(t, err, context.Canceled, "load is not called for nothing")
 	})
@@ -351,6 +351,6 @@ func TestGetOrLoad_NeverOlder(t *testing.T) {
 	close(done)
 	readers.Wait()
 	st := s.Stats()
-	t.Logf("%d loads, %d hits", st.Loads, st.Gets-st.Misses)
-	require.Positive(t, st.Loads)
+	t.Logf("%d loads, %d hits", st.Loads.OK, st.Gets-st.Misses)
+	require.Positive(t, st.Loads.OK)
 }

@@ -10,22 +10,22 @@ import (
 // SkipReason says why a maintenance cycle did not compact.
 type SkipReason string
 
-// Reasons, in the order in which they are looked at.
+// Reasons why a cycle did not compact.
 const (
-	SkipThreshold SkipReason = "threshold"  // FragmentationRatio under FragmentationThreshold
-	SkipSize      SkipReason = "size"       // TotalBytes under MinBytes
-	SkipRateLimit SkipReason = "rate_limit" // the last automatic compaction less than MinPeriod ago
+	SkipThreshold SkipReason = "threshold"  // FragmentationRatio is under FragmentationThreshold
+	SkipSize      SkipReason = "size"       // TotalBytes is under MinBytes
+	SkipRateLimit SkipReason = "rate_limit" // the last automatic compaction began less than MinPeriod ago
 	SkipBusy      SkipReason = "busy"       // another compaction runs
-	SkipMemory    SkipReason = "memory"     // not even one segment fits into the memory it may take
+	SkipMemory    SkipReason = "memory"     // the memory that a compaction may take is too small for one segment
 )
 
 // MaintenanceReport says what one maintenance cycle saw and did.
 type MaintenanceReport struct {
 	FragmentationRatio float64         // when the cycle began
-	TotalBytes         int64           // likewise
-	Compacted          bool            // a compaction ran, to its end
-	Skipped            SkipReason      // why none was started; empty when one was
-	Compaction         CompactionStats // of the compaction, also when it failed
+	TotalBytes         int64           // when the cycle began
+	Compacted          bool            // a compaction ran to its end
+	Skipped            SkipReason      // why no compaction was started; empty when one was
+	Compaction         CompactionStats // what the compaction did, also when it failed
 	Duration           time.Duration
 }
 

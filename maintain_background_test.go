@@ -40,7 +40,7 @@ func TestMaintain_Disabled(t *testing.T) {
 	require.Zero(t, background())
 	_, err := s.Maintain(context.Background())
 	require.ErrorIs(t, err, ErrReadOnly)
-	require.Zero(t, s.Stats().MaintenanceCycles)
+	require.Zero(t, s.Stats().Maintenance.Cycles)
 }
 
 // Goal: the background cycle runs every Interval, compacts by the rules, logs what it did without ids,
@@ -61,18 +61,18 @@ func TestMaintain_BackgroundCycle(t *testing.T) {
 				fragment(t, s, 0)
 
 				afterwards(c.interval - 1)
-				require.Zero(t, s.Stats().MaintenanceCycles)
+				require.Zero(t, s.Stats().Maintenance.Cycles)
 				afterwards(1)
-				require.EqualValues(t, 1, s.Stats().MaintenanceCycles)
-				require.Equal(t, SkipThreshold, s.Stats().LastMaintenanceDecision)
+				require.EqualValues(t, 1, s.Stats().Maintenance.Cycles)
+				require.Equal(t, SkipThreshold, s.Stats().Maintenance.LastSkipped)
 				require.Contains(t, log.String(), "level=DEBUG")
 
 				deleteWhere(t, s, 0, 600, all)
 				require.Zero(t, s.Stats().Compactions)
 				afterwards(c.interval)
 				st := s.Stats()
-				require.EqualValues(t, 2, st.MaintenanceCycles)
-				require.EqualValues(t, 1, st.AutomaticCompactions)
+				require.EqualValues(t, 2, st.Maintenance.Cycles)
+				require.EqualValues(t, 1, st.Maintenance.Compactions)
 				require.EqualValues(t, 1, st.Compactions)
 				require.Zero(t, st.DeadBytes)
 				require.Contains(t, log.String(), "level=INFO")
@@ -82,7 +82,7 @@ func TestMaintain_BackgroundCycle(t *testing.T) {
 
 				require.NoError(t, s.Close())
 				afterwards(100 * c.interval)
-				require.EqualValues(t, 2, s.Stats().MaintenanceCycles, "cycles after Close")
+				require.EqualValues(t, 2, s.Stats().Maintenance.Cycles, "cycles after Close")
 			})
 		})
 	}
@@ -102,7 +102,7 @@ func TestMaintain_BackgroundFailure(t *testing.T) {
 		before := settled(s)
 		afterwards(time.Second)
 		st := s.Stats()
-		require.EqualValues(t, 1, st.AutomaticCompactions)
+		require.EqualValues(t, 1, st.Maintenance.Compactions)
 		require.EqualValues(t, 1, st.CompactionFailures)
 		require.Zero(t, st.Compactions)
 		requireSameState(t, before, st)
@@ -111,7 +111,7 @@ func TestMaintain_BackgroundFailure(t *testing.T) {
 
 		afterwards(time.Second)
 		st = s.Stats()
-		require.EqualValues(t, 2, st.AutomaticCompactions)
+		require.EqualValues(t, 2, st.Maintenance.Compactions)
 		require.EqualValues(t, 1, st.CompactionFailures)
 		require.EqualValues(t, 1, st.Compactions)
 		require.Zero(t, st.DeadBytes)
@@ -135,7 +135,7 @@ func TestMaintain_BackgroundMemoryShort(t *testing.T) {
 		}})
 		fragment(t, s, 600)
 		afterwards(time.Second)
-		require.Equal(t, SkipMemory, s.Stats().LastMaintenanceDecision)
+		require.Equal(t, SkipMemory, s.Stats().Maintenance.LastSkipped)
 		require.Contains(t, log.String(), "level=WARN")
 		afterwards(time.Second)
 		require.Zero(t, s.Stats().DeadBytes)
@@ -224,7 +224,7 @@ func TestMaintain_AgainstCompact(t *testing.T) {
 	})
 	c.wait(testDuration(t))
 
-	require.True(t, waitFor(1_000_000, func() bool { return s.Stats().AutomaticCompactions > 0 }))
+	require.True(t, waitFor(1_000_000, func() bool { return s.Stats().Maintenance.Compactions > 0 }))
 	require.Zero(t, s.Stats().CompactionFailures)
 	report, err := s.Verify(context.Background())
 	require.NoError(t, err, "findings: %+v", report.Findings)

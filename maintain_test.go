@@ -70,18 +70,18 @@ func TestMaintain_Threshold(t *testing.T) {
 			require.Equal(t, 1000*recordBytes, r.TotalBytes)
 			require.Equal(t, c.compacts, r.Compacted)
 			st := s.Stats()
-			require.EqualValues(t, 1, st.MaintenanceCycles)
+			require.EqualValues(t, 1, st.Maintenance.Cycles)
 			if c.compacts {
 				require.Empty(t, r.Skipped)
-				require.Empty(t, st.LastMaintenanceDecision)
-				require.EqualValues(t, 1, st.AutomaticCompactions)
+				require.Empty(t, st.Maintenance.LastSkipped)
+				require.EqualValues(t, 1, st.Maintenance.Compactions)
 				require.EqualValues(t, 1, st.Compactions)
 				require.LessOrEqual(t, st.FragmentationRatio, s.opts.Maintenance.FragmentationThreshold/2)
 				require.Equal(t, r.TotalBytes-st.TotalBytes, r.Compaction.BytesReclaimed)
 			} else {
 				require.Equal(t, SkipThreshold, r.Skipped)
-				require.Equal(t, SkipThreshold, st.LastMaintenanceDecision)
-				require.Zero(t, st.AutomaticCompactions)
+				require.Equal(t, SkipThreshold, st.Maintenance.LastSkipped)
+				require.Zero(t, st.Maintenance.Compactions)
 				require.Zero(t, st.Compactions)
 				require.Equal(t, CompactionStats{}, r.Compaction)
 			}
@@ -149,7 +149,7 @@ func TestMaintain_Reserve(t *testing.T) {
 		}
 		return s
 	}
-	kept := func(s *Store) int { return int(s.Stats().ReserveBytes) / s.opts.SegmentSize }
+	kept := func(s *Store) int { return int(s.Stats().SegmentDetails.ReserveBytes) / s.opts.SegmentSize }
 
 	t.Run("used again", func(t *testing.T) {
 		s := overwritten(t)
@@ -252,6 +252,7 @@ func TestMaintain_MinBytes(t *testing.T) {
 		{"one byte more than there are", 1000*recordBytes + 1, SkipSize},
 		{"as many as there are", 1000 * recordBytes, ""},
 		{"default", 0, SkipSize},
+		{"none", -1, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			opts := maintained()
@@ -287,10 +288,10 @@ func TestMaintain_MinPeriod(t *testing.T) {
 				fragment(t, s, 600)
 				afterwards(c.period - 1)
 				require.Equal(t, SkipRateLimit, maintain(t, s).Skipped)
-				require.Equal(t, SkipRateLimit, s.Stats().LastMaintenanceDecision)
+				require.Equal(t, SkipRateLimit, s.Stats().Maintenance.LastSkipped)
 				afterwards(1)
 				require.True(t, maintain(t, s).Compacted)
-				require.EqualValues(t, 2, s.Stats().AutomaticCompactions)
+				require.EqualValues(t, 2, s.Stats().Maintenance.Compactions)
 			})
 		})
 	}
@@ -339,8 +340,8 @@ func TestMaintain_MemoryShort(t *testing.T) {
 	r := maintain(t, s)
 	require.Equal(t, SkipMemory, r.Skipped)
 	require.False(t, r.Compacted)
-	require.Equal(t, SkipMemory, s.Stats().LastMaintenanceDecision)
-	require.Zero(t, s.Stats().AutomaticCompactions)
+	require.Equal(t, SkipMemory, s.Stats().Maintenance.LastSkipped)
+	require.Zero(t, s.Stats().Maintenance.Compactions)
 	requireSameState(t, before, s.Stats())
 	available = 1 << 40
 	require.True(t, maintain(t, s).Compacted)
@@ -366,4 +367,20 @@ func TestMaintain_CompactionFails(t *testing.T) {
 	requireSameState(t, before, s.Stats())
 	require.EqualValues(t, 1, s.Stats().CompactionFailures)
 	require.Equal(t, SkipRateLimit, maintain(t, s).Skipped)
+}
+
+// Goal: with a negative MinPeriod one automatic compaction may follow the other at once, and with a
+// negative MinBytes an empty store is not too small. Method: a bubble, whose clock stands still.
+func TestMaintain_NegativeBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := quiet()
+		opts.Maintenance.MinBytes, opts.Maintenance.MinPeriod = -1, -1
+		s := openTest(t, opts, hooks{})
+		require.Equal(t, SkipThreshold, maintain(t, s).Skipped, "an empty store is not fragmented")
+		for range 3 {
+			fragment(t, s, 1000)
+			require.True(t, maintain(t, s).Compacted)
+		}
+		require.EqualValues(t, 3, s.Stats().Maintenance.Compactions)
+	})
 }

@@ -30,6 +30,18 @@ func TestOptions_Defaults(t *testing.T) {
 	require.NotNil(t, s.opts.Logger)
 }
 
+// Goal: negative lower bounds of maintenance mean zero, and do not touch the caller's options.
+// Method: open a store with both.
+func TestOptions_NegativeBoundsMeanZero(t *testing.T) {
+	opts := quiet()
+	opts.Maintenance.MinBytes, opts.Maintenance.MinPeriod = -1, -time.Hour
+	s := openTest(t, opts, hooks{})
+	require.Zero(t, s.opts.Maintenance.MinBytes)
+	require.Zero(t, s.opts.Maintenance.MinPeriod)
+	require.EqualValues(t, -1, opts.Maintenance.MinBytes)
+	require.Equal(t, -time.Hour, opts.Maintenance.MinPeriod)
+}
+
 // Goal: SegmentSize is rounded up to whole pages and at least 64 KiB, and the default of MaxOverhead
 // follows it. Method: a table.
 func TestOptions_SegmentSizeRounded(t *testing.T) {
@@ -83,9 +95,6 @@ func TestOptions_BadValuesNamed(t *testing.T) {
 			"Maintenance.FragmentationThreshold is NaN"},
 		{"infinite threshold", func(o *Options) { o.Maintenance.FragmentationThreshold = math.Inf(1) },
 			"Maintenance.FragmentationThreshold is +Inf"},
-		{"negative least size", func(o *Options) { o.Maintenance.MinBytes = -5 }, "Maintenance.MinBytes is -5"},
-		{"negative period", func(o *Options) { o.Maintenance.MinPeriod = -time.Minute },
-			"Maintenance.MinPeriod is -1m0s"},
 	}
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
@@ -101,15 +110,13 @@ func TestOptions_BadValuesNamed(t *testing.T) {
 		opts := Options{
 			SegmentSize: -1,
 			Compaction:  CompactionOptions{Workers: -2, MaxMemoryFraction: 2},
-			Maintenance: MaintenanceOptions{
-				Interval: -1, FragmentationThreshold: 3, MinBytes: -4, MinPeriod: -5,
-			},
+			Maintenance: MaintenanceOptions{Interval: -1, FragmentationThreshold: 3},
 		}
 		_, err := Open("", &opts)
 		require.ErrorIs(t, err, ErrInvalidOptions)
 		for _, field := range []string{
 			"SegmentSize", "Compaction.Workers", "Compaction.MaxMemoryFraction", "Maintenance.Interval",
-			"Maintenance.FragmentationThreshold", "Maintenance.MinBytes", "Maintenance.MinPeriod",
+			"Maintenance.FragmentationThreshold",
 		} {
 			require.ErrorContains(t, err, field+" is ")
 		}
@@ -129,6 +136,8 @@ func TestOptions_LimitsAccepted(t *testing.T) {
 		{"overhead of one byte", func(o *Options) { o.Compaction.MaxOverhead = 1 }},
 		{"threshold 1", func(o *Options) { o.Maintenance.FragmentationThreshold = 1 }},
 		{"sync only when asked", func(o *Options) { o.SyncInterval = -1 }},
+		{"no store too small", func(o *Options) { o.Maintenance.MinBytes = math.MinInt64 }},
+		{"no wait between compactions", func(o *Options) { o.Maintenance.MinPeriod = math.MinInt64 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			opts := quiet()

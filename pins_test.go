@@ -65,7 +65,7 @@ func holdDuringCompactions(t *testing.T, opts *Options, size int, read func(*Sto
 			require.True(t, bytes.Equal(want, content), "the bytes handed out have changed")
 			require.True(t, held.is(stateRetired))
 			require.EqualValues(t, 1, held.refs.Load())
-			require.EqualValues(t, len(held.mem), s.Stats().RetiredBytes)
+			require.EqualValues(t, len(held.mem), s.Stats().SegmentDetails.RetiredBytes)
 			for _, seg := range s.segments.all() {
 				require.NotSame(t, &held.mem[0], &seg.mem[0])
 			}
@@ -77,7 +77,7 @@ func holdDuringCompactions(t *testing.T, opts *Options, size int, read func(*Sto
 	require.Equal(t, 1, times)
 	require.Zero(t, held.refs.Load())
 	st := s.Stats()
-	require.Zero(t, st.RetiredBytes)
+	require.Zero(t, st.SegmentDetails.RetiredBytes)
 	var mapped int64
 	for _, seg := range s.segments.all() {
 		mapped += int64(len(seg.mem))
@@ -136,8 +136,8 @@ func TestGet_LargeContentDuringCompactions(t *testing.T) {
 		return err
 	})
 	c.wait(testDuration(t))
-	require.Zero(t, s.Stats().RetiredBytes)
-	require.Zero(t, s.Stats().CorruptRecords)
+	require.Zero(t, s.Stats().SegmentDetails.RetiredBytes)
+	require.Zero(t, s.Stats().Reads.CorruptRecords)
 	t.Logf("%d compactions", version)
 }
 
@@ -203,7 +203,7 @@ func TestView_PinnedAgainstSwap(t *testing.T) {
 		return nil
 	})
 	c.wait(testDuration(t))
-	require.Zero(t, s.Stats().RetiredBytes)
-	require.Zero(t, s.Stats().CorruptRecords)
+	require.Zero(t, s.Stats().SegmentDetails.RetiredBytes)
+	require.Zero(t, s.Stats().Reads.CorruptRecords)
 	t.Logf("%d swaps, %d reads", swaps, s.Stats().Gets)
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/warmtier/warmtier/internal/layout"
 )
 
-// MetricType is what the figures of a [Metric] mean.
+// MetricType says what the figures of a [Metric] mean.
 type MetricType string
 
 // Types of metrics, by their names in the Prometheus text format.
@@ -23,27 +23,29 @@ const (
 	MetricHistogram MetricType = "histogram"
 )
 
-// Metric is one family of figures in the form that monitoring systems share: seconds, bytes, ratios from
-// 0 to 1, and a name that says which. No label is an id.
+// Metric is one family of figures in the form that monitoring systems share: seconds, bytes or
+// ratios from 0 to 1, with the unit in its name. No label is an id.
 type Metric struct {
 	Name    string
 	Help    string
 	Type    MetricType
-	Samples []Sample // with the same label names each
+	Samples []Sample // all with the same label names
 }
 
 // Sample is one figure of a [Metric].
 type Sample struct {
 	Labels    []Label
 	Value     float64
-	Histogram *Histogram // of a MetricHistogram, in place of Value
+	Histogram *Histogram // in place of Value when the metric is a MetricHistogram
 }
 
-// Label tells the samples of a metric apart. Those of one sample are in the order of their names.
+// Label tells the samples of a metric apart. The labels of one sample are in the order of their
+// names.
 type Label struct{ Name, Value string }
 
-// Metrics returns st as metrics: always the same families with the same labels, in the same order. It is
-// what [Stats.WritePrometheus] and package warmtierprom expose, and what to build other exporters on.
+// Metrics returns st as metrics: always the same families with the same labels, in the same order.
+// [Stats.WritePrometheus] and package warmtierprom expose them; other exporters can be built on
+// them.
 func (st Stats) Metrics() []Metric {
 	var m families
 	m.content(&st)
@@ -54,7 +56,7 @@ func (st Stats) Metrics() []Metric {
 }
 
 // WritePrometheus writes st in the Prometheus text format, version 0.0.4, whose Content-Type is
-// "text/plain; version=0.0.4; charset=utf-8". The errors are those of w.
+// "text/plain; version=0.0.4; charset=utf-8". It returns the errors of w.
 func (st Stats) WritePrometheus(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	for _, m := range st.Metrics() {
@@ -63,7 +65,7 @@ func (st Stats) WritePrometheus(w io.Writer) error {
 	return b.Flush()
 }
 
-// families are built family by family.
+// families collects metrics in the order in which they are added.
 type families []Metric
 
 func (m *families) add(kind MetricType, name, help string, samples ...Sample) {
@@ -82,7 +84,7 @@ func (m *families) histogram(name, help string, h Histogram) {
 	m.add(MetricHistogram, name, help, Sample{Histogram: &h})
 }
 
-// labelled is a sample with labels, given as names and values in turn.
+// labelled returns a sample with labels, which are names and values in turn.
 func labelled(v float64, labels ...string) Sample {
 	s := Sample{Value: v}
 	for i := 0; i < len(labels); i += 2 {
@@ -101,16 +103,16 @@ func (m *families) content(st *Stats) {
 	m.gauge("warmtier_content_mapped_bytes", "Memory that segments take, retired ones and the reserve included.",
 		float64(max(0, st.MappedBytes-st.IndexBytes)))
 	m.gauge("warmtier_fragmentation_ratio", "Dead bytes by live and dead bytes, 0 to 1.", st.FragmentationRatio)
-	n := st.SegmentsByState
+	n := st.SegmentDetails
 	m.add(MetricGauge, "warmtier_segments", "Segments by what they are being used for.",
 		labelled(float64(n.Active), "state", string(SegmentActive)),
 		labelled(float64(n.Sealed), "state", string(SegmentSealed)),
 		labelled(float64(n.Compacting), "state", string(SegmentCompacting)),
 		labelled(float64(n.Retired), "state", string(SegmentRetired)))
-	m.gauge("warmtier_retired_bytes", "Memory of segments that only readers keep mapped.", float64(st.RetiredBytes))
+	m.gauge("warmtier_retired_bytes", "Memory of segments that only readers keep mapped.", float64(n.RetiredBytes))
 	m.gauge("warmtier_reserve_bytes", "Memory kept by automatic compactions for the next segments.",
-		float64(st.ReserveBytes))
-	m.gauge("warmtier_pinned_readers", "Pins that readers hold on segments.", float64(st.PinnedReaders))
+		float64(n.ReserveBytes))
+	m.gauge("warmtier_pinned_readers", "Pins that readers hold on segments.", float64(n.Pins))
 }
 
 func (m *families) operations(st *Stats) {
@@ -118,14 +120,14 @@ func (m *families) operations(st *Stats) {
 	m.add(MetricCounter, "warmtier_operations_total", "Operations by their result.",
 		op(st.Gets-st.Misses, "get", "hit"),
 		op(st.Misses, "get", "miss"),
-		op(st.GetErrors, "get", "error"),
+		op(st.Reads.Errors, "get", "error"),
 		op(st.Puts, "put", "ok"),
-		op(st.PutErrors, "put", "error"),
+		op(st.Writes.PutErrors, "put", "error"),
 		op(st.Deletes, "delete", "ok"),
-		op(st.DeleteMisses, "delete", "miss"),
-		op(st.DeleteErrors, "delete", "error"),
-		op(st.Loads, "load", "ok"),
-		op(st.LoadErrors, "load", "error"))
+		op(st.Writes.DeleteMisses, "delete", "miss"),
+		op(st.Writes.DeleteErrors, "delete", "error"),
+		op(st.Loads.OK, "load", "ok"),
+		op(st.Loads.Errors, "load", "error"))
 	duration := func(op string, h Histogram) Sample {
 		s := labelled(0, "op", op)
 		s.Histogram = &h
@@ -133,21 +135,22 @@ func (m *families) operations(st *Stats) {
 	}
 	m.add(MetricHistogram, "warmtier_operation_duration_seconds",
 		"Durations of operations: of all loads, and of 1 in 256 others.",
-		duration("get", st.GetDuration),
-		duration("put", st.PutDuration),
-		duration("delete", st.DeleteDuration),
-		duration("load", st.LoadDuration))
-	m.counter("warmtier_read_bytes_total", "Bytes of contents read, estimated from a sample of 1 in 256.", st.ReadBytes)
-	m.counter("warmtier_written_bytes_total", "Bytes of records written by puts and deletes.", st.WrittenBytes)
-	m.counter("warmtier_corrupt_records_total", "Damaged records met by reads.", st.CorruptRecords)
+		duration("get", st.Reads.Duration),
+		duration("put", st.Writes.PutDuration),
+		duration("delete", st.Writes.DeleteDuration),
+		duration("load", st.Loads.Duration))
+	m.counter("warmtier_read_bytes_total", "Bytes of contents read, estimated from a sample of 1 in 256.", st.Reads.Bytes)
+	m.counter("warmtier_written_bytes_total", "Bytes of records written by puts and deletes.", st.Writes.Bytes)
+	m.counter("warmtier_corrupt_records_total", "Damaged records met by reads.", st.Reads.CorruptRecords)
 }
 
 func (m *families) compaction(st *Stats) {
+	details := &st.CompactionDetails
 	var compactions []Sample
-	for by, r := range [triggers]CompactionResults{
-		triggerManual: st.ManualCompactions, triggerAuto: st.AutoCompactions, triggerStartup: st.StartupCompactions,
+	for i, r := range [triggers]CompactionResults{
+		triggerManual: details.Manual, triggerAuto: details.Automatic, triggerStartup: details.Startup,
 	} {
-		name := trigger(by).String()
+		name := trigger(i).String()
 		compactions = append(compactions,
 			labelled(float64(r.OK), "result", "ok", "trigger", name),
 			labelled(float64(r.Aborted), "result", "aborted", "trigger", name),
@@ -155,18 +158,20 @@ func (m *families) compaction(st *Stats) {
 	}
 	m.add(MetricCounter, "warmtier_compactions_total", "Compactions by what started them and how they ended.",
 		compactions...)
-	m.histogram("warmtier_compaction_duration_seconds", "Durations of compactions.", st.CompactionDuration)
-	m.histogram("warmtier_compaction_swap_duration_seconds", "Holds of the write lock by compactions.", st.SwapDuration)
+	m.histogram("warmtier_compaction_duration_seconds", "Durations of compactions.", details.Duration)
+	m.histogram("warmtier_compaction_swap_duration_seconds", "Holds of the write lock by compactions.",
+		details.SwapDuration)
 	m.counter("warmtier_compaction_reclaimed_bytes_total", "Bytes given back by compactions.", st.BytesReclaimed)
-	m.counter("warmtier_compaction_copied_bytes_total", "Bytes of live records copied by compactions.", st.BytesCopied)
+	m.counter("warmtier_compaction_copied_bytes_total", "Bytes of live records copied by compactions.",
+		details.BytesCopied)
 	running := 0.0
 	if st.CompactionInProgress {
 		running = 1
 	}
 	m.gauge("warmtier_compaction_in_progress", "1 while a compaction runs, else 0.", running)
 	m.gauge("warmtier_compaction_last_success_timestamp_seconds", "When the last compaction ended well; 0 when none did.",
-		timestamp(st.LastCompactionSuccess))
-	skips := st.MaintenanceSkips
+		timestamp(details.LastSuccess))
+	skips := st.Maintenance.Skips
 	skip := func(n int64, reason SkipReason) Sample { return labelled(float64(n), "reason", string(reason)) }
 	m.add(MetricCounter, "warmtier_maintenance_skipped_total", "Maintenance cycles that did not compact, by reason.",
 		skip(skips.Threshold, SkipThreshold),
@@ -177,16 +182,18 @@ func (m *families) compaction(st *Stats) {
 }
 
 func (m *families) durability(st *Stats) {
-	m.histogram("warmtier_sync_duration_seconds", "Durations of flushes.", st.SyncDuration)
-	m.counter("warmtier_sync_errors_total", "Flushes that failed.", st.SyncErrors)
-	m.gauge("warmtier_unsynced_bytes", "Bytes of records that a power loss might take.", float64(st.UnsyncedBytes))
+	m.histogram("warmtier_sync_duration_seconds", "Durations of flushes.", st.Sync.Duration)
+	m.counter("warmtier_sync_errors_total", "Flushes that failed.", st.Sync.Errors)
+	m.gauge("warmtier_unsynced_bytes", "Bytes of records that a power loss might take.", float64(st.Sync.UnsyncedBytes))
 	m.gauge("warmtier_recovery_duration_seconds", "How long opening the directory took.", st.Recovery.Duration.Seconds())
 	m.gauge("warmtier_recovery_entries", "Records found when the directory was opened.", float64(st.Recovery.Records))
 	m.gauge("warmtier_recovery_truncated_bytes", "Bytes of unfinished tails cut when the directory was opened.",
 		float64(st.Recovery.TruncatedBytes))
+	m.gauge("warmtier_recovery_lost_records", "Damaged and missing records when the directory was repaired.",
+		float64(st.Recovery.Repair.RecordsLost))
 }
 
-// timestamp is t in seconds since 1970, 0 for the zero time.
+// timestamp returns t in seconds since 1970, 0 for the zero time.
 func timestamp(t time.Time) float64 {
 	if t.IsZero() {
 		return 0
@@ -194,7 +201,7 @@ func timestamp(t time.Time) float64 {
 	return float64(t.UnixNano()) / 1e9
 }
 
-// moduleVersion is the version of this module in the program, as the build recorded it.
+// moduleVersion returns the version of this module that the build recorded in the program.
 var moduleVersion = sync.OnceValue(func() string {
 	const path = "github.com/warmtier/warmtier"
 	info, ok := debug.ReadBuildInfo()
@@ -246,6 +253,7 @@ var (
 	labelEscaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 )
 
+// number returns v as the text format spells it.
 func number(v float64) string {
 	if math.IsInf(v, 1) {
 		return "+Inf"
@@ -253,6 +261,7 @@ func number(v float64) string {
 	return strconv.FormatFloat(v, 'g', -1, 64)
 }
 
+// labelText returns labels and further in braces, or "" when there are none.
 func labelText(labels []Label, further ...Label) string {
 	if len(labels)+len(further) == 0 {
 		return ""

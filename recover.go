@@ -77,6 +77,7 @@ func (s *Store) openDisk(files dir.FS, lock *os.File) error {
 	s.writtenGone = -written(s.segments.all()) // by others
 	s.recovered = RecoveryStats{
 		Duration: time.Since(start), Clean: r.hinted, Records: r.records, TruncatedBytes: r.torn,
+		Repair: r.repaired,
 	}
 	return nil
 }
@@ -101,6 +102,7 @@ type recovery struct {
 	lost       []lostRecord
 	lostIDs    []string // of those whose head is intact
 	nameless   error    // records were lost of which not even the id's digest is left
+	repaired   RepairReport
 }
 
 // recovered is one segment file.

@@ -241,6 +241,6 @@ func TestLog_StartupFragmentation(t *testing.T) {
 	r, err := s.Maintain(t.Context())
 	require.NoError(t, err)
 	require.True(t, r.Compacted)
-	require.Equal(t, CompactionResults{OK: 1}, s.Stats().StartupCompactions)
+	require.Equal(t, CompactionResults{OK: 1}, s.Stats().CompactionDetails.Startup)
 	require.NoError(t, s.Close())
 }

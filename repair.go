@@ -21,22 +21,16 @@ is written anew, and its file is kept under another name.
 // damagedSuffix is appended to the name of a segment file that a repair took out of the store.
 const damagedSuffix = ".damaged"
 
-// RepairReport says what Open with Options.Repair went on without. It is empty when nothing was damaged.
+// RepairReport says what a repair by [Open] had to give up, in [RecoveryStats]. It is empty without
+// Options.Repair, and when nothing was damaged.
 type RepairReport struct {
-	RecordsLost      int // damaged or missing
-	MemoriesDeleted  int // of which only an older version was left
-	SegmentsReplaced int // their files stay in the directory, with the suffix .damaged
-	// Lost are ids, as far as they are known, of which the newest version is lost: at most 1000, in no
-	// order. An id that was deleted after its damaged record was written may be among them.
-	Lost []string
-}
-
-// Repaired returns what the repair of [Open] found, for whoever has to say which memories are gone.
-func (s *Store) Repaired() RepairReport {
-	if s.disk == nil {
-		return RepairReport{}
-	}
-	return s.disk.repaired
+	RecordsLost      int // records that are damaged or missing
+	MemoriesDeleted  int // memories of which only an older version was left
+	SegmentsReplaced int // damaged segments; their files stay in the directory, with the suffix .damaged
+	// Lost lists known ids whose newest version is lost: at most 1000, in no order, in a slice of
+	// the caller's. An id that was deleted after its damaged record was written may be among them.
+	// JSON leaves Lost out: ids are user data, and statistics get published.
+	Lost []string `json:"-"`
 }
 
 // repairReport sums up. deleted are the ids that dropLost took out.
@@ -123,7 +117,7 @@ func (r *recovery) repair() error {
 	if err := s.disk.fs.Remove(hintName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	s.disk.repaired = r.repairReport(len(damaged), ids)
+	r.repaired = r.repairReport(len(damaged), ids)
 	if len(damaged) > 0 || len(ids) > 0 {
 		s.opts.Logger.Error("store repaired", "records_lost", len(r.lost), "memories_deleted", len(ids),
 			"segments_replaced", len(damaged))

@@ -5,6 +5,7 @@ package warmtier
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strconv"
@@ -275,7 +276,7 @@ func TestDamage_RepairLastRecord(t *testing.T) {
 func TestDamage_RepairedNamesWhatIsLost(t *testing.T) {
 	dir := fastDir(t)
 	s := openDir(t, dir, quietly())
-	require.Empty(t, s.Repaired())
+	require.Empty(t, s.Stats().Recovery.Repair)
 	fill(t, s, 0, 10, 100)
 	require.NoError(t, s.Put(idOf(3), contentOf(3, 1, 100)))
 	require.NoError(t, s.Put(idOf(4), contentOf(4, 1, 100)))
@@ -290,13 +291,19 @@ func TestDamage_RepairedNamesWhatIsLost(t *testing.T) {
 	opts := quietly()
 	opts.Repair = true
 	s = openDir(t, dir, opts)
-	report := s.Repaired()
+	report := s.Stats().Recovery.Repair
+	clear(s.Stats().Recovery.Repair.Lost)
+	require.Equal(t, report, s.Stats().Recovery.Repair, "the slice is the caller's")
+	published, err := json.Marshal(s.Stats())
+	require.NoError(t, err)
+	require.Contains(t, string(published), `"RecordsLost":3`)
+	require.NotContains(t, string(published), idOf(2), "no ids")
 	require.ElementsMatch(t, []string{idOf(2), idOf(3)}, report.Lost)
 	require.Equal(t, 3, report.RecordsLost)
 	require.Equal(t, 1, report.MemoriesDeleted, "of id 3 the older version was left")
 	require.Positive(t, report.SegmentsReplaced)
 	closeIntact(t, s)
 	s = openDir(t, dir, opts)
-	require.Empty(t, s.Repaired(), "nothing is left to repair")
+	require.Empty(t, s.Stats().Recovery.Repair, "nothing is left to repair")
 	closeIntact(t, s)
 }

@@ -69,8 +69,8 @@ func requireModel(t *testing.T, s *Store, model map[int]int) {
 	st := s.Stats()
 	require.Equal(t, len(model), st.Memories)
 	require.Equal(t, live, st.LiveBytes)
-	require.Zero(t, st.CorruptRecords)
-	require.Zero(t, st.RetiredBytes)
+	require.Zero(t, st.Reads.CorruptRecords)
+	require.Zero(t, st.SegmentDetails.RetiredBytes)
 	requireIntact(t, s)
 }
 
@@ -95,8 +95,8 @@ func requireSameState(t *testing.T, before, after Stats) {
 		return Stats{
 			Memories: st.Memories, Segments: st.Segments, TotalBytes: st.TotalBytes, LiveBytes: st.LiveBytes,
 			DeadBytes: st.DeadBytes, FragmentationRatio: st.FragmentationRatio, MappedBytes: st.MappedBytes,
-			RetiredBytes: st.RetiredBytes, IndexBytes: st.IndexBytes, Puts: st.Puts, Deletes: st.Deletes,
-			BytesReclaimed: st.BytesReclaimed,
+			IndexBytes: st.IndexBytes, Puts: st.Puts, Deletes: st.Deletes, BytesReclaimed: st.BytesReclaimed,
+			SegmentDetails: SegmentDetails{RetiredBytes: st.SegmentDetails.RetiredBytes},
 		}
 	}
 	require.Equal(t, state(before), state(after))
@@ -105,7 +105,7 @@ func requireSameState(t *testing.T, before, after Stats) {
 // requireUnpinned checks that no pin and no lock is left.
 func requireUnpinned(t *testing.T, s *Store) {
 	t.Helper()
-	require.Zero(t, s.Stats().RetiredBytes)
+	require.Zero(t, s.Stats().SegmentDetails.RetiredBytes)
 	s.contentMu.Lock()
 	defer s.contentMu.Unlock()
 	for _, seg := range s.segments.all() {

@@ -317,8 +317,8 @@ func (k *soak) watch(c *crew, d time.Duration) {
 		fmt.Printf("soak: %8v  %7.0f calls/s  get p50 %v p99 %v p99.9 %v  put p99.9 %v  fragmentation %.2f  "+
 			"compactions %d  resident %d MiB  goroutines %d  mappings %d\n",
 			time.Since(begin).Round(time.Second), float64(calls-before)/period.Seconds(),
-			st.GetDuration.Quantile(0.5), st.GetDuration.Quantile(0.99), st.GetDuration.Quantile(0.999),
-			st.PutDuration.Quantile(0.999), st.FragmentationRatio, st.Compactions, rss>>20,
+			st.Reads.Duration.Quantile(0.5), st.Reads.Duration.Quantile(0.99), st.Reads.Duration.Quantile(0.999),
+			st.Writes.PutDuration.Quantile(0.999), st.FragmentationRatio, st.Compactions, rss>>20,
 			runtime.NumGoroutine(), maps)
 		before = calls
 	}

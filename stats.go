@@ -2,87 +2,137 @@ package warmtier
 
 import (
 	"cmp"
-	"context"
-	"errors"
-	"math/rand/v2"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/warmtier/warmtier/internal/biaslock"
 )
 
-// Stats is a snapshot of a store. Sizes are bytes. Each figure is exact, where it does not say that it
-// comes from a sample; figures read while others write are of slightly different moments. Counters
-// begin with Open.
+// Stats is a snapshot of a store. The figures that most readers want come first; groups with the
+// details follow. Sizes are bytes, ratios 0 to 1. A figure is exact unless it says that it comes
+// from a sample; figures read while others write belong to slightly different moments. Counters
+// start at zero with Open.
 type Stats struct {
 	Memories           int
 	Segments           int     // active and sealed
-	TotalBytes         int64   // of all records: live and dead
+	TotalBytes         int64   // of all records, live and dead
 	LiveBytes          int64   // of the records the index points to
-	DeadBytes          int64   // of the others
+	DeadBytes          int64   // of all other records
 	FragmentationRatio float64 // DeadBytes / TotalBytes, 0 when empty
-	MappedBytes        int64   // all memory outside the Go heap: segments, retired ones, reserve, index
-	RetiredBytes       int64   // of it, in segments that only a View or an iteration keeps mapped
-	ReserveBytes       int64   // of it, kept by automatic compactions for the next segments
-	IndexBytes         int64   // of it, in the index, old tables that wait for their readers included
+	MappedBytes        int64   // all memory outside the Go heap: segments, retired ones too, reserve, index
+	IndexBytes         int64   // part of MappedBytes, including old tables that wait for their readers
 
-	Puts           int64 // that succeeded, those of GetOrLoad included
-	Gets           int64 // calls of Get, AppendContent, View and GetOrLoad, and ids read by GetMany
-	Misses         int64 // of them, those that found nothing
-	Deletes        int64 // that removed something
-	CorruptRecords int64 // met by reads; the same record counts each time
+	Puts    int64 // that succeeded, those of GetOrLoad included
+	Gets    int64 // calls of Get, AppendContent, View and GetOrLoad, and ids read by GetMany
+	Misses  int64 // Gets that found no memory
+	Deletes int64 // that removed a memory
 
-	// Operations: calls that failed for a reason of the caller's (ErrInvalidID, ErrContentTooLarge,
-	// ErrReadOnly, ErrClosed) are not counted.
-	GetErrors      int64 // reads that met damage, also of All; those of damaged contents are Gets too
-	PutErrors      int64
-	DeleteErrors   int64
-	DeleteMisses   int64     // that found nothing to remove
-	ReadBytes      int64     // of contents read: an estimate, from one read in 256
-	WrittenBytes   int64     // of records written by Put and Delete since Open
-	GetDuration    Histogram // of one Get, AppendContent or View in 256; callbacks not included
-	PutDuration    Histogram // of one in 256
-	DeleteDuration Histogram // of one in 256
-	Loads          int64     // of GetOrLoad, that succeeded
-	LoadErrors     int64     // of GetOrLoad, that failed
-	LoadDuration   Histogram // of all of them
+	Compactions            int64 // that ran to the end
+	CompactionFailures     int64 // that returned ErrCompactionFailed, cancelled ones included
+	CompactionInProgress   bool
+	LastCompaction         time.Time // when the last one ended, with or without error; zero before the first
+	LastCompactionDuration time.Duration
+	BytesReclaimed         int64         // by all compactions
+	MaxSwapPause           time.Duration // longest hold of the content buffer's write lock
 
-	SegmentsByState SegmentCounts
-	PinnedReaders   int // pins on segments: by View, All, Verify, reads of long contents, and Sync
-
-	Compactions             int64 // that ran to the end
-	CompactionFailures      int64 // that returned ErrCompactionFailed, cancelled ones included
-	CompactionInProgress    bool
-	LastCompaction          time.Time // when the last one ended, with or without error; zero: none did
-	LastCompactionDuration  time.Duration
-	BytesReclaimed          int64         // by all of them
-	MaxSwapPause            time.Duration // longest hold of the content buffer's write lock
-	MaintenanceCycles       int64         // run by the background cycle and by Maintain
-	AutomaticCompactions    int64         // started by them
-	LastMaintenanceDecision SkipReason    // of the last cycle; empty when it compacted or none ran
-
-	ManualCompactions     CompactionResults  // by calls of Compact
-	AutoCompactions       CompactionResults  // by maintenance cycles
-	StartupCompactions    CompactionResults  // by the first cycle, when Open found the store fragmented
-	CompactionProgress    CompactionProgress // of the one under way; zero when there is none
-	LastCompactionSuccess time.Time          // when the last one without error ended; zero: none did
-	BytesCopied           int64              // by all compactions
-	CompactionDuration    Histogram          // of all, failed ones included
-	SwapDuration          Histogram          // of all holds of the content buffer's write lock
-	MaintenanceSkips      SkipCounts
-	NextMaintenanceCycle  time.Time // of the background cycle; zero when there is none
-
-	// Stores in a directory; zero in others.
-	Syncs         int64 // flushes that succeeded; concurrent calls share one
-	SyncErrors    int64
-	SyncDuration  Histogram
-	UnsyncedBytes int64 // of records that a power loss might take
-	Recovery      RecoveryStats
+	Reads             ReadStats
+	Writes            WriteStats
+	Loads             LoadStats
+	SegmentDetails    SegmentDetails
+	CompactionDetails CompactionDetails
+	Maintenance       MaintenanceStats
+	Sync              SyncStats     // empty in a store without a directory
+	Recovery          RecoveryStats // empty in a store without a directory
 }
 
-// SegmentState is what a segment is being used for.
+// ReadStats says more about Get, AppendContent, View, GetOrLoad, GetMany and All. Calls that failed
+// for a reason of the caller's ([ErrInvalidID], [ErrClosed]) are not counted.
+type ReadStats struct {
+	Errors         int64     // reads that met damage; when only the content is damaged it is one of the Gets too
+	CorruptRecords int64     // damaged records met; the same record counts each time
+	Bytes          int64     // of contents read: an estimate, from one read in 256
+	Duration       Histogram // of one Get, AppendContent or View in 256, without the time in callbacks
+}
+
+// WriteStats says more about Put and Delete. Calls that failed for a reason of the caller's
+// ([ErrInvalidID], [ErrContentTooLarge], [ErrReadOnly], [ErrClosed]) are not counted.
+type WriteStats struct {
+	PutErrors      int64
+	DeleteErrors   int64
+	DeleteMisses   int64     // Deletes that found nothing to remove
+	Bytes          int64     // of the records that Put and Delete wrote
+	PutDuration    Histogram // of one Put in 256
+	DeleteDuration Histogram // of one Delete in 256
+}
+
+// LoadStats says how the loads of GetOrLoad ended.
+type LoadStats struct {
+	OK       int64
+	Errors   int64
+	Duration Histogram // of every load
+}
+
+// SegmentDetails says how many segments are in each [SegmentState], and what they hold beside those
+// that Stats.Segments counts.
+type SegmentDetails struct {
+	Active, Sealed, Compacting, Retired int
+
+	RetiredBytes int64 // part of MappedBytes: retired segments, which a View or an iteration keeps mapped
+	ReserveBytes int64 // part of MappedBytes: kept by automatic compactions for the next segments
+	Pins         int   // held by View, All, Verify, reads of long contents, and Sync
+}
+
+// CompactionDetails says more about all compactions since Open, and about the one under way.
+type CompactionDetails struct {
+	Manual    CompactionResults // calls of Compact
+	Automatic CompactionResults // started by maintenance cycles
+	Startup   CompactionResults // started by the first cycle, because Open found the store fragmented
+
+	Progress     CompactionProgress // of the compaction under way; zero when there is none
+	LastSuccess  time.Time          // when the last one without error ended; zero before the first
+	BytesCopied  int64              // by all compactions
+	Duration     Histogram          // of every compaction, failed ones included
+	SwapDuration Histogram          // of every swap, which holds the content buffer's write lock
+}
+
+// CompactionResults counts compactions by how they ended.
+type CompactionResults struct {
+	OK      int64
+	Aborted int64 // cancelled by the caller or by Close
+	Failed  int64
+}
+
+// MaintenanceStats says what maintenance cycles did, those of the background and those of
+// [Store.Maintain].
+type MaintenanceStats struct {
+	Cycles      int64
+	Compactions int64      // started by cycles
+	LastSkipped SkipReason // why the last cycle did not compact; empty when it did, or before the first
+	Skips       SkipCounts
+	NextCycle   time.Time // of the background; zero when it is disabled
+}
+
+// SkipCounts counts the maintenance cycles that did not compact, by [SkipReason].
+type SkipCounts struct {
+	Threshold, Size, RateLimit, Busy, Memory int64
+}
+
+// SyncStats says what was flushed to the directory, and what was not.
+type SyncStats struct {
+	OK            int64 // flushes that succeeded; concurrent calls share one
+	Errors        int64
+	Duration      Histogram // of every flush
+	UnsyncedBytes int64     // of records that a power loss might take
+}
+
+// RecoveryStats says what Open found in a directory, and what a repair had to give up.
+type RecoveryStats struct {
+	Duration       time.Duration
+	Clean          bool  // the last Close left its index, and no record had to be read
+	Records        int   // in the segments
+	TruncatedBytes int64 // of unfinished tails, which were cut
+	Repair         RepairReport
+}
+
+// SegmentState says what a segment is being used for.
 type SegmentState string
 
 // States of segments.
@@ -98,39 +148,14 @@ type SegmentStats struct {
 	ID          uint64
 	State       SegmentState
 	MappedBytes int64
-	TotalBytes  int64 // of its records: live and dead
+	TotalBytes  int64 // of its records, live and dead
 	LiveBytes   int64
 	DeadBytes   int64
 	Pins        int           // that keep it mapped, beside the store itself
 	Age         time.Duration // since it was made, or found by Open
 }
 
-// SegmentCounts is how many segments are in each state.
-type SegmentCounts struct {
-	Active, Sealed, Compacting, Retired int
-}
-
-// CompactionResults is how compactions ended.
-type CompactionResults struct {
-	OK      int64
-	Aborted int64 // cancelled by the caller or by Close
-	Failed  int64
-}
-
-// SkipCounts is how often maintenance cycles did nothing, by [SkipReason].
-type SkipCounts struct {
-	Threshold, Size, RateLimit, Busy, Memory int64
-}
-
-// RecoveryStats says what Open found in a directory.
-type RecoveryStats struct {
-	Duration       time.Duration
-	Clean          bool  // the index was there from a clean Close, and no record was read
-	Records        int   // in the segments
-	TruncatedBytes int64 // of tails that were not finished
-}
-
-// CompactionStats says what one compaction did. Sizes are bytes, of records.
+// CompactionStats says what one compaction did. Sizes are bytes of records.
 type CompactionStats struct {
 	Duration            time.Duration
 	Rounds              int
@@ -138,22 +163,24 @@ type CompactionStats struct {
 	SegmentsAfter       int
 	BytesBefore         int64
 	BytesAfter          int64
-	BytesReclaimed      int64 // of the segments given back less those filled
+	BytesReclaimed      int64 // in the segments given back, less those in the segments filled
 	BytesCopied         int64 // of live records, in finished rounds
 	FragmentationBefore float64
 	FragmentationAfter  float64
 	MemoriesMoved       int64
 	MemoriesSuperseded  int64         // overwritten or deleted while their round was building
 	MaxSwapPause        time.Duration // longest hold of the content buffer's write lock
-	PeakOverheadBytes   int64         // most memory held beyond that before: targets and staging
+	PeakOverheadBytes   int64         // most memory held in addition to that before: targets and staging
 }
 
+// before takes down what the compaction starts from.
 func (c *CompactionStats) before(st Stats) {
 	c.SegmentsBefore, c.SegmentsAfter = st.Segments, st.Segments
 	c.BytesBefore, c.BytesAfter = st.TotalBytes, st.TotalBytes
 	c.FragmentationBefore, c.FragmentationAfter = st.FragmentationRatio, st.FragmentationRatio
 }
 
+// after takes down what the compaction left.
 func (c *CompactionStats) after(st Stats, d time.Duration) {
 	c.Duration = d
 	c.SegmentsAfter = st.Segments
@@ -161,244 +188,34 @@ func (c *CompactionStats) after(st Stats, d time.Duration) {
 	c.FragmentationAfter = st.FragmentationRatio
 }
 
-// history is what Stats says of past compactions and maintenance cycles.
-type history struct {
-	mu          sync.Mutex // a leaf: nothing is acquired under it
-	compactions int64
-	failures    int64
-	results     [triggers]CompactionResults
-	last        time.Time
-	lastSuccess time.Time
-	duration    time.Duration
-	balance     int64 // bytes given back less those filled
-	reclaimed   int64 // the highest balance: one cut off may owe what the next one gives back
-	copied      int64
-	maxPause    time.Duration
-	cycles      int64
-	automatic   int64
-	decision    SkipReason
-	skips       SkipCounts
-	nextCycle   time.Time
-}
-
-// trigger is what started a compaction.
-type trigger int
-
-const (
-	triggerManual trigger = iota
-	triggerAuto
-	triggerStartup
-	triggers
-)
-
-// String is the trigger's name in logs and metrics.
-func (t trigger) String() string { return [triggers]string{"manual", "auto", "startup"}[t] }
-
-func (h *history) addCompaction(by trigger, c CompactionStats, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.last, h.duration = time.Now(), c.Duration
-	switch {
-	case err == nil:
-		h.compactions++
-		h.lastSuccess = h.last
-		h.results[by].OK++
-	case isAborted(err):
-		h.failures++
-		h.results[by].Aborted++
-	default:
-		h.failures++
-		h.results[by].Failed++
-	}
-	h.balance += c.BytesReclaimed
-	h.reclaimed = max(h.reclaimed, h.balance)
-	h.copied += c.BytesCopied
-	h.maxPause = max(h.maxPause, c.MaxSwapPause)
-}
-
-// isAborted reports whether a compaction ended because somebody wanted it to.
-func isAborted(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrClosed)
-}
-
-func (h *history) addPause(d time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.maxPause = max(h.maxPause, d)
-}
-
-func (h *history) addCycle(r MaintenanceReport) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.cycles++
-	h.decision = r.Skipped
-	switch r.Skipped {
-	case SkipThreshold:
-		h.skips.Threshold++
-	case SkipSize:
-		h.skips.Size++
-	case SkipRateLimit:
-		h.skips.RateLimit++
-	case SkipBusy:
-		h.skips.Busy++
-	case SkipMemory:
-		h.skips.Memory++
-	default:
-		h.automatic++
-	}
-}
-
-func (h *history) expectCycle(at time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.nextCycle = at
-}
-
-func (h *history) addTo(st *Stats) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	st.Compactions = h.compactions
-	st.CompactionFailures = h.failures
-	st.ManualCompactions = h.results[triggerManual]
-	st.AutoCompactions = h.results[triggerAuto]
-	st.StartupCompactions = h.results[triggerStartup]
-	st.LastCompaction = h.last
-	st.LastCompactionSuccess = h.lastSuccess
-	st.LastCompactionDuration = h.duration
-	st.BytesReclaimed = h.reclaimed
-	st.BytesCopied = h.copied
-	st.MaxSwapPause = h.maxPause
-	st.MaintenanceCycles = h.cycles
-	st.AutomaticCompactions = h.automatic
-	st.LastMaintenanceDecision = h.decision
-	st.MaintenanceSkips = h.skips
-	st.NextMaintenanceCycle = h.nextCycle
-}
-
-/*
-Durations of operations are those of a sample: reading the clock twice takes as long as a Get. A read is
-measured when the counter it adds to anyway (readerSlot) passes a multiple of sampleEvery: so samples come
-evenly, and what a read pays is a comparison. Writes draw a random number, which is nothing against what
-a write does.
-*/
-const sampleEvery = 256
-
-// meters are what is measured of operations, where a counter of each shard would cost more than it is
-// worth: what is rare, and samples.
-type meters struct {
-	epoch time.Time // of sampled starts
-
-	getErrors, putErrors, deleteErrors atomic.Int64
-	sampledBytes                       atomic.Int64 // of contents read in sampled reads
-	syncs, syncErrors                  atomic.Int64
-	loadsOK, loadErrors                atomic.Int64
-
-	gets, puts, deletes, loads, compactions, swaps, syncDurations histogram
-}
-
-func (m *meters) init() {
-	m.epoch = time.Now()
-	for _, h := range []*histogram{&m.gets, &m.puts, &m.deletes, &m.loads, &m.syncDurations} {
-		h.first = operationBound
-	}
-	m.compactions.first = compactionBound
-	m.swaps.first = swapBound
-}
-
-// sampleRead says when the read under hold began if it is to be measured, 0 for the others.
-func (m *meters) sampleRead(hold *biaslock.Hold) time.Duration {
-	if hold.Gets == 0 || hold.Counted()%sampleEvery != 0 {
-		return 0
-	}
-	return (m.now() - hold.Waited) | 1
-}
-
-// sampleWrite says when a write began that is to be measured, 0 for the others.
-func (m *meters) sampleWrite() time.Duration {
-	if rand.Uint64()%sampleEvery != 0 {
-		return 0
-	}
-	return m.now()
-}
-
-// now is never 0.
-func (m *meters) now() time.Duration { return time.Since(m.epoch) | 1 }
-
-// readEnded accounts for a sampled read of n bytes. REQUIRES: started is not 0.
-func (m *meters) readEnded(started time.Duration, n int) {
-	m.gets.observe(m.now() - started)
-	m.sampledBytes.Add(int64(n))
-}
-
-// writeEnded accounts for the result of a Put or Delete.
-func (m *meters) writeEnded(started time.Duration, err error, durations *histogram, failures *atomic.Int64) {
-	switch {
-	case err == nil:
-		if started != 0 {
-			durations.observe(m.now() - started)
-		}
-	case errors.Is(err, ErrInvalidID), errors.Is(err, ErrContentTooLarge), errors.Is(err, ErrReadOnly),
-		errors.Is(err, ErrClosed): // the caller's
-	default:
-		failures.Add(1)
-	}
-}
-
-// loadEnded accounts for a load.
-func (m *meters) loadEnded(d time.Duration, ok bool) {
-	m.loads.observe(d)
-	if ok {
-		m.loadsOK.Add(1)
-	} else {
-		m.loadErrors.Add(1)
-	}
-}
-
-func (m *meters) addTo(st *Stats) {
-	st.Loads = m.loadsOK.Load()
-	st.LoadErrors = m.loadErrors.Load()
-	st.LoadDuration = m.loads.snapshot()
-	st.GetErrors = m.getErrors.Load()
-	st.PutErrors = m.putErrors.Load()
-	st.DeleteErrors = m.deleteErrors.Load()
-	st.ReadBytes = m.sampledBytes.Load() * sampleEvery
-	st.Syncs = m.syncs.Load()
-	st.SyncErrors = m.syncErrors.Load()
-	st.GetDuration = m.gets.snapshot()
-	st.PutDuration = m.puts.snapshot()
-	st.DeleteDuration = m.deletes.snapshot()
-	st.CompactionDuration = m.compactions.snapshot()
-	st.SwapDuration = m.swaps.snapshot()
-	st.SyncDuration = m.syncDurations.snapshot()
-}
-
-// Stats returns the figures of the store. It reads a few words per shard and per segment, and stops
-// nobody. Of a closed store only the counters are left.
+// Stats returns a snapshot of the store's figures. It reads a few words per shard and per segment
+// and stops no other call. Of a closed store only the counters are left.
 func (s *Store) Stats() Stats {
 	st := s.sizes()
 	for i := range s.shards {
 		sh := &s.shards[i]
 		st.Puts += sh.puts.Load()
 		st.Deletes += sh.deletes.Load()
-		st.DeleteMisses += sh.deleteMisses.Load()
+		st.Writes.DeleteMisses += sh.deleteMisses.Load()
 	}
 	hits, misses := s.contentMu.biased.Counts()
 	st.Gets, st.Misses = hits+misses, misses
 	st.IndexBytes = s.tables.bytes.Load()
 	st.MappedBytes = s.mapper.bytes.Load()
-	st.RetiredBytes = s.retiredBytes.Load()
-	st.ReserveBytes = int64(s.reserve.count()) * int64(s.opts.SegmentSize)
-	st.CorruptRecords = s.corruptRecords.Load()
+	st.SegmentDetails.RetiredBytes = s.retiredBytes.Load()
+	st.SegmentDetails.ReserveBytes = int64(s.reserve.count()) * int64(s.opts.SegmentSize)
+	st.Reads.CorruptRecords = s.corruptRecords.Load()
 	st.CompactionInProgress = s.compacting.Load()
-	st.CompactionProgress = s.progress()
+	st.CompactionDetails.Progress = s.progress()
 	st.Recovery = s.recovered
+	st.Recovery.Repair.Lost = slices.Clone(s.recovered.Repair.Lost)
 	s.addSegments(&st)
 	s.meters.addTo(&st)
 	s.history.addTo(&st)
 	return st
 }
 
-// sizes are the figures that compactions are decided by.
+// sizes returns only what decides about compactions: how much is live and how much is dead.
 func (s *Store) sizes() (st Stats) {
 	for i := range s.shards {
 		sh := &s.shards[i]
@@ -411,7 +228,7 @@ func (s *Store) sizes() (st Stats) {
 		st.TotalBytes += seg.recordBytes()
 	}
 	s.contentMu.RUnlock(hold)
-	// A record counts in TotalBytes before it counts in LiveBytes, and writers may have come
+	// A record counts in TotalBytes before it counts in LiveBytes, and writers may have run
 	// between the two sums above.
 	st.LiveBytes = min(st.LiveBytes, st.TotalBytes)
 	st.DeadBytes = st.TotalBytes - st.LiveBytes
@@ -419,35 +236,36 @@ func (s *Store) sizes() (st Stats) {
 	return st
 }
 
-// addSegments adds what is counted by segment.
+// addSegments adds the figures that are kept per segment.
 func (s *Store) addSegments(st *Stats) {
+	details := &st.SegmentDetails
 	hold := s.contentMu.RLock()
-	st.WrittenBytes = s.writtenGone
+	st.Writes.Bytes = s.writtenGone
 	for _, seg := range s.segments.all() {
-		st.WrittenBytes += seg.written()
+		st.Writes.Bytes += seg.written()
 		if s.disk != nil && !s.opts.ReadOnly && seg.committed.Load() {
-			st.UnsyncedBytes += max(0, seg.tail.Load()-seg.synced.Load())
+			st.Sync.UnsyncedBytes += max(0, seg.tail.Load()-seg.synced.Load())
 		}
-		st.PinnedReaders += seg.pins()
+		details.Pins += seg.pins()
 		switch seg.publicState() {
 		case SegmentActive:
-			st.SegmentsByState.Active++
+			details.Active++
 		case SegmentCompacting:
-			st.SegmentsByState.Compacting++
+			details.Compacting++
 		default:
-			st.SegmentsByState.Sealed++
+			details.Sealed++
 		}
 	}
 	s.contentMu.RUnlock(hold)
 	for _, seg := range s.retired.all() {
-		st.SegmentsByState.Retired++
-		st.PinnedReaders += seg.pins()
+		details.Retired++
+		details.Pins += seg.pins()
 	}
 }
 
-// Segments returns a snapshot of every segment, in the order of their ids, retired ones included as long
-// as a reader keeps them mapped. It reads a few words per segment and stops nobody; the figures are of
-// slightly different moments. Of a closed store only retired segments are left.
+// Segments returns a snapshot of every segment in the order of their ids, retired ones included as
+// long as a reader keeps them mapped. It reads a few words per segment and stops no other call; the
+// figures belong to slightly different moments. Of a closed store only retired segments are left.
 func (s *Store) Segments() []SegmentStats {
 	hold := s.contentMu.RLock()
 	segs := s.segments.all()
@@ -460,11 +278,12 @@ func (s *Store) Segments() []SegmentStats {
 		list = append(list, seg.stats())
 	}
 	slices.SortFunc(list, func(a, b SegmentStats) int { return cmp.Compare(a.ID, b.ID) })
-	// One that was retired between the two is there twice: as it was, and as it is.
+	// A segment that was retired between the two loops is in the list twice: as it was, and as it
+	// is.
 	return slices.CompactFunc(list, func(a, b SegmentStats) bool { return a.ID == b.ID })
 }
 
-// fragmentation is dead / total, 0 when there is nothing.
+// fragmentation returns dead / total, 0 when total is 0.
 func fragmentation(dead, total int64) float64 {
 	if total == 0 {
 		return 0

@@ -5,27 +5,35 @@ import (
 	"errors"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
-
 	"github.com/warmtier/warmtier/internal/record"
 )
 
 // withoutHistograms checks that the histograms of st are empty, and leaves them out.
 func withoutHistograms(t *testing.T, st Stats) Stats {
 	t.Helper()
-	v := reflect.ValueOf(&st).Elem()
-	for i := range v.NumField() {
-		h, ok := v.Field(i).Interface().(Histogram)
-		if !ok {
-			continue
+	found := 0
+	var empty func(v reflect.Value)
+	empty = func(v reflect.Value) {
+		h, ok := v.Interface().(Histogram)
+		switch {
+		case ok:
+			found++
+			require.Len(t, h.Bounds, histogramBounds)
+			require.Len(t, h.Counts, histogramBounds+1)
+			require.Zero(t, h.Count)
+			require.Zero(t, h.Quantile(0.5))
+			v.SetZero()
+		case v.Kind() == reflect.Struct && v.Type() != reflect.TypeFor[time.Time]():
+			for i := range v.NumField() {
+				empty(v.Field(i))
+			}
 		}
-		require.Len(t, h.Bounds, histogramBounds)
-		require.Len(t, h.Counts, histogramBounds+1)
-		require.Zero(t, h.Count)
-		require.Zero(t, h.Quantile(0.5))
-		v.Field(i).SetZero()
 	}
+	empty(reflect.ValueOf(&st).Elem())
+	require.Equal(t, 7, found)
 	return st
 }
 
@@ -43,10 +51,10 @@ func TestStats_Operations(t *testing.T) {
 		require.NoError(t, err)
 	}
 	st := s.Stats()
-	require.EqualValues(t, 10, st.GetDuration.Count)
-	require.EqualValues(t, 10*10*sampleEvery, st.ReadBytes, "every content has 10 bytes: the estimate is exact")
-	require.Equal(t, n*int64(record.Size(1, 10)), st.WrittenBytes)
-	require.Positive(t, st.GetDuration.Sum)
+	require.EqualValues(t, 10, st.Reads.Duration.Count)
+	require.EqualValues(t, 10*10*sampleEvery, st.Reads.Bytes, "every content has 10 bytes: the estimate is exact")
+	require.Equal(t, n*int64(record.Size(1, 10)), st.Writes.Bytes)
+	require.Positive(t, st.Reads.Duration.Sum)
 	for range n {
 		_, err := s.Get("b")
 		require.ErrorIs(t, err, ErrNotFound)
@@ -57,11 +65,11 @@ func TestStats_Operations(t *testing.T) {
 	}
 	require.ErrorIs(t, s.Put("", nil), ErrInvalidID)
 	st = s.Stats()
-	require.EqualValues(t, 30, st.GetDuration.Count)
-	require.EqualValues(t, n, st.DeleteMisses)
+	require.EqualValues(t, 30, st.Reads.Duration.Count)
+	require.EqualValues(t, n, st.Writes.DeleteMisses)
 	require.EqualValues(t, n, st.Misses)
-	require.Zero(t, st.PutErrors, "the caller's error")
-	for s.Stats().PutDuration.Count == 0 || s.Stats().DeleteDuration.Count == 0 {
+	require.Zero(t, st.Writes.PutErrors, "the caller's error")
+	for s.Stats().Writes.PutDuration.Count == 0 || s.Stats().Writes.DeleteDuration.Count == 0 {
 		require.NoError(t, s.Put("c", nil))
 		_, err := s.Delete("c")
 		require.NoError(t, err)
@@ -76,7 +84,7 @@ func TestStats_OperationErrors(t *testing.T) {
 	hold, err := s.lookup(&m, "a", 0)
 	require.NoError(t, err)
 	s.contentMu.RUnlock(hold)
-	content := record.Content(m.rec, m.h)
+	content := recordContent(m.rec, m.h)
 	content[0] ^= 1
 	_, err = s.Get("a")
 	require.ErrorIs(t, err, ErrCorrupt)
@@ -91,9 +99,9 @@ func TestStats_OperationErrors(t *testing.T) {
 	m.rec[0] ^= 1
 	st := s.Stats()
 	require.EqualValues(t, 2, st.Gets, "that found a memory, whatever became of its content")
-	require.EqualValues(t, 3, st.GetErrors)
-	require.EqualValues(t, 1, st.PutErrors)
-	require.EqualValues(t, 1, st.DeleteErrors)
+	require.EqualValues(t, 3, st.Reads.Errors)
+	require.EqualValues(t, 1, st.Writes.PutErrors)
+	require.EqualValues(t, 1, st.Writes.DeleteErrors)
 }
 
 // Goal: segments are seen in every state, and their bytes add up to those of Stats. Method: a pinned
@@ -120,19 +128,19 @@ func TestSegments_States(t *testing.T) {
 		}
 		require.Equal(t, st.TotalBytes, total)
 		require.Equal(t, st.LiveBytes, live)
-		require.Equal(t, SegmentCounts{
-			Active: counts[SegmentActive], Sealed: counts[SegmentSealed],
-			Compacting: counts[SegmentCompacting], Retired: counts[SegmentRetired],
-		}, st.SegmentsByState)
+		d := st.SegmentDetails
+		require.Equal(t, [...]int{
+			counts[SegmentActive], counts[SegmentSealed], counts[SegmentCompacting], counts[SegmentRetired],
+		}, [...]int{d.Active, d.Sealed, d.Compacting, d.Retired})
 		return st, counts
 	}
 	st, counts := states()
 	require.Equal(t, len(s.lanes), counts[SegmentActive])
 	require.Positive(t, counts[SegmentSealed])
-	require.Zero(t, st.PinnedReaders)
+	require.Zero(t, st.SegmentDetails.Pins)
 
 	err := s.View(idOf(0), func([]byte) error {
-		require.Equal(t, 1, s.Stats().PinnedReaders)
+		require.Equal(t, 1, s.Stats().SegmentDetails.Pins)
 		ended := make(chan error)
 		go func() {
 			_, err := s.Compact(context.Background())
@@ -142,28 +150,33 @@ func TestSegments_States(t *testing.T) {
 		st, counts = states()
 		require.Positive(t, counts[SegmentCompacting])
 		require.Zero(t, counts[SegmentActive])
-		require.Equal(t, StageBuild, st.CompactionProgress.Stage)
-		require.Equal(t, 1, st.CompactionProgress.Round)
-		require.Positive(t, st.CompactionProgress.BytesCopied)
+		require.Equal(t, StageBuild, st.CompactionDetails.Progress.Stage)
+		require.Equal(t, 1, st.CompactionDetails.Progress.Round)
+		require.Positive(t, st.CompactionDetails.Progress.BytesCopied)
 		close(p.proceed)
 		require.NoError(t, <-ended)
 		st, counts = states()
 		require.Equal(t, 1, counts[SegmentRetired])
-		require.Equal(t, 1, st.PinnedReaders)
+		require.Equal(t, 1, st.SegmentDetails.Pins)
 		require.Zero(t, counts[SegmentCompacting])
 		return nil
 	})
 	require.NoError(t, err)
-	written := st.WrittenBytes
+	written := st.Writes.Bytes
 	st, counts = states()
 	require.Zero(t, counts[SegmentRetired])
-	require.Zero(t, st.PinnedReaders)
-	require.Equal(t, CompactionProgress{}, st.CompactionProgress)
-	require.Equal(t, written, st.WrittenBytes, "copies are not written bytes, and what left still is")
+	require.Zero(t, st.SegmentDetails.Pins)
+	require.Equal(t, CompactionProgress{}, st.CompactionDetails.Progress)
+	require.Equal(t, written, st.Writes.Bytes, "copies are not written bytes, and what left still is")
 	require.EqualValues(t, 4000*record.Size(len(idOf(0)), 200), written)
 	require.NoError(t, s.Close())
-	require.Equal(t, written, s.Stats().WrittenBytes)
+	require.Equal(t, written, s.Stats().Writes.Bytes)
 	require.Empty(t, s.Segments())
+}
+
+// Goal: stages have the names that servers and pages show.
+func TestStats_StageNames(t *testing.T) {
+	require.Equal(t, []CompactionStage{"build", "commit", "swap"}, []CompactionStage{StageBuild, StageCommit, StageSwap})
 }
 
 // Goal: compactions count by trigger and result.
@@ -185,7 +198,7 @@ func TestStats_Compactions(t *testing.T) {
 	cancel()
 	_, err := s.Compact(cancelled)
 	require.ErrorIs(t, err, context.Canceled)
-	require.Zero(t, s.Stats().LastCompactionSuccess)
+	require.Zero(t, s.Stats().CompactionDetails.LastSuccess)
 	fail = true
 	_, err = s.Compact(context.Background())
 	require.ErrorIs(t, err, boom)
@@ -196,15 +209,15 @@ func TestStats_Compactions(t *testing.T) {
 	_, err = s.Maintain(context.Background())
 	require.NoError(t, err)
 	st := s.Stats()
-	require.Equal(t, CompactionResults{Aborted: 1, Failed: 1}, st.ManualCompactions)
-	require.Equal(t, CompactionResults{OK: 1}, st.AutoCompactions)
-	require.Equal(t, SkipCounts{Threshold: 1}, st.MaintenanceSkips)
-	require.Equal(t, st.LastCompaction, st.LastCompactionSuccess)
-	require.EqualValues(t, 3, st.CompactionDuration.Count)
-	require.Equal(t, r.Compaction.BytesCopied, st.BytesCopied)
-	require.EqualValues(t, 500*record.Size(len(idOf(0)), 200), st.BytesCopied)
-	require.EqualValues(t, r.Compaction.Rounds, st.SwapDuration.Count)
-	require.LessOrEqual(t, st.SwapDuration.Quantile(1), 2*st.MaxSwapPause)
+	require.Equal(t, CompactionResults{Aborted: 1, Failed: 1}, st.CompactionDetails.Manual)
+	require.Equal(t, CompactionResults{OK: 1}, st.CompactionDetails.Automatic)
+	require.Equal(t, SkipCounts{Threshold: 1}, st.Maintenance.Skips)
+	require.Equal(t, st.LastCompaction, st.CompactionDetails.LastSuccess)
+	require.EqualValues(t, 3, st.CompactionDetails.Duration.Count)
+	require.Equal(t, r.Compaction.BytesCopied, st.CompactionDetails.BytesCopied)
+	require.EqualValues(t, 500*record.Size(len(idOf(0)), 200), st.CompactionDetails.BytesCopied)
+	require.EqualValues(t, r.Compaction.Rounds, st.CompactionDetails.SwapDuration.Count)
+	require.LessOrEqual(t, st.CompactionDetails.SwapDuration.Quantile(1), 2*st.MaxSwapPause)
 }
 
 // Goal: BytesReclaimed never goes back, though a compaction that was cut off may have filled more than it
@@ -243,14 +256,14 @@ func TestStats_Directory(t *testing.T) {
 	opts.SyncInterval = -1
 	s, err := Open(dir, opts)
 	require.NoError(t, err)
-	require.Zero(t, s.Stats().UnsyncedBytes)
+	require.Zero(t, s.Stats().Sync.UnsyncedBytes)
 	fill(t, s, 0, 100, 200)
-	require.EqualValues(t, 100*record.Size(len(idOf(0)), 200), s.Stats().UnsyncedBytes)
+	require.EqualValues(t, 100*record.Size(len(idOf(0)), 200), s.Stats().Sync.UnsyncedBytes)
 	require.NoError(t, s.Sync())
 	st := s.Stats()
-	require.Zero(t, st.UnsyncedBytes)
-	require.EqualValues(t, 1, st.Syncs)
-	require.EqualValues(t, 1, st.SyncDuration.Count)
+	require.Zero(t, st.Sync.UnsyncedBytes)
+	require.EqualValues(t, 1, st.Sync.OK)
+	require.EqualValues(t, 1, st.Sync.Duration.Count)
 	require.Positive(t, st.Recovery.Duration)
 	require.False(t, st.Recovery.Clean)
 	require.NoError(t, s.Close())
@@ -258,52 +271,9 @@ func TestStats_Directory(t *testing.T) {
 	s, err = Open(dir, opts)
 	require.NoError(t, err)
 	st = s.Stats()
-	require.Zero(t, st.WrittenBytes, "by this store")
-	require.Zero(t, st.UnsyncedBytes)
+	require.Zero(t, st.Writes.Bytes, "by this store")
+	require.Zero(t, st.Sync.UnsyncedBytes)
 	require.Equal(t, 100, st.Recovery.Records)
 	require.True(t, st.Recovery.Clean)
 	require.NoError(t, s.Close())
-}
-
-// Goal: Get, View and AppendContent count as gets, misses apart; puts and deletes count when they
-// did something. Method: a handful of calls of each kind.
-func TestStats_Counters(t *testing.T) {
-	s := openTest(t, quiet(), hooks{})
-	fill(t, s, 0, 5, 100)
-	fill(t, s, 0, 2, 100)
-	for _, id := range []string{idOf(0), idOf(1), "absent"} {
-		_, _ = s.Get(id)
-		_, _ = s.AppendContent(nil, id)
-		_ = s.View(id, func([]byte) error { return nil })
-		s.Has(id)
-	}
-	deleteWhere(t, s, 0, 3, all)
-	_, err := s.Delete("absent")
-	require.NoError(t, err)
-
-	st := s.Stats()
-	size := int64(record.Size(len(idOf(0)), 100))
-	require.EqualValues(t, 7, st.Puts)
-	require.EqualValues(t, 9, st.Gets)
-	require.EqualValues(t, 3, st.Misses)
-	require.EqualValues(t, 3, st.Deletes)
-	require.Equal(t, 2, st.Memories)
-	require.Equal(t, 7*size, st.TotalBytes)
-	require.Equal(t, 2*size, st.LiveBytes)
-	require.Equal(t, 5*size, st.DeadBytes)
-	require.InDelta(t, 5.0/7, st.FragmentationRatio, 1e-12)
-	require.Equal(t, int64(st.Segments*minSegmentSize)+st.IndexBytes, st.MappedBytes)
-	require.Zero(t, st.RetiredBytes)
-	require.Zero(t, st.LastCompaction)
-
-	stats := mustCompact(t, s)
-	after := s.Stats()
-	require.EqualValues(t, 1, after.Compactions)
-	require.Zero(t, after.CompactionFailures)
-	require.False(t, after.CompactionInProgress)
-	require.False(t, after.LastCompaction.IsZero())
-	require.Equal(t, stats.Duration, after.LastCompactionDuration)
-	require.Equal(t, stats.MaxSwapPause, after.MaxSwapPause)
-	require.Equal(t, 5*size, after.BytesReclaimed)
-	require.Equal(t, 2*size, after.TotalBytes)
 }

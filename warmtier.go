@@ -1,19 +1,60 @@
-// Package warmtier keeps millions of memories (id -> content bytes) inside a process but outside the
-// Go heap: the warm tier between a small hot map and a slow cold store.
-//
-// Content lies in memory-mapped segments, found through an index the garbage collector never looks
-// at. Overwriting and deleting leave dead bytes behind; online compaction gives them back while
-// reads and writes go on. Nothing is evicted.
+// Package warmtier keeps millions of memories (id -> content, both bytes) inside a process but
+// outside the Go heap: the warm tier between a small hot map and a slow cold store.
 //
 //	s, err := warmtier.Open("", nil)
 //	...
 //	err = s.Put("user:42", profile)
 //	content, err := s.Get("user:42")
 //
-// With a directory instead of "", a store survives its process: what was acknowledged is there after a
-// kill, and what was synced after a power loss.
+// Contents lie in memory-mapped segments and are found through an index that the garbage collector
+// never looks at. Overwriting and deleting leave dead bytes in the segments; online compaction
+// gives them back while reads and writes go on. Nothing is evicted. Every byte that a call returns
+// was verified against its checksum.
 //
-// Every byte returned was verified against its checksum: damage is [ErrCorrupt], never a wrong byte.
+// # Concurrency
+//
+// Every method is safe for concurrent use. A [Store.Put] or [Store.Delete] that returned nil is
+// seen by every call that starts later; concurrent calls on one id are linearizable, with a
+// compaction running or not. [Store.All] yields each memory that was there and untouched throughout
+// exactly once.
+//
+// The store runs the caller's code ([Store.View], [Store.All], [Store.GetMany], the load of
+// [Store.GetOrLoad], CompactionOptions.OnProgress, Options.Logger) with no lock held. It may call
+// the store; only OnProgress and the Logger must not call [Store.Close]. The store keeps no slice
+// of the caller's. The slice that View or All hands out is the store's own: it is valid until the
+// callback returns or the loop takes its next step, and must not be written to.
+//
+// # Durability
+//
+// With "" in place of a directory a store is gone with its process. With a directory, everything
+// that was acknowledged is there after the process was killed. After a power loss everything is
+// there up to the last [Store.Sync], which runs in the background every Options.SyncInterval, one
+// second by default. With Options.SyncWrites each Put and Delete is durable before it returns. Once
+// a flush has failed the store takes no more writes, because nothing would tell which of them are
+// on the disk.
+//
+// Damage to files is an error, of [Open] or of the call that meets it; with Options.Repair, Open
+// keeps what is intact. A store never returns an older version or a deleted memory in place of a
+// lost one.
+//
+// # Memory
+//
+// A memory takes its id and content, at most 31 bytes of record around them (35 in a directory),
+// and 10 to 24 bytes of index in a store of 100,000 memories or more. Dead bytes come on top until
+// a compaction gives them back. One runs by itself when half of at least 100 MB is dead;
+// [MaintenanceOptions] change that, and [Store.Compact] gives back everything at once. A compaction
+// needs about one segment more than the store has, 32 MiB by default.
+//
+// Mapped memory is not part of the Go heap: GOMEMLIMIT does not count it. [Store.Stats] says how
+// much there is, and how much of it is dead.
+//
+// # Errors
+//
+// Every condition that a program may want to tell apart is an exported error for [errors.Is].
+// Nothing has changed when Put or Delete returns one, with the exception that their comments name.
+// [ErrNoSpace] and [ErrInsufficientMemory] pass when there is room again. [ErrCorrupt], with the
+// place in a [*CorruptError], is damage to stored bytes: other memories stay readable, and
+// [Store.Verify] lists what is damaged. [ErrSyncFailed] stays until the store is closed.
 package warmtier
 
 import (

@@ -82,8 +82,8 @@ func openWarmtier(c *contents, dir string) (peer, error) {
 			Disabled:               !c.Background,
 			Interval:               10 * time.Millisecond,
 			FragmentationThreshold: threshold,
-			MinBytes:               1,
-			MinPeriod:              1,
+			MinBytes:               -1,
+			MinPeriod:              -1,
 		},
 	})
 	return warmtierPeer{s}, err

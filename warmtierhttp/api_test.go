@@ -68,6 +68,17 @@ func TestHandler_Addresses(t *testing.T) {
 	}
 }
 
+// Goal: a repair is part of the figures of recovery, by its numbers and without the ids that it lost.
+func TestHandler_RepairFigures(t *testing.T) {
+	st := warmtier.Stats{Recovery: warmtier.RecoveryStats{Records: 7, Repair: warmtier.RepairReport{
+		RecordsLost: 3, MemoriesDeleted: 2, SegmentsReplaced: 1, Lost: []string{"secret"},
+	}}}
+	text := jsonOf(t, toWireStats(time.Unix(2000, 0), st))
+	require.Contains(t, text, `"recovery":{"duration_seconds":0,"clean":false,"records":7,"truncated_bytes":0,`+
+		`"records_lost":3,"memories_deleted":2,"segments_replaced":1}`)
+	require.NotContains(t, text, "secret")
+}
+
 // Goal: a browser keeps what it has of the page's files as long as they are the same.
 func TestHandler_NotModified(t *testing.T) {
 	h := handlerOf(t, openStore(t, nil), Options{})
@@ -127,7 +138,7 @@ func TestCompact_OK(t *testing.T) {
 	require.Zero(t, c.FragmentationAfter)
 	require.Positive(t, c.MemoriesMoved)
 	require.Positive(t, c.MaxSwapPause)
-	require.Equal(t, int64(1), s.Stats().ManualCompactions.OK)
+	require.Equal(t, int64(1), s.Stats().CompactionDetails.Manual.OK)
 }
 
 // Goal: each reason why a compaction does not end well has its status and code, waited for or not.
@@ -323,7 +334,7 @@ func TestCompact_ClientGoesAway(t *testing.T) {
 		close(goOn)
 		require.Eventually(t, func() bool { return !s.Stats().CompactionInProgress }, time.Minute, time.Millisecond)
 		st := s.Stats()
-		require.Equal(t, int64(1), st.ManualCompactions.Aborted+st.AutoCompactions.Aborted, target)
+		require.Equal(t, int64(1), st.CompactionDetails.Manual.Aborted+st.CompactionDetails.Automatic.Aborted, target)
 		require.Zero(t, st.Compactions)
 	}
 }
@@ -347,7 +358,7 @@ func TestHandler_Close(t *testing.T) {
 			require.Equal(t, http.StatusServiceUnavailable, w.Code, "%s", w.Body)
 			require.Equal(t, "closed", decoded[wireError](t, w.Body.Bytes()).Code)
 		}
-		require.Equal(t, int64(1), s.Stats().ManualCompactions.Aborted)
+		require.Equal(t, int64(1), s.Stats().CompactionDetails.Manual.Aborted)
 		require.Equal(t, http.StatusServiceUnavailable, ask(h, "POST", compactPath+"?wait=false", nil).Code)
 		require.Equal(t, http.StatusServiceUnavailable, ask(h, "POST", compactPath, nil).Code)
 		require.Equal(t, http.StatusServiceUnavailable, ask(h, "GET", "/api/v1/events", nil).Code)

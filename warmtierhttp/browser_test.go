@@ -276,7 +276,7 @@ func TestBrowser_Cancel(t *testing.T) {
 	close(goOn)
 	b.until(`document.getElementById("message").textContent.startsWith("Compaction cancelled")`)
 	b.until(`document.querySelector("#compactions td.bad")?.textContent === "aborted"`)
-	require.Equal(t, int64(1), s.Stats().ManualCompactions.Aborted)
+	require.Equal(t, int64(1), s.Stats().CompactionDetails.Manual.Aborted)
 	require.Empty(t, b.complained())
 }
 
@@ -390,7 +390,7 @@ func TestBrowser_OtherOrigins(t *testing.T) {
 		`fetch(%q).then((r) => r.text(), (e) => "error")`, server.URL+"/api/v1/stats"), chromedp.EvalAwaitPromise))
 	require.NoError(t, err)
 	require.Equal(t, "error", read)
-	require.Zero(t, s.Stats().ManualCompactions)
+	require.Zero(t, s.Stats().CompactionDetails.Manual)
 
 	// Rebinding: the name resolves to this machine, so for the browser it is one origin.
 	rebound := newBrowserAt(t, "MAP attacker.example 127.0.0.1")

@@ -125,7 +125,7 @@ func TestEvents_Compaction(t *testing.T) {
 		require.Equal(t, int64(1), c.Count)
 		st := s.Stats()
 		require.Equal(t, st.BytesReclaimed, c.BytesReclaimed)
-		require.Equal(t, st.BytesCopied, c.BytesCopied)
+		require.Equal(t, st.CompactionDetails.BytesCopied, c.BytesCopied)
 		require.Equal(t, st.LastCompactionDuration.Seconds(), c.Duration)
 		require.True(t, st.LastCompaction.Equal(c.End))
 		require.Positive(t, c.SwapPause)
@@ -194,8 +194,9 @@ func TestEvents_SamplerEnds(t *testing.T) {
 
 // statsWith are statistics with compactions that ended, by trigger and result.
 func statsWith(manual, auto warmtier.CompactionResults, reclaimed int64) warmtier.Stats {
-	return warmtier.Stats{ManualCompactions: manual, AutoCompactions: auto, BytesReclaimed: reclaimed,
-		LastCompaction: time.Unix(1000, 0), LastCompactionDuration: time.Second}
+	return warmtier.Stats{BytesReclaimed: reclaimed,
+		CompactionDetails: warmtier.CompactionDetails{Manual: manual, Automatic: auto},
+		LastCompaction:    time.Unix(1000, 0), LastCompactionDuration: time.Second}
 }
 
 // Goal: what ended between two looks is in the timeline once, whatever it was; what ended before the first
@@ -276,7 +277,7 @@ func TestRecorder_Latency(t *testing.T) {
 func TestRecorder_SwapPause(t *testing.T) {
 	swaps := func(short, long int64) warmtier.Stats {
 		st := statsWith(warmtier.CompactionResults{OK: short + long}, warmtier.CompactionResults{}, 0)
-		st.SwapDuration = warmtier.Histogram{
+		st.CompactionDetails.SwapDuration = warmtier.Histogram{
 			Bounds: []time.Duration{time.Microsecond, 4 * time.Microsecond},
 			Counts: []int64{short, long, 0}, Count: short + long,
 		}

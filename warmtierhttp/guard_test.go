@@ -75,7 +75,7 @@ func TestGuard_Origins(t *testing.T) {
 			require.Equal(t, http.StatusForbidden, w.Code, row.name)
 			require.Equal(t, "cross_origin", decoded[wireError](t, w.Body.Bytes()).Code)
 			require.Equal(t, before.Compactions, s.Stats().Compactions)
-			require.Equal(t, before.MaintenanceCycles, s.Stats().MaintenanceCycles)
+			require.Equal(t, before.Maintenance.Cycles, s.Stats().Maintenance.Cycles)
 		}
 	}
 }
@@ -105,7 +105,7 @@ func TestGuard_Token(t *testing.T) {
 		}
 		require.Equal(t, http.StatusOK, ask(h, "GET", "/api/v1/stats", nil).Code)
 	}
-	require.Equal(t, int64(2), s.Stats().ManualCompactions.OK)
+	require.Equal(t, int64(2), s.Stats().CompactionDetails.Manual.OK)
 	require.Contains(t, logged.String(), "reason=token")
 	require.Contains(t, logged.String(), "compaction asked for")
 	require.NotContains(t, logged.String(), token)

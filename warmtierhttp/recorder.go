@@ -86,7 +86,7 @@ func (r *recorder) observe(now time.Time, st warmtier.Stats) {
 	first := r.at.IsZero()
 	news := st.CompactionInProgress || r.stats.CompactionInProgress
 	if first {
-		r.sampledStats, r.sampledAt, r.swaps = st, now.Add(-sampleEvery), st.SwapDuration
+		r.sampledStats, r.sampledAt, r.swaps = st, now.Add(-sampleEvery), st.CompactionDetails.SwapDuration
 	} else if c, ok := r.ended(st); ok {
 		r.compactions = keep(append(r.compactions, c), maxCompactions)
 		r.compacted++
@@ -115,8 +115,8 @@ func (r *recorder) take(now time.Time, st warmtier.Stats) row {
 	before, seconds := r.sampledStats, now.Sub(r.sampledAt).Seconds()
 	rate := func(now, before int64) float64 { return math.Round(float64(now-before)/seconds*10) / 10 }
 	r.sampledStats, r.sampledAt = st, now
-	r.reads = keep(append(r.reads, st.GetDuration), latencySamples+1)
-	reads := st.GetDuration.Since(r.reads[0])
+	r.reads = keep(append(r.reads, st.Reads.Duration), latencySamples+1)
+	reads := st.Reads.Duration.Since(r.reads[0])
 	quantile := func(q float64) float64 {
 		if reads.Count <= 0 {
 			return math.NaN()
@@ -135,13 +135,14 @@ func (r *recorder) take(now time.Time, st warmtier.Stats) row {
 // ended is what ended since the last look, if anything did.
 func (r *recorder) ended(st warmtier.Stats) (c pastCompaction, ok bool) {
 	var triggers, results []string
+	now, before := st.CompactionDetails, r.stats.CompactionDetails
 	for _, t := range []struct {
 		name        string
 		now, before warmtier.CompactionResults
 	}{
-		{"manual", st.ManualCompactions, r.stats.ManualCompactions},
-		{"auto", st.AutoCompactions, r.stats.AutoCompactions},
-		{"startup", st.StartupCompactions, r.stats.StartupCompactions},
+		{"manual", now.Manual, before.Manual},
+		{"auto", now.Automatic, before.Automatic},
+		{"startup", now.Startup, before.Startup},
 	} {
 		counts := []int64{t.now.OK - t.before.OK, t.now.Aborted - t.before.Aborted, t.now.Failed - t.before.Failed}
 		for i, result := range []string{"ok", "aborted", "failed"} {
@@ -158,9 +159,9 @@ func (r *recorder) ended(st warmtier.Stats) (c pastCompaction, ok bool) {
 	c.Trigger = strings.Join(slices.Compact(triggers), "+")
 	c.Result = strings.Join(slices.Compact(results), "+")
 	c.BytesReclaimed = st.BytesReclaimed - r.stats.BytesReclaimed
-	c.BytesCopied = st.BytesCopied - r.stats.BytesCopied
-	c.SwapPause = min(st.SwapDuration.Since(r.swaps).Quantile(1), st.MaxSwapPause).Seconds()
-	r.swaps = st.SwapDuration
+	c.BytesCopied = now.BytesCopied - before.BytesCopied
+	c.SwapPause = min(now.SwapDuration.Since(r.swaps).Quantile(1), st.MaxSwapPause).Seconds()
+	r.swaps = now.SwapDuration
 	return c, true
 }
 

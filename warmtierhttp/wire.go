@@ -91,14 +91,14 @@ type wireCompactions struct {
 }
 
 type wireProgress struct {
-	Stage         string  `json:"stage"`
-	Round         int     `json:"round"`
-	Victims       int     `json:"victims"`
-	VictimsDone   int     `json:"victims_done"`
-	BytesTotal    int64   `json:"bytes_total"`
-	BytesCopied   int64   `json:"bytes_copied"`
-	MemoriesMoved int64   `json:"memories_moved"`
-	Elapsed       float64 `json:"elapsed_seconds"`
+	Stage         warmtier.CompactionStage `json:"stage"`
+	Round         int                      `json:"round"`
+	Victims       int                      `json:"victims"`
+	VictimsDone   int                      `json:"victims_done"`
+	BytesTotal    int64                    `json:"bytes_total"`
+	BytesCopied   int64                    `json:"bytes_copied"`
+	MemoriesMoved int64                    `json:"memories_moved"`
+	Elapsed       float64                  `json:"elapsed_seconds"`
 }
 
 type wireMaintenance struct {
@@ -128,43 +128,57 @@ type wireRecovery struct {
 	Clean          bool    `json:"clean"`
 	Records        int     `json:"records"`
 	TruncatedBytes int64   `json:"truncated_bytes"`
+
+	// What a repair gave up; no ids.
+	RecordsLost      int `json:"records_lost"`
+	MemoriesDeleted  int `json:"memories_deleted"`
+	SegmentsReplaced int `json:"segments_replaced"`
 }
 
 func toWireStats(now time.Time, st warmtier.Stats) wireStats {
+	segments, repair := st.SegmentDetails, st.Recovery.Repair
 	return wireStats{
 		Time: now, Memories: st.Memories,
 		TotalBytes: st.TotalBytes, LiveBytes: st.LiveBytes, DeadBytes: st.DeadBytes,
-		FragmentationRatio: st.FragmentationRatio, MappedBytes: st.MappedBytes, RetiredBytes: st.RetiredBytes,
-		ReserveBytes: st.ReserveBytes,
-		IndexBytes:   st.IndexBytes, UnsyncedBytes: st.UnsyncedBytes,
-		Segments: wireSegmentCounts(st.SegmentsByState), PinnedReaders: st.PinnedReaders,
+		FragmentationRatio: st.FragmentationRatio, MappedBytes: st.MappedBytes, RetiredBytes: segments.RetiredBytes,
+		ReserveBytes: segments.ReserveBytes, IndexBytes: st.IndexBytes, UnsyncedBytes: st.Sync.UnsyncedBytes,
+		Segments: wireSegmentCounts{
+			Active: segments.Active, Sealed: segments.Sealed, Compacting: segments.Compacting, Retired: segments.Retired,
+		},
+		PinnedReaders: segments.Pins,
 		Operations: wireOperations{
-			Gets: st.Gets, Misses: st.Misses, GetErrors: st.GetErrors, Puts: st.Puts, PutErrors: st.PutErrors,
-			Deletes: st.Deletes, DeleteMisses: st.DeleteMisses, DeleteErrors: st.DeleteErrors,
-			CorruptRecords: st.CorruptRecords, ReadBytes: st.ReadBytes, WrittenBytes: st.WrittenBytes,
-			Get: toWireHistogram(st.GetDuration), Put: toWireHistogram(st.PutDuration),
-			Delete: toWireHistogram(st.DeleteDuration),
+			Gets: st.Gets, Misses: st.Misses, GetErrors: st.Reads.Errors, Puts: st.Puts, PutErrors: st.Writes.PutErrors,
+			Deletes: st.Deletes, DeleteMisses: st.Writes.DeleteMisses, DeleteErrors: st.Writes.DeleteErrors,
+			CorruptRecords: st.Reads.CorruptRecords, ReadBytes: st.Reads.Bytes, WrittenBytes: st.Writes.Bytes,
+			Get: toWireHistogram(st.Reads.Duration), Put: toWireHistogram(st.Writes.PutDuration),
+			Delete: toWireHistogram(st.Writes.DeleteDuration),
 		},
-		Compactions: wireCompactions{
-			InProgress: st.CompactionInProgress, Progress: toWireProgress(st),
-			Manual: wireResults(st.ManualCompactions), Auto: wireResults(st.AutoCompactions),
-			Startup: wireResults(st.StartupCompactions),
-			Last:    st.LastCompaction, LastSuccess: st.LastCompactionSuccess,
-			LastDuration:   st.LastCompactionDuration.Seconds(),
-			BytesReclaimed: st.BytesReclaimed, BytesCopied: st.BytesCopied,
-			MaxSwapPause: st.MaxSwapPause.Seconds(),
-			Duration:     toWireHistogram(st.CompactionDuration), Swap: toWireHistogram(st.SwapDuration),
-		},
+		Compactions: toWireCompactions(st),
 		Maintenance: wireMaintenance{
-			Cycles: st.MaintenanceCycles, AutomaticCompactions: st.AutomaticCompactions,
-			LastSkipped: st.LastMaintenanceDecision, NextCycle: st.NextMaintenanceCycle,
-			Skips: wireSkips(st.MaintenanceSkips),
+			Cycles: st.Maintenance.Cycles, AutomaticCompactions: st.Maintenance.Compactions,
+			LastSkipped: st.Maintenance.LastSkipped, NextCycle: st.Maintenance.NextCycle,
+			Skips: wireSkips(st.Maintenance.Skips),
 		},
-		Sync: wireSync{Syncs: st.Syncs, Errors: st.SyncErrors, Duration: toWireHistogram(st.SyncDuration)},
+		Sync: wireSync{Syncs: st.Sync.OK, Errors: st.Sync.Errors, Duration: toWireHistogram(st.Sync.Duration)},
 		Recovery: wireRecovery{
 			Duration: st.Recovery.Duration.Seconds(), Clean: st.Recovery.Clean,
 			Records: st.Recovery.Records, TruncatedBytes: st.Recovery.TruncatedBytes,
+			RecordsLost: repair.RecordsLost, MemoriesDeleted: repair.MemoriesDeleted,
+			SegmentsReplaced: repair.SegmentsReplaced,
 		},
+	}
+}
+
+func toWireCompactions(st warmtier.Stats) wireCompactions {
+	details := st.CompactionDetails
+	return wireCompactions{
+		InProgress: st.CompactionInProgress, Progress: toWireProgress(st),
+		Manual: wireResults(details.Manual), Auto: wireResults(details.Automatic), Startup: wireResults(details.Startup),
+		Last: st.LastCompaction, LastSuccess: details.LastSuccess,
+		LastDuration:   st.LastCompactionDuration.Seconds(),
+		BytesReclaimed: st.BytesReclaimed, BytesCopied: details.BytesCopied,
+		MaxSwapPause: st.MaxSwapPause.Seconds(),
+		Duration:     toWireHistogram(details.Duration), Swap: toWireHistogram(details.SwapDuration),
 	}
 }
 
@@ -180,7 +194,7 @@ func toWireProgress(st warmtier.Stats) *wireProgress {
 	if !st.CompactionInProgress {
 		return nil
 	}
-	p := st.CompactionProgress
+	p := st.CompactionDetails.Progress
 	return &wireProgress{
 		Stage: p.Stage, Round: p.Round, Victims: p.Victims, VictimsDone: p.VictimsDone,
 		BytesTotal: p.BytesTotal, BytesCopied: p.BytesCopied, MemoriesMoved: p.MemoriesMoved,

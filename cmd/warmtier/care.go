@@ -81,6 +81,9 @@ func (c *statsCmd) showStats(a *app, from *client) error {
 	if st.Recovery.Clean {
 		opened = "it was closed cleanly"
 	}
+	if st.Recovery.RecordsLost > 0 {
+		opened += ", and a repair lost " + showCount(st.Recovery.RecordsLost) + " records"
+	}
 	seg, ops := st.Segments, st.Operations
 	return a.result(body, [][]string{
 		{"memories", showCount(st.Memories)},
@@ -302,7 +305,8 @@ func salvage(a *app, dir string) (r repaired, err error) {
 	opts := unattended(0)
 	opts.Repair = true
 	err = a.with(dir, changing, opts, func(s *warmtier.Store) error {
-		report, st := s.Repaired(), s.Stats()
+		st := s.Stats()
+		report := st.Recovery.Repair
 		r = repaired{To: dir, MemoriesSaved: st.Memories, BytesSaved: st.LiveBytes,
 			RecordsLost: report.RecordsLost, MemoriesDeleted: report.MemoriesDeleted,
 			SegmentsReplaced: report.SegmentsReplaced, Lost: []memoryJSON{}}

@@ -189,7 +189,7 @@ func (c *lsCmd) list(a *app, id string, size int) error {
 
 // unread is the error of an iteration that had to leave memories out.
 func unread(s *warmtier.Store) error {
-	if n := s.Stats().CorruptRecords; n > 0 {
+	if n := s.Stats().Reads.CorruptRecords; n > 0 {
 		return finding("%d damaged memories are missing here: see warmtier verify", n)
 	}
 	return nil

@@ -130,6 +130,8 @@ type statsAnswer struct {
 	Recovery struct {
 		Seconds float64 `json:"duration_seconds"`
 		Clean   bool    `json:"clean"`
+
+		RecordsLost int `json:"records_lost"`
 	} `json:"recovery"`
 }
 
