@@ -84,7 +84,7 @@ func TestStats_OperationErrors(t *testing.T) {
 	hold, err := s.lookup(&m, "a", 0)
 	require.NoError(t, err)
 	s.contentMu.RUnlock(hold)
-	content := recordContent(m.rec, m.h)
+	content := record.Content(m.rec, m.h)
 	content[0] ^= 1
 	_, err = s.Get("a")
 	require.ErrorIs(t, err, ErrCorrupt)
