@@ -120,12 +120,12 @@ func (r *round) take(ch *chunk) error {
 		return err
 	}
 	n := len(ch.headers)
-	if reserved, err := r.reserve(ch); err != nil || !reserved {
+	if reserved, err := r.allocate(ch); err != nil || !reserved {
 		ch.headers = ch.headers[:0]
 		return err
 	}
 	ch.live, ch.v.live = ch.v.live[:n], ch.v.live[n:]
-	ch.v.prefetchHeads(n + 1) // while these are copied
+	ch.v.prefetchPrefixes(n + 1) // while these are copied
 	return nil
 }
 
@@ -136,7 +136,7 @@ func (r *round) readHeaders(ch *chunk) error {
 	tail := int(seg.tail.Load())
 	ch.size = 0
 	for _, unit := range ch.v.live {
-		if err := r.c.s.reach(pointCompactRecord); err != nil {
+		if err := r.c.s.hooks.fire(pointCompactRecord); err != nil {
 			return err
 		}
 		offset := int(unit) * record.Align
@@ -155,7 +155,7 @@ func (r *round) readHeaders(ch *chunk) error {
 
 // reserve finds room for ch in a target; false when the round is full. A chunk never spans two
 // targets, so each of them stays without gaps. REQUIRES: r.mu held.
-func (r *round) reserve(ch *chunk) (bool, error) {
+func (r *round) allocate(ch *chunk) (bool, error) {
 	target := r.last()
 	if target == nil || target.room(len(ch.headers)) < ch.size {
 		if target != nil {
@@ -172,9 +172,9 @@ func (r *round) reserve(ch *chunk) (bool, error) {
 	}
 	ch.target, ch.offset, ch.record = target, int(target.tail.Load()), int(target.records.Load())
 	for _, h := range ch.headers {
-		target.contains(h.Seq)
+		target.noteSeq(h.Seq)
 	}
-	target.grew(len(ch.headers), ch.size)
+	target.addRecords(len(ch.headers), ch.size)
 	return true, nil
 }
 
@@ -190,7 +190,7 @@ func (r *round) last() *segment {
 // room for size bytes, which may be more than SegmentSize (the victim may come from an Open with larger
 // segments, or hold one large record): such a target is for one record.
 func (c *compaction) newTarget(size int) (*segment, error) {
-	if err := c.s.reach(pointCompactTarget); err != nil {
+	if err := c.s.hooks.fire(pointCompactTarget); err != nil {
 		return nil, err
 	}
 	target, err := c.emptySegment(max(c.s.opts.SegmentSize, segmentSizeFor(size)))

@@ -191,7 +191,7 @@ type compaction struct {
 	pool       [][]byte  // memory of victims, to be used again
 	keep       int       // segments of it that are for lanes afterwards
 	complete   bool      // ended without an error, or a panic of OnProgress
-	tight      bool      // no space: one victim at a time
+	lowSpace   bool      // no space: one victim at a time
 	extra      int64     // bytes mapped by this compaction less those it unmapped
 	staged     []moves   // of the current round, one for each worker; kept for the next
 }
@@ -199,16 +199,16 @@ type compaction struct {
 func (c *compaction) run(ctx context.Context) error {
 	defer c.drainPool()
 	var used int
-	if c.pool, used = c.s.reserve.takeAll(2 * c.s.opts.Maintenance.Interval); c.threshold > 0 {
+	if c.pool, used = c.s.pool.takeAll(2 * c.s.opts.Maintenance.Interval); c.threshold > 0 {
 		c.keep = used
 	}
 	defer c.end()
-	defer c.s.emptyLimbo()
+	defer c.s.releaseReplaced()
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	c.s.sealLanes(c.threshold / 2) // what worthwhile may choose
-	if err := c.s.reach(pointCompactSealed); err != nil {
+	if err := c.s.hooks.fire(pointCompactSealed); err != nil {
 		return err
 	}
 	c.chooseVictims()
@@ -220,7 +220,7 @@ func (c *compaction) run(ctx context.Context) error {
 			c.complete = true
 			return nil
 		}
-		if err := c.roundOrTight(ctx); err != nil {
+		if err := c.roundOrLowSpace(ctx); err != nil {
 			return err
 		}
 	}
@@ -228,14 +228,14 @@ func (c *compaction) run(ctx context.Context) error {
 
 // roundOrTight is round. When a directory store meets a full disk it goes on victim by victim: one of
 // them, its tombstones included, fits into the space kept back, and gives back as much.
-func (c *compaction) roundOrTight(ctx context.Context) error {
+func (c *compaction) roundOrLowSpace(ctx context.Context) error {
 	if c.s.disk == nil {
 		return c.round(ctx)
 	}
 	var held []*victim
-	if c.tight {
+	if c.lowSpace {
 		c.s.keepSpares()
-		n := c.fitting()
+		n := c.fitOneTarget()
 		held, c.work = c.work[n:], c.work[:n:n]
 	}
 	work := c.work
@@ -245,8 +245,8 @@ func (c *compaction) roundOrTight(ctx context.Context) error {
 	}
 	err := c.round(ctx)
 	markDamaged(work, err)
-	if errors.Is(err, ErrNoSpace) && !c.tight { // undone: once more, with less
-		c.tight = true
+	if errors.Is(err, ErrNoSpace) && !c.lowSpace { // undone: once more, with less
+		c.lowSpace = true
 		for i, v := range work {
 			v.live = live[i]
 		}
@@ -257,15 +257,15 @@ func (c *compaction) roundOrTight(ctx context.Context) error {
 }
 
 // compactionNotice is what Stats knows of a compaction under way.
-type compactionNotice struct {
+type liveProgress struct {
 	progress CompactionProgress
 	start    time.Time
 	copied   *atomic.Int64 // in the round being built, beyond what progress says; may be nil
 }
 
 // notice lets Stats know how far the compaction is.
-func (c *compaction) notice(stage CompactionStage, copied *atomic.Int64) {
-	n := &compactionNotice{progress: c.progress, start: c.start, copied: copied}
+func (c *compaction) publishProgress(stage CompactionStage, copied *atomic.Int64) {
+	n := &liveProgress{progress: c.progress, start: c.start, copied: copied}
 	n.progress.Stage = stage
 	c.s.current.Store(n)
 }
@@ -347,27 +347,27 @@ func (c *compaction) round(ctx context.Context) error {
 		}
 	}
 	c.progress.Round++
-	c.notice(StageBuild, &r.bytes)
+	c.publishProgress(StageBuild, &r.bytes)
 	if err := r.build(ctx); err != nil {
 		return err
 	}
 	if err := r.carryTombstones(); err != nil {
 		return err
 	}
-	if err := c.s.reach(pointCompactBuilt); err != nil {
+	if err := c.s.hooks.fire(pointCompactBuilt); err != nil {
 		return err
 	}
 	c.report(StageBuild, r.bytes.Load())
-	c.notice(StageCommit, &r.bytes)
+	c.publishProgress(StageCommit, &r.bytes)
 	moved, superseded, err := r.commit(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.s.reach(pointCompactCommitted); err != nil {
+	if err := c.s.hooks.fire(pointCompactCommitted); err != nil {
 		return err
 	}
 	c.report(StageCommit, r.bytes.Load())
-	leaving, rest, err := c.sortOut()
+	leaving, rest, err := c.splitFinished()
 	if err != nil {
 		return err
 	}
@@ -383,7 +383,7 @@ func (c *compaction) round(ctx context.Context) error {
 	c.progress.BytesCopied += r.bytes.Load()
 	c.progress.VictimsDone += len(leaving)
 	c.progress.MemoriesMoved += moved
-	c.notice(StageSwap, nil)
+	c.publishProgress(StageSwap, nil)
 	c.s.opts.Logger.Debug("compaction round ended", "round", c.progress.Round, "copied_bytes", r.bytes.Load(),
 		"memories_moved", moved, "memories_superseded", superseded, "segments_left", len(leaving))
 	c.report(StageSwap, 0)
@@ -427,7 +427,7 @@ func (s *Store) availableMemory() (int64, bool) {
 }
 
 // sortOut parts c.work into the victims that are empty and those the next round goes on with.
-func (c *compaction) sortOut() (leaving []*segment, rest []*victim, err error) {
+func (c *compaction) splitFinished() (leaving []*segment, rest []*victim, err error) {
 	for _, v := range c.work {
 		live := v.seg.live.Load()
 		switch {
@@ -453,7 +453,7 @@ func (r *round) finish(leaving []*segment) {
 		c.stats.BytesReclaimed -= target.recordBytes()
 	}
 	c.swap(leaving)
-	_ = c.s.reach(pointCompactSwapped)
+	_ = c.s.hooks.fire(pointCompactSwapped)
 	for _, seg := range leaving {
 		c.s.removeFile(seg)
 	}
@@ -481,7 +481,7 @@ func (c *compaction) swap(segs []*segment) {
 	start := time.Now()
 	s.segments.removeLocked(segs)
 	s.writtenGone += gone
-	tables := s.limbo.takeLocked()
+	tables := s.replaced.takeLocked()
 	pause := time.Since(start)
 	s.contentMu.Unlock()
 	s.releaseTables(tables)
@@ -512,7 +512,7 @@ func (c *compaction) drainPool() {
 	if c.complete {
 		n = min(c.keep, len(c.pool))
 	}
-	c.s.reserve.keep(c.pool[:n])
+	c.s.pool.keep(c.pool[:n])
 	c.s.releaseAll(c.pool[n:])
 	c.pool = nil
 }

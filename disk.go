@@ -128,7 +128,7 @@ func (s *Store) createFile(id uint64, spec segmentSpec) (_ *segment, err error) 
 	if err != nil {
 		return nil, fmt.Errorf("warmtier: cannot make segment file %s: %w", name, err)
 	}
-	_ = s.reach(pointSegmentCreated)
+	_ = s.hooks.fire(pointSegmentCreated)
 	seg := newSegment(id, file.Bytes(), spec.kind)
 	seg.spare = spare && spec.kind == layout.KindLane
 	s.attach(seg, file)
@@ -177,7 +177,7 @@ func (s *Store) removeFile(seg *segment) {
 	if seg.file == nil {
 		return
 	}
-	_ = s.reach(pointUnlink)
+	_ = s.hooks.fire(pointUnlink)
 	if err := s.disk.fs.Remove(seg.name()); err != nil {
 		s.logLater(slog.LevelWarn, "segment file could not be removed", "file", seg.name(), "error", err)
 	}

@@ -99,7 +99,7 @@ func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 		sh.prefetch(m.from.tag())
 	}
 	for _, m := range batch {
-		if err := s.reach(pointCompactFlip); err != nil {
+		if err := s.hooks.fire(pointCompactFlip); err != nil {
 			return flipped, err
 		}
 		if pos, ok := sh.current().find(m.from); ok {

@@ -161,7 +161,7 @@ func (s *Store) viewPinned(id string, m *match, fn func(content []byte) error) (
 	if m.started != 0 {
 		s.meters.readEnded(m.started, m.h.ContentLen)
 	}
-	if err := s.reach(pointViewPinned); err != nil {
+	if err := s.hooks.fire(pointViewPinned); err != nil {
 		return err
 	}
 	lockrank.AssertUnlocked()
@@ -289,7 +289,7 @@ func (s *Store) probe(m *match, sh *shard, tag uint32, id string) (exists bool, 
 			m.pos = pos
 			return true, nil
 		}
-		_ = s.reach(pointFindOther)
+		_ = s.hooks.fire(pointFindOther)
 	}
 	m.pos = pos
 	return false, nil

@@ -193,7 +193,7 @@ func (s *Store) readHeld(b *batch, ids []string, hold *biaslock.Hold) error {
 func (s *Store) prefetchRecords(b *batch, n int) {
 	for i := range b.places[:n] {
 		p := &b.places[i]
-		p.rec = s.prefetchHead(p.sh, p.tag)
+		p.rec = s.prefetchPrefix(p.sh, p.tag)
 	}
 	for i := range b.places[:n] {
 		if h, ok := record.Decode(b.places[i].rec); ok {

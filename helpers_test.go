@@ -159,7 +159,7 @@ func mustCompact(t testing.TB, s *Store) CompactionStats {
 // settled is Stats without old index tables that wait for their readers: a compaction gives them back, one
 // that fails too.
 func settled(s *Store) Stats {
-	s.emptyLimbo()
+	s.releaseReplaced()
 	return s.Stats()
 }
 

@@ -129,7 +129,7 @@ func (s *Store) encodeHint(b []byte, segs []*segment, parts hintParts) (err erro
 		le.PutUint32(e[32:], uint32(seg.records.Load()))
 		le.PutUint32(e[36:], uint32(len(seg.tombstones)))
 		le.PutUint32(e[40:], record.Checksum(offsets))
-		le.PutUint32(e[44:], uint32(seg.buried/record.Align))
+		le.PutUint32(e[44:], uint32(seg.tombstoneBytes/record.Align))
 	}
 	le.PutUint32(b[parts.tablesAt-4:], record.Checksum(b[:parts.tablesAt-4]))
 	return nil
@@ -276,14 +276,14 @@ writes, so whatever record it does not point to is no memory: it was overwritten
 the record that says so is lost. Segments that the hint does not know were written by a repair that was
 cut off, and what they say is newer.
 */
-type truth struct {
+type lastIndex struct {
 	tables []table      // with the locations of this Open
 	known  map[int]bool // indexes of the segments it knows
 }
 
 // contains reports whether w, the slot in a shard of the index that leads to m, is that of a memory. Of two
 // copies of one version, which have equal sequence numbers, the index may have the other one.
-func (t *truth) contains(s *Store, shard int, w slot, m *match) bool {
+func (t *lastIndex) contains(s *Store, shard int, w slot, m *match) bool {
 	if !t.known[m.seg.index] {
 		return true
 	}
@@ -301,15 +301,15 @@ func (t *truth) contains(s *Store, shard int, w slot, m *match) bool {
 	return false
 }
 
-func (r *recovery) forgetTruth() {
-	if r.truth != nil {
-		r.s.releaseTables(r.truth.tables)
+func (r *recovery) releaseLastIndex() {
+	if r.lastIndex != nil {
+		r.s.releaseTables(r.lastIndex.tables)
 	}
 }
 
 // readTruth returns nil when there is no hint to be believed. Locations are made up as chooseLocations
 // said; the hash is that of the hint from here on.
-func (r *recovery) readTruth() (t *truth) {
+func (r *recovery) readLastIndex() (t *lastIndex) {
 	_ = r.withHint(func(b []byte) error {
 		le := binary.LittleEndian
 		parts, err := checkHintHeader(b)
@@ -323,7 +323,7 @@ func (r *recovery) readTruth() (t *truth) {
 		if err != nil {
 			return err
 		}
-		t = &truth{tables: tables, known: map[int]bool{}}
+		t = &lastIndex{tables: tables, known: map[int]bool{}}
 		r.s.disk.key = sip.DecodeKey(b[32:])
 		found := map[uint64]*segment{}
 		for _, f := range r.found {
@@ -424,12 +424,12 @@ func (r *recovery) useHint(b []byte, parts hintParts, tables []table, tombstones
 	segs := make([]*segment, len(r.found))
 	for i, f := range r.found {
 		e := b[hintHeaderSize+i*hintSegmentSize:]
-		f.seg.grew(int(le.Uint32(e[32:])), int(le.Uint64(e[8:]))-layout.HeaderSize)
+		f.seg.addRecords(int(le.Uint32(e[32:])), int(le.Uint64(e[8:]))-layout.HeaderSize)
 		f.seg.live.Store(int64(le.Uint64(e[16:])))
 		f.seg.minSeq = le.Uint64(e[24:])
 		f.seg.maxSeq = f.state.MaxSeq
 		f.seg.tombstones = tombstones[i]
-		f.seg.buried = int64(le.Uint32(e[44:])) * record.Align
+		f.seg.tombstoneBytes = int64(le.Uint32(e[44:])) * record.Align
 		f.seg.seal(!f.seg.large && int64(f.seg.room(1)) > s.mergeableRoom())
 		segs[i] = f.seg
 		r.records += int(f.seg.records.Load())

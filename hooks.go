@@ -51,10 +51,10 @@ type hooks struct {
 	at        func(point) error             // called at every point, with or without locks held
 }
 
-// reach calls the hook of a point. An error makes the step that begins there fail.
-func (s *Store) reach(p point) error {
-	if s.hooks.at == nil {
+// fire calls the hook of a point. An error makes the step that begins there fail.
+func (h *hooks) fire(p point) error {
+	if h.at == nil {
 		return nil
 	}
-	return s.hooks.at(p)
+	return h.at(p)
 }

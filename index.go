@@ -301,21 +301,21 @@ func (s *Store) prepare(sh *shard, n int) error {
 	old := sh.resizeLocked(t)
 	sh.mu.Unlock()
 	s.tableBytes.Add(int64(slots-old.slots()) * slotSize)
-	s.limbo.add(old)
+	s.replaced.add(old)
 	return nil
 }
 
 // limbo is where tables wait that were replaced (I7).
-type limbo struct {
+type replacedTables struct {
 	mu     sync.Mutex // a leaf
 	tables []table
 	bytes  atomic.Int64 // of them; written under mu
 }
 
 // leastLimbo is what may wait in any case, bytes: a release waits for every reader.
-const leastLimbo = 256 << 10
+const leastReplaced = 256 << 10
 
-func (l *limbo) add(t table) {
+func (l *replacedTables) add(t table) {
 	if len(t) == 0 {
 		return
 	}
@@ -327,7 +327,7 @@ func (l *limbo) add(t table) {
 
 // takeLocked empties the limbo. No reader is in these tables, and none comes. REQUIRES: contentMu
 // write-held.
-func (l *limbo) takeLocked() (tables []table) {
+func (l *replacedTables) takeLocked() (tables []table) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	tables, l.tables = l.tables, nil
@@ -337,20 +337,20 @@ func (l *limbo) takeLocked() (tables []table) {
 
 // trimLimbo ends a call that may have resized a table: it gives old ones back when more are waiting
 // than 1/8 of the index. REQUIRES: no lock held.
-func (s *Store) trimLimbo() {
-	if waiting := s.limbo.bytes.Load(); waiting > leastLimbo && waiting > s.tableBytes.Load()/8 {
-		s.emptyLimbo()
+func (s *Store) trimReplaced() {
+	if waiting := s.replaced.bytes.Load(); waiting > leastReplaced && waiting > s.tableBytes.Load()/8 {
+		s.releaseReplaced()
 	}
 }
 
 // emptyLimbo gives all old tables back. REQUIRES: no lock held.
-func (s *Store) emptyLimbo() {
-	if s.limbo.bytes.Load() == 0 {
+func (s *Store) releaseReplaced() {
+	if s.replaced.bytes.Load() == 0 {
 		return
 	}
 	s.contentMu.Lock()
 	start := time.Now()
-	tables := s.limbo.takeLocked()
+	tables := s.replaced.takeLocked()
 	pause := time.Since(start)
 	s.contentMu.Unlock()
 	s.history.addPause(pause)

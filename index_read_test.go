@@ -145,7 +145,7 @@ func TestFind_TableReplacedUnderReader(t *testing.T) {
 				replaced++
 			}
 		}
-		if s.limbo.bytes.Load() == 0 {
+		if s.replaced.bytes.Load() == 0 {
 			t.Error("no table waits, though a reader is in one")
 		}
 	})
@@ -153,7 +153,7 @@ func TestFind_TableReplacedUnderReader(t *testing.T) {
 	s.hooks.at = nil
 	require.NoError(t, err)
 	require.Equal(t, contentOf(2, 0, 50), got)
-	s.emptyLimbo()
+	s.releaseReplaced()
 	st := s.Stats()
 	require.Equal(t, s.mappedForTables(), st.IndexBytes)
 	require.Equal(t, s.mappedForTables()+int64(s.activeBytes()), st.MappedBytes)
@@ -162,34 +162,34 @@ func TestFind_TableReplacedUnderReader(t *testing.T) {
 // Goal: what waits in limbo is bounded by writes alone, and a write that gives it back waits for readers.
 //
 // Method: a store grows and shrinks; then a reader stays inside while a write trims.
-func TestLimbo_Bounded(t *testing.T) {
+func TestReplaced_Bounded(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
-	bound := func() int64 { return max(leastLimbo, s.tableBytes.Load()/8) }
+	bound := func() int64 { return max(leastReplaced, s.tableBytes.Load()/8) }
 	const n = 120_000
 	for i := range n {
 		require.NoError(t, s.Put(idOf(i), nil))
-		require.LessOrEqual(t, s.limbo.bytes.Load(), bound())
+		require.LessOrEqual(t, s.replaced.bytes.Load(), bound())
 	}
 	require.Positive(t, s.Stats().MaxSwapPause, "the trim of the limbo holds the lock too")
 	for i := range n {
 		_, err := s.Delete(idOf(i))
 		require.NoError(t, err)
-		require.LessOrEqual(t, s.limbo.bytes.Load(), bound())
+		require.LessOrEqual(t, s.replaced.bytes.Load(), bound())
 	}
-	mem, err := s.mapper.acquire(2 * leastLimbo)
+	mem, err := s.mapper.acquire(2 * leastReplaced)
 	require.NoError(t, err)
 	hold := s.contentMu.RLock()
-	s.limbo.add(tableOf(mem))
+	s.replaced.add(tableOf(mem))
 	trimmed := make(chan struct{})
 	go func() {
-		s.trimLimbo()
+		s.trimReplaced()
 		close(trimmed)
 	}()
 	require.True(t, waitFor(1_000_000, func() bool { return someoneIn("trimLimbo") }))
-	require.True(t, stays(func() bool { return s.limbo.bytes.Load() > 0 }), "given back under a reader")
+	require.True(t, stays(func() bool { return s.replaced.bytes.Load() > 0 }), "given back under a reader")
 	s.contentMu.RUnlock(hold)
 	<-trimmed
-	require.Zero(t, s.limbo.bytes.Load())
+	require.Zero(t, s.replaced.bytes.Load())
 }
 
 // Goal: what readers load does not share a cache line with what writers and compactions write.

@@ -341,10 +341,10 @@ func TestIndex_BytesPerMemory(t *testing.T) {
 			require.LessOrEqual(t, s.tableBytes.Load(), peak/2, "tables after mass deletes")
 		}
 	}
-	require.LessOrEqual(t, s.limbo.bytes.Load(), int64(leastLimbo))
+	require.LessOrEqual(t, s.replaced.bytes.Load(), int64(leastReplaced))
 	require.EqualValues(t, shardCount*tableAlign, s.tableBytes.Load(), "the smallest tables")
 	if !vm.OnHeap {
-		require.LessOrEqual(t, s.Stats().IndexBytes, int64(shardCount*vm.PageSize+leastLimbo), "tables of an empty store")
+		require.LessOrEqual(t, s.Stats().IndexBytes, int64(shardCount*vm.PageSize+leastReplaced), "tables of an empty store")
 	}
 	mustCompact(t, s)
 	require.Equal(t, s.mappedForTables()+int64(s.activeBytes()), s.Stats().MappedBytes)

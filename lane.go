@@ -98,8 +98,8 @@ func (s *Store) roll(ln *lane, p *put) error {
 	if enough {
 		return nil
 	}
-	if seg := s.takeUnfilled(p.size); seg != nil {
-		s.goOn(ln, seg)
+	if seg := s.takePartial(p.size); seg != nil {
+		s.resume(ln, seg)
 		return nil
 	}
 	spec := segmentSpec{kind: layout.KindLane, size: s.opts.SegmentSize}
@@ -130,7 +130,7 @@ func (s *Store) install(ln *lane, seg *segment) {
 // activateLocked seals the active segment of ln and makes seg the next one. REQUIRES: ln.mu held, contentMu
 // read-held, seg in the table.
 func (s *Store) activateLocked(ln *lane, seg *segment) {
-	_ = s.reach(pointLaneRolled)
+	_ = s.hooks.fire(pointLaneRolled)
 	if ln.active != nil {
 		ln.active.seal(int64(ln.active.room(1)) > s.mergeableRoom())
 		s.logSealed(ln.active)
@@ -168,7 +168,7 @@ func segmentSizeFor(size int) int {
 // hold a record; those without one too for a Close, behind which none may be active. Lanes get a new one
 // with their next record: from here on none goes on in a segment that was sealed.
 func (s *Store) sealLanes(threshold float64) {
-	s.segments.setUnfilled(nil)
+	s.segments.setPartial(nil)
 	for i := range s.lanes {
 		s.sealLane(&s.lanes[i], threshold)
 	}
@@ -199,22 +199,22 @@ there has damaged the file.
 */
 
 // setUnfilled replaces the segments that lanes may go on in.
-func (t *segmentTable) setUnfilled(segs []*segment) {
+func (t *segmentTable) setPartial(segs []*segment) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.unfilled = segs
+	t.partial = segs
 }
 
 // takeUnfilled returns a sealed segment with room for size bytes that can be gone on with, nil when there
 // is none. REQUIRES: the rolling of the lane it is for held; no other lock.
-func (s *Store) takeUnfilled(size int) *segment {
+func (s *Store) takePartial(size int) *segment {
 	t := &s.segments
 	for {
 		t.mu.Lock()
-		n := len(t.unfilled)
+		n := len(t.partial)
 		var seg *segment
 		if n > 0 {
-			seg, t.unfilled = t.unfilled[n-1], t.unfilled[:n-1]
+			seg, t.partial = t.partial[n-1], t.partial[:n-1]
 		}
 		t.mu.Unlock()
 		if seg == nil || seg.room(1) >= size && s.unseal(seg) == nil {
@@ -235,13 +235,13 @@ func (s *Store) unseal(seg *segment) (err error) {
 }
 
 // goOn makes seg, of takeUnfilled, the active segment of ln.
-func (s *Store) goOn(ln *lane, seg *segment) {
+func (s *Store) resume(ln *lane, seg *segment) {
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	s.segments.mu.Lock() // a flush looks at sealed segments under it
 	seg.sealedInFile.Store(false)
-	seg.early.Store(false)
+	seg.sealedEarly.Store(false)
 	seg.state.Store(int32(stateActive))
 	s.segments.mu.Unlock()
 	s.activateLocked(ln, seg)

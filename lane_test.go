@@ -122,7 +122,7 @@ func TestDirectory_LaneGoesOnInNoVictim(t *testing.T) {
 
 		s, err = open(dir, quietly(), hooks{hash: oneLane})
 		require.NoError(t, err)
-		require.NotEmpty(t, s.segments.unfilled)
+		require.NotEmpty(t, s.segments.partial)
 		s.hooks.at = doAt(at, 1, func() {
 			if err := s.Put(idOf(n), contentOf(n, 1, 200)); err != nil {
 				t.Error(err)

@@ -92,7 +92,7 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 			s.maintenance.last = start
 		}
 	}
-	s.releaseAll(s.reserve.takeUnused(start.Add(-s.opts.Maintenance.Interval)))
+	s.releaseAll(s.pool.takeUnused(start.Add(-s.opts.Maintenance.Interval)))
 	r.Duration = time.Since(start)
 	s.history.addCycle(r)
 	s.logCycle(r)

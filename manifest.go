@@ -71,23 +71,23 @@ func (s *Store) writeManifest(m layout.Manifest) (renamed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	_ = s.reach(pointManifestTemp)
+	_ = s.hooks.fire(pointManifestTemp)
 	if err := d.fs.SyncFile(layout.ManifestTempName); err != nil {
 		return false, err
 	}
-	if err := s.reach(pointManifestWritten); err != nil {
+	if err := s.hooks.fire(pointManifestWritten); err != nil {
 		return false, err
 	}
 	if err := d.fs.Rename(layout.ManifestTempName, layout.ManifestName); err != nil {
 		return false, err
 	}
-	if err := s.reach(pointManifestRenamed); err != nil {
+	if err := s.hooks.fire(pointManifestRenamed); err != nil {
 		return true, err
 	}
 	if err := d.fs.Sync(); err != nil {
 		return true, err
 	}
-	_ = s.reach(pointManifestSynced)
+	_ = s.hooks.fire(pointManifestSynced)
 	d.listed = make(map[uint64]bool, len(m.Listed))
 	for _, id := range m.Listed {
 		d.listed[id] = true
@@ -113,7 +113,7 @@ func (s *Store) commitTargets(leaving, targets []*segment) (uncertain bool, err 
 			return false, d.fail(fmt.Errorf("%s: %w", target.name(), err))
 		}
 	}
-	_ = s.reach(pointTargetsFlushed)
+	_ = s.hooks.fire(pointTargetsFlushed)
 	d.manifestMu.Lock()
 	defer d.manifestMu.Unlock()
 	// What the manifest lists first, the names of it second: other segments may come between.

@@ -57,7 +57,7 @@ func (s *Store) acquire(size int) ([]byte, error) {
 	if err == nil {
 		return mem, nil
 	}
-	unused, _ := s.reserve.takeAll(0)
+	unused, _ := s.pool.takeAll(0)
 	if len(unused) == 0 {
 		return nil, err
 	}
@@ -69,27 +69,27 @@ func (s *Store) acquire(size int) ([]byte, error) {
 // Put as much as copying 1 KiB to it, and whoever overwrites as fast as compactions give back would pay
 // for it with every record. Only automatic compactions keep any, and no more than lanes have lately used;
 // a maintenance cycle gives back what has not been used for an Interval.
-type reserve struct {
+type segmentPool struct {
 	mu      sync.Mutex // a leaf
-	mems    []reserved // the oldest first
+	mems    []pooled   // the oldest first
 	used    int        // segments that lanes began
 	counted time.Time  // since then
 }
 
-type reserved struct {
+type pooled struct {
 	mem   []byte // SegmentSize bytes, not zeroed
 	since time.Time
 }
 
 // begun counts a segment of a lane.
-func (r *reserve) begun() {
+func (r *segmentPool) begun() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.used++
 }
 
 // take returns memory for a segment of a lane, nil when there is none.
-func (r *reserve) take() []byte {
+func (r *segmentPool) take() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := len(r.mems)
@@ -103,7 +103,7 @@ func (r *reserve) take() []byte {
 
 // takeAll empties the reserve, and says how many segments lanes have begun: within the time that counts as
 // lately, else none.
-func (r *reserve) takeAll(lately time.Duration) (mems [][]byte, used int) {
+func (r *segmentPool) takeAll(lately time.Duration) (mems [][]byte, used int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if time.Since(r.counted) > lately {
@@ -118,17 +118,17 @@ func (r *reserve) takeAll(lately time.Duration) (mems [][]byte, used int) {
 }
 
 // keep adds mems to the reserve.
-func (r *reserve) keep(mems [][]byte) {
+func (r *segmentPool) keep(mems [][]byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, mem := range mems {
-		r.mems = append(r.mems, reserved{mem, time.Now()})
+		r.mems = append(r.mems, pooled{mem, time.Now()})
 	}
 }
 
 // takeUnused takes out what was kept before then, and forgets what lanes have used when that goes back
 // further.
-func (r *reserve) takeUnused(then time.Time) (mems [][]byte) {
+func (r *segmentPool) takeUnused(then time.Time) (mems [][]byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.counted.Before(then) {
@@ -142,7 +142,7 @@ func (r *reserve) takeUnused(then time.Time) (mems [][]byte) {
 }
 
 // count is how many segments the reserve has memory for.
-func (r *reserve) count() int {
+func (r *segmentPool) count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.mems)

@@ -58,7 +58,7 @@ func (s *Store) putDurably(id string, content []byte, load *flight) error {
 	if err := s.put(&p); err != nil {
 		return err
 	}
-	s.trimLimbo()
+	s.trimReplaced()
 	return s.makeDurable()
 }
 
@@ -100,14 +100,14 @@ func (s *Store) tryPut(p *put) (err error) {
 	if s.closed {
 		return ErrClosed
 	}
-	s.prefetchHead(p.shard, p.tag)
-	_ = s.reach(pointPutFound)
+	s.prefetchPrefix(p.shard, p.tag)
+	_ = s.hooks.fire(pointPutFound)
 	return s.putInLane(p)
 }
 
 // prefetchHead has the head of the record fetched that is most likely that of an id with this tag, and
 // returns the segment from there on; nil when there is none. REQUIRES: contentMu held.
-func (s *Store) prefetchHead(sh *shard, tag uint32) []byte {
+func (s *Store) prefetchPrefix(sh *shard, tag uint32) []byte {
 	_, w := sh.current().first(tag)
 	if w == 0 {
 		return nil
@@ -140,7 +140,7 @@ func (s *Store) putInLane(p *put) error {
 	if err != nil {
 		return err
 	}
-	_ = s.reach(pointPutAppended) // nothing can fail between the record and the index
+	_ = s.hooks.fire(pointPutAppended) // nothing can fail between the record and the index
 	offset := int(seg.tail.Load()) - p.size
 	s.pointTo(sh, old.pos, exists, old.h.Size(), makeSlot(p.tag, s.locate(seg, offset)), p.size)
 	if p.load == nil {
@@ -194,7 +194,7 @@ func (seg *segment) clearUnfinished(tail int64, rec []byte, p *put) {
 // appendLocked makes the body that is in rec, its place in seg, a record. A large one is published when it is
 // whole: what fails before that leaves no trace of it. REQUIRES: ln.mu held, contentMu read-held.
 func (s *Store) appendLocked(seg *segment, rec []byte, p *put) error {
-	_ = s.reach(pointPutBody)
+	_ = s.hooks.fire(pointPutBody)
 	h := record.Header{
 		ContentSum: p.sum,
 		Kind:       p.kind,
@@ -203,12 +203,12 @@ func (s *Store) appendLocked(seg *segment, rec []byte, p *put) error {
 		Seq:        s.sequence.Add(1),
 	}
 	tail := int(seg.tail.Load())
-	seg.contains(h.Seq)
+	seg.noteSeq(h.Seq)
 	if seg.file != nil {
 		seg.putDigest(int(seg.records.Load()), rec[record.HeaderSize:record.HeaderSize+h.IDLen])
 	}
 	record.PutHeader(rec, h, seg.seedAt(tail))
-	seg.grew(1, p.size)
+	seg.addRecords(1, p.size)
 	if p.large != nil {
 		if err := s.segments.assign(seg, s.maxSegments()); err != nil {
 			return err
@@ -268,7 +268,7 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 	defer done()
 	existed, err = s.remove(id)
 	if existed && err == nil {
-		s.trimLimbo()
+		s.trimReplaced()
 		err = s.makeDurable()
 	}
 	return existed, err
@@ -324,7 +324,7 @@ func (s *Store) tryRemove(p *put) (existed bool, err error) {
 	if err := s.appendTombstone(ln, p); err != nil {
 		return false, err
 	}
-	_ = s.reach(pointDeleteAppended)
+	_ = s.hooks.fire(pointDeleteAppended)
 	s.removeSlot(sh, m.pos, m.h.Size())
 	s.loads.supersede(p.id)
 	if p.large != nil {
@@ -348,7 +348,7 @@ func (s *Store) appendTombstone(ln *lane, p *put) error {
 	if err != nil {
 		return err
 	}
-	seg.holdsTombstone(int(seg.tail.Load())-p.size, p.size)
+	seg.addTombstone(int(seg.tail.Load())-p.size, p.size)
 	return nil
 }
 

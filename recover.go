@@ -64,7 +64,7 @@ func (s *Store) openDisk(files dir.FS, lock *os.File) error {
 	if err == nil {
 		err = r.run()
 	}
-	s.emptyLimbo()
+	s.releaseReplaced()
 	if err != nil {
 		for _, seg := range s.segments.all() {
 			s.free(seg)
@@ -90,19 +90,19 @@ type recovery struct {
 	found    []*recovered
 	leftover []string // files of segments that do not count
 
-	hinted   bool   // the index came from the hint
-	truth    *truth // with Repair: what the index was at the last Close, where that is known
-	perShard int    // memories expected in each shard
+	hinted    bool       // the index came from the hint
+	lastIndex *lastIndex // with Repair: what the index was at the last Close, where that is known
+	perShard  int        // memories expected in each shard
 
-	mu         sync.Mutex
-	tombstones []slotPlace // that may be in the index
-	maxSeq     uint64
-	records    int
-	torn       int64 // bytes cut
-	lost       []lostRecord
-	lostIDs    []string // of those whose head is intact
-	nameless   error    // records were lost of which not even the id's digest is left
-	repaired   RepairReport
+	mu           sync.Mutex
+	tombstones   []slotPlace // that may be in the index
+	maxSeq       uint64
+	records      int
+	torn         int64 // bytes cut
+	lost         []lostRecord
+	lostIDs      []string // of those whose head is intact
+	unidentified error    // records were lost of which not even the id's digest is left
+	repaired     RepairReport
 }
 
 // recovered is one segment file.
@@ -127,7 +127,7 @@ type slotPlace struct {
 }
 
 func (r *recovery) run() (err error) {
-	defer r.forgetTruth()
+	defer r.releaseLastIndex()
 	defer r.s.catchFault(armFaults(), &err)
 	fresh, err := r.readManifest()
 	if err != nil {
@@ -147,13 +147,13 @@ func (r *recovery) run() (err error) {
 		_, err := r.dropLost()
 		return err
 	}
-	_ = r.s.reach(pointRecoverScanned)
+	_ = r.s.hooks.fire(pointRecoverScanned)
 	if err := r.settle(); err != nil {
 		return err
 	}
 	r.report()
 	if !r.s.opts.Repair { // which needs the hint, and that knows segments as they were
-		r.offerUnfilled()
+		r.offerPartial()
 	}
 	return r.repair()
 }
@@ -161,15 +161,15 @@ func (r *recovery) run() (err error) {
 // readRecords makes the index, from the hint or from the records themselves.
 func (r *recovery) readRecords() error {
 	if r.s.opts.Repair {
-		r.truth = r.readTruth()
+		r.lastIndex = r.readLastIndex()
 	} else if r.hinted = r.loadHint(); r.hinted {
 		return nil
 	}
 	if err := r.scan(); err != nil {
 		return err
 	}
-	if r.nameless != nil && r.truth == nil {
-		return r.nameless
+	if r.unidentified != nil && r.lastIndex == nil {
+		return r.unidentified
 	}
 	r.dropTombstones()
 	return nil
@@ -406,16 +406,16 @@ func (r *recovery) missing(id uint64, reason string) error {
 		return err
 	}
 	r.s.opts.Logger.Error("repair goes on without a segment", "error", err)
-	r.loseNameless(err)
+	r.loseUnidentified(err)
 	return nil
 }
 
 // loseNameless notes that records are lost for the reason in damage, and nobody knows of which
 // memories. REQUIRES: r.mu held, or nobody else knows r.
-func (r *recovery) loseNameless(damage *CorruptError) {
+func (r *recovery) loseUnidentified(damage *CorruptError) {
 	damage.Reason += "; nothing says of which memories records are lost, whose older versions must not " +
 		"come back: a repair of this needs the hint of a clean Close"
-	r.nameless = damage
+	r.unidentified = damage
 }
 
 // adopt puts a mapped segment, empty as yet, into the table.

@@ -54,7 +54,7 @@ func (r *recovery) repairReport(segments int, deleted []string) RepairReport {
 
 // dropLost takes memories out of the index whose newest version is lost, and returns their ids.
 func (r *recovery) dropLost() (ids []string, err error) {
-	if len(r.lost) == 0 && r.nameless == nil {
+	if len(r.lost) == 0 && r.unidentified == nil {
 		return nil, nil
 	}
 	bounds := map[uint32]uint64{}
@@ -71,8 +71,8 @@ func (r *recovery) dropLost() (ids []string, err error) {
 			id := record.ID(m.rec, m.h)
 			bound, lost := bounds[layout.Digest(id)]
 			lost = lost && m.h.Seq <= bound
-			if r.truth != nil {
-				lost = !r.truth.contains(r.s, i, w, &m)
+			if r.lastIndex != nil {
+				lost = !r.lastIndex.contains(r.s, i, w, &m)
 			}
 			if !lost {
 				continue
@@ -100,11 +100,11 @@ func (r *recovery) repair() error {
 		return err
 	}
 	for _, id := range ids {
-		if err := r.bury(id); err != nil {
+		if err := r.writeTombstone(id); err != nil {
 			return err
 		}
 	}
-	_ = s.reach(pointRepairBuried)
+	_ = s.hooks.fire(pointRepairBuried)
 	var damaged []*segment
 	for _, f := range r.found {
 		if f.damaged {
@@ -135,7 +135,7 @@ func (r *recovery) replace(damaged []*segment) error {
 			return err
 		}
 	}
-	_ = s.reach(pointRepairRescued)
+	_ = s.hooks.fire(pointRepairRescued)
 	if err := s.flush(); err != nil { // it may list segments, and the damaged ones are among them still
 		return err
 	}
@@ -143,7 +143,7 @@ func (r *recovery) replace(damaged []*segment) error {
 	if _, err := s.commitTargets(damaged, nil); err != nil {
 		return err
 	}
-	_ = s.reach(pointRepairCommitted)
+	_ = s.hooks.fire(pointRepairCommitted)
 	s.contentMu.Lock()
 	s.segments.removeLocked(damaged)
 	s.contentMu.Unlock()
@@ -160,16 +160,16 @@ func (r *recovery) replace(damaged []*segment) error {
 }
 
 // bury writes a tombstone for an id that is in no slot.
-func (r *recovery) bury(id string) error {
+func (r *recovery) writeTombstone(id string) error {
 	p := r.s.tombstoneOf(id)
-	err := r.tryBury(&p)
+	err := r.tryWriteTombstone(&p)
 	if err == errNoRoom { //nolint:errorlint // never wrapped: it is no error
-		err = r.s.withRoom(&p, func() error { return r.tryBury(&p) })
+		err = r.s.withRoom(&p, func() error { return r.tryWriteTombstone(&p) })
 	}
 	return err
 }
 
-func (r *recovery) tryBury(p *put) error {
+func (r *recovery) tryWriteTombstone(p *put) error {
 	s := r.s
 	ln := p.shard.lane
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
@@ -214,7 +214,7 @@ func (r *recovery) rescue(seg *segment) error {
 		}
 		// With a new sequence number, unless the memory was stored again.
 		if id := string(record.ID(rec, h)); !s.Has(id) {
-			if err := r.bury(id); err != nil {
+			if err := r.writeTombstone(id); err != nil {
 				return err
 			}
 		}

@@ -166,7 +166,7 @@ func TestDirectory_FittingReadsNothing(t *testing.T) {
 	require.Positive(t, buried)
 	func() {
 		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-		require.NotPanics(t, func() { require.Positive(t, c.fitting()) })
+		require.NotPanics(t, func() { require.Positive(t, c.fitOneTarget()) })
 	}()
 	_ = s.Close() // returns; its flush may find the files cut
 }

@@ -71,14 +71,14 @@ func (r *recovery) scanSegment(ctx context.Context, f *recovered, batches *shard
 			continue
 		}
 		r.checkDigest(f, offset, record.ID(rec, h))
-		seg.grew(1, h.Size())
-		seg.contains(h.Seq)
+		seg.addRecords(1, h.Size())
+		seg.noteSeq(h.Seq)
 		place, err := r.add(batches, seg, offset, record.ID(rec, h), h)
 		if err != nil {
 			return err
 		}
 		if h.Kind == record.KindTombstone {
-			seg.holdsTombstone(offset, h.Size())
+			seg.addTombstone(offset, h.Size())
 			tombstones = append(tombstones, place)
 		}
 		offset += h.Size()
@@ -89,7 +89,7 @@ func (r *recovery) scanSegment(ctx context.Context, f *recovered, batches *shard
 	known := seg.records.Load()
 	cut := f.noDigests && (known < int64(f.state.Records) || !f.state.Sealed && !torn)
 	if cut || f.rebuilt && known == 0 {
-		r.loseNameless(&CorruptError{File: seg.name(), Offset: seg.tail.Load(), Reason: "no record can be read from here on"})
+		r.loseUnidentified(&CorruptError{File: seg.name(), Offset: seg.tail.Load(), Reason: "no record can be read from here on"})
 	}
 	r.tombstones = append(r.tombstones, tombstones...)
 	r.maxSeq = max(r.maxSeq, seg.maxSeq)
@@ -163,7 +163,7 @@ func (r *recovery) resync(f *recovered, offset int) (next int) {
 	rec := seg.mem[offset:f.end()]
 	if h, ok := record.Decode(rec); ok && record.IntactPrefix(rec, h, seg.seedAt(offset)) { // only the content
 		seg.records.Add(1)
-		seg.contains(h.Seq)
+		seg.noteSeq(h.Seq)
 		// A copy with the same number is the same version, and may be intact.
 		r.lose(lostRecord{digest: layout.Digest(record.ID(rec, h)), bound: h.Seq - 1})
 		r.mu.Lock()
@@ -189,7 +189,7 @@ func (r *recovery) resync(f *recovered, offset int) (next int) {
 	if f.noDigests {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.loseNameless(&CorruptError{File: seg.name(), Offset: int64(offset), Reason: "damaged record in a file cut short"})
+		r.loseUnidentified(&CorruptError{File: seg.name(), Offset: int64(offset), Reason: "damaged record in a file cut short"})
 		if f.ended(next) {
 			return -1
 		}

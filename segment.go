@@ -72,27 +72,27 @@ type segment struct {
 }
 
 type segmentShared struct {
-	live    atomic.Int64 // bytes of records the index points to; changes under shard locks
-	refs    atomic.Int64 // 1 for the table and 1 for each pin
-	records atomic.Int64 // before tail; changes with it
-	state   atomic.Int32
-	damaged atomic.Bool // a compaction met damage here; written by compactions
-	early   atomic.Bool // sealed although it had room: compactions merge such segments
-	victim  atomic.Bool // of the compaction under way, which writes it
-	made    time.Time   // or found by Open
+	live        atomic.Int64 // bytes of records the index points to; changes under shard locks
+	refs        atomic.Int64 // 1 for the table and 1 for each pin
+	records     atomic.Int64 // before tail; changes with it
+	state       atomic.Int32
+	damaged     atomic.Bool // a compaction met damage here; written by compactions
+	sealedEarly atomic.Bool // sealed although it had room: compactions merge such segments
+	victim      atomic.Bool // of the compaction under way, which writes it
+	made        time.Time   // or found by Open
 
 	durable       atomic.Bool // the file, its header included, was synced once
 	sealedInFile  atomic.Bool // the state in the header says so
 	stateUnsynced atomic.Bool // the state in the header has changed since the last sync of it
 	// What follows is used by directory stores. minSeq and tombstones are guarded by the lock of
 	// the lane or round that appends; whoever finds the segment sealed may read them.
-	minSeq     uint64       // the lowest sequence number in it
-	maxSeq     uint64       // the highest
-	tombstones []uint32     // their offsets, in units of 8 bytes
-	buried     int64        // bytes of tombstones
-	committed  atomic.Bool  // belongs into manifests: every lane's segment, and targets of finished rounds
-	generation uint32       // of the newest state in the file; written by one flush at a time
-	synced     atomic.Int64 // bytes up to here are durable
+	minSeq         uint64       // the lowest sequence number in it
+	maxSeq         uint64       // the highest
+	tombstones     []uint32     // their offsets, in units of 8 bytes
+	tombstoneBytes int64        // bytes of tombstones
+	committed      atomic.Bool  // belongs into manifests: every lane's segment, and targets of finished rounds
+	generation     uint32       // of the newest state in the file; written by one flush at a time
+	synced         atomic.Int64 // bytes up to here are durable
 }
 
 func newSegment(id uint64, mem []byte, kind layout.SegmentKind) *segment {
@@ -121,19 +121,19 @@ func (seg *segment) room(n int) int {
 }
 
 // grew accounts for n records, of size bytes together, written at the tail.
-func (seg *segment) grew(n, size int) {
+func (seg *segment) addRecords(n, size int) {
 	seg.records.Add(int64(n))
 	seg.tail.Add(int64(size))
 }
 
 // holdsTombstone accounts for a tombstone of size bytes at offset.
-func (seg *segment) holdsTombstone(offset, size int) {
+func (seg *segment) addTombstone(offset, size int) {
 	seg.tombstones = append(seg.tombstones, uint32(offset/record.Align))
-	seg.buried += int64(size)
+	seg.tombstoneBytes += int64(size)
 }
 
 // contains accounts for a record with this sequence number.
-func (seg *segment) contains(seq uint64) {
+func (seg *segment) noteSeq(seq uint64) {
 	seg.minSeq = min(seg.minSeq, seq)
 	seg.maxSeq = max(seg.maxSeq, seq)
 }
@@ -208,7 +208,7 @@ func (seg *segment) name() string {
 // seal makes seg immutable; early says that more records would have fitted. REQUIRES: the lock of
 // the lane that appends to it, or nobody else knows seg yet.
 func (seg *segment) seal(early bool) {
-	seg.early.Store(early)
+	seg.sealedEarly.Store(early)
 	seg.state.Store(int32(stateSealed))
 }
 
@@ -296,7 +296,7 @@ type segmentTable struct {
 	taken   map[uint64]bool // ids in names of unfinished files that Open has found; not changed afterwards
 	// unfilled are segments of lanes that the last Close, or this Open, sealed with room left. A lane that
 	// needs one goes on with one of these, until the first compaction.
-	unfilled []*segment
+	partial []*segment
 }
 
 // at returns the segment at index, nil when there is none.
@@ -442,7 +442,7 @@ func (s *Store) createSegment(spec segmentSpec) (*segment, error) {
 		return nil, err
 	}
 	seg.large = spec.large
-	_ = s.reach(pointSegmentMade)
+	_ = s.hooks.fire(pointSegmentMade)
 	return seg, nil
 }
 
@@ -453,7 +453,7 @@ func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
 	forLane := spec.size == s.opts.SegmentSize && spec.kind == layout.KindLane
 	var mem []byte
 	if forLane {
-		mem = s.reserve.take()
+		mem = s.pool.take()
 	}
 	if mem == nil {
 		var err error
@@ -462,7 +462,7 @@ func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
 		}
 	}
 	if forLane {
-		s.reserve.begun()
+		s.pool.begun()
 	}
 	return newSegment(id, mem, spec.kind), nil
 }
@@ -475,6 +475,6 @@ func (s *Store) discardSegment(seg *segment) error {
 		return s.mapper.release(seg.mem)
 	}
 	err := s.detach(seg)
-	_ = s.reach(pointUnlink)
+	_ = s.hooks.fire(pointUnlink)
 	return errors.Join(err, s.disk.fs.Remove(seg.name()))
 }

@@ -19,7 +19,7 @@ func (r *recovery) settle() error {
 	if err := r.settleSegments(); err != nil {
 		return err
 	}
-	_ = s.reach(pointRecoverSealed)
+	_ = s.hooks.fire(pointRecoverSealed)
 	// The hint is of the past from the next write on: its removal must be durable before that, or it
 	// could come back and be believed; a repair needs it to the end. Spares are made anew: the old
 	// ones may be of another size, or unfinished, and on a full disk the manifest needs some of it.
@@ -43,7 +43,7 @@ func (r *recovery) settle() error {
 	if _, err := s.writeManifest(s.snapshotManifest(nil, nil)); err != nil {
 		return err
 	}
-	_ = s.reach(pointRecoverListed)
+	_ = s.hooks.fire(pointRecoverListed)
 	for _, name := range r.leftover {
 		if err := d.fs.Remove(name); err != nil {
 			return err
@@ -78,15 +78,15 @@ func (r *recovery) dropEmpty() {
 }
 
 // offerUnfilled lets lanes go on in segments that have room.
-func (r *recovery) offerUnfilled() {
+func (r *recovery) offerPartial() {
 	var segs []*segment
 	for _, f := range r.found {
 		seg := f.seg
-		if seg.kind == layout.KindLane && !seg.large && seg.early.Load() && len(seg.mem) == r.s.opts.SegmentSize && !f.damaged {
+		if seg.kind == layout.KindLane && !seg.large && seg.sealedEarly.Load() && len(seg.mem) == r.s.opts.SegmentSize && !f.damaged {
 			segs = append(segs, seg)
 		}
 	}
-	r.s.segments.setUnfilled(segs)
+	r.s.segments.setPartial(segs)
 }
 
 // settleSegments does all at once: each waits for the disk.

@@ -203,7 +203,7 @@ func (s *Store) Stats() Stats {
 	st.IndexBytes = s.tables.bytes.Load()
 	st.MappedBytes = s.mapper.bytes.Load()
 	st.SegmentDetails.RetiredBytes = s.retiredBytes.Load()
-	st.SegmentDetails.ReserveBytes = int64(s.reserve.count()) * int64(s.opts.SegmentSize)
+	st.SegmentDetails.ReserveBytes = int64(s.pool.count()) * int64(s.opts.SegmentSize)
 	st.Reads.CorruptRecords = s.corruptRecords.Load()
 	st.CompactionInProgress = s.compacting.Load()
 	st.CompactionDetails.Progress = s.progress()

@@ -126,13 +126,13 @@ func (s *Store) flushSegment(d dirtySegment) (err error) {
 	if err := seg.syncRecords(d.extent); err != nil {
 		return err
 	}
-	_ = s.reach(pointFlushed)
+	_ = s.hooks.fire(pointFlushed)
 	seg.writeState(d.extent, d.sealed)
 	seg.synced.Store(d.tail)
 	seg.durable.Store(true)
 	seg.sealedInFile.Store(d.sealed)
 	seg.stateUnsynced.Store(true)
-	_ = s.reach(pointStateWritten)
+	_ = s.hooks.fire(pointStateWritten)
 	return nil
 }
 
@@ -214,16 +214,16 @@ func (s *Store) finishDisk() error {
 		return nil
 	}
 	s.sealLanes(0)
-	_ = s.reach(pointCloseSealed)
+	_ = s.hooks.fire(pointCloseSealed)
 	if err := s.flush(); err != nil {
 		return err
 	}
-	_ = s.reach(pointCloseFlushed)
+	_ = s.hooks.fire(pointCloseFlushed)
 	if err := s.flushStates(); err != nil {
 		return err
 	}
 	s.writeHint()
-	_ = s.reach(pointCloseHinted)
+	_ = s.hooks.fire(pointCloseHinted)
 	return nil
 }
 

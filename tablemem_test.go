@@ -60,9 +60,9 @@ func TestTableMemory(t *testing.T) {
 
 // mappedForLimbo is what is mapped for tables in limbo that are in no block.
 func (s *Store) mappedForLimbo() (n int64) {
-	s.limbo.mu.Lock()
-	defer s.limbo.mu.Unlock()
-	for _, t := range s.limbo.tables {
+	s.replaced.mu.Lock()
+	defer s.replaced.mu.Unlock()
+	for _, t := range s.replaced.tables {
 		n += int64(vm.RoundUp(len(t)*slotSize, vm.PageSize))
 	}
 	return n

@@ -52,9 +52,9 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 		}
 		ln.mu.Unlock()
 	}
-	_ = s.reach(pointCompactDead)
+	_ = s.hooks.fire(pointCompactDead)
 	for _, seg := range s.segments.all() {
-		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.buried {
+		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.tombstoneBytes {
 			oldest = min(oldest, seg.minSeq)
 		}
 	}
@@ -71,7 +71,7 @@ func (r *round) carryTombstone(v *victim, offset int, oldest uint64) error {
 		return nil
 	}
 	ch := chunk{v: v, headers: []record.Header{h}, size: h.Size()}
-	if _, err := r.reserve(&ch); err != nil { // true without an error: maxTargets has no bound now
+	if _, err := r.allocate(&ch); err != nil { // true without an error: maxTargets has no bound now
 		return err
 	}
 	target := ch.target
@@ -79,6 +79,6 @@ func (r *round) carryTombstone(v *victim, offset int, oldest uint64) error {
 	copy(moved, rec)
 	record.Reseed(moved, h, target.seedAt(ch.offset))
 	target.putDigest(ch.record, record.ID(rec, h))
-	target.holdsTombstone(ch.offset, h.Size())
+	target.addTombstone(ch.offset, h.Size())
 	return nil
 }

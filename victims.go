@@ -45,7 +45,7 @@ func (v *victim) damaged(offset int, reason string) error {
 }
 
 // prefetchHeads has the heads of the next n records of v fetched.
-func (v *victim) prefetchHeads(n int) {
+func (v *victim) prefetchPrefixes(n int) {
 	for _, unit := range v.live[:min(n, len(v.live))] {
 		if at := int(unit) * record.Align; at < len(v.seg.mem) {
 			cpu.Prefetch(v.seg.mem[at : at+1])
@@ -68,10 +68,10 @@ func markDamaged(work []*victim, err error) {
 }
 
 // fitting is how many victims at the front of c.work fit into one target together, at least one.
-func (c *compaction) fitting() int {
+func (c *compaction) fitOneTarget() int {
 	room := c.s.opts.SegmentSize - layout.HeaderSize
 	for n, v := range c.work {
-		room -= int(v.seg.live.Load()+v.seg.buried) + layout.DigestSize*(len(v.live)+len(v.seg.tombstones))
+		room -= int(v.seg.live.Load()+v.seg.tombstoneBytes) + layout.DigestSize*(len(v.live)+len(v.seg.tombstones))
 		if room < 0 && n > 0 {
 			return n
 		}
@@ -91,7 +91,7 @@ func (c *compaction) chooseVictims() {
 		}
 		if v := newVictim(seg, newest); v.dead > 0 {
 			c.victims = append(c.victims, v)
-		} else if seg.early.Load() {
+		} else if seg.sealedEarly.Load() {
 			merge = append(merge, v)
 		}
 	}
@@ -109,7 +109,7 @@ func (c *compaction) chooseVictims() {
 		v.seg.victim.Store(true)
 	}
 	c.progress.Victims = len(c.victims)
-	c.notice(StageBuild, nil)
+	c.publishProgress(StageBuild, nil)
 }
 
 // worthwhile leaves those of victims, best first, that automatic maintenance compacts: each one that is
@@ -140,7 +140,7 @@ func (c *compaction) fillWork(ctx context.Context) error {
 			return err
 		}
 		c.work = append(c.work, group...)
-		if err := c.s.reach(pointCompactWalked); err != nil {
+		if err := c.s.hooks.fire(pointCompactWalked); err != nil {
 			return err
 		}
 	}

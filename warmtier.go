@@ -143,17 +143,17 @@ type Store struct {
 
 	// shard.mu guards one part of the index. Slots are written under it, and read by all who cannot
 	// do without (see index.go); nothing is allocated, mapped or written to a segment.
-	_      [cpu.CacheLines]byte
-	shards [shardCount]shard
-	limbo  limbo
-	tables tableMemory
+	_        [cpu.CacheLines]byte
+	shards   [shardCount]shard
+	replaced replacedTables
+	tables   tableMemory
 	// tableBytes is the size of all tables in use, bytes.
 	tableBytes atomic.Int64
 	_          [cpu.CacheLines]byte
 
 	sequence       atomic.Uint64 // the last sequence number drawn
 	mapper         mapper
-	reserve        reserve
+	pool           segmentPool
 	retiredBytes   atomic.Int64 // mapped for pins alone
 	corruptRecords atomic.Int64 // met by reads, compactions and All
 	compacting     atomic.Bool
@@ -163,9 +163,9 @@ type Store struct {
 	loads          loads
 	silent         bool // no Logger; set by Open
 	logQueue       logQueue
-	writtenGone    int64                            // by Put and Delete, to segments that left; guarded by contentMu
-	current        atomic.Pointer[compactionNotice] // of the compaction under way
-	recovered      RecoveryStats                    // written by Open
+	writtenGone    int64                        // by Put and Delete, to segments that left; guarded by contentMu
+	current        atomic.Pointer[liveProgress] // of the compaction under way
+	recovered      RecoveryStats                // written by Open
 
 	// Background work: lifetime ends when Close begins, and running counts what Close waits for.
 	lifetime    context.Context
@@ -233,7 +233,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	s.makeLanes(runtime.GOMAXPROCS(0))
 	s.meters.init()
 	s.lifetime, s.endLife = context.WithCancelCause(context.Background())
-	s.reserve.counted = time.Now()
+	s.pool.counted = time.Now()
 	s.segments.pending, s.segments.taken = map[uint64]bool{}, map[uint64]bool{}
 	return s, nil
 }
@@ -305,7 +305,7 @@ func (s *Store) Close() error {
 	err := s.finishDisk()
 
 	s.contentMu.Lock()
-	tables := s.limbo.takeLocked()
+	tables := s.replaced.takeLocked()
 	segs := s.segments.all()
 	s.writtenGone += written(segs)
 	s.segments.removeLocked(segs)
@@ -321,7 +321,7 @@ func (s *Store) Close() error {
 	s.tableBytes.Store(0)
 	s.contentMu.Unlock()
 	s.releaseTables(tables)
-	unused, _ := s.reserve.takeAll(0)
+	unused, _ := s.pool.takeAll(0)
 	s.releaseAll(unused)
 	for _, seg := range segs {
 		if s.retire(seg) {

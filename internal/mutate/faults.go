@@ -9,7 +9,7 @@ var faults = []fault{
 	},
 	{
 		name: "lane takes a victim again", file: "lane.go",
-		old: "s.segments.setUnfilled(nil)", new: "_ = s.segments",
+		old: "s.segments.setPartial(nil)", new: "_ = s.segments",
 		test: "TestDirectory_LaneGoesOnInNoVictim",
 	},
 	{
@@ -19,7 +19,7 @@ var faults = []fault{
 	},
 	{
 		name: "reserve kept for good", file: "maintain.go",
-		old: "s.reserve.takeUnused(start.Add(-s.opts.Maintenance.Interval))", new: "nil",
+		old: "s.pool.takeUnused(start.Add(-s.opts.Maintenance.Interval))", new: "nil",
 		test: "TestMaintain_Reserve",
 	},
 	{
@@ -34,8 +34,8 @@ var faults = []fault{
 	},
 	{
 		name: "old table released at once", file: "index.go",
-		old: "s.limbo.add(old)", new: "s.releaseTables([]table{old})",
-		test: "TestLimbo_Bounded",
+		old: "s.replaced.add(old)", new: "s.releaseTables([]table{old})",
+		test: "TestReplaced_Bounded",
 	},
 	{
 		name: "drain skips a slot", file: "internal/biaslock/biaslock.go",
