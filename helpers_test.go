@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"fmt"
 	"hash/crc32"
 	"log/slog"
 	"math/rand/v2"
@@ -113,7 +112,14 @@ func seeded(t testing.TB) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-func idOf(i int) string { return fmt.Sprintf("memory-%08d", i) }
+// idOf is "memory-" and i in eight digits or more.
+func idOf(i int) string {
+	b := append(make([]byte, 0, 32), "memory-"...)
+	for bound := 10_000_000; bound > max(i, 1); bound /= 10 {
+		b = append(b, '0')
+	}
+	return string(strconv.AppendInt(b, int64(i), 10))
+}
 
 // numberOf is the i of idOf(i).
 func numberOf(id string) int {
@@ -130,11 +136,19 @@ func contentOf(i int, version, size int) []byte {
 	b := make([]byte, max(16, size))
 	binary.LittleEndian.PutUint64(b, uint64(i))
 	binary.LittleEndian.PutUint64(b[8:], uint64(version))
-	for j := 16; j < len(b); j++ {
-		b[j] = byte(i*7 + version*13 + j)
+	for j := 16; j < len(b); {
+		j += copy(b[j:], ramp[byte(i*7+version*13+j):])
 	}
 	return b
 }
+
+// ramp counts up from zero in every 256 bytes: contents are copied from it.
+var ramp = func() (b [4096]byte) {
+	for i := range b {
+		b[i] = byte(i)
+	}
+	return b
+}()
 
 // oneLane is a hash that puts all ids into one shard, and so into one lane, with tags that differ.
 func oneLane(id string) uint64 { return uint64(crc32.ChecksumIEEE([]byte(id))) << 24 }

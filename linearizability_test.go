@@ -128,9 +128,10 @@ func versionContent(version uint64) []byte {
 	if version%97 == 0 {
 		size += maxLockedCopy
 	}
-	b := binary.LittleEndian.AppendUint64(nil, version)
-	for len(b) < size {
-		b = append(b, byte(version)+byte(len(b)))
+	b := make([]byte, size)
+	binary.LittleEndian.PutUint64(b, version)
+	for i := 8; i < size; {
+		i += copy(b[i:], ramp[byte(version)+byte(i):])
 	}
 	return b
 }
