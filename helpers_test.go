@@ -85,18 +85,49 @@ func lockOrderChecked() (checked bool) {
 	return false
 }
 
-// testDuration is how long a free test runs.
+// askedDuration returns the value of WARMTIER_TEST_DURATION, which asks for long tests, and whether it is set.
+func askedDuration(t testing.TB) (d time.Duration, ok bool) {
+	t.Helper()
+	v := os.Getenv("WARMTIER_TEST_DURATION")
+	if v == "" {
+		return 0, false
+	}
+	d, err := time.ParseDuration(v)
+	require.NoError(t, err)
+	return d, true
+}
+
+// budget returns how much a test does that could go on for as long as it likes (lives, calls, kills):
+// long when WARMTIER_TEST_DURATION asks for it, otherwise usual, and a quarter of that with -short.
+// usual is small enough for all tests of the package to take less than a minute.
+func budget(t testing.TB, usual, long int) int {
+	t.Helper()
+	if _, ok := askedDuration(t); !ok && testing.Short() {
+		return max(1, usual/4)
+	}
+	return stride(t, usual, long)
+}
+
+// stride is the budget of a test that could look at each one of many: it looks at one of so many.
+func stride(t testing.TB, usual, long int) int {
+	t.Helper()
+	if _, ok := askedDuration(t); ok {
+		return long
+	}
+	return usual
+}
+
+// testDuration returns how long a test runs whose interleavings are left to the scheduler: what
+// WARMTIER_TEST_DURATION says, otherwise less than half a second.
 func testDuration(t testing.TB) time.Duration {
 	t.Helper()
-	if v := os.Getenv("WARMTIER_TEST_DURATION"); v != "" {
-		d, err := time.ParseDuration(v)
-		require.NoError(t, err)
+	if d, ok := askedDuration(t); ok {
 		return d
 	}
 	if testing.Short() {
 		return 200 * time.Millisecond
 	}
-	return 1200 * time.Millisecond
+	return 400 * time.Millisecond
 }
 
 // seeded returns a source of random numbers and logs its seed; WARMTIER_TEST_SEED replays a run.
