@@ -298,14 +298,16 @@ func TestLinearizable(t *testing.T) {
 }
 
 // recordAndCheck runs clients beside compactions, every other one with a fault, until the clients are
-// done. Clients wait for the compactions now and then: else they may be done before a slow disk has seen
-// more than a few.
+// done. Neither runs ahead of the other: a client waits when it is a turn ahead of the compactions, which
+// may be slow, and a compaction waits until a turn's calls have given it something to do. A turn is short, so
+// that some memories are moved before they are overwritten.
 func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 	const clients, ids = 10, 40
-	turns := max(20, budget(t, 25, 100)) // so many that a compaction meets a fault
-	each := 60 * turns
+	turns := budget(t, 100, 400)
+	const perTurn = 15
+	each := perTurn * turns
 	rng := seeded(t)
-	h := &historian{s: s, perTurn: each / turns}
+	h := &historian{s: s, perTurn: perTurn}
 	errs := make(chan error, clients)
 	for client := range clients {
 		own := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))
@@ -318,6 +320,10 @@ func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 			require.NoError(t, err)
 			left--
 		default:
+			if h.clock.Load() < int64(2*perTurn*clients*compactions) { // a call advances it twice
+				runtime.Gosched()
+				continue
+			}
 			if compactions%2 == 0 {
 				f.armRandomly(rng)
 			}
@@ -329,7 +335,6 @@ func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 			compactions++
 			h.compactions.count()
 			moved += stats.MemoriesMoved
-			runtime.Gosched()
 		}
 	}
 	f.point.Store(nil)
