@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
@@ -40,9 +39,6 @@ type disk struct {
 	store layout.StoreID
 	boot  [16]byte
 	key   sip.Key
-
-	failure atomic.Pointer[error] // the first failed flush; set once
-	failed  func(error)           // is told of it, with locks held
 
 	mappedMu sync.Mutex              // a leaf
 	mapped   map[*byte]trackedMemory // for catchFault: what is mapped, by its first byte
@@ -183,24 +179,21 @@ func (s *Store) removeFile(seg *segment) {
 	}
 }
 
-// failedSync returns the error of every write after a failed flush.
+// failedSync returns the first failed flush, which every write reports from then on; nil while there is none.
 func (s *Store) failedSync() error {
-	if s.disk == nil {
-		return nil
-	}
-	if err := s.disk.failure.Load(); err != nil {
+	if err := s.failure.Load(); err != nil {
 		return *err
 	}
 	return nil
 }
 
-// fail makes err the store's failure, unless it has one, and returns that.
-func (d *disk) fail(err error) error {
+// fail makes err the store's failure, unless it has one already, and returns the failure. Locks may be held.
+func (s *Store) fail(err error) error {
 	err = fmt.Errorf("%w: %w", ErrSyncFailed, err)
-	if d.failure.CompareAndSwap(nil, &err) {
-		d.failed(err)
+	if s.failure.CompareAndSwap(nil, &err) {
+		s.logLater(slog.LevelError, "sync failed, the store takes no more writes", "error", err)
 	}
-	return *d.failure.Load()
+	return *s.failure.Load()
 }
 
 // closeDisk gives the directory free for others.

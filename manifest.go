@@ -110,7 +110,7 @@ func (s *Store) commitTargets(leaving, targets []*segment) (uncertain bool, err 
 	}
 	for _, target := range targets {
 		if err := s.flushTarget(target); err != nil {
-			return false, d.fail(fmt.Errorf("%s: %w", target.name(), err))
+			return false, s.fail(fmt.Errorf("%s: %w", target.name(), err))
 		}
 	}
 	_ = s.hooks.fire(pointTargetsFlushed)
@@ -119,11 +119,11 @@ func (s *Store) commitTargets(leaving, targets []*segment) (uncertain bool, err 
 	// What the manifest lists first, the names of it second: other segments may come between.
 	m := s.snapshotManifest(leaving, targets)
 	if err := d.fs.Sync(); err != nil {
-		return false, d.fail(err)
+		return false, s.fail(err)
 	}
 	if renamed, err := s.writeManifest(m); err != nil {
 		if renamed {
-			err = d.fail(err)
+			err = s.fail(err)
 		}
 		return renamed, err
 	}

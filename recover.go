@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"math"
 	"os"
 	"slices"
@@ -54,9 +53,6 @@ func (s *Store) openDisk(files dir.FS, lock *os.File) error {
 	s.disk = &disk{fs: spaceErrors{files}, lock: lock, boot: s.bootID(), mapped: map[*byte]trackedMemory{}}
 	s.disk.kept = make([]int, s.spares())
 	s.disk.changed = sync.NewCond(&s.disk.mu)
-	s.disk.failed = func(err error) {
-		s.logLater(slog.LevelError, "sync failed, the store takes no more writes", "error", err)
-	}
 	r := &recovery{s: s}
 	var key [16]byte
 	_, err := rand.Read(key[:])

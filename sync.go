@@ -84,7 +84,7 @@ func (s *Store) flush() error {
 			return err // of the manifest: nothing was lost, and the next flush tries again
 		}
 		if err != nil {
-			return d.fail(err)
+			return s.fail(err)
 		}
 		d.ended = turn
 	}
@@ -234,7 +234,7 @@ func (s *Store) flushStates() error {
 			continue
 		}
 		if err := seg.syncFile(0, layout.HeaderSize); err != nil {
-			return s.disk.fail(fmt.Errorf("%s: %w", seg.name(), err))
+			return s.fail(fmt.Errorf("%s: %w", seg.name(), err))
 		}
 	}
 	return nil

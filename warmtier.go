@@ -121,7 +121,8 @@ type Store struct {
 	opts     Options
 	hooks    hooks
 	hashSeed maphash.Seed
-	disk     *disk // nil in a memory store
+	disk     *disk                 // nil in a memory store
+	failure  atomic.Pointer[error] // the first failed flush; set once
 
 	// Lock order: lane.rolling < contentMu < lane.mu < shard.mu < segmentTable.mu; "a < b" means a
 	// must be acquired before b if both are held. No goroutine holds two locks of one kind, or one lock
