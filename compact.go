@@ -15,7 +15,6 @@ import (
 
 	"github.com/warmtier/warmtier/internal/lockrank"
 	"github.com/warmtier/warmtier/internal/memlimit"
-	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
@@ -163,9 +162,7 @@ func (s *Store) compact(ctx context.Context, by trigger) (CompactionStats, error
 	c.stats.before(st)
 	s.logCompactionStart(by, st)
 	err = c.run(ctx)
-	if s.disk != nil {
-		s.keepSpares()
-	}
+	s.medium.keepSpares()
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrCompactionFailed, err)
 	}
@@ -229,12 +226,12 @@ func (c *compaction) run(ctx context.Context) error {
 // roundOrTight is round. When a directory store meets a full disk it goes on victim by victim: one of
 // them, its tombstones included, fits into the space kept back, and gives back as much.
 func (c *compaction) roundOrLowSpace(ctx context.Context) error {
-	if c.s.disk == nil {
+	if !c.s.medium.keepsSpace() {
 		return c.round(ctx)
 	}
 	var held []*victim
 	if c.lowSpace {
-		c.s.keepSpares()
+		c.s.medium.keepSpares()
 		n := c.fitOneTarget()
 		held, c.work = c.work[n:], c.work[:n:n]
 	}
@@ -351,7 +348,7 @@ func (c *compaction) round(ctx context.Context) error {
 	if err := r.build(ctx); err != nil {
 		return err
 	}
-	if err := r.carryTombstones(); err != nil {
+	if err := c.s.medium.carryTombstones(r); err != nil {
 		return err
 	}
 	if err := c.s.hooks.fire(pointCompactBuilt); err != nil {
@@ -371,7 +368,7 @@ func (c *compaction) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.uncertain, err = c.s.commitTargets(leaving, r.targets); err != nil {
+	if r.uncertain, err = c.s.medium.commit(leaving, r.targets); err != nil {
 		return err
 	}
 	finished = true
@@ -393,8 +390,8 @@ func (c *compaction) round(ctx context.Context) error {
 // allowedTargets is how many targets the next round may fill. A bounded round uses recycled memory,
 // or one fresh segment when there is none; an unbounded one takes what it needs.
 func (c *compaction) allowedTargets() (int, error) {
-	if c.s.disk != nil {
-		return c.maxTargets, nil // files: the page cache gives way when memory is short
+	if !c.s.medium.recycles() {
+		return c.maxTargets, nil
 	}
 	recycled := len(c.pool)
 	n := min(c.maxTargets, max(1, recycled))
@@ -455,15 +452,11 @@ func (r *round) finish(leaving []*segment) {
 	c.swap(leaving)
 	_ = c.s.hooks.fire(pointCompactSwapped)
 	for _, seg := range leaving {
-		c.s.removeFile(seg)
+		c.s.medium.remove(seg)
 	}
 	if last := r.last(); last != nil {
 		last.seal(int64(last.room(1)) > c.s.mergeableRoom())
-		if last.file != nil {
-			return
-		}
-		// A recycled target may have pages beyond its tail that no record will ever use.
-		if err := vm.Discard(last.mem[vm.RoundUp(int(last.tail.Load()), vm.PageSize):]); err != nil {
+		if err := c.s.medium.trim(last); err != nil {
 			c.s.opts.Logger.Warn("unused pages could not be given back", "error", err)
 		}
 	}
@@ -498,11 +491,11 @@ func (c *compaction) swap(segs []*segment) {
 
 // recycle keeps the memory of seg, which nobody can reach, for the next targets or for lanes, or unmaps it.
 func (c *compaction) recycle(seg *segment) {
-	if seg.file == nil && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) < max(c.keep, c.maxTargets) {
+	if c.s.medium.recycles() && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) < max(c.keep, c.maxTargets) {
 		c.pool = append(c.pool, seg.mem)
 		return
 	}
-	c.s.free(seg)
+	c.s.medium.free(seg)
 	c.extra -= int64(len(seg.mem))
 }
 
@@ -525,7 +518,7 @@ func (r *round) undo() {
 		c.s.segments.reuse(r.targets)
 		for _, target := range r.targets {
 			c.recycle(target)
-			c.s.removeFile(target)
+			c.s.medium.remove(target)
 		}
 		return
 	}
@@ -539,7 +532,7 @@ func (r *round) undo() {
 	c.swap(r.targets)
 	for _, target := range r.targets {
 		if !r.uncertain {
-			c.s.removeFile(target)
+			c.s.medium.remove(target)
 		}
 	}
 }

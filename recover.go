@@ -47,12 +47,19 @@ damage, as on the same boot anything is that is missing, unless nothing shows th
 store had said so then, with ErrSyncFailed.
 */
 
+// openDirectory makes s the store of the directory at path.
+func (s *Store) openDirectory(path string) error {
+	abs, lock, err := s.claimDirectory(path)
+	if err != nil {
+		return fmt.Errorf("warmtier: open %s: %w", abs, err)
+	}
+	return s.openDisk(dir.At(abs), lock)
+}
+
 // openDisk recovers the store in fs. On an error nothing is mapped or locked.
 func (s *Store) openDisk(files dir.FS, lock *os.File) error {
 	start := time.Now()
-	s.disk = &disk{fs: spaceErrors{files}, lock: lock, boot: s.bootID(), mapped: map[*byte]trackedMemory{}}
-	s.disk.kept = make([]int, s.spares())
-	s.disk.changed = sync.NewCond(&s.disk.mu)
+	s.useFiles(files, lock, s.writeHint)
 	r := &recovery{s: s}
 	var key [16]byte
 	_, err := rand.Read(key[:])
@@ -63,12 +70,12 @@ func (s *Store) openDisk(files dir.FS, lock *os.File) error {
 	s.releaseReplaced()
 	if err != nil {
 		for _, seg := range s.segments.all() {
-			s.free(seg)
+			s.medium.free(seg)
 		}
 		for i := range s.shards {
 			s.releaseTables([]table{s.shards[i].current()})
 		}
-		return errors.Join(fmt.Errorf("warmtier: open: %w", err), s.closeDisk())
+		return errors.Join(fmt.Errorf("warmtier: open: %w", err), s.disk.close())
 	}
 	s.writtenGone = -written(s.segments.all()) // by others
 	s.recovered = RecoveryStats{
@@ -417,15 +424,13 @@ func (r *recovery) loseUnidentified(damage *CorruptError) {
 // adopt puts a mapped segment, empty as yet, into the table.
 func (r *recovery) adopt(file dir.File, f *recovered) error {
 	seg := f.seg
-	r.s.attach(seg, file)
+	r.s.disk.attach(seg, file)
 	if r.s.disk.store == (layout.StoreID{}) {
 		r.s.disk.store = layout.StoreID(seg.mem[32:48])
 	}
-	seg.committed.Store(true)
-	seg.generation = f.state.Generation
-	seg.durable.Store(true)
+	seg.inFile.found(f.state)
 	if err := r.s.segments.assign(seg, r.s.maxSegments()); err != nil {
-		r.s.free(seg)
+		r.s.medium.free(seg)
 		return err
 	}
 	r.s.segments.publish(seg)

@@ -40,7 +40,7 @@ func (r *recovery) settle() error {
 	if err := d.fs.Sync(); err != nil {
 		return err
 	}
-	if _, err := s.writeManifest(s.snapshotManifest(nil, nil)); err != nil {
+	if _, err := d.writeManifest(d.snapshotManifest(nil, nil)); err != nil {
 		return err
 	}
 	_ = s.hooks.fire(pointRecoverListed)
@@ -49,7 +49,7 @@ func (r *recovery) settle() error {
 			return err
 		}
 	}
-	s.keepSpares()
+	d.keepSpares()
 	return nil
 }
 
@@ -72,7 +72,7 @@ func (r *recovery) dropEmpty() {
 	for _, seg := range empty {
 		r.leftover = append(r.leftover, seg.name())
 		if s.retire(seg) {
-			s.free(seg)
+			s.medium.free(seg)
 		}
 	}
 }
@@ -109,8 +109,7 @@ const settlers = 8
 func (r *recovery) settleSegment(f *recovered) error {
 	seg := f.seg
 	e := seg.extent()
-	seg.sealedInFile.Store(true)
-	seg.synced.Store(e.tail)
+	seg.inFile.flushed(e, true) // before it is: nobody else knows the segment
 	settled := f.state.Sealed && int64(f.state.Synced) == e.tail
 	switch {
 	case f.damaged && r.s.opts.Repair:

@@ -121,7 +121,8 @@ type Store struct {
 	opts     Options
 	hooks    hooks
 	hashSeed maphash.Seed
-	disk     *disk                 // nil in a memory store
+	medium   medium
+	disk     *disk                 // the medium of a directory store, for hot paths and recovery; else nil
 	failure  atomic.Pointer[error] // the first failed flush; set once
 
 	// Lock order: lane.rolling < contentMu < lane.mu < shard.mu < segmentTable.mu; "a < b" means a
@@ -202,7 +203,7 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 		return nil, err
 	}
 	if dir == "" {
-		s.makeLanes(2 * runtime.GOMAXPROCS(0)) // they cost nothing but memory, and fewer writers meet in one
+		s.openMemory()
 	} else if err := s.openDirectory(dir); err != nil {
 		s.waitForLog()
 		return nil, err
@@ -260,7 +261,7 @@ func (s *Store) startBackground() {
 			return true
 		})
 	}
-	if s.disk != nil && s.opts.SyncInterval >= 0 {
+	if s.opts.SyncInterval >= 0 {
 		s.repeat(s.opts.SyncInterval, s.syncQuietly)
 	}
 }
@@ -303,7 +304,7 @@ func (s *Store) Close() error {
 	s.contentMu.Lock()
 	s.closed = true // nothing is acknowledged behind the last flush
 	s.contentMu.Unlock()
-	err := s.finishDisk()
+	err := s.medium.finish()
 
 	s.contentMu.Lock()
 	tables := s.replaced.takeLocked()
@@ -326,10 +327,10 @@ func (s *Store) Close() error {
 	s.releaseAll(unused)
 	for _, seg := range segs {
 		if s.retire(seg) {
-			s.free(seg)
+			s.medium.free(seg)
 		}
 	}
-	err = errors.Join(err, s.closeDisk())
+	err = errors.Join(err, s.medium.close())
 	s.opts.Logger.Info("store closed")
 	s.waitForLog()
 	return err
