@@ -29,9 +29,9 @@ What a directory store does beyond a memory store, so that what it acknowledged 
 	              targets do; both hold the same bytes. Then the victims leave the table, and their
 	              files are removed.
 
-The first flush that fails is final: the kernel may have dropped the pages it could not write and marked
-them clean, and a later flush that succeeds would say nothing about them (Rebello et al., "Can
-Applications Recover from fsync Failures?", USENIX ATC '20).
+The first flush that fails is final: the kernel may have dropped the pages it could not write and
+marked them clean, and a later flush that succeeds would say nothing about them (Rebello et al.,
+"Can Applications Recover from fsync Failures?", USENIX ATC '20).
 */
 
 // disk is the medium of a store in the files of a directory.
@@ -52,8 +52,8 @@ type disk struct {
 	listed     map[uint64]bool // segments in the newest manifest; guarded by manifestMu
 }
 
-// useFiles makes s the store in files, which recovery has yet to read. hint is called at the end of a clean
-// Close, to leave the hint.
+// useFiles makes s the store in files, which recovery has yet to read. hint is called at the end of
+// a clean Close, to leave the hint.
 func (s *Store) useFiles(files dir.FS, lock *os.File, hint func()) {
 	d := &disk{s: s, fs: spaceErrors{files}, lock: lock, boot: s.bootID(), hint: hint}
 	d.files = map[*byte]mappedFile{}
@@ -65,7 +65,8 @@ func (s *Store) useFiles(files dir.FS, lock *os.File, hint func()) {
 	}
 }
 
-// readOnlyDisk is a disk that is only read: it has nothing to sync, and Close leaves everything as it is.
+// readOnlyDisk is a disk that is only read: it has nothing to sync, and Close leaves everything as
+// it is.
 type readOnlyDisk struct{ *disk }
 
 func (readOnlyDisk) sync() error { return nil }
@@ -74,8 +75,8 @@ func (readOnlyDisk) unsynced(*segment) int64 { return 0 }
 
 func (readOnlyDisk) finish() error { return nil }
 
-// claimDirectory makes the directory at path, unless it is there, and locks it. It returns the absolute path,
-// which stays right when the working directory changes.
+// claimDirectory makes the directory at path, unless it is there, and locks it. It returns the
+// absolute path, which stays right when the working directory changes.
 func (s *Store) claimDirectory(path string) (abs string, lock *os.File, err error) {
 	if abs, err = filepath.Abs(path); err != nil {
 		return path, nil, err
@@ -87,8 +88,8 @@ func (s *Store) claimDirectory(path string) (abs string, lock *os.File, err erro
 	return abs, lock, err
 }
 
-// lockDirectory locks the directory at path, and writes into the lock file which process holds it. The file is
-// nil where a read-only store may not lock.
+// lockDirectory locks the directory at path, and writes into the lock file which process holds it.
+// The file is nil where a read-only store may not lock.
 func (s *Store) lockDirectory(path string) (*os.File, error) {
 	lock, err := dir.Lock(filepath.Join(path, layout.LockName), s.opts.ReadOnly)
 	var held *dir.LockedError
@@ -133,8 +134,8 @@ func noSpace(err error) error {
 	return err
 }
 
-// make makes a segment file. The file gets its own name only when it has its header: so after a kill a segment
-// file without a header is damaged, and was not just never filled.
+// make makes a segment file. The file gets its own name only when it has its header: so after a
+// kill a segment file without a header is damaged, and was not just never filled.
 func (d *disk) make(id uint64, spec segmentSpec) (_ *segment, err error) {
 	name := layout.SegmentFileName(id) + layout.NewSuffix
 	file, spare, err := d.reserveFile(name, spec)
@@ -194,7 +195,8 @@ func (d *disk) free(seg *segment) {
 	d.s.warn("segment file could not be unmapped", d.detach(seg))
 }
 
-// remove removes the file of seg. Where that fails the next Open does it, since no manifest lists the file.
+// remove removes the file of seg. Where that fails the next Open does it, since no manifest lists
+// the file.
 func (d *disk) remove(seg *segment) {
 	_ = d.s.hooks.fire(pointUnlink)
 	if err := d.fs.Remove(seg.name()); err != nil {
@@ -202,11 +204,12 @@ func (d *disk) remove(seg *segment) {
 	}
 }
 
-// trim leaves a file as it is: its space is reserved, and its pages beyond the tail were never touched.
+// trim leaves a file as it is: its space is reserved, and its pages beyond the tail were never
+// touched.
 func (d *disk) trim(*segment) error { return nil }
 
-// recycles reports false: a victim's file goes with it. No target needs memory of the process either, since
-// the page cache gives way when memory is short.
+// recycles reports false: a victim's file goes with it. No target needs memory of the process
+// either, since the page cache gives way when memory is short.
 func (d *disk) recycles() bool { return false }
 
 func (d *disk) keepsSpace() bool { return true }
@@ -217,7 +220,8 @@ func (d *disk) describe() []any {
 		"fragmentation", st.FragmentationRatio, "clean", r.Clean, "duration", r.Duration}
 }
 
-// bootID returns the kernel's name for the time since the machine started, zeros where there is none.
+// bootID returns the kernel's name for the time since the machine started, zeros where there is
+// none.
 func (s *Store) bootID() (id [16]byte) {
 	if s.hooks.boot != nil {
 		return s.hooks.boot()

@@ -8,22 +8,22 @@ import (
 )
 
 /*
-A touch of a mapped page that the kernel cannot supply (the file was cut short, the disk failed) raises a
-signal, and by default the signal ends the process. Where debug.SetPanicOnFault is set it is a panic
-instead. That holds for one goroutine, so each call that reads or writes a mapped file sets it and
-recovers:
+A touch of a mapped page that the kernel cannot supply (the file was cut short, the disk failed)
+raises a signal, and by default the signal ends the process. Where debug.SetPanicOnFault is set it
+is a panic instead. That holds for one goroutine, so each call that reads or writes a mapped file
+sets it and recovers:
 
 	defer s.catchFault(armFaults(), &err)
 
 Code that a fault may end holds locks with defer only.
 */
 
-// armFaults turns faults of this goroutine into panics until catchFault. It costs some ns, which the reads
-// and writes of memory stores need not pay: anonymous memory does not fault.
+// armFaults turns faults of this goroutine into panics until catchFault. It costs some ns, which
+// the reads and writes of memory stores need not pay: anonymous memory does not fault.
 func armFaults() (before bool) { return debug.SetPanicOnFault(true) }
 
-// catchFault ends what armFaults began. A fault on a mapped file becomes *err; any other panic, one of a user's
-// callback for example, goes on. It must be deferred directly.
+// catchFault ends what armFaults began. A fault on a mapped file becomes *err; any other panic, one
+// of a user's callback for example, goes on. It must be deferred directly.
 func (s *Store) catchFault(before bool, err *error) {
 	debug.SetPanicOnFault(before)
 	r := recover()
@@ -49,8 +49,8 @@ func (s *Store) catchFault(before bool, err *error) {
 	}
 }
 
-// mappedFiles are the files that a fault may be on. A segment's file is among them as long as it is mapped,
-// after the segment was retired too.
+// mappedFiles are the files that a fault may be on. A segment's file is among them as long as it is
+// mapped, after the segment was retired too.
 type mappedFiles struct {
 	mu    sync.Mutex           // a leaf
 	files map[*byte]mappedFile // by the first byte of the mapping
@@ -87,6 +87,6 @@ func (d *disk) fileAt(addr uintptr) (name string, offset int64, ok bool) {
 	return "", 0, false
 }
 
-// address returns where mem lies. It is compared with the address of a fault, and never becomes a pointer
-// again.
+// address returns where mem lies. It is compared with the address of a fault, and never becomes a
+// pointer again.
 func address(mem []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(mem))) }

@@ -8,16 +8,15 @@ import (
 )
 
 /*
-The manifest says which segments make up the store, and replacing it is the only step that changes that for
-the next Open. It names
+The manifest says which segments make up the store. It names
 
-	listed   segments that are durable: one that is missing is damage;
-	pending  segments of which a power loss may leave nothing, made by a lane or not flushed yet: they
-	         count where they are there;
+	listed   segments that are durable: a missing one is damage;
+	pending  segments that a lane is making, or that no flush has synced: a power loss may leave
+	         nothing of them, and they count where they are there;
 	next     the id from which on every segment of a lane counts: it was made after this manifest.
 
-A file that is none of these is a leftover. Replacing is: write the new manifest under another name, sync
-it, rename it, sync the directory. The rename is the atomic step.
+A file that is none of these is a leftover. Replacing the manifest is: write the new one under another
+name, sync it, rename it, sync the directory. The rename is the atomic step.
 */
 
 // listSegments writes a manifest if a durable segment has come that the newest one does not list.
@@ -38,8 +37,8 @@ func (d *disk) listSegments() error {
 	return nil
 }
 
-// snapshotManifest returns a manifest of the committed segments in the table, with joining and without
-// leaving. REQUIRES: d.manifestMu held.
+// snapshotManifest returns a manifest of the committed segments in the table, with joining and
+// without leaving. REQUIRES: d.manifestMu held.
 func (d *disk) snapshotManifest(leaving, joining []*segment) layout.Manifest {
 	skip := map[*segment]bool{}
 	for _, seg := range leaving {
@@ -67,8 +66,8 @@ func (d *disk) snapshotManifest(leaving, joining []*segment) layout.Manifest {
 	return m
 }
 
-// writeManifest replaces the manifest. renamed says whether the new one may be in force: after an error that
-// follows the rename nobody knows. REQUIRES: d.manifestMu held.
+// writeManifest replaces the manifest. renamed says whether the new one may be in force: after an
+// error that follows the rename nobody knows. REQUIRES: d.manifestMu held.
 func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
 	hooks := &d.s.hooks
 	err = d.fs.WriteFile(layout.ManifestTempName, m.Encode())
@@ -107,11 +106,11 @@ func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
 	return true, nil
 }
 
-// commit flushes everything, the targets too, and replaces the manifest: after the rename its targets count and
-// leaving does not (docs/design.md, section 15, "The durable commit of a round").
+// commit flushes everything, the targets too, and replaces the manifest: after the rename its
+// targets count and leaving does not (docs/design.md, section 15, "The durable commit of a round").
 func (d *disk) commit(leaving, targets []*segment) (uncertain bool, err error) {
-	// What superseded the records that go with leaving must be durable first: otherwise a power loss could
-	// leave neither version.
+	// What superseded the records that go with leaving must be durable first: otherwise a power
+	// loss could leave neither version.
 	if err := d.sync(); err != nil {
 		return false, err
 	}
@@ -144,8 +143,8 @@ func (d *disk) commit(leaving, targets []*segment) (uncertain bool, err error) {
 	return false, nil
 }
 
-// flushTarget makes a full target durable. Its state goes with the records, unlike that of a lane's segment: a
-// target counts only once a manifest lists it.
+// flushTarget makes a full target durable. Its state goes with the records, unlike that of a lane's
+// segment: a target counts only once a manifest lists it.
 func (d *disk) flushTarget(target *segment) (err error) {
 	defer d.s.catchFault(armFaults(), &err)
 	e := target.extent()

@@ -7,18 +7,21 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// memory is the medium of a store in anonymous memory. Nothing in it outlives the process, so there is nothing
-// to flush, to list or to remove, deletions leave no tombstones, and no space is kept back.
+// memory is the medium of a store in anonymous memory. Nothing in it outlives the process, so there
+// is nothing to flush, to list or to remove, deletions leave no tombstones, and no space is kept
+// back.
 type memory struct{ s *Store }
 
 // openMemory makes s a store in memory.
 func (s *Store) openMemory() {
 	s.medium = memory{s}
-	s.opts.SyncWrites, s.opts.SyncInterval = false, -1 // nothing to sync
-	s.makeLanes(2 * runtime.GOMAXPROCS(0))             // they cost nothing but memory, and fewer writers meet in one
+	s.opts.SyncWrites, s.opts.SyncInterval = false, -1 // there is nothing to sync
+	// Lanes cost nothing but memory, and fewer writers meet in one.
+	s.makeLanes(2 * runtime.GOMAXPROCS(0))
 }
 
-// make maps a segment. One for a lane takes memory that compactions have kept for lanes, if there is any.
+// make maps a segment. One for a lane takes memory that compactions have kept for lanes, if there
+// is any.
 func (m memory) make(id uint64, spec segmentSpec) (*segment, error) {
 	s := m.s
 	forLane := spec.size == s.opts.SegmentSize && spec.kind == layout.KindLane

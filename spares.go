@@ -12,30 +12,31 @@ import (
 )
 
 /*
-Spares are files that keep space back, so that deletions and compactions go on when the disk is full: one for
-the target of a compaction, one for a manifest, and one for the tombstones of each lane. A segment takes a
-spare by renaming it; a manifest, by removing it first. No Put gets a file while a spare is missing: so what a
-compaction gives back fills the spares up again before a writer that tries again and again can have it.
+Spares are files that keep space back, so that deletions and compactions go on when the disk is
+full: one for the target of a compaction, one for a manifest, and one for the tombstones of each
+lane. A segment takes a spare by renaming it; a manifest, by removing it first. No Put gets a file
+while a spare is missing: so what a compaction gives back fills the spares up again before a writer
+that tries again and again can have it.
 */
 
 // spares is the space kept back. See laneSpares for their numbers.
 type spares struct {
-	// mu is held for reading to make a file for a segment from free space, and for writing to take or to
-	// make a spare.
+	// mu is held for reading to make a file for a segment from free space, and for writing to take
+	// or to make a spare.
 	mu   sync.RWMutex
 	kept []int // bytes kept back by each spare, 0 when it is missing
 }
 
-// Numbers of spares. Each lane has its own for tombstones, since one for all runs out: see docs/design.md,
-// section 15, "Full disks".
+// Numbers of spares. Each lane has its own for tombstones, since one for all runs out: see
+// docs/design.md, section 15, "Full disks".
 const (
 	targetSpare   = 0
 	manifestSpare = 1
 	laneSpares    = 2 // the first of them; the last ones are those of lanes
 )
 
-// manifestReserve is how many segments a manifest may list beyond those in the table when its space is kept
-// back: tombstones and targets that come when the disk is full.
+// manifestReserve is how many segments a manifest may list beyond those in the table when its space
+// is kept back: tombstones and targets that come when the disk is full.
 const manifestReserve = 64
 
 func spareFileName(i int) string { return fmt.Sprintf("%s.%d", layout.SpareName, i) }
@@ -51,15 +52,15 @@ func (d *disk) spareSize(i int) int {
 	return max(minSegmentSize, d.s.opts.SegmentSize/largeShare)
 }
 
-// keepsEnough reports whether spare i is there and large enough. What a manifest needs grows with the store.
-// REQUIRES: d.spares.mu held.
+// keepsEnough reports whether spare i is there and large enough. What a manifest needs grows with
+// the store. REQUIRES: d.spares.mu held.
 func (d *disk) keepsEnough(i int) bool {
 	kept := d.spares.kept[i]
 	return kept > 0 && (i != manifestSpare || kept >= layout.ManifestSize(d.s.segments.count()+manifestReserve))
 }
 
-// reserveFile makes a file for a segment. On a full disk a spare may become that file, which spare says; for a
-// Put, whose spec has no least, none may.
+// reserveFile makes a file for a segment. On a full disk a spare may become that file, which spare
+// says; for a Put, whose spec has no least, none may.
 func (d *disk) reserveFile(name string, spec segmentSpec) (file dir.File, spare bool, err error) {
 	if spec.least == 0 {
 		file, err = d.reserveForPut(name, spec.size)
@@ -102,8 +103,9 @@ func (d *disk) reserveForPut(name string, size int) (file dir.File, err error) {
 	return d.fs.Create(name, size)
 }
 
-// takeSpareLocked renames a spare of spec's kind that is large enough to name, and maps it. file is nil when none
-// would do; then err says why, unless there is none at all. REQUIRES: d.spares.mu held for writing.
+// takeSpareLocked renames a spare of spec's kind that is large enough to name, and maps it. file is
+// nil when none would do; then err says why, unless there is none at all. REQUIRES: d.spares.mu
+// held for writing.
 func (d *disk) takeSpareLocked(name string, spec segmentSpec) (_ dir.File, err error) {
 	from, to := targetSpare, targetSpare+1
 	if spec.kind == layout.KindLane {
@@ -141,7 +143,8 @@ func (d *disk) keepSpares() {
 	d.s.warn("no space could be kept back for deletions and compactions", err)
 }
 
-// refillLocked makes the spares that are missing or too small. REQUIRES: d.spares.mu held for writing.
+// refillLocked makes the spares that are missing or too small. REQUIRES: d.spares.mu held for
+// writing.
 func (d *disk) refillLocked() (err error) {
 	for i := range d.spares.kept {
 		if d.keepsEnough(i) {
@@ -183,8 +186,8 @@ func (d *disk) makeSpareLocked(i, size int) error {
 	return err
 }
 
-// writeFromSpares writes a file into space kept back: the space of the manifest's spare, or if that is not
-// enough, of the target's too.
+// writeFromSpares writes a file into space kept back: the space of the manifest's spare, or if that
+// is not enough, of the target's too.
 func (d *disk) writeFromSpares(name string, data []byte) (err error) {
 	d.spares.mu.Lock()
 	defer d.spares.mu.Unlock()

@@ -35,7 +35,8 @@ func (s *Store) makeDurable() error {
 	return s.medium.sync()
 }
 
-// syncQuietly is Sync for the background: what fails is logged. more is false when it failed for good.
+// syncQuietly is Sync for the background: what fails is logged. more is false when it failed for
+// good.
 func (s *Store) syncQuietly() (more bool) {
 	err := s.medium.sync()
 	if errors.Is(err, ErrSyncFailed) {
@@ -47,7 +48,8 @@ func (s *Store) syncQuietly() (more bool) {
 	return true
 }
 
-// failedSync returns the first failed flush, which every write reports from then on; nil while there is none.
+// failedSync returns the first failed flush, which every write reports from then on; nil while
+// there is none.
 func (s *Store) failedSync() error {
 	if err := s.failure.Load(); err != nil {
 		return *err
@@ -55,7 +57,8 @@ func (s *Store) failedSync() error {
 	return nil
 }
 
-// fail makes err the store's failure, unless it has one already, and returns the failure. Any lock may be held.
+// fail makes err the store's failure, unless it has one already, and returns the failure. Any lock
+// may be held.
 func (s *Store) fail(err error) error {
 	err = fmt.Errorf("%w: %w", ErrSyncFailed, err)
 	if s.failure.CompareAndSwap(nil, &err) {
@@ -64,8 +67,9 @@ func (s *Store) fail(err error) error {
 	return *s.failure.Load()
 }
 
-// groupCommit lets one flush serve all who ask for one (docs/design.md, section 15, "A flush"): a caller waits
-// for a flush that began after it came, and the first to wait runs that flush for the others.
+// groupCommit lets one flush serve all who ask for one (docs/design.md, section 15, "A flush"): a
+// caller waits for a flush that began after it came, and the first to wait runs that flush for the
+// others.
 type groupCommit struct {
 	mu      sync.Mutex
 	changed *sync.Cond // running ended
@@ -119,8 +123,8 @@ func (d *disk) measuredFlush() error {
 	return nil
 }
 
-// flushAll makes every segment durable up to its tail of now, and lists the new ones. REQUIRES: group.running
-// set by the caller.
+// flushAll makes every segment durable up to its tail of now, and lists the new ones. REQUIRES:
+// group.running set by the caller.
 func (d *disk) flushAll() error {
 	dirty := d.pinDirty()
 	defer func() {
@@ -143,8 +147,8 @@ type dirtySegment struct {
 	sealed bool
 }
 
-// pinDirty pins the committed segments that have grown, or were sealed, since their last flush. Targets are
-// flushed by the compaction that fills them.
+// pinDirty pins the committed segments that have grown, or were sealed, since their last flush.
+// Targets are flushed by the compaction that fills them.
 func (d *disk) pinDirty() (dirty []dirtySegment) {
 	s := d.s
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
@@ -165,8 +169,8 @@ func (d *disk) pinDirty() (dirty []dirtySegment) {
 		}
 		ln.mu.Unlock()
 	}
-	// A sealed segment changes only when a lane resumes it, and no lane does with the table's lock held. A
-	// large segment whose Put has not returned yet is neither sealed nor active.
+	// A sealed segment changes only when a lane resumes it, and no lane does with the table's lock
+	// held. A large segment whose Put has not returned yet is neither sealed nor active.
 	s.segments.mu.Lock()
 	defer s.segments.mu.Unlock()
 	for _, seg := range s.segments.all() {
@@ -177,8 +181,8 @@ func (d *disk) pinDirty() (dirty []dirtySegment) {
 	return dirty
 }
 
-// flushSegment makes one segment durable, and then says so in its header. The header becomes durable with a
-// later sync of it: it makes no promise, but tells damage from a torn tail.
+// flushSegment makes one segment durable, and then says so in its header. The header becomes
+// durable with a later sync of it: it makes no promise, but tells damage from a torn tail.
 func (d *disk) flushSegment(dirty dirtySegment) (err error) {
 	defer d.s.catchFault(armFaults(), &err)
 	seg := dirty.seg
@@ -229,28 +233,29 @@ func (d *disk) unsynced(seg *segment) int64 {
 	return max(0, seg.tail.Load()-seg.inFile.synced.Load())
 }
 
-// fileState is what is known of a segment's file: how much of it a power loss would leave, and what its header
-// says of that. It is written by one goroutine at a time: at first by the one that makes or finds the segment;
-// then by the flush under way, a target by the compaction that fills it; and by a lane that resumes the
-// segment, in which no flush has anything to do at that moment.
+// fileState is what is known of a segment's file: how much of it a power loss would leave, and what
+// its header says of that. It is written by one goroutine at a time: at first by the one that makes
+// or finds the segment; then by the flush under way, a target by the compaction that fills it; and
+// by a lane that resumes the segment, in which no flush has anything to do at that moment.
 type fileState struct {
-	// committed says that manifests may list the segment. It is set for every segment of a lane, and for targets
-	// once their round is committed, and cleared for the victims of that round: both with manifestMu held, so a
-	// manifest never sees half of a round. A flush that reads it too early or too late misses nothing:
-	// targets are synced before, and victims hold no more than targets do.
+	// committed says that manifests may list the segment. A segment of a lane has it from the
+	// start. When a round is committed its targets get it and its victims lose it, with manifestMu
+	// held, so that no manifest has half of a round. A flush that reads it a moment too late misses
+	// nothing: the commit has synced the targets, and all that is live in the victims.
 	committed atomic.Bool
-	// durable says that a flush has synced the file, its header included. A manifest that reads false too late
-	// lists the segment as pending, and the flush that set it to true lists the segment itself.
+	// durable says that a flush has synced the file, its header included. A manifest that does not
+	// see it yet names the segment as pending, and the flush that has set it lists the segment.
 	durable atomic.Bool
-	// sealed says that the header says so. It is cleared with segmentTable.mu held, with which flushes read it.
+	// sealed says that the header says so. It is cleared with segmentTable.mu held, with which
+	// flushes read it.
 	sealed atomic.Bool
-	// stateUnsynced says that a flush wrote to the header after it had synced it. Close reads it, after
-	// the last flush.
+	// stateUnsynced says that a flush wrote to the header after it had synced it. Close reads it,
+	// after the last flush.
 	stateUnsynced atomic.Bool
 	// generation is that of the newest state in the header; only writeState reads it.
 	generation uint32
-	// synced is how far records are durable, an offset. Flushes read what the flush before them wrote; the
-	// statistics may count bytes that were synced a moment ago.
+	// synced is how far records are durable, an offset. Flushes read what the flush before them
+	// wrote; the statistics may count bytes that were synced a moment ago.
 	synced atomic.Int64
 }
 
@@ -260,7 +265,8 @@ func (f *fileState) made(kind layout.SegmentKind) {
 	f.committed.Store(kind == layout.KindLane)
 }
 
-// found notes that recovery has found the file, with st in its header, and that a manifest may list it.
+// found notes that recovery has found the file, with st in its header, and that a manifest may list
+// it.
 func (f *fileState) found(st layout.State) {
 	f.committed.Store(true)
 	f.generation = st.Generation
@@ -285,8 +291,8 @@ func (seg *segment) extent() extent {
 	return extent{tail: seg.tail.Load(), records: seg.records.Load(), maxSeq: seg.maxSeq}
 }
 
-// writeState writes to the header of seg that e is durable, and whether the segment ends there. The state
-// becomes durable itself with the next sync of the header.
+// writeState writes to the header of seg that e is durable, and whether the segment ends there. The
+// state becomes durable itself with the next sync of the header.
 func (seg *segment) writeState(e extent, sealed bool) {
 	seg.inFile.generation++
 	layout.State{
@@ -298,8 +304,8 @@ func (seg *segment) writeState(e extent, sealed bool) {
 	}.Encode(seg.mem)
 }
 
-// syncRecords makes header, records and digests durable, and leaves alone what lies between them, where a lane
-// may be writing.
+// syncRecords makes header, records and digests durable, and leaves alone what lies between them,
+// where a lane may be writing.
 func (seg *segment) syncRecords(e extent) error {
 	if err := seg.syncFile(0, int(e.tail)); err != nil || e.records == 0 {
 		return err

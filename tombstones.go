@@ -7,11 +7,12 @@ import (
 )
 
 /*
-A tombstone says that an id was deleted, to the recovery that finds an older record of the id in some file. A
-compaction drops a tombstone together with the victim it is in, once no segment that stays can hold such a
-record. That record would be dead, so it would be in a segment with dead bytes that are no tombstones, and its
-sequence number would be lower. Segments that stay are all but the victims whose live records have all been
-copied. The rule keeps some tombstones that could go; they go with a later compaction.
+A tombstone says that an id was deleted, to the recovery that finds an older record of the id in
+some file. A compaction drops a tombstone together with the victim it is in, once no segment that
+stays can hold such a record. That record would be dead, so it would be in a segment with dead bytes
+that are no tombstones, and its sequence number would be lower. Segments that stay are all but the
+victims whose live records have all been copied. The rule keeps some tombstones that could go; they
+go with a later compaction.
 */
 
 func (d *disk) carryTombstones(r *round) (err error) {
@@ -37,13 +38,13 @@ func (d *disk) carryTombstones(r *round) (err error) {
 	return nil
 }
 
-// oldestDead returns the lowest sequence number that a dead record, other than a tombstone, can have outside of
-// leaving.
+// oldestDead returns the lowest sequence number that a dead record, other than a tombstone, can
+// have outside of leaving.
 //
-// Active segments count too: they may have dead records, and their minSeq is the lane's to change. Lanes are
-// asked before sealed segments. A segment that is sealed between the two looks is found by the second, and one
-// made in between has nothing old. In the opposite order neither look would see a segment that a lane had
-// resumed and that is sealed between them.
+// Active segments count too: they may have dead records, and their minSeq is the lane's to change.
+// Lanes are asked before sealed segments. A segment that is sealed between the two looks is found
+// by the second, and one made in between has nothing old. In the opposite order neither look would
+// see a segment that a lane had resumed and that is sealed between them.
 func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	oldest := uint64(math.MaxUint64)
 	for i := range s.lanes {
@@ -63,8 +64,9 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	return oldest
 }
 
-// carryTombstone copies the tombstone of v at offset to a target, unless it is older than every dead record that
-// stays: oldest is the lowest of their sequence numbers. REQUIRES: r.mu held, r.maxTargets has no bound.
+// carryTombstone copies the tombstone of v at offset to a target, unless it is older than every
+// dead record that stays: oldest is the lowest of their sequence numbers. REQUIRES: r.mu held,
+// r.maxTargets has no bound.
 func (r *round) carryTombstone(v *victim, offset int, oldest uint64) error {
 	rec := v.seg.mem[offset:int(v.seg.tail.Load())]
 	h, ok := record.Decode(rec)

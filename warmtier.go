@@ -129,6 +129,10 @@ type Store struct {
 	// must be acquired before b if both are held. No goroutine holds two locks of one kind, or one lock
 	// twice, not even for reading. No user code runs with any of them held.
 	//
+	// A directory store has three more. disk.manifestMu comes before all of these and is held while a
+	// manifest is written. spares.mu comes after it, after lane.rolling and round.mu, and before
+	// segmentTable.mu; no other lock is held with it. groupCommit.mu is let go while a flush runs.
+	//
 	// contentMu is the lock of the content buffer. Read-held: the segments in the table stay there,
 	// so every location in the index can be followed, and tables of the index that were replaced
 	// stay mapped. It is held for one look-up, one record, or one batch. Write-held: segments leave
