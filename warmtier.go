@@ -124,11 +124,11 @@ type Store struct {
 	disk     *disk // nil in a memory store
 
 	// Lock order: lane.rolling < contentMu < lane.mu < shard.mu < segmentTable.mu; "a < b" means a
-	// must be acquired before b if both are held. No goroutine holds two locks of one kind, or one lock
-	// twice, not even for reading. No user code runs with any of them held. Locks that call themselves
-	// leaves stand outside of the order: nothing is acquired under them. So do maintenance.mu, which is
-	// only ever tried, disk.manifestMu, which comes before all of these, and round.mu, which is a
-	// compaction's own and comes before segmentTable.mu.
+	// must be acquired before b if both are held. No goroutine holds two locks of one kind, or one
+	// lock twice, not even for reading. No user code runs with any of them held. Locks that call
+	// themselves leaves stand outside of the order: nothing is acquired under them. So do
+	// maintenance.mu, which is only ever tried, the locks of disk, which say what they come before,
+	// and round.mu, which is a compaction's own and comes before segmentTable.mu.
 	//
 	// contentMu is the lock of the content buffer. Read-held: the segments in the table stay there,
 	// so every location in the index can be followed, and tables of the index that were replaced

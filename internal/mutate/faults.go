@@ -144,13 +144,13 @@ var faults = []fault{
 		test: "TestDirectory_UnfinishedFileIsRemoved",
 	},
 	{
-		name: "lost pages not written anew", file: "settle.go",
+		name: "lost pages not rewritten", file: "settle.go",
 		old: "seg.file.Rewrite(min(int(f.state.Synced), int(e.tail)), int(e.tail))", new: "_ = e",
 		test: "TestRecover_FailedFlush",
 	},
 	{
 		name: "older record wins", file: "scan.go",
-		old: "oldHeader.Seq > sc.seq ||", new: "oldHeader.seq < sc.seq ||",
+		old: "oldHeader.Seq > sc.seq ||", new: "oldHeader.Seq < sc.seq ||",
 		test: "TestDirectory_RandomHistory",
 	},
 }
