@@ -3,6 +3,7 @@ package warmtier
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"unsafe"
 
@@ -10,8 +11,13 @@ import (
 
 	"github.com/warmtier/warmtier/internal/cpu"
 	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/memlimit"
 	"github.com/warmtier/warmtier/internal/record"
 )
+
+// chunkSize is how many bytes a worker copies between two looks at its context: 10 to 20 us. It fits a
+// processor's second cache twice, since a chunk is verified after all of it was copied.
+const chunkSize = 64 << 10
 
 // build copies live records until there are none left or the targets are full.
 func (r *round) build(ctx context.Context) error {
@@ -131,7 +137,7 @@ func (r *round) take(ch *chunk) error {
 
 // readHeaders fills ch with the headers of its victim's next records. REQUIRES: r.mu held.
 func (r *round) readHeaders(ch *chunk) error {
-	limit := min(copyChunk, r.c.s.opts.SegmentSize/largeShare)
+	limit := min(chunkSize, r.c.s.opts.SegmentSize/largeShare)
 	seg := ch.v.seg
 	tail := int(seg.tail.Load())
 	ch.size = 0
@@ -184,6 +190,42 @@ func (r *round) last() *segment {
 		return nil
 	}
 	return r.targets[len(r.targets)-1]
+}
+
+// allowedTargets is how many targets the next round may fill. A bounded round uses recycled memory,
+// or one fresh segment when there is none; an unbounded one takes what it needs.
+func (c *compaction) allowedTargets() (int, error) {
+	if c.s.disk != nil {
+		return c.maxTargets, nil // files: the page cache gives way when memory is short
+	}
+	recycled := len(c.pool)
+	n := min(c.maxTargets, max(1, recycled))
+	need := n
+	if c.unbounded() {
+		n = math.MaxInt
+		// What the live bytes take when every tail wastes as much as it may.
+		need = int(c.liveWork()/(c.segmentSize()-c.segmentSize()/largeShare)) + 1
+	}
+	available, known := c.s.availableMemory()
+	if need <= recycled || !known || c.liveWork() == 0 {
+		return n, nil
+	}
+	usable := int64(float64(available) * c.s.opts.Compaction.MaxMemoryFraction)
+	fits := usable / c.segmentSize()
+	switch {
+	case fits >= int64(need-recycled):
+		return n, nil
+	case fits == 0 && recycled == 0:
+		return 0, &InsufficientMemoryError{Needed: c.segmentSize(), Available: usable}
+	}
+	return recycled + int(fits), nil
+}
+
+func (s *Store) availableMemory() (int64, bool) {
+	if s.hooks.available != nil {
+		return s.hooks.available()
+	}
+	return memlimit.Available()
 }
 
 // newTarget returns an empty segment that has its place in the table and is not there yet. It has

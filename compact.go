@@ -11,10 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/warmtier/warmtier/internal/lockrank"
-	"github.com/warmtier/warmtier/internal/memlimit"
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
@@ -63,57 +59,6 @@ maps a new segment only when there is none to recycle. The first round therefore
 is a reserve, and is small, the following grow up to MaxOverhead, and the compaction as a whole maps one
 segment more than the store had. Fresh pages would cost more than the copying (a first touch is a page fault).
 */
-
-const (
-	// copyChunk is how many bytes a worker copies between two looks at its context: 10 to 20 us. It
-	// fits a processor's second cache twice, since a chunk is verified after all of it was copied.
-	copyChunk = 64 << 10
-
-	// walkBatch slots are read, and flipBatch slots exchanged, in one hold of a shard's lock: a
-	// few us each.
-	walkBatch = 1024
-	flipBatch = 128
-
-	// walkAhead is how many rounds one walk of the index lists the live records for. Each of them is
-	// 4 bytes held beside the 24 of a move, so that a round stays within 48 bytes per memory.
-	walkAhead = 5
-
-	// turn is how long a worker keeps its processor from others.
-	turn = 100 * time.Microsecond
-)
-
-// yielder offers a processor to others once a turn. Offering it after each chunk or batch would cost a
-// tenth of a compaction: a goroutine that yields may go on on another processor, with cold caches.
-type yielder struct{ last time.Time }
-
-func (y *yielder) yield() {
-	if now := time.Now(); now.Sub(y.last) >= turn {
-		runtime.Gosched()
-		y.last = time.Now()
-	}
-}
-
-// CompactionStage is a phase of a compaction's round.
-type CompactionStage string
-
-// Stages of a round, in their order.
-const (
-	StageBuild  CompactionStage = "build"  // copying live records
-	StageCommit CompactionStage = "commit" // pointing the index to the copies
-	StageSwap   CompactionStage = "swap"   // giving victims back
-)
-
-// CompactionProgress says how far a compaction is.
-type CompactionProgress struct {
-	Stage         CompactionStage // the stage under way, or just ended
-	Round         int             // 1 for the first
-	Victims       int             // segments to be compacted
-	VictimsDone   int             // of them, given back
-	BytesTotal    int64           // live bytes to be copied
-	BytesCopied   int64           // of them, copied
-	MemoriesMoved int64
-	Elapsed       time.Duration
-}
 
 // Compact gives back the space of all dead bytes, as far as its bounds allow: see
 // [CompactionOptions]. Reads and writes go on meanwhile; the longest anybody waits for it is one
@@ -256,57 +201,12 @@ func (c *compaction) roundOrLowSpace(ctx context.Context) error {
 	return err
 }
 
-// compactionNotice is what Stats knows of a compaction under way.
-type liveProgress struct {
-	progress CompactionProgress
-	start    time.Time
-	copied   *atomic.Int64 // in the round being built, beyond what progress says; may be nil
-}
-
-// notice lets Stats know how far the compaction is.
-func (c *compaction) publishProgress(stage CompactionStage, copied *atomic.Int64) {
-	n := &liveProgress{progress: c.progress, start: c.start, copied: copied}
-	n.progress.Stage = stage
-	c.s.current.Store(n)
-}
-
 // end takes back what others see of a compaction under way.
 func (c *compaction) end() {
 	for _, seg := range c.s.segments.all() {
 		seg.victim.Store(false)
 	}
 	c.s.current.Store(nil)
-}
-
-// progress is that of the compaction under way.
-func (s *Store) progress() CompactionProgress {
-	n := s.current.Load()
-	if n == nil {
-		return CompactionProgress{}
-	}
-	p := n.progress
-	p.Elapsed = time.Since(n.start)
-	if n.copied != nil {
-		p.BytesCopied += n.copied.Load()
-	}
-	return p
-}
-
-// parallel calls fn for every shard, on as many goroutines as there are workers, until one fails.
-func (c *compaction) parallel(ctx context.Context, fn func(ctx context.Context, worker, shard int) error) error {
-	var next atomic.Int32
-	g, ctx := errgroup.WithContext(ctx)
-	for worker := range c.s.opts.Compaction.Workers {
-		g.Go(func() error {
-			for i := next.Add(1) - 1; i < shardCount; i = next.Add(1) - 1 {
-				if err := fn(ctx, worker, int(i)); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	return g.Wait()
 }
 
 // round is one all-or-nothing unit: build, commit, swap.
@@ -388,42 +288,6 @@ func (c *compaction) round(ctx context.Context) error {
 		"memories_moved", moved, "memories_superseded", superseded, "segments_left", len(leaving))
 	c.report(StageSwap, 0)
 	return nil
-}
-
-// allowedTargets is how many targets the next round may fill. A bounded round uses recycled memory,
-// or one fresh segment when there is none; an unbounded one takes what it needs.
-func (c *compaction) allowedTargets() (int, error) {
-	if c.s.disk != nil {
-		return c.maxTargets, nil // files: the page cache gives way when memory is short
-	}
-	recycled := len(c.pool)
-	n := min(c.maxTargets, max(1, recycled))
-	need := n
-	if c.unbounded() {
-		n = math.MaxInt
-		// What the live bytes take when every tail wastes as much as it may.
-		need = int(c.liveWork()/(c.segmentSize()-c.segmentSize()/largeShare)) + 1
-	}
-	available, known := c.s.availableMemory()
-	if need <= recycled || !known || c.liveWork() == 0 {
-		return n, nil
-	}
-	usable := int64(float64(available) * c.s.opts.Compaction.MaxMemoryFraction)
-	fits := usable / c.segmentSize()
-	switch {
-	case fits >= int64(need-recycled):
-		return n, nil
-	case fits == 0 && recycled == 0:
-		return 0, &InsufficientMemoryError{Needed: c.segmentSize(), Available: usable}
-	}
-	return recycled + int(fits), nil
-}
-
-func (s *Store) availableMemory() (int64, bool) {
-	if s.hooks.available != nil {
-		return s.hooks.available()
-	}
-	return memlimit.Available()
 }
 
 // sortOut parts c.work into the victims that are empty and those the next round goes on with.
@@ -542,18 +406,4 @@ func (r *round) undo() {
 			c.s.removeFile(target)
 		}
 	}
-}
-
-// report calls OnProgress. REQUIRES: no lock held.
-func (c *compaction) report(stage CompactionStage, copied int64) {
-	fn := c.s.opts.Compaction.OnProgress
-	if fn == nil {
-		return
-	}
-	p := c.progress
-	p.Stage = stage
-	p.BytesCopied += copied
-	p.Elapsed = time.Since(c.start)
-	lockrank.AssertUnlocked()
-	fn(p)
 }

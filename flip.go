@@ -6,6 +6,9 @@ import (
 	"sync/atomic"
 )
 
+// flipBatch is how many slots are exchanged in one hold of a shard's lock, which takes a few us.
+const flipBatch = 128
+
 // move is one staged change of the index.
 type move struct {
 	from, to slot

@@ -13,6 +13,15 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
+const (
+	// walkBatch is how many slots are read in one hold of a shard's lock, which takes a few us.
+	walkBatch = 1024
+
+	// walkAhead is how many rounds one walk of the index lists the live records for. Each of them is
+	// 4 bytes held beside the 24 of a move, so that a round stays within 48 bytes per memory.
+	walkAhead = 5
+)
+
 // victim is a segment on its way out.
 type victim struct {
 	seg     *segment
