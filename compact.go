@@ -16,60 +16,48 @@ import (
 
 /*
 Compaction copies the live records of victims into targets and gives the victims back, while reads
-and writes go on. The shape is that of log-structured memory's cleaner (Rumble, Kejriwal, Ousterhout:
-"Log-structured Memory for DRAM-based Storage", FAST '14, section 4); what differs is that a round is
-all or nothing, and that readers hold a lock for a moment instead of an epoch.
+and writes go on. The shape is that of the cleaner of log-structured memory (Rumble, Kejriwal,
+Ousterhout: "Log-structured Memory for DRAM-based Storage", FAST '14, section 4). What differs: a round
+is all or nothing, and readers hold a lock for a moment where theirs are in an epoch.
 
-	seal    every lane goes on in a new segment: victims are immutable from here on, and what is
-	        written meanwhile lands elsewhere. (Automatic maintenance leaves lanes alone whose
-	        segments are not worth it: they are no victims.)
-	walk    the index is read once for the victims ahead: it knows which records are live, so dead
-	        ones are never touched.
-	round   build   workers verify live records, copy them to targets, and stage for each one
-	                (old slot, new slot). Nothing of it is visible.
-	        commit  targets enter the table; each staged slot goes from old to new if the index still
-	                says old. If not, the memory was superseded and its copy is dead on arrival.
-	        swap    victims nothing points to leave the table, under contentMu's write lock.
-	        Rounds go on until no victim is left. An error in build or commit undoes the round.
+	seal    every lane continues in a new segment with its next record. From here on victims are
+	        immutable, and what is written lands elsewhere. (Automatic maintenance leaves the active
+	        segments alone that are not worth it: they are no victims.)
+	walk    the index is read once for the victims ahead (victims.go). It knows which records are
+	        live, so dead ones are never touched.
+	round   build   workers copy live records to targets, verify the copies, and stage a move for
+	                each: old slot, new slot (build.go). Nothing of it is visible.
+	        commit  the targets enter the table, then each slot that is still the old one becomes the
+	                new one (flip.go). Where it is not, the memory was superseded, and its copy is
+	                dead on arrival.
+	        swap    victims that no slot names leave the table, with contentMu held for writing.
+	        Rounds follow until no victim is left. An error before the swap undoes the round.
 
-Why no reader sees a wrong byte. During commit old and new location are both in the table, and the
-records there hold the same bytes: which one a reader follows cannot be observed. A reader holds
-contentMu from reading the location until it has copied or pinned, so the swap waits for whoever
-read an old location, and whoever reads one later finds only locations that stay. Both shortcuts are
-wrong: slots first, segments after, lets a reader follow a new location into a table without its
-target; segments first lets it follow an old location into a table without its victim.
+Targets in, slots over, victims out: in this order every slot leads to a segment in the table at every
+moment. docs/design.md shows in section 8 why no reader sees a wrong byte, in section 9 why the two
+obvious orders are wrong, in section 10 why no write is lost, and in section 11 why undo is exact.
 
-Why no write is lost. Writes go to active segments, which are never victims. A slot is exchanged
-under its shard's lock, comparing the whole slot: a Put or Delete before that makes the comparison
-fail, one after it works on the new slot. The location compared cannot have been used for another
-record meanwhile, since its segment has been in the table all along.
-
-I5 (who retires): only the goroutine that set Store.compacting takes segments out of the table, Close
-aside, which waits for it. So compaction reads victims and targets with no lock and no pin.
-I6 (empty victims): a victim leaves the table only with live = 0, and live cannot grow again: nothing
-is written to a sealed segment, and undo ends the compaction. The walk is what finds live records;
-this check is what makes an error there a failed compaction instead of a lost memory.
-
-A round ends when its targets are full, not when a victim is: a victim that was copied in part stays
-in the table with fewer live bytes and is gone on with in the next round. So every target but the
+A round ends when its targets are full, not when a victim is empty: a victim that was copied in part
+stays in the table with fewer live bytes, and the next round continues with it. So every target but the
 last is full, and no round has to be planned to fit.
 
 Recycling: the memory of victims without pins becomes the next round's targets, and a bounded round
-maps a new segment only when there is none to recycle. The first round therefore has one target, unless there
-is a reserve, and is small, the following grow up to MaxOverhead, and the compaction as a whole maps one
-segment more than the store had. Fresh pages would cost more than the copying (a first touch is a page fault).
+maps a new segment only when there is none to recycle. So the first round is small, one target unless
+the segment pool held some, the following ones grow up to MaxOverhead, and the compaction as a whole maps
+one segment more than the store had. Fresh pages would cost more than the copying (a first touch is a
+page fault).
 */
 
 // Compact gives back the space of all dead bytes, as far as its bounds allow: see
-// [CompactionOptions]. Reads and writes go on meanwhile; the longest anybody waits for it is one
-// batch of index slots, or MaxSwapPause. Segments without dead bytes stay, unless they were sealed
-// half empty and can be merged.
+// [CompactionOptions]. Reads and writes go on, and wait for it no longer than one batch of index slots,
+// or MaxSwapPause, takes. Segments without dead bytes stay, unless they were sealed half empty and can be
+// merged.
 //
 // It copies every live record of the segments it compacts and holds, beyond them, one segment (with
 // a negative MaxOverhead: all live bytes again) and about 28 bytes per memory of a round.
 //
-// When ctx is cancelled it stops within milliseconds: finished rounds stay, the current one is
-// undone. The statistics returned with an error are those of what was done.
+// When ctx is cancelled it stops within milliseconds: finished rounds stay, and the current one is
+// undone. The statistics returned with an error say what was done until then.
 //
 // Errors: [ErrCompactionInProgress]; [ErrClosed]; [ErrReadOnly]; [ErrSyncFailed];
 // [ErrCompactionFailed], which wraps ctx's error, [ErrInsufficientMemory], [ErrNoSpace], [ErrClosed]
@@ -79,7 +67,8 @@ func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
 	return s.compact(ctx, triggerManual)
 }
 
-func (s *Store) compact(ctx context.Context, by trigger) (CompactionStats, error) {
+// compact is Compact with any trigger.
+func (s *Store) compact(ctx context.Context, trigger trigger) (CompactionStats, error) {
 	if s.opts.ReadOnly {
 		return CompactionStats{}, ErrReadOnly
 	}
@@ -96,17 +85,11 @@ func (s *Store) compact(ctx context.Context, by trigger) (CompactionStats, error
 	}
 	defer s.compacting.Store(false)
 
-	c := &compaction{s: s, start: time.Now(), maxTargets: math.MaxInt}
-	if by == triggerAuto {
-		c.threshold = s.opts.Maintenance.FragmentationThreshold
-	}
-	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
-		c.maxTargets = int(max(1, bound/c.segmentSize()))
-	}
+	c := s.newCompaction(trigger)
 	st := s.sizes()
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
 	c.stats.before(st)
-	s.logCompactionStart(by, st)
+	s.logCompactionStart(trigger, st)
 	err = c.run(ctx)
 	if s.disk != nil {
 		s.keepSpares()
@@ -117,42 +100,53 @@ func (s *Store) compact(ctx context.Context, by trigger) (CompactionStats, error
 	c.stats.BytesCopied = c.progress.BytesCopied
 	c.stats.after(s.sizes(), time.Since(c.start))
 	s.meters.compactions.observe(c.stats.Duration)
-	s.history.addCompaction(by, c.stats, err)
-	s.logCompactionEnd(by, c.stats, err)
+	s.history.addCompaction(trigger, c.stats, err)
+	s.logCompactionEnd(trigger, c.stats, err)
 	return c.stats, err
 }
 
-// compaction is one call of Compact.
+// compaction is one call of Compact, or one that maintenance started.
+//
+// I5 (who retires): only the goroutine that set Store.compacting takes segments out of the table, except
+// Close, which waits for it. So a compaction reads victims and targets with no lock and no pin.
 type compaction struct {
 	s          *Store
+	policy     policy
 	start      time.Time
 	stats      CompactionStats
 	progress   CompactionProgress
 	maxTargets int       // of one round
 	recordSize float64   // of a live record on average, bytes
-	threshold  float64   // compact what is worth it (see worthwhile); 0: everything
-	victims    []*victim // not looked at yet
-	work       []*victim // walked, not empty yet
+	victims    []*victim // chosen, not walked yet
+	work       []*victim // walked, with records left to copy
 	pool       [][]byte  // memory of victims, to be used again
-	keep       int       // segments of it that are for lanes afterwards
+	keep       int       // segments of the pool that lanes get when the compaction ends
 	complete   bool      // ended without an error, or a panic of OnProgress
-	lowSpace   bool      // no space: one victim at a time
+	lowSpace   bool      // the disk was full: rounds of one target from then on
 	extra      int64     // bytes mapped by this compaction less those it unmapped
 	staged     []moves   // of the current round, one for each worker; kept for the next
 }
 
+func (s *Store) newCompaction(trigger trigger) *compaction {
+	c := &compaction{s: s, policy: trigger.policy(s.opts.Maintenance), start: time.Now(), maxTargets: math.MaxInt}
+	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
+		c.maxTargets = int(max(1, bound/c.segmentSize()))
+	}
+	return c
+}
+
+// run seals, chooses, and runs rounds until no victim is left.
 func (c *compaction) run(ctx context.Context) error {
 	defer c.drainPool()
-	var used int
-	if c.pool, used = c.s.pool.takeAll(2 * c.s.opts.Maintenance.Interval); c.threshold > 0 {
-		c.keep = used
-	}
+	var begun int
+	c.pool, begun = c.s.pool.takeAll(2 * c.s.opts.Maintenance.Interval)
+	c.keep = c.policy.keepForLanes(begun)
 	defer c.end()
 	defer c.s.releaseReplaced()
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	c.s.sealLanes(c.threshold / 2) // what worthwhile may choose
+	c.s.sealLanes(c.policy.sealShare())
 	if err := c.s.hooks.fire(pointCompactSealed); err != nil {
 		return err
 	}
@@ -165,38 +159,53 @@ func (c *compaction) run(ctx context.Context) error {
 			c.complete = true
 			return nil
 		}
-		if err := c.roundOrLowSpace(ctx); err != nil {
+		if err := c.nextRound(ctx); err != nil {
 			return err
 		}
 	}
 }
 
-// roundOrTight is round. When a directory store meets a full disk it goes on victim by victim: one of
-// them, its tombstones included, fits into the space kept back, and gives back as much.
-func (c *compaction) roundOrLowSpace(ctx context.Context) error {
+// nextRound runs a round over c.work: over all of it, or over what one target takes once a directory
+// store has met a full disk.
+func (c *compaction) nextRound(ctx context.Context) (err error) {
 	if c.s.disk == nil {
 		return c.round(ctx)
 	}
-	var held []*victim
 	if c.lowSpace {
-		c.s.keepSpares()
-		n := c.fitOneTarget()
-		held, c.work = c.work[n:], c.work[:n:n]
+		err = c.smallRound(ctx)
+	} else {
+		err = c.wholeRound(ctx)
 	}
-	work := c.work
-	live := make([][]uint32, len(work))
-	for i, v := range work {
+	markDamaged(c.work, err)
+	return err
+}
+
+// wholeRound runs a round over all of c.work. On a full disk it undoes the round and takes c.work back to
+// where it was, for rounds that are small.
+func (c *compaction) wholeRound(ctx context.Context) error {
+	live := make([][]uint32, len(c.work))
+	for i, v := range c.work {
 		live[i] = v.live
 	}
 	err := c.round(ctx)
-	markDamaged(work, err)
-	if errors.Is(err, ErrNoSpace) && !c.lowSpace { // undone: once more, with less
-		c.lowSpace = true
-		for i, v := range work {
-			v.live = live[i]
-		}
-		return nil
+	if !errors.Is(err, ErrNoSpace) {
+		return err
 	}
+	c.lowSpace = true
+	for i, v := range c.work { // as before: a round that fails drops no victim
+		v.live = live[i]
+	}
+	return nil
+}
+
+// smallRound runs a round over the victims at the front of c.work that fit into one target together. One
+// of them, its tombstones included, always fits into the space kept back, and gives back as much.
+func (c *compaction) smallRound(ctx context.Context) error {
+	c.s.keepSpares()
+	n := c.fitOneTarget()
+	held := c.work[n:]
+	c.work = c.work[:n:n]
+	err := c.round(ctx)
 	c.work = append(c.work, held...)
 	return err
 }

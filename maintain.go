@@ -73,13 +73,13 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 		return r, nil
 	}
 	defer s.maintenance.mu.Unlock()
-	by := triggerAuto
+	trigger := triggerAuto
 	if s.maintenance.startup {
-		by = triggerStartup
+		trigger = triggerStartup
 	}
 	r.Skipped = s.reasonToSkip(st, start)
 	if r.Skipped == "" {
-		r.Compaction, err = s.compact(ctx, by)
+		r.Compaction, err = s.compact(ctx, trigger)
 		switch {
 		case err == nil:
 			r.Compacted = true

@@ -22,6 +22,58 @@ const (
 	walkAhead = 5
 )
 
+// policy is how much a compaction takes on: its trigger decides.
+type policy interface {
+	// sealShare returns the share of dead bytes from which on an active segment is sealed, so that it
+	// can be a victim.
+	sealShare() float64
+	// choose returns the victims to compact in a store of these sizes. victims are sorted, the best
+	// first.
+	choose(victims []*victim, sizes Stats) []*victim
+	// keepForLanes returns for how many segments memory is kept for lanes, which have begun this many
+	// lately.
+	keepForLanes(begun int) int
+}
+
+// policy returns the policy of compactions that t started: automatic maintenance does what is worth it,
+// the caller, and a store that Open found fragmented, get everything.
+func (t trigger) policy(o MaintenanceOptions) policy {
+	if t == triggerAuto {
+		return worthwhile{threshold: o.FragmentationThreshold}
+	}
+	return everything{}
+}
+
+// everything gives back all there is to give back, and keeps none of it.
+type everything struct{}
+
+func (everything) sealShare() float64                          { return 0 }
+func (everything) choose(victims []*victim, _ Stats) []*victim { return victims }
+func (everything) keepForLanes(int) int                        { return 0 }
+
+// worthwhile compacts each victim that is itself as fragmented as the store may be, and further ones
+// until the store is half as fragmented as it may be. Segments that are nearly all live are left alone that
+// way: copying nine tenths of one for the other tenth would cost more than it gives, and later there will
+// be more to give. It is done less, more often.
+type worthwhile struct{ threshold float64 }
+
+// sealShare returns half the threshold, the least that choose may choose.
+func (w worthwhile) sealShare() float64 { return w.threshold / 2 }
+
+func (w worthwhile) choose(victims []*victim, sizes Stats) (chosen []*victim) {
+	dead, total := sizes.DeadBytes, sizes.TotalBytes
+	for _, v := range victims {
+		if v.share() >= w.threshold || fragmentation(dead, total) > w.threshold/2 {
+			chosen = append(chosen, v)
+			dead -= v.dead
+			total -= v.dead
+		}
+	}
+	return chosen
+}
+
+func (worthwhile) keepForLanes(begun int) int { return begun }
+
 // victim is a segment on its way out.
 type victim struct {
 	seg     *segment
@@ -105,9 +157,7 @@ func (c *compaction) chooseVictims() {
 		}
 	}
 	slices.SortStableFunc(c.victims, func(a, b *victim) int { return cmp.Compare(b.benefit, a.benefit) })
-	if c.threshold > 0 {
-		c.victims = c.worthwhile(c.victims)
-	}
+	c.victims = c.policy.choose(c.victims, c.s.sizes())
 	copying := slices.ContainsFunc(c.victims, func(v *victim) bool { return v.share() < 1 })
 	// One segment sealed early is what every compaction leaves behind.
 	if copying || len(merge) > 1 {
@@ -119,23 +169,6 @@ func (c *compaction) chooseVictims() {
 	}
 	c.progress.Victims = len(c.victims)
 	c.publishProgress(StageBuild, nil)
-}
-
-// worthwhile leaves those of victims, best first, that automatic maintenance compacts: each one that is
-// itself as fragmented as the store may be, and further ones until the store is half as fragmented as it
-// may be. What is nearly all live is left alone that way: copying nine tenths of a segment for one tenth
-// would cost more than it gives, and in a while there will be more to give. It is done less, more often.
-func (c *compaction) worthwhile(victims []*victim) (chosen []*victim) {
-	st := c.s.sizes()
-	dead, total := st.DeadBytes, st.TotalBytes
-	for _, v := range victims {
-		if v.share() >= c.threshold || fragmentation(dead, total) > c.threshold/2 {
-			chosen = append(chosen, v)
-			dead -= v.dead
-			total -= v.dead
-		}
-	}
-	return chosen
 }
 
 // fillWork walks the index for further victims until the next round's targets can be filled: a
