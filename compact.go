@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,8 +16,8 @@ import (
 /*
 Compaction copies the live records of victims into targets and gives the victims back, while reads
 and writes go on. The shape is that of the cleaner of log-structured memory (Rumble, Kejriwal,
-Ousterhout: "Log-structured Memory for DRAM-based Storage", FAST '14, section 4). What differs: a round
-is all or nothing, and readers hold a lock for a moment where theirs are in an epoch.
+Ousterhout: "Log-structured Memory for DRAM-based Storage", FAST '14, section 4). What differs: a
+round is all or nothing, and readers hold a lock for a moment where theirs are in an epoch.
 
 	seal    every lane continues in a new segment with its next record. From here on victims are
 	        immutable, and what is written lands elsewhere. (Automatic maintenance leaves the active
@@ -33,25 +32,26 @@ is all or nothing, and readers hold a lock for a moment where theirs are in an e
 	        swap    victims that no slot names leave the table, with contentMu held for writing.
 	        Rounds follow until no victim is left. An error before the swap undoes the round.
 
-Targets in, slots over, victims out: in this order every slot leads to a segment in the table at every
-moment. docs/design.md shows in section 8 why no reader sees a wrong byte, in section 9 why the two
-obvious orders are wrong, in section 10 why no write is lost, and in section 11 why undo is exact.
+Targets in, slots over, victims out: in this order every slot leads to a segment in the table at
+every moment. docs/design.md shows in section 8 why no reader sees a wrong byte, in section 9 why
+the two obvious orders are wrong, in section 10 why no write is lost, and in section 11 why undo is
+exact.
 
 A round ends when its targets are full, not when a victim is empty: a victim that was copied in part
-stays in the table with fewer live bytes, and the next round continues with it. So every target but the
-last is full, and no round has to be planned to fit.
+stays in the table with fewer live bytes, and the next round continues with it. So every target but
+the last is full, and no round has to be planned to fit.
 
 Recycling: the memory of victims without pins becomes the next round's targets, and a bounded round
-maps a new segment only when there is none to recycle. So the first round is small, one target unless
-the segment pool held some, the following ones grow up to MaxOverhead, and the compaction as a whole maps
-one segment more than the store had. Fresh pages would cost more than the copying (a first touch is a
-page fault).
+maps a new segment only when there is none to recycle. So the first round is small, one target
+unless the segment pool held some, the following ones grow up to MaxOverhead, and the compaction as
+a whole maps one segment more than the store had. Fresh pages would cost more than the copying (a
+first touch is a page fault).
 */
 
 // Compact gives back the space of all dead bytes, as far as its bounds allow: see
-// [CompactionOptions]. Reads and writes go on, and wait for it no longer than one batch of index slots,
-// or MaxSwapPause, takes. Segments without dead bytes stay, unless they were sealed half empty and can be
-// merged.
+// [CompactionOptions]. Reads and writes go on, and wait for it no longer than one batch of index
+// slots, or MaxSwapPause, takes. Segments without dead bytes stay, unless they were sealed half
+// empty and can be merged.
 //
 // It copies every live record of the segments it compacts and holds, beyond them, one segment (with
 // a negative MaxOverhead: all live bytes again) and about 28 bytes per memory of a round.
@@ -60,9 +60,9 @@ page fault).
 // undone. The statistics returned with an error say what was done until then.
 //
 // Errors: [ErrCompactionInProgress]; [ErrClosed]; [ErrReadOnly]; [ErrSyncFailed];
-// [ErrCompactionFailed], which wraps ctx's error, [ErrInsufficientMemory], [ErrNoSpace], [ErrClosed]
-// when Close cancelled it, or [ErrCorrupt] when a live record is damaged. The damaged segment is left
-// alone from then on, so that the next compaction can give back the others.
+// [ErrCompactionFailed], which wraps ctx's error, [ErrInsufficientMemory], [ErrNoSpace],
+// [ErrClosed] when Close cancelled it, or [ErrCorrupt] when a live record is damaged. The damaged
+// segment is left alone from then on, so that the next compaction can give back the others.
 func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
 	return s.compact(ctx, triggerManual)
 }
@@ -107,8 +107,9 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (CompactionStats, 
 
 // compaction is one call of Compact, or one that maintenance started.
 //
-// I5 (who retires): only the goroutine that set Store.compacting takes segments out of the table, except
-// Close, which waits for it. So a compaction reads victims and targets with no lock and no pin.
+// I5 (who retires): only the goroutine that set Store.compacting takes segments out of the table,
+// except Close, which waits for it. So a compaction reads victims and targets with no lock and no
+// pin.
 type compaction struct {
 	s          *Store
 	policy     policy
@@ -165,8 +166,8 @@ func (c *compaction) run(ctx context.Context) error {
 	}
 }
 
-// nextRound runs a round over c.work: over all of it, or over what one target takes once a directory
-// store has met a full disk.
+// nextRound runs a round over c.work: over all of it, or over what one target takes once a
+// directory store has met a full disk.
 func (c *compaction) nextRound(ctx context.Context) (err error) {
 	if c.s.disk == nil {
 		return c.round(ctx)
@@ -180,8 +181,8 @@ func (c *compaction) nextRound(ctx context.Context) (err error) {
 	return err
 }
 
-// wholeRound runs a round over all of c.work. On a full disk it undoes the round and takes c.work back to
-// where it was, for rounds that are small.
+// wholeRound runs a round over all of c.work. On a full disk it undoes the round and takes c.work
+// back to where it was, for rounds that are small.
 func (c *compaction) wholeRound(ctx context.Context) error {
 	live := make([][]uint32, len(c.work))
 	for i, v := range c.work {
@@ -198,8 +199,9 @@ func (c *compaction) wholeRound(ctx context.Context) error {
 	return nil
 }
 
-// smallRound runs a round over the victims at the front of c.work that fit into one target together. One
-// of them, its tombstones included, always fits into the space kept back, and gives back as much.
+// smallRound runs a round over the victims at the front of c.work that fit into one target
+// together. One of them, its tombstones included, always fits into the space kept back, and gives
+// back as much.
 func (c *compaction) smallRound(ctx context.Context) error {
 	c.s.keepSpares()
 	n := c.fitOneTarget()
@@ -210,7 +212,7 @@ func (c *compaction) smallRound(ctx context.Context) error {
 	return err
 }
 
-// end takes back what others see of a compaction under way.
+// end takes back what Stats and Segments show of a compaction under way.
 func (c *compaction) end() {
 	for _, seg := range c.s.segments.all() {
 		seg.victim.Store(false)
@@ -223,18 +225,18 @@ type round struct {
 	c          *compaction
 	maxTargets int
 
-	mu        sync.Mutex // guards what follows
-	work      []*victim  // those with records left to copy are at the front
-	targets   []*segment // the last one is being filled
-	full      bool       // no target has room, and no further one may be mapped
-	published bool
+	mu        sync.Mutex    // guards work, targets and full during the build
+	work      []*victim     // c.work without those at its front that have been copied
+	targets   []*segment    // the last one is being filled
+	full      bool          // no target has room, and no further one may be mapped
+	published bool          // the targets are in the table
 	uncertain bool          // after a crash either side may count: no file may go
 	bytes     atomic.Int64  // copied
-	tick      chan struct{} // something was copied; nil when nobody wants to know
+	tick      chan struct{} // sent to when something was copied; nil without OnProgress
 }
 
 // round runs one round and drops the finished victims from c.work. On an error, and on a panic of
-// OnProgress, the store is as it was before.
+// OnProgress before the swap, the store is as it was before the round.
 func (c *compaction) round(ctx context.Context) error {
 	allowed, err := c.allowedTargets()
 	if err != nil {
@@ -286,20 +288,32 @@ func (c *compaction) round(ctx context.Context) error {
 	finished = true
 	r.finish(leaving)
 	c.work = rest
-	c.stats.Rounds++
-	c.stats.MemoriesMoved += moved
-	c.stats.MemoriesSuperseded += superseded
-	c.progress.BytesCopied += r.bytes.Load()
-	c.progress.VictimsDone += len(leaving)
-	c.progress.MemoriesMoved += moved
-	c.publishProgress(StageSwap, nil)
-	c.s.opts.Logger.Debug("compaction round ended", "round", c.progress.Round, "copied_bytes", r.bytes.Load(),
-		"memories_moved", moved, "memories_superseded", superseded, "segments_left", len(leaving))
-	c.report(StageSwap, 0)
+	r.tell(moved, superseded, len(leaving))
 	return nil
 }
 
-// sortOut parts c.work into the victims that are empty and those the next round goes on with.
+// tell counts a finished round and reports it to all who want to know.
+func (r *round) tell(moved, superseded int64, left int) {
+	c, bytes := r.c, r.bytes.Load()
+	c.stats.Rounds++
+	c.stats.MemoriesMoved += moved
+	c.stats.MemoriesSuperseded += superseded
+	c.progress.BytesCopied += bytes
+	c.progress.VictimsDone += left
+	c.progress.MemoriesMoved += moved
+	c.publishProgress(StageSwap, nil)
+	c.s.opts.Logger.Debug("compaction round ended", "round", c.progress.Round, "copied_bytes", bytes,
+		"memories_moved", moved, "memories_superseded", superseded, "segments_left", left)
+	c.report(StageSwap, 0)
+}
+
+// splitFinished parts c.work into the segments that may leave and the victims that the next round
+// continues with.
+//
+// I6 (empty victims): a victim leaves the table only with no live bytes, and these cannot grow
+// again: nothing is written to a sealed segment, and undo ends the compaction. The walk finds the
+// live records; this check turns a mistake there into a compaction that fails instead of a memory
+// that is lost.
 func (c *compaction) splitFinished() (leaving []*segment, rest []*victim, err error) {
 	for _, v := range c.work {
 		live := v.seg.live.Load()
@@ -308,7 +322,7 @@ func (c *compaction) splitFinished() (leaving []*segment, rest []*victim, err er
 			rest = append(rest, v)
 		case live == 0:
 			leaving = append(leaving, v.seg)
-		default: // I6
+		default:
 			err = errors.Join(err, fmt.Errorf("warmtier: internal error: %s has %d live bytes the walk did not find",
 				v.seg.name(), live))
 		}
@@ -316,7 +330,8 @@ func (c *compaction) splitFinished() (leaving []*segment, rest []*victim, err er
 	return leaving, rest, err
 }
 
-// finish takes the empty victims out of the store: the point of no return is behind.
+// finish takes leaving, the empty victims, out of the store. Nothing that goes wrong in it is an
+// error of the round, which has been committed.
 func (r *round) finish(leaving []*segment) {
 	c := r.c
 	for _, seg := range leaving {
@@ -335,21 +350,21 @@ func (r *round) finish(leaving []*segment) {
 		if last.file != nil {
 			return
 		}
-		// A recycled target may have pages beyond its tail that no record will ever use.
+		// Recycled memory has pages beyond the tail that no record will ever use.
 		if err := vm.Discard(last.mem[vm.RoundUp(int(last.tail.Load()), vm.PageSize):]); err != nil {
 			c.s.opts.Logger.Warn("unused pages could not be given back", "error", err)
 		}
 	}
 }
 
-// swap takes segs out of the table and their memory back.
+// swap takes segs out of the table, and their memory back unless a pin keeps it.
 func (c *compaction) swap(segs []*segment) {
 	if len(segs) == 0 {
 		return
 	}
 	s := c.s
 	gone := written(segs)
-	runtime.Gosched() // a fresh time slice: being preempted inside would stop everybody
+	runtime.Gosched() // a fresh time slice: a goroutine preempted with the lock held would stop everybody
 	s.contentMu.Lock()
 	start := time.Now()
 	s.segments.removeLocked(segs)
@@ -369,7 +384,8 @@ func (c *compaction) swap(segs []*segment) {
 	}
 }
 
-// recycle keeps the memory of seg, which nobody can reach, for the next targets or for lanes, or unmaps it.
+// recycle keeps the memory of seg, which nobody can reach, for the next targets or for lanes, or
+// gives it back to the operating system.
 func (c *compaction) recycle(seg *segment) {
 	if seg.file == nil && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) < max(c.keep, c.maxTargets) {
 		c.pool = append(c.pool, seg.mem)
@@ -379,7 +395,8 @@ func (c *compaction) recycle(seg *segment) {
 	c.extra -= int64(len(seg.mem))
 }
 
-// drainPool ends the use of the pool: what lanes will need stays, unless the compaction failed.
+// drainPool empties the pool at the end of a compaction: lanes get what is kept for them, unless
+// the compaction failed, and the operating system gets the rest.
 func (c *compaction) drainPool() {
 	n := 0
 	if c.complete {
@@ -390,8 +407,8 @@ func (c *compaction) drainPool() {
 	c.pool = nil
 }
 
-// undo takes back a round: every flip whose new slot is still there. Where it is not, the memory was
-// superseded after the flip, and neither record is live. Nothing here can fail.
+// undo takes back a round: every flip whose new slot is still there. Where it is not, the memory
+// was superseded after the flip, and neither record is live. Nothing here allocates or can fail.
 func (r *round) undo() {
 	c := r.c
 	if !r.published { // nobody has seen the targets
@@ -402,13 +419,7 @@ func (r *round) undo() {
 		}
 		return
 	}
-	for w := range c.staged {
-		for i := range c.s.shards {
-			for batch := range slices.Chunk(c.staged[w].of(i), flipBatch) {
-				c.s.unflip(&c.s.shards[i], batch)
-			}
-		}
-	}
+	c.unflipAll()
 	c.swap(r.targets)
 	for _, target := range r.targets {
 		if !r.uncertain {

@@ -29,8 +29,8 @@ type CompactionProgress struct {
 	Elapsed       time.Duration
 }
 
-// report calls OnProgress, which runs the caller's code. copied is what the round under way has copied
-// so far, bytes. REQUIRES: no lock held.
+// report calls OnProgress, which runs the caller's code. copied is what the round under way has
+// copied so far, bytes. REQUIRES: no lock held.
 func (c *compaction) report(stage CompactionStage, copied int64) {
 	fn := c.s.opts.Compaction.OnProgress
 	if fn == nil {
@@ -51,8 +51,8 @@ type liveProgress struct {
 	copied   *atomic.Int64 // bytes copied by the round under way, on top of progress; nil when there is none
 }
 
-// publishProgress lets Stats see how far the compaction is. copied keeps growing until the next call; it may
-// be nil.
+// publishProgress lets Stats see how far the compaction is. copied keeps growing until the next
+// call; it may be nil.
 func (c *compaction) publishProgress(stage CompactionStage, copied *atomic.Int64) {
 	n := &liveProgress{progress: c.progress, start: c.start, copied: copied}
 	n.progress.Stage = stage

@@ -12,9 +12,9 @@ import (
 // turn is how long a worker of a compaction runs before it offers its processor to others.
 const turn = 100 * time.Microsecond
 
-// yielder offers a processor to other goroutines once a turn. Offering it after each chunk or batch would
-// cost a tenth of a compaction: a goroutine that yields may resume on another processor, whose caches
-// are cold.
+// yielder offers a processor to other goroutines once a turn. Offering it after each chunk or batch
+// would cost a tenth of a compaction: a goroutine that yields may resume on another processor,
+// whose caches are cold.
 type yielder struct{ last time.Time }
 
 // yield lets other goroutines run if the turn is over.
@@ -25,7 +25,8 @@ func (y *yielder) yield() {
 	}
 }
 
-// parallel calls fn for every shard, on as many goroutines as there are workers, until one call fails.
+// parallel calls fn for every shard, on as many goroutines as there are workers, until one call
+// fails.
 func (c *compaction) parallel(ctx context.Context, fn func(ctx context.Context, worker, shard int) error) error {
 	var next atomic.Int32
 	g, ctx := errgroup.WithContext(ctx)
