@@ -19,8 +19,8 @@ import (
 // fits a processor's second cache twice, since a chunk is verified after all of it was copied.
 const chunkSize = 64 << 10
 
-// build copies live records of the victims until none is left or the targets are full; it calls
-// OnProgress on this goroutine, while workers copy.
+// build copies live records of the victims until none is left or the targets are full. Workers do
+// it; this goroutine calls OnProgress.
 func (r *round) build(ctx context.Context) error {
 	c := r.c
 	c.stage()
@@ -106,7 +106,7 @@ type chunk struct {
 	size    int // bytes
 	target  *segment
 	offset  int // in target
-	record  int // in target: the number of the first of them
+	record  int // number in target of the first one
 }
 
 // take makes ch the next records to copy; ch has no headers when there are none, or when the
@@ -128,7 +128,7 @@ func (r *round) take(ch *chunk) error {
 		return err
 	}
 	n := len(ch.headers)
-	if reserved, err := r.allocate(ch); err != nil || !reserved {
+	if ok, err := r.allocate(ch); err != nil || !ok {
 		ch.headers = ch.headers[:0]
 		return err
 	}
@@ -162,8 +162,8 @@ func (r *round) readHeaders(ch *chunk) error {
 	return nil
 }
 
-// allocate gives ch room in a target, and reports whether there was any: the round is full
-// otherwise. A chunk never spans two targets, so no target has gaps. REQUIRES: r.mu held.
+// allocate gives ch room in a target; false means that the round is full. A chunk never spans two
+// targets, so no target has gaps. REQUIRES: r.mu held.
 func (r *round) allocate(ch *chunk) (bool, error) {
 	target := r.last()
 	if target == nil || target.room(len(ch.headers)) < ch.size {
@@ -196,8 +196,8 @@ func (r *round) last() *segment {
 }
 
 // allowedTargets returns how many targets the next round may fill. A bounded round uses recycled
-// memory, or one fresh segment when there is none; an unbounded one takes what it needs. Both take
-// no more than the share of the memory available that Options allow.
+// memory, or one fresh segment when there is none; an unbounded one takes what it needs. Neither
+// takes more than MaxMemoryFraction of the memory that is available.
 func (c *compaction) allowedTargets() (int, error) {
 	if c.s.disk != nil {
 		return c.maxTargets, nil // files: the page cache gives way when memory is short
