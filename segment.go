@@ -462,7 +462,7 @@ func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
 		}
 	}
 	if forLane {
-		s.pool.begun()
+		s.pool.countBegun()
 	}
 	return newSegment(id, mem, spec.kind), nil
 }
