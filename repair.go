@@ -29,17 +29,17 @@ type RepairReport struct {
 	RecordsLost      int // records that are damaged or missing
 	MemoriesDeleted  int // memories of which only an older version was left
 	SegmentsReplaced int // damaged segments; their files stay in the directory, with the suffix .damaged
-	// Lost lists known ids whose newest version is lost: at most 1000, in no order, in a slice of
-	// the caller's. An id that was deleted after its damaged record was written may be among them.
-	// JSON leaves Lost out: ids are user data, and statistics get published.
+	// Lost lists known ids whose newest version is lost: at most 1000, in no particular order. The
+	// slice is the caller's. An id that was deleted after its damaged record was written may be
+	// among them. JSON leaves Lost out: ids are user data, and statistics get published.
 	Lost []string `json:"-"`
 }
 
-// salvage is the repair of a directory while it is recovered. Its methods are called where a strict
-// Open returns an error or ends, and settle what is to be done instead.
+// salvage is the repair of a directory during its recovery, which calls it where a strict Open
+// would return an error, and to finish.
 type salvage struct {
 	r         *recovery
-	lastIndex *lastIndex // nil where it is not known
+	lastIndex *lastIndex // nil where there was no hint to believe
 
 	mu           sync.Mutex // guards what follows while segments are read
 	lost         []lostRecord
@@ -55,13 +55,13 @@ func (v *salvage) release() {
 	}
 }
 
-// keepBoot makes boot, that of the manifest before this Open, the one that manifests have until
-// replace: what a power loss may have torn has to look the same to a repair that begins again after
-// this one was cut off.
+// keepBoot makes manifests keep boot, the boot id of the one before this Open, until replace. If
+// this repair is cut off, the next one has to take the same tails for torn by a power loss.
 func (v *salvage) keepBoot(boot [16]byte) { v.r.s.disk.boot = boot }
 
-// replaceManifest takes the list of segments from the hint. The files alone would not do: some may
-// be of finished compactions, and hold what was deleted since.
+// replaceManifest takes the list of segments from the hint, and fails without one: the files alone
+// do not say which of them count. Some may be left over from finished compactions, and hold what
+// was deleted since.
 func (v *salvage) replaceManifest(damage *CorruptError, highestID uint64) (err error) {
 	r, d := v.r, v.r.s.disk
 	if d.store, r.manifest.Listed, err = r.segmentsOfHint(); err != nil {
@@ -95,7 +95,7 @@ func (v *salvage) admitDamaged(c *candidate, found outcome, reason error) *found
 	return f
 }
 
-// goWithout leaves a listed segment out.
+// goWithout leaves a segment out of which nothing can be read.
 func (v *salvage) goWithout(damage *CorruptError) {
 	v.r.s.opts.Logger.Error("repair goes on without a segment", "error", damage)
 	v.loseUnidentified(damage)
@@ -111,8 +111,8 @@ func (v *salvage) loseUnidentified(damage *CorruptError) {
 	v.unidentified = damage
 }
 
-// readRecords makes the index from the records, and fails where memories are lost that only the
-// hint could name.
+// readRecords makes the index from the records. It fails where records are lost and neither digests
+// nor the hint of a clean Close say of which memories.
 func (v *salvage) readRecords() error {
 	v.lastIndex = v.r.readLastIndex()
 	if err := v.r.scan(); err != nil {

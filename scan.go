@@ -11,7 +11,9 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// scan reads the segments in parallel.
+// scan makes the index from the records: each goroutine takes one segment after the other and
+// verifies all of it. Tombstones are in the index until dropTombstones, so that they win over older
+// records whichever is read first.
 func (r *recovery) scan() error {
 	expected := 0
 	for _, f := range r.found {
@@ -29,8 +31,8 @@ func (r *recovery) scan() error {
 					return err
 				}
 			}
-			for number := range batches {
-				if err := r.putBatch(&batches, number); err != nil {
+			for shardIndex := range batches {
+				if err := r.putBatch(&batches, shardIndex); err != nil {
 					return err
 				}
 			}
@@ -165,30 +167,31 @@ type scanned struct {
 	size uint32 // 0 for a tombstone: it makes nothing live
 }
 
-// shardBatches are the records that one goroutine has collected.
+// shardBatches are the records that one goroutine has collected, by shard.
 type shardBatches [shardCount][]scanned
 
-// add collects the record at offset, and says where its slot will be if it is the newest of its id.
+// add puts the record at offset into b, and returns where its slot will be if it is the newest of
+// its id.
 func (r *recovery) add(b *shardBatches, seg *segment, offset int, id []byte, h record.Header) (slotPlace, error) {
 	s := r.s
-	number, tag := splitHash(s.hashBytes(id))
+	shardIndex, tag := splitHash(s.hashBytes(id))
 	sc := scanned{w: makeSlot(tag, s.locate(seg, offset)), seg: seg, seq: h.Seq}
 	if h.Kind == record.KindMemory {
 		sc.size = uint32(h.Size())
 	}
-	b[number] = append(b[number], sc)
-	place := slotPlace{sh: &s.shards[number], w: sc.w}
-	if len(b[number]) < scanBatch {
+	b[shardIndex] = append(b[shardIndex], sc)
+	place := slotPlace{sh: &s.shards[shardIndex], w: sc.w}
+	if len(b[shardIndex]) < scanBatch {
 		return place, nil
 	}
-	return place, r.putBatch(b, number)
+	return place, r.putBatch(b, shardIndex)
 }
 
-// putBatch puts what b has for a shard into the index.
-func (r *recovery) putBatch(b *shardBatches, number int) error {
-	s, sh := r.s, &r.s.shards[number]
-	batch := b[number]
-	b[number] = batch[:0]
+// putBatch puts the records that b has for a shard into the index.
+func (r *recovery) putBatch(b *shardBatches, shardIndex int) error {
+	s, sh := r.s, &r.s.shards[shardIndex]
+	batch := b[shardIndex]
+	b[shardIndex] = batch[:0]
 	if len(batch) == 0 {
 		return nil
 	}
@@ -205,9 +208,9 @@ func (r *recovery) putBatch(b *shardBatches, number int) error {
 	return nil
 }
 
-// putScanned puts a record into the index, unless a newer one of its id is there. Equal sequence
-// numbers are copies: the one at the lower location stays, whichever came first, so that recovery
-// always ends the same. REQUIRES: sh.mu held.
+// putScanned puts a record into the index, unless a newer one of its id is there. Of two copies of
+// one version, which have equal sequence numbers, the one at the lower location stays whichever
+// came first, so that recovery always ends the same. REQUIRES: sh.mu held.
 func (s *Store) putScanned(sh *shard, sc scanned) {
 	pos, old := sh.current().first(sc.w.tag())
 	for ; old != 0; pos, old = sh.current().following(pos, sc.w.tag()) {
@@ -229,8 +232,8 @@ func (s *Store) putScanned(sh *shard, sc scanned) {
 	sh.liveBytes.Add(int64(sc.size))
 }
 
-// sameID compares the ids of two records, which are known to be intact, and returns segment and
-// header of the first.
+// sameID reports whether two records, which are known to be intact, have one id. It returns the
+// segment and the header of the first.
 func (s *Store) sameID(a, b slot) (seg *segment, h record.Header, same bool) {
 	seg, offset := s.resolve(a.location())
 	other, at := s.resolve(b.location())
@@ -239,7 +242,7 @@ func (s *Store) sameID(a, b slot) (seg *segment, h record.Header, same bool) {
 	return seg, h, string(record.ID(seg.mem[offset:], h)) == string(record.ID(other.mem[at:], oh))
 }
 
-// countDead takes the bytes of a memory's record off the live ones.
+// countDead takes a record's bytes off the live ones. Those of a tombstone never were.
 func countDead(sh *shard, seg *segment, h record.Header) {
 	if h.Kind == record.KindMemory {
 		seg.live.Add(-int64(h.Size()))

@@ -153,8 +153,3 @@ func (seg *segment) clearRemains() (found bool) {
 	}
 	return found
 }
-
-// rest returns what lies between the records of seg and their digests.
-func (seg *segment) rest() []byte {
-	return seg.mem[seg.tail.Load() : len(seg.mem)-layout.DigestSize*int(seg.records.Load())]
-}
