@@ -31,8 +31,8 @@ type outcome int
 
 const (
 	fileBelongs      outcome = iota // a segment of the store
-	fileLeftover                    // of this store, and of no segment that counts: removed
-	fileForeign                     // not of this store, whose manifest does not ask for it: left alone
+	fileLeftover                    // of no segment that counts, and made by this store: removed
+	fileForeign                     // of no segment that counts, and not known to be of this store: left alone
 	fileOtherVersion                // in a format that this package does not read: Open fails
 	fileWrongStore                  // under the name of a segment that counts, with the header of another one
 	fileDamaged                     // of a segment that counts, and not as it was written
@@ -49,6 +49,7 @@ type candidate struct {
 	hasState  bool // state is valid
 }
 
+// readCandidate reads header and state of the file of segment id.
 func readCandidate(mem []byte, id uint64, c claim) *candidate {
 	x := &candidate{id: id, claim: c, mem: mem}
 	x.header, x.headerErr = layout.DecodeHeader(mem)
@@ -61,9 +62,9 @@ func (c *candidate) name() string { return layout.SegmentFileName(c.id) }
 // hasWrongSize reports whether the file has another size than it was made with. REQUIRES: a header.
 func (c *candidate) hasWrongSize() bool { return c.header.Capacity != uint64(len(c.mem)) }
 
-// examine decides what c is to a store, and why where that is an error. sameBoot says that every
-// byte written to the file is there. The cases are looked at in this order, and each one relies on
-// those before it.
+// examine decides what c is to a store, and says why where that is an error. With sameBoot,
+// whatever was written to the file is there. The cases are looked at in this order, and each one
+// relies on those before it.
 func (c *candidate) examine(store layout.StoreID, sameBoot bool) (outcome, error) {
 	h, err := c.header, c.headerErr
 	ours := err == nil && h.ID == c.id && h.Store == store
@@ -105,8 +106,8 @@ type foundSegment struct {
 
 // lostParts are parts of a segment file that are not there to be read.
 type lostParts struct {
-	state   bool // with its header or without: the segment's state is made up
-	digests bool // the file was cut short, or has grown
+	state   bool // the header, or both copies of the state: foundSegment.state is made up
+	digests bool // they are not at the end of the file, which was cut short or has grown
 }
 
 // missingDigest is a digest that a power loss took while its record stayed.
@@ -115,6 +116,7 @@ type missingDigest struct {
 	id []byte // in the record
 }
 
+// segment returns the segment in the file, without its records.
 func (c *candidate) segment() *foundSegment {
 	seg := newSegment(c.id, c.mem, c.header.Kind)
 	seg.large = c.header.Large
@@ -171,7 +173,8 @@ func highestID(names []string) (highest uint64) {
 	return highest
 }
 
-// missing deals with a segment that must be there, and of which there is nothing to read.
+// missing returns an error for a segment that must be there and is not, unless a repair goes on
+// without it.
 func (r *recovery) missing(id uint64, reason string) error {
 	damage := &CorruptError{File: layout.SegmentFileName(id), Reason: reason}
 	if r.salvage == nil {

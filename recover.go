@@ -55,7 +55,7 @@ is damage wherever anything shows that they were there. The store had said so wi
 // recovery is one Open of a directory.
 type recovery struct {
 	s        *Store
-	salvage  *salvage // stands in for the errors of a strict Open, in which it is nil
+	salvage  *salvage // nil in a strict Open; called where that would return an error
 	manifest layout.Manifest
 	sameBoot bool            // no restart since the last Open: the page cache is as the process left it
 	found    []*foundSegment // the segments that count
@@ -116,6 +116,7 @@ func (s *Store) openDisk(files dir.FS, lock *os.File) error {
 	return nil
 }
 
+// run takes the steps of recovery. Only settle and the salvage change anything in the directory.
 func (r *recovery) run() (err error) {
 	if r.salvage != nil {
 		defer r.salvage.release()

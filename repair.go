@@ -49,6 +49,7 @@ type salvage struct {
 	report RepairReport
 }
 
+// release ends the use of memory that only a repair needs.
 func (v *salvage) release() {
 	if v.lastIndex != nil {
 		v.r.s.releaseTables(v.lastIndex.tables)
@@ -125,8 +126,8 @@ func (v *salvage) readRecords() error {
 	return nil
 }
 
-// checkEnd is told that the records of f have been read; torn says that they ended before the end
-// of f.
+// checkEnd notes whether records are lost at the end of f, after the others were read. torn says that
+// they ended at a place without an intact one.
 func (v *salvage) checkEnd(f *foundSegment, torn bool) {
 	known := f.seg.records.Load()
 	cut := f.lost.digests && (known < int64(f.state.Records) || !f.state.Sealed && !torn)

@@ -10,9 +10,9 @@ import (
 /*
 Resynchronization: how a repair reads on after a damaged record. Records lie back to back, so
 without its length the next one has to be searched for, at every place where one may begin. A record
-is valid in one place only, so what is found there is one. Whose records were lost in between the
-digests say, and sequence numbers bound how new these were: in a segment of a lane they are below
-that of the next record.
+is valid in one place only, so whatever is valid there is one. The digests say whose records were
+lost in between, and sequence numbers bound how new those were: in a segment of a lane they are
+below that of the next record.
 */
 
 // lostRecord is a damaged record that a repair goes on without.
@@ -27,8 +27,8 @@ func (v *salvage) lose(l lostRecord) {
 	v.lost = append(v.lost, l)
 }
 
-// resync notes what is lost with the damaged record at offset, and returns where the next intact
-// one begins; ok is false when there is none.
+// resync notes what is lost with the damaged record at offset, and returns where to read on; ok is
+// false when nothing after it is intact.
 func (v *salvage) resync(f *foundSegment, offset int) (next int, ok bool) {
 	f.damaged = true
 	seg := f.seg

@@ -54,7 +54,7 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 		rec := seg.mem[offset:f.end()]
 		h, ok := record.Decode(rec)
 		if !ok || !record.Intact(rec, h, seg.seedAt(offset)) {
-			if r.isTorn(f, offset) {
+			if r.mayEndAt(f, offset) {
 				r.cutTail(f, offset)
 				torn = true
 				break
@@ -128,9 +128,9 @@ func (f *foundSegment) ended(offset int) bool {
 	return offset+record.HeaderSize > f.end()
 }
 
-// isTorn reports whether the records of f end at offset, where none is, for want of a sync or by a
-// kill. Where they do not, something is damaged.
-func (r *recovery) isTorn(f *foundSegment, offset int) bool {
+// mayEndAt reports whether the records of f may end at offset, where there is none, because the
+// process was killed or the power went before one was finished. If not, something is damaged.
+func (r *recovery) mayEndAt(f *foundSegment, offset int) bool {
 	mem := f.seg.mem
 	if f.state.Sealed || f.lost.state || offset < int(f.state.Synced) || offset+record.HeaderSize > len(mem) {
 		return false
