@@ -36,7 +36,7 @@ func (m memory) make(id uint64, spec segmentSpec) (*segment, error) {
 		}
 	}
 	if forLane {
-		s.pool.begun()
+		s.pool.countBegun()
 	}
 	return newSegment(id, mem, spec.kind), nil
 }

@@ -113,6 +113,11 @@ func (seg *segment) room(n int) int {
 	return end - int(seg.tail.Load())
 }
 
+// rest returns what lies between the records of seg and their digests.
+func (seg *segment) rest() []byte {
+	return seg.mem[seg.tail.Load() : len(seg.mem)-layout.DigestSize*int(seg.records.Load())]
+}
+
 // grew accounts for n records, of size bytes together, written at the tail.
 func (seg *segment) addRecords(n, size int) {
 	seg.records.Add(int64(n))
