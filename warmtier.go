@@ -325,8 +325,7 @@ func (s *Store) Close() error {
 	s.tableBytes.Store(0)
 	s.contentMu.Unlock()
 	s.releaseTables(tables)
-	unused, _ := s.pool.takeAll(0)
-	s.releaseAll(unused)
+	s.releasePool()
 	for _, seg := range segs {
 		if s.retire(seg) {
 			s.free(seg)

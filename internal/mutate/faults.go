@@ -74,7 +74,7 @@ var faults = []fault{
 		test: "TestCompact_OperationAtEveryPoint/workers=1",
 	},
 	{
-		name: "no undo", file: "compact.go",
+		name: "no undo", file: "flip.go",
 		old: "c.s.unflip(&c.s.shards[i], batch)", new: "_ = batch",
 		test: "TestCompact_OperationThenUndo/workers=1",
 	},
