@@ -28,83 +28,47 @@ func (s *Store) largeSize() int {
 	return min(s.largestShared(), max(s.opts.SegmentSize/largeShare, minLargeSize))
 }
 
-// largestFor is the size of the largest record of a kind that shares a segment. A tombstone needs one of
-// its own only when its id has nearly the size of the smallest segment.
-func (s *Store) largestFor(kind byte) int {
-	if kind == record.KindTombstone {
-		return s.largestShared()
-	}
-	return s.largeSize()
-}
-
 // largestShared is the size of the largest record that fits a segment of SegmentSize.
 func (s *Store) largestShared() int {
 	return s.opts.SegmentSize - layout.HeaderSize - 2*layout.DigestSize
 }
 
-// errNoRoom says that a record needs a segment that is not there yet.
-var errNoRoom = errors.New("warmtier: internal: no room")
-
-// withRoom calls try, which appends p or returns errNoRoom, each time with a segment more. Making one
-// takes milliseconds, so it is done with no lock held: a swap that had to wait for it would stop every
-// reader behind it. Close waits, or it would leave files to the next owner of the directory that this
-// call removes when try fails.
-func (s *Store) withRoom(p *put, try func() error) error {
+// makeRoom gives the lane of d's id an active segment with room for d. Making one takes milliseconds, so it is
+// done with no lock held: a swap that had to wait for it would stop every reader behind it. Close waits: the
+// file belongs to this store until it is in the table, or removed. REQUIRES: no lock held.
+func (s *Store) makeRoom(d *draft) error {
+	lockrank.AssertUnlocked()
 	done, err := s.enter()
 	if err != nil {
 		return err
 	}
 	defer done()
-	for err = errNoRoom; err == errNoRoom; { //nolint:errorlint // never wrapped: it is no error
-		if err = s.makeRoom(p); err == nil {
-			err = try()
-		}
-	}
-	if p.large == nil || p.written {
-		return err
-	}
-	failed := s.discardSegment(p.large)
-	if err == nil { // there was nothing to delete
-		s.warn("segment could not be given back", failed)
-		return nil
-	}
-	return errors.Join(err, failed)
+	return s.roll(d.shard.lane, d)
 }
 
-// makeRoom gives p a segment of its own with the body of p in it, or the lane of its id a new active
-// segment. REQUIRES: no lock held.
-func (s *Store) makeRoom(p *put) (err error) {
-	lockrank.AssertUnlocked()
-	if p.size > s.largestFor(p.kind) {
-		p.large, err = s.newLargeSegment(p)
-		return err
-	}
-	return s.roll(p.shard.lane, p)
-}
-
-// hasRoomLocked reports whether the active segment of ln takes a record of p's size. REQUIRES: ln.mu held.
-func (ln *lane) hasRoomLocked(p *put) bool {
+// hasRoomLocked reports whether the active segment of ln takes d. REQUIRES: ln.mu held.
+func (ln *lane) hasRoomLocked(d *draft) bool {
 	seg := ln.active
-	return seg != nil && seg.room(1) >= p.size && (p.kind == record.KindTombstone || !seg.spare)
+	return seg != nil && seg.room(1) >= d.size && (d.kind == record.KindTombstone || !seg.spare)
 }
 
 // roll gives ln an active segment with room for p, unless somebody else has done that meanwhile.
-func (s *Store) roll(ln *lane, p *put) error {
+func (s *Store) roll(ln *lane, d *draft) error {
 	ln.rolling.Lock()
 	defer ln.rolling.Unlock()
 	ln.mu.Lock()
-	enough := ln.hasRoomLocked(p)
+	enough := ln.hasRoomLocked(d)
 	ln.mu.Unlock()
 	if enough {
 		return nil
 	}
-	if seg := s.takePartial(p.size); seg != nil {
+	if seg := s.takePartial(d.size); seg != nil {
 		s.resume(ln, seg)
 		return nil
 	}
 	spec := segmentSpec{kind: layout.KindLane, size: s.opts.SegmentSize}
-	if p.kind == record.KindTombstone {
-		spec.least = segmentSizeFor(p.size)
+	if d.kind == record.KindTombstone {
+		spec.least = segmentSizeFor(d.size)
 	}
 	seg, err := s.createSegment(spec)
 	if err != nil {
@@ -140,24 +104,6 @@ func (s *Store) activateLocked(ln *lane, seg *segment) {
 
 // mergeableRoom is the room from which on a sealed segment counts as sealed early.
 func (s *Store) mergeableRoom() int64 { return int64(s.opts.SegmentSize / largeShare) }
-
-// newLargeSegment returns a segment, in no table yet, that holds id and content of p, but no record
-// yet.
-func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
-	seg, err = s.createSegment(segmentSpec{kind: layout.KindLane, size: segmentSizeFor(p.size), large: true})
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.discardSegment(seg))
-			seg = nil
-		}
-	}()
-	defer s.catchFault(armFaults(), &err)
-	record.PutBody(seg.mem[layout.HeaderSize:], p.id, p.content)
-	return seg, nil
-}
 
 // segmentSizeFor is the size of a segment for one record of size bytes alone.
 func segmentSizeFor(size int) int {

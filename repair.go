@@ -159,27 +159,43 @@ func (r *recovery) replace(damaged []*segment) error {
 	return nil
 }
 
-// bury writes a tombstone for an id that is in no slot.
+// writeTombstone writes a tombstone for an id that is in no slot.
 func (r *recovery) writeTombstone(id string) error {
-	p := r.s.tombstoneOf(id)
-	err := r.tryWriteTombstone(&p)
-	if err == errNoRoom { //nolint:errorlint // never wrapped: it is no error
-		err = r.s.withRoom(&p, func() error { return r.tryWriteTombstone(&p) })
+	d := r.s.tombstoneOf(id)
+	if d.size > r.s.largestShared() {
+		return r.writeLargeTombstone(&d)
 	}
-	return err
+	for !r.tryWriteTombstone(&d) {
+		if err := r.s.makeRoom(&d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (r *recovery) tryWriteTombstone(p *put) error {
+func (r *recovery) tryWriteTombstone(d *draft) (ok bool) {
 	s := r.s
-	ln := p.shard.lane
+	ln := d.shard.lane
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	err := s.appendTombstone(ln, p)
-	if err == nil && p.large != nil {
-		p.large.seal(false)
-	}
-	return err
+	return s.appendTombstoneLocked(ln, d)
+}
+
+func (r *recovery) writeLargeTombstone(d *draft) error {
+	s := r.s
+	return s.withOwnSegment(d, func(seg *segment) (published bool, err error) {
+		ln := d.shard.lane
+		defer s.contentMu.RUnlock(s.contentMu.RLock())
+		ln.mu.Lock()
+		defer ln.mu.Unlock()
+		if err := s.publishLocked(seg, d); err != nil {
+			return false, err
+		}
+		seg.addTombstone(layout.HeaderSize, d.size)
+		seg.seal(false)
+		return true, nil
+	})
 }
 
 // rescue writes the live memories and the tombstones of a damaged segment anew.
