@@ -79,12 +79,12 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 // loop's body could not be made an error.
 func (s *Store) step(id string, b *idBatch, yield func(string, []byte) bool) (more bool) {
 	var err error
-	if s.disk == nil {
-		err = s.view(id, 0, func(content []byte) error {
+	if !s.mayFault() {
+		err = s.view(id, false, func(content []byte) error {
 			more = yield(id, content)
 			return nil
 		})
-	} else if b.copy, err = s.appendGuarded(b.copy[:0], id, 0); err == nil {
+	} else if b.copy, err = s.appendContent(b.copy[:0], id, false); err == nil {
 		more = yield(id, b.copy[:len(b.copy):len(b.copy)])
 	}
 	switch {

@@ -50,38 +50,30 @@ func (s *Store) AppendContent(dst []byte, id string) ([]byte, error) {
 	if err := checkID(id); err != nil {
 		return dst, err
 	}
-	if s.disk != nil {
-		return s.appendGuarded(dst, id, 1)
+	return s.appendContent(dst, id, true)
+}
+
+// appendContent is AppendContent for a valid id. It copies first and then checks the copy, which nobody else
+// can write to: contentMu is held for the copy only.
+func (s *Store) appendContent(dst []byte, id string, counted bool) (content []byte, err error) {
+	var h readHold
+	if s.mayFault() {
+		content = dst //nolint:wastedassign // what a fault returns
+		defer s.catchFault(armFaults(), &err)
+		defer h.release()
 	}
-	return s.appendContent(dst, id, 1)
-}
-
-// appendGuarded is appendContent where it may end with a fault.
-func (s *Store) appendGuarded(dst []byte, id string, gets uint64) (content []byte, err error) {
-	content = dst //nolint:wastedassign // what a fault returns
-	defer s.catchFault(armFaults(), &err)
-	return s.appendContent(dst, id, gets)
-}
-
-// appendContent copies first and then checks the copy, which nobody else can write to: contentMu is
-// held for the copy only.
-func (s *Store) appendContent(dst []byte, id string, gets uint64) ([]byte, error) {
 	var m match
-	hold, err := s.lookup(&m, id, gets)
-	if err != nil {
+	if err := s.lookup(&h, &m, id, counted); err != nil {
 		return dst, err
 	}
 	var out []byte
-	switch {
-	case m.h.ContentLen > maxLockedCopy:
-		if out, err = s.copyPinned(dst, &m, hold); err != nil {
+	if m.h.ContentLen > maxLockedCopy {
+		if out, err = s.copyPinned(dst, &h, &m); err != nil {
 			return dst, err
 		}
-	case s.disk != nil:
-		out = s.copyGuarded(dst, &m, hold)
-	default: // nothing here can panic, so the lock needs no defer
+	} else {
 		out = appendTo(dst, m.content())
-		s.contentMu.RUnlock(hold)
+		h.release()
 	}
 	if !record.IntactContent(out[len(dst):], m.h) {
 		s.countDamage()
@@ -103,18 +95,12 @@ func appendTo(dst, content []byte) []byte {
 	return append(dst, content...)
 }
 
-// copyGuarded copies where it may end with a fault. It takes over the hold of lookup.
-func (s *Store) copyGuarded(dst []byte, m *match, hold biaslock.Hold) []byte {
-	defer s.contentMu.RUnlock(hold)
-	return appendTo(dst, m.content())
-}
-
-// copyPinned copies what is too long for a hold of contentMu. It takes over that of lookup.
-func (s *Store) copyPinned(dst []byte, m *match, hold biaslock.Hold) (out []byte, err error) {
+// copyPinned copies what is too long for a hold of contentMu: it ends h.
+func (s *Store) copyPinned(dst []byte, h *readHold, m *match) (out []byte, err error) {
 	m.seg.pin()
-	s.contentMu.RUnlock(hold)
+	h.release()
 	defer s.unpin(m.seg)
-	if s.disk != nil { // as in viewPinned
+	if s.mayFault() { // as in viewPinned
 		defer s.catchFault(armFaults(), &err)
 	}
 	return appendTo(dst, m.content()), nil
@@ -126,31 +112,33 @@ func (s *Store) copyPinned(dst []byte, m *match, hold biaslock.Hold) (out []byte
 // compaction may have replaced it.
 //
 // Errors: as [Store.Get], and what fn returns. A panic of fn passes through.
-func (s *Store) View(id string, fn func(content []byte) error) (err error) {
+func (s *Store) View(id string, fn func(content []byte) error) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
-	if s.disk != nil {
-		defer s.catchFault(armFaults(), &err)
-	}
-	return s.view(id, 1, fn)
+	return s.view(id, true, fn)
 }
 
-func (s *Store) view(id string, gets uint64, fn func(content []byte) error) error {
+// view is View for a valid id.
+func (s *Store) view(id string, counted bool, fn func(content []byte) error) (err error) {
+	var h readHold
+	if s.mayFault() {
+		defer s.catchFault(armFaults(), &err)
+		defer h.release()
+	}
 	var m match
-	hold, err := s.lookup(&m, id, gets)
-	if err != nil {
+	if err := s.lookup(&h, &m, id, counted); err != nil {
 		return err
 	}
 	m.seg.pin()
-	s.contentMu.RUnlock(hold)
+	h.release()
 	return s.viewPinned(id, &m, fn)
 }
 
 // viewPinned takes over the pin.
 func (s *Store) viewPinned(id string, m *match, fn func(content []byte) error) (err error) {
 	defer s.unpin(m.seg)
-	if s.disk != nil { // before the last unpin: it unmaps what the fault is on
+	if s.mayFault() { // before the last unpin: it unmaps what the fault is on
 		defer s.catchFault(armFaults(), &err)
 	}
 	content := m.content()
@@ -171,75 +159,74 @@ func (s *Store) viewPinned(id string, m *match, fn func(content []byte) error) (
 // Has reports whether id has a memory. It reads no content and verifies none; an invalid id, a
 // closed store and a damaged record are false.
 func (s *Store) Has(id string) (exists bool) {
-	if s.disk != nil {
+	var h readHold
+	if s.mayFault() {
 		var fault error // false then
 		defer s.catchFault(armFaults(), &fault)
+		defer h.release()
 	}
 	if checkID(id) != nil {
 		return false
 	}
 	var m match
-	hold, err := s.lookup(&m, id, 0)
-	if err != nil {
-		return false
-	}
-	s.contentMu.RUnlock(hold)
-	return true
+	err := s.lookup(&h, &m, id, false)
+	h.release()
+	return err == nil
 }
 
-// lookup finds id and returns with contentMu read-held when err is nil, so that the match can be
-// used or pinned. It counts as so many gets.
-func (s *Store) lookup(m *match, id string, gets uint64) (hold biaslock.Hold, err error) {
+// readHold is a hold of contentMu for reading that knows whether it is held. A call that may end with a fault
+// defers release besides calling it as early as it can.
+type readHold struct {
+	biaslock.Hold
+	lock *contentLock // nil when it is not held
+}
+
+func (h *readHold) acquire(lock *contentLock) { h.Hold, h.lock = lock.RLock(), lock }
+
+// release ends the hold, once.
+func (h *readHold) release() {
+	if lock := h.lock; lock != nil {
+		h.lock = nil
+		lock.RUnlock(h.Hold)
+	}
+}
+
+// lookup finds id, and returns with h held when err is nil, so that the match can be used or pinned. It
+// counts as a get if counted.
+func (s *Store) lookup(h *readHold, m *match, id string, counted bool) error {
 	sh, tag := s.place(id)
-	hold = s.contentMu.RLock()
-	hold.Gets = gets
-	if s.disk != nil {
-		err = s.findGuarded(&hold, m, sh, tag, id)
-	} else {
-		err = s.findCounted(&hold, m, sh, tag, id)
-	}
-	if err != nil {
-		s.contentMu.RUnlock(hold)
-	}
-	return hold, err
-}
-
-// findGuarded is findCounted where it may end with a fault.
-func (s *Store) findGuarded(hold *biaslock.Hold, m *match, sh *shard, tag uint32, id string) error {
-	ended := false
-	defer func() {
-		if !ended {
-			hold.Gets = 0
-			s.contentMu.RUnlock(*hold)
-		}
-	}()
-	err := s.findCounted(hold, m, sh, tag, id)
-	ended = true
-	return err
-}
-
-// findCounted is find, and says with hold what the call counts as.
-func (s *Store) findCounted(hold *biaslock.Hold, m *match, sh *shard, tag uint32, id string) error {
+	h.acquire(&s.contentMu)
 	if s.closed {
-		hold.Gets = 0
+		h.release()
 		return ErrClosed
 	}
-	m.started = s.meters.sampleRead(hold)
+	if counted {
+		m.started = s.meters.sampleRead(&h.Hold)
+	}
 	exists, err := s.find(m, sh, tag, id)
+	if exists {
+		if counted {
+			h.Gets = 1 // not earlier: a fault that keeps it from being found is no get
+		}
+		return nil
+	}
 	switch {
-	case err != nil:
-		s.corruptRecords.Add(1)
-		s.meters.getErrors.Add(int64(hold.Gets))
-		hold.Gets = 0
-		return err
-	case !exists:
-		hold.Miss()
+	case err == nil:
+		err = ErrNotFound
+		if counted {
+			h.Misses(1)
+		}
 		if m.started != 0 {
 			s.meters.readEnded(m.started, 0)
 		}
-		return ErrNotFound
+	default:
+		s.corruptRecords.Add(1)
+		if counted {
+			s.meters.getErrors.Add(1)
+		}
 	}
-	return nil
+	h.release()
+	return err
 }
 
 // countDamage accounts for a content that cannot be returned.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"sync"
 
-	"github.com/warmtier/warmtier/internal/biaslock"
 	"github.com/warmtier/warmtier/internal/cpu"
 	"github.com/warmtier/warmtier/internal/lockrank"
 	"github.com/warmtier/warmtier/internal/record"
@@ -108,14 +107,15 @@ func (s *Store) readBatch(b *batch, ids []string) (err error) {
 		b.places[i] = place{sh: sh, tag: tag}
 		sh.prefetch(tag)
 	}
-	if s.disk == nil {
-		hold := s.contentMu.RLock()
-		err = s.readHeld(b, ids, &hold)
-		s.contentMu.RUnlock(hold)
+	if !s.mayFault() {
+		var h readHold
+		h.acquire(&s.contentMu)
+		err = s.readHeld(b, ids, &h)
+		h.release()
 		return err
 	}
-	faulted, err := s.readGuarded(b, ids)
-	if faulted { // which of them it was, each will say
+	err, fault := s.readGuarded(b, ids)
+	if fault != nil { // which of them it was, each will say
 		b.n = len(ids)
 		for i := range ids {
 			b.found[i] = found{long: true}
@@ -125,33 +125,23 @@ func (s *Store) readBatch(b *batch, ids []string) (err error) {
 }
 
 // readGuarded is readHeld where it may end with a fault.
-func (s *Store) readGuarded(b *batch, ids []string) (faulted bool, err error) {
-	var fault error
-	func() {
-		defer s.catchFault(armFaults(), &fault)
-		hold := s.contentMu.RLock()
-		ended := false
-		defer func() {
-			if !ended {
-				hold.Gets = 0 // each id is read again
-			}
-			s.contentMu.RUnlock(hold)
-		}()
-		err = s.readHeld(b, ids, &hold)
-		ended = true
-	}()
-	return fault != nil, err
+func (s *Store) readGuarded(b *batch, ids []string) (err, fault error) {
+	defer s.catchFault(armFaults(), &fault)
+	var h readHold
+	defer h.release()
+	h.acquire(&s.contentMu)
+	return s.readHeld(b, ids, &h), nil
 }
 
 // readHeld is readBatch. REQUIRES: contentMu read-held.
-func (s *Store) readHeld(b *batch, ids []string, hold *biaslock.Hold) error {
+func (s *Store) readHeld(b *batch, ids []string, h *readHold) error {
 	if s.closed {
 		return ErrClosed
 	}
 	s.prefetchRecords(b, len(ids))
 	b.n, b.copies = 0, b.copies[:0]
 	var m match
-	misses := uint64(0)
+	gets, misses := uint64(0), uint64(0)
 	for i, id := range ids {
 		f := &b.found[i]
 		*f = found{from: len(b.copies)}
@@ -183,9 +173,10 @@ func (s *Store) readHeld(b *batch, ids []string, hold *biaslock.Hold) error {
 			f.long = true // counts when it is read
 			continue
 		}
-		hold.Gets++
+		gets++
 	}
-	hold.Misses(misses)
+	h.Gets = gets // not earlier: after a fault each id is read again
+	h.Misses(misses)
 	return nil
 }
 

@@ -215,7 +215,7 @@ func (s *Store) loadAndStore(
 	f *flight, id string, load func(context.Context) ([]byte, error),
 ) (content []byte, err error) {
 	// Between the caller's look and this flight another one may have landed.
-	if content, err := s.appendGuarded(nil, id, 0); !errors.Is(err, ErrNotFound) {
+	if content, err := s.appendContent(nil, id, false); !errors.Is(err, ErrNotFound) {
 		return content, err
 	}
 	content, err = s.measuredLoad(f.ctx, load)
@@ -230,7 +230,7 @@ func (s *Store) loadAndStore(
 		s.meters.writeEnded(0, err, &s.meters.puts, &s.meters.putErrors)
 		return content, err
 	}
-	if newer, err := s.appendGuarded([]byte{}, id, 0); err == nil {
+	if newer, err := s.appendContent([]byte{}, id, false); err == nil {
 		return newer, nil
 	}
 	return content, nil
