@@ -17,7 +17,7 @@ without a live byte, or a tombstone without a dead record that needs it, and rem
 */
 
 // putLarge stores d in a segment of its own.
-func (s *Store) putLarge(d *draft, load *flight) error {
+func (s *Store) putLarge(d *draft, load *loadCall) error {
 	return s.withOwnSegment(d, func(seg *segment) (published bool, err error) {
 		err = s.putIn(seg, d, load)
 		return err == nil, err
@@ -25,7 +25,7 @@ func (s *Store) putLarge(d *draft, load *flight) error {
 }
 
 // putIn makes the body in seg a record, and points the index to it.
-func (s *Store) putIn(seg *segment, d *draft, load *flight) (err error) {
+func (s *Store) putIn(seg *segment, d *draft, load *loadCall) (err error) {
 	defer s.catchFault(armFaults(), &err)
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	s.prefetchPrefix(d.shard, d.tag)

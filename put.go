@@ -36,7 +36,7 @@ func (s *Store) Put(id string, content []byte) error {
 }
 
 // putDurably is Put without its measurement. load is the call that content comes from, nil for a Put.
-func (s *Store) putDurably(id string, content []byte, load *flight) error {
+func (s *Store) putDurably(id string, content []byte, load *loadCall) error {
 	if err := s.checkWrite(id); err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (s *Store) enterSynced() (done func(), err error) {
 }
 
 // putShared stores d in a segment that it shares with other records, and makes one when there is no room.
-func (s *Store) putShared(d *draft, load *flight) error {
+func (s *Store) putShared(d *draft, load *loadCall) error {
 	for {
 		ok, err := s.tryPut(d, load)
 		if ok || err != nil {
@@ -93,7 +93,7 @@ func (s *Store) putShared(d *draft, load *flight) error {
 // the lane should not wait with it. So the slot is waited for before the lane is locked, and the prefix
 // comes while the new record's body is written. What was seen before the lock may have changed, and is
 // not believed.
-func (s *Store) tryPut(d *draft, load *flight) (ok bool, err error) {
+func (s *Store) tryPut(d *draft, load *loadCall) (ok bool, err error) {
 	if s.mayFault() {
 		defer s.catchFault(armFaults(), &err)
 	}
@@ -123,7 +123,7 @@ func (s *Store) prefetchPrefix(sh *shard, tag uint32) []byte {
 }
 
 // putInLane is the part of tryPut that holds the lane's lock. REQUIRES: contentMu read-held.
-func (s *Store) putInLane(d *draft, load *flight) (ok bool, err error) {
+func (s *Store) putInLane(d *draft, load *loadCall) (ok bool, err error) {
 	ln := d.shard.lane
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
@@ -151,7 +151,7 @@ func (s *Store) putInLane(d *draft, load *flight) (ok bool, err error) {
 
 // admitLocked makes room for d in the index, and refuses what a load brings too late.
 // REQUIRES: the lane's lock held.
-func (s *Store) admitLocked(d *draft, load *flight) error {
+func (s *Store) admitLocked(d *draft, load *loadCall) error {
 	if err := s.prepare(d.shard, int(d.shard.memories.Load())+1); err != nil {
 		return err
 	}
