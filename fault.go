@@ -20,6 +20,10 @@ Whoever can be thrown out this way holds locks with defer only.
 // reads and writes of memory stores need not pay: anonymous memory does not fault.
 func armFaults() (before bool) { return debug.SetPanicOnFault(true) }
 
+// mayFault reports whether the store's memory is mapped files, so that a touch of it may be a fault. It is a
+// branch, which predicts, because every read and write would pay for an indirect call.
+func (s *Store) mayFault() bool { return s.disk != nil }
+
 // catchFault ends what armFaults began. A fault on a segment becomes *err; any other panic, that of a
 // user's callback for one, goes on. It must be deferred directly.
 func (s *Store) catchFault(before bool, err *error) {
@@ -46,10 +50,6 @@ func (s *Store) catchFault(before bool, err *error) {
 		Reason: "the page cannot be had: file cut short, or disk error",
 	}
 }
-
-// mayFault reports whether a touch of the store's memory may be a fault. It is a branch that every read
-// and write takes: it predicts, where a call through an interface would cost more than the guard saves.
-func (s *Store) mayFault() bool { return s.disk != nil }
 
 // trackedMemory is a mapped file that a fault may be on.
 type trackedMemory struct {

@@ -9,11 +9,12 @@ import (
 )
 
 /*
-A large record has a segment of its own. The segment is made, and the body written into it, with no lock
-held. The rest happens under the locks of any write: the header, the tail, the segment table, the index. So
-a segment is in the table only with its record whole, and a write that fails before that removes it without
-a trace. It is sealed when the index has changed, and not earlier: a compaction would see a sealed segment
-without a live byte, or a tombstone without a dead record that needs it, and remove it.
+A large record has a segment of its own. The segment is made, and the body written into it, with no
+lock held. The rest happens under the locks of any write: the header, the tail, the segment table,
+the index. So a segment is in the table only with its record whole, and a write that fails before
+that removes it without a trace. It is sealed when the index has changed, and not earlier: a
+compaction would see a sealed segment without a live byte, or a tombstone without a dead record that
+needs it, and remove it.
 */
 
 // putLarge stores d in a segment of its own.
@@ -82,9 +83,9 @@ func (s *Store) removeIn(seg *segment, d *draft) (existed bool, err error) {
 	return true, nil
 }
 
-// withOwnSegment calls write with a segment that has the body of d in it and is in no table, and discards the
-// segment unless write has published it. Close waits, so that a file is not removed that the next owner
-// of the directory may list.
+// withOwnSegment calls write with a segment that is in no table and has the body of d in it, and
+// discards the segment unless write has published it. Close waits for it: the store stays open for
+// write, and no file is removed that the next owner of the directory may have listed.
 func (s *Store) withOwnSegment(d *draft, write func(*segment) (published bool, err error)) error {
 	lockrank.AssertUnlocked()
 	done, err := s.enter()
@@ -125,8 +126,8 @@ func (s *Store) newLargeSegment(d *draft) (seg *segment, err error) {
 	return seg, nil
 }
 
-// publishLocked makes the body in seg a record, and puts seg into the table. REQUIRES: the lock of d's lane
-// held, contentMu read-held.
+// publishLocked makes the body in seg a record, and puts seg into the table. REQUIRES: the lock of
+// d's lane held, contentMu read-held.
 func (s *Store) publishLocked(seg *segment, d *draft) error {
 	w := writing{seg: seg, offset: layout.HeaderSize, rec: seg.mem[layout.HeaderSize : layout.HeaderSize+d.size]}
 	s.finishLocked(&w, d)

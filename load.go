@@ -14,17 +14,17 @@ import (
 )
 
 /*
-GetOrLoad runs one load for all calls that miss an id at the same time. The difficulty is what may happen to
-the id while the load runs:
+GetOrLoad runs one load for all calls that miss an id at the same time. The difficulty is what may
+happen to the id while the load runs:
 
-	Put, Delete   What was loaded may be older than the change, and must neither replace the new content
-	              nor bring a deleted memory back. So each Put and each Delete, including one that
-	              finds nothing to delete, supersedes the load of its id, under the lane's lock; the
-	              loaded content is stored under the same lock, and only if its load was not
-	              superseded. The id has no memory at that moment: a load is made known to writers
-	              first, then looks for a memory, and only then begins. Callers that wait get what was
-	              loaded or what has been stored: they came before the change. Callers that come after
-	              the change start another load.
+	Put, Delete   What was loaded may be older than the change, and must neither replace the new
+	              content nor bring a deleted memory back. So each Put and each Delete, including one
+	              that finds nothing to delete, supersedes the load of its id, under the lane's
+	              lock; the loaded content is stored under the same lock, and only if its load was
+	              not superseded. The id has no memory at that moment: a load is made known to
+	              writers first, then looks for a memory, and only then begins. Callers that wait
+	              get what was loaded or what has been stored: they came before the change. Callers
+	              that come after the change start another load.
 	cancellation  A caller leaves. The load continues for the others, and is cancelled when the last
 	              one has left.
 
@@ -75,22 +75,22 @@ var (
 )
 
 // GetOrLoad returns a copy of the content of id. When there is none it calls load, stores what load
-// returns, and returns a copy of that. Concurrent calls for one id share one load, and each gets a copy of
-// its own. nil content is the same as empty content, and is stored; a load that finds nothing must return
-// an error.
+// returns, and returns a copy of that. Concurrent calls for one id share one load, and each gets a
+// copy of its own. nil content is the same as empty content, and is stored; a load that finds
+// nothing must return an error.
 //
-// A load that fails stores nothing, and every call that waits for it returns its error unchanged. When
-// the id is stored or deleted while the load runs, that change stands: what was loaded is returned and not
-// stored. When it cannot be stored, it is returned together with the error of Put.
+// A load that fails stores nothing, and every call that waits for it returns its error unchanged.
+// When the id is stored or deleted while the load runs, that change stands: what was loaded is
+// returned and not stored. When it cannot be stored, it is returned together with the error of Put.
 //
-// A call whose ctx ends returns ctx's error, and the load continues for the others. The context of load has
-// the values of the first caller's; it ends when no caller is left, or with Close, which does not wait for
-// the load. load runs on a goroutine of its own, with no lock held. It may call the store, but would wait
-// for itself if it called GetOrLoad for the same id. If it panics, each call that waits panics with an
-// error that has the value and the stack of that panic.
+// A call whose ctx ends returns ctx's error, and the load continues for the others. The context of
+// load has the values of the first caller's; it ends when no caller is left, or with Close, which
+// does not wait for the load. load runs on a goroutine of its own, with no lock held. It may call
+// the store, but would wait for itself if it called GetOrLoad for the same id. If it panics, each
+// call that waits panics with an error that has the value and the stack of that panic.
 //
-// Errors: as [Store.Get], except ErrNotFound; those of load, ctx and [Store.Put]. With [ErrReadOnly] and
-// [ErrSyncFailed] load is not called.
+// Errors: as [Store.Get], except ErrNotFound; those of load, ctx and [Store.Put]. With
+// [ErrReadOnly] and [ErrSyncFailed] load is not called.
 func (s *Store) GetOrLoad(
 	ctx context.Context, id string, load func(ctx context.Context) ([]byte, error),
 ) ([]byte, error) {
@@ -172,8 +172,8 @@ func (l *loads) drop(id string, c *loadCall) {
 	l.dropLocked(id, c)
 }
 
-// supersede drops the load of id, which was stored or deleted. A load that begins after running was read
-// began after the change. REQUIRES: the lock of id's lane held.
+// supersede drops the load of id, which was stored or deleted. A load that begins after running was
+// read began after the change. REQUIRES: the lock of id's lane held.
 func (l *loads) supersede(id string) {
 	if l.running.Load() == 0 {
 		return
@@ -191,8 +191,8 @@ func (l *loads) isSuperseded(c *loadCall) bool {
 	return c.superseded
 }
 
-// runLoad runs load on a goroutine that load may end in any way: singleflight would make a panic the end of
-// the process, and of runtime.Goexit a result that never comes.
+// runLoad runs load on a goroutine that load may end in any way: singleflight would make a panic
+// the end of the process, and of runtime.Goexit a result that never comes.
 func (s *Store) runLoad(
 	c *loadCall, id string, load func(context.Context) ([]byte, error),
 ) (l loaded, err error) {

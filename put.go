@@ -7,7 +7,8 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// draft is a record about to be written, and where the index keeps its id. It does not change once made.
+// draft is a record about to be written, and where the index keeps its id. It does not change once
+// made.
 type draft struct {
 	id      string
 	content []byte // nil for a tombstone
@@ -18,16 +19,17 @@ type draft struct {
 	tag     uint32
 }
 
-// Put stores content under id, in place of what was there. nil content is the same as empty content,
-// and is stored. The store keeps neither slice nor string.
+// Put stores content under id, in place of what was there. nil content is the same as empty
+// content, and is stored. The store keeps neither the slice nor the string.
 //
-// It may map a segment of SegmentSize bytes, and grows one shard of the index now and then.
+// Now and then it maps a segment of SegmentSize bytes, or grows one shard of the index.
 //
-// Errors: [ErrInvalidID], [ErrContentTooLarge], [ErrReadOnly], [ErrClosed], [ErrNoSpace], [ErrSyncFailed];
-// [ErrCorrupt] when the place of id in the index leads to a damaged record, since what would be
-// replaced is unknown then. Nothing changed when one is returned, with one exception: with SyncWrites the
-// content may be stored and seen, and not be durable, since the flush failed ([ErrSyncFailed], or
-// [ErrNoSpace] for a manifest, which the next flush tries again).
+// Errors: [ErrInvalidID], [ErrContentTooLarge], [ErrReadOnly], [ErrClosed], [ErrNoSpace],
+// [ErrSyncFailed]; [ErrCorrupt] when the place of id in the index leads to a damaged record, since
+// it is then unknown what would be replaced. Nothing has changed when an error is returned, with
+// one exception: with SyncWrites the content may be stored and seen without being durable, because
+// the flush failed ([ErrSyncFailed], or [ErrNoSpace] for a manifest, which the next flush tries
+// again).
 func (s *Store) Put(id string, content []byte) error {
 	started := s.meters.sampleWrite()
 	err := s.putDurably(id, content, nil)
@@ -35,7 +37,8 @@ func (s *Store) Put(id string, content []byte) error {
 	return err
 }
 
-// putDurably is Put without its measurement. load is the call that content comes from, nil for a Put.
+// putDurably is Put without its measurement. load is the call that content comes from, nil for a
+// Put.
 func (s *Store) putDurably(id string, content []byte, load *loadCall) error {
 	if err := s.checkWrite(id); err != nil {
 		return err
@@ -64,8 +67,8 @@ func (s *Store) putDurably(id string, content []byte, load *loadCall) error {
 	return s.makeDurable()
 }
 
-// enterSynced is enter for calls that end with a flush: Close waits for them, since nobody flushes while it
-// takes the segments out of the table. Other calls pay nothing.
+// enterSynced is enter for calls that end with a flush: Close waits for them, so that it does not
+// take segments out of the table under a flush. Other calls pay nothing.
 func (s *Store) enterSynced() (done func(), err error) {
 	if s.disk == nil || !s.opts.SyncWrites {
 		return func() {}, nil
@@ -73,7 +76,8 @@ func (s *Store) enterSynced() (done func(), err error) {
 	return s.enter()
 }
 
-// putShared stores d in a segment that it shares with other records, and makes one when there is no room.
+// putShared stores d in a segment that it shares with other records, and makes one when there is no
+// room.
 func (s *Store) putShared(d *draft, load *loadCall) error {
 	for {
 		ok, err := s.tryPut(d, load)
@@ -86,13 +90,14 @@ func (s *Store) putShared(d *draft, load *loadCall) error {
 	}
 }
 
-// tryPut appends the record to the lane of its id and points the index to it; ok is false when the lane
-// has no room. The order gives readers either the old record or the whole new one: bytes, tail, index.
+// tryPut appends the record to the lane of its id and points the index to it; ok is false when the
+// lane has no room. The order gives readers either the old record or the whole new one: bytes,
+// tail, index.
 //
-// A Put waits for memory twice, for the slot and for the prefix of the old record, and other writers of
-// the lane should not wait with it. So the slot is waited for before the lane is locked, and the prefix
-// comes while the new record's body is written. What was seen before the lock may have changed, and is
-// not believed.
+// A Put waits for memory twice, for the slot and for the prefix of the old record, and other
+// writers of the lane should not wait with it. So the slot is waited for before the lane is locked,
+// and the prefix comes while the new record's body is written. What was seen before the lock may
+// have changed, and is not believed.
 func (s *Store) tryPut(d *draft, load *loadCall) (ok bool, err error) {
 	if s.mayFault() {
 		defer s.catchFault(armFaults(), &err)
@@ -106,9 +111,9 @@ func (s *Store) tryPut(d *draft, load *loadCall) (ok bool, err error) {
 	return s.putInLane(d, load)
 }
 
-// prefetchPrefix asks for the prefix of the record that the first slot with tag leads to, most likely
-// that of the id looked for, and returns the segment from that record on; nil when there is no such slot.
-// REQUIRES: contentMu held.
+// prefetchPrefix asks for the prefix of the record that the first slot with tag leads to, most
+// likely that of the id looked for. It returns the segment from that record on, or nil when there
+// is no such slot. REQUIRES: contentMu held.
 func (s *Store) prefetchPrefix(sh *shard, tag uint32) []byte {
 	_, w := sh.current().first(tag)
 	if w == 0 {
@@ -149,7 +154,7 @@ func (s *Store) putInLane(d *draft, load *loadCall) (ok bool, err error) {
 	return true, nil
 }
 
-// admitLocked makes room for d in the index, and refuses what a load brings too late.
+// admitLocked makes room for d in the index, and refuses the content of a load that was superseded.
 // REQUIRES: the lane's lock held.
 func (s *Store) admitLocked(d *draft, load *loadCall) error {
 	if err := s.prepare(d.shard, int(d.shard.memories.Load())+1); err != nil {
@@ -161,17 +166,17 @@ func (s *Store) admitLocked(d *draft, load *loadCall) error {
 	return nil
 }
 
-// writing is a record on its way to the tail of a segment. It is no part of the segment until it is
-// finished: readers look below the tail only.
+// writing is a record being written at the tail of a segment. It is no part of the segment before
+// it is finished: readers look below the tail only.
 type writing struct {
 	seg    *segment
 	offset int    // where the record goes: seg's tail
 	rec    []byte // its place there
 }
 
-// beginLocked gives d its place in the active segment of ln; ok is false when it has no room. The caller
-// defers clearUnfinished, writes the body, and finishes the record. REQUIRES: ln.mu held, contentMu
-// read-held.
+// beginLocked finds d a place in the active segment of ln; ok is false when there is none. The
+// caller defers clearUnfinished, writes the body, and then calls finishLocked. REQUIRES: ln.mu
+// held, contentMu read-held.
 func (ln *lane) beginLocked(d *draft) (w writing, ok bool) {
 	if !ln.hasRoomLocked(d) {
 		return writing{}, false
@@ -181,8 +186,8 @@ func (ln *lane) beginLocked(d *draft) (w writing, ok bool) {
 	return writing{seg: seg, offset: tail, rec: seg.mem[tail : tail+d.size]}, true
 }
 
-// clearUnfinished leaves no byte of a record in a file that an error or a fault kept from being finished:
-// its body would lie where the header of a later record goes, and recovery would take that for a record
+// clearUnfinished clears, in a file, a record that an error or a fault kept from being finished:
+// its body would lie where the header of a later record goes, and recovery would take it for one
 // that was begun.
 func (w *writing) clearUnfinished() {
 	if w.seg.file != nil && w.seg.tail.Load() == int64(w.offset) {
@@ -212,10 +217,11 @@ func (s *Store) finishLocked(w *writing, d *draft) {
 	cpu.Prefetch(seg.mem[next:min(next+min(d.size, prefetchLimit), len(seg.mem))])
 }
 
-// pointTo points the index to the record of d at offset in seg. old is where the id was looked up; if it
-// exists, what its slot leads to is dead from here on. A compaction may have moved that record since, so
-// its location is read again; its position cannot have changed (I3). Nothing can fail between the record
-// and the index. REQUIRES: the lane's lock held, contentMu read-held.
+// pointTo points the index to the record of d, which was written at offset in seg. old is what the
+// look-up of the id found; if it exists, the record that its slot leads to is dead from here on. A
+// compaction may have moved that record since the look-up, so its location is read again; its
+// position cannot have changed (I3). Nothing can fail between the record and the index. REQUIRES:
+// the lane's lock held, contentMu read-held.
 func (s *Store) pointTo(d *draft, seg *segment, offset int, old *match, exists bool) {
 	_ = s.hooks.fire(pointPutAppended)
 	sh := d.shard
@@ -240,8 +246,8 @@ func (s *Store) pointTo(d *draft, seg *segment, offset int, old *match, exists b
 
 // Delete removes the memory and reports whether it existed.
 //
-// Errors: [ErrInvalidID], [ErrReadOnly], [ErrClosed], [ErrNoSpace], [ErrSyncFailed] and [ErrCorrupt], as
-// with [Store.Put].
+// Errors: [ErrInvalidID], [ErrReadOnly], [ErrClosed], [ErrNoSpace], [ErrSyncFailed] and
+// [ErrCorrupt], as with [Store.Put].
 func (s *Store) Delete(id string) (existed bool, err error) {
 	started := s.meters.sampleWrite()
 	existed, err = s.removeDurably(id)
@@ -249,6 +255,7 @@ func (s *Store) Delete(id string) (existed bool, err error) {
 	return existed, err
 }
 
+// removeDurably is Delete without its measurement.
 func (s *Store) removeDurably(id string) (existed bool, err error) {
 	if err := s.checkWrite(id); err != nil {
 		return false, err
@@ -274,7 +281,8 @@ func (s *Store) tombstoneOf(id string) draft {
 	return d
 }
 
-// remove is removeDurably without its flush. d is the tombstone.
+// remove takes the id of d, a tombstone, out of the index, and makes room for the tombstone where
+// needed.
 func (s *Store) remove(d *draft) (existed bool, err error) {
 	for {
 		existed, ok, err := s.tryRemove(d)
@@ -290,8 +298,8 @@ func (s *Store) remove(d *draft) (existed bool, err error) {
 	}
 }
 
-// tryRemove appends the tombstone, where the store has any, to the lane of its id and takes the id out of
-// the index; ok is false when the lane has no room.
+// tryRemove appends the tombstone to the lane of its id, in a store that has any, and takes the id
+// out of the index; ok is false when the lane has no room.
 func (s *Store) tryRemove(d *draft) (existed, ok bool, err error) {
 	if s.mayFault() {
 		defer s.catchFault(armFaults(), &err)
@@ -315,8 +323,8 @@ func (s *Store) tryRemove(d *draft) (existed, ok bool, err error) {
 	return true, true, nil
 }
 
-// probeToRemove looks up the id of a tombstone. A Delete that finds nothing supersedes a load as well.
-// REQUIRES: the lane's lock held, contentMu read-held.
+// probeToRemove looks up the id that d deletes. A Delete that finds nothing supersedes a load as
+// well. REQUIRES: the lane's lock held, contentMu read-held.
 func (s *Store) probeToRemove(m *match, d *draft) (exists bool, err error) {
 	exists, err = s.probe(m, d.shard, d.tag, d.id)
 	if err == nil && !exists {
@@ -326,11 +334,11 @@ func (s *Store) probeToRemove(m *match, d *draft) (exists bool, err error) {
 	return exists, err
 }
 
-// leavesTombstones reports whether a deletion is recorded: in a directory, where the next Open meets older
-// records of the id.
+// leavesTombstones reports whether deletions are recorded, as they are in a directory: its next
+// Open may find older records of the id.
 func (s *Store) leavesTombstones() bool { return s.disk != nil }
 
-// appendTombstoneLocked appends a tombstone to ln; ok is false when it has no room.
+// appendTombstoneLocked appends d, a tombstone, to ln; ok is false when there is no room.
 // REQUIRES: as beginLocked.
 func (s *Store) appendTombstoneLocked(ln *lane, d *draft) (ok bool) {
 	w, ok := ln.beginLocked(d)
@@ -354,7 +362,7 @@ func (s *Store) removeLocked(d *draft, m *match) {
 	_ = s.prepare(d.shard, int(d.shard.memories.Load()))
 }
 
-// removeSlot empties the slot at pos, of a record of size bytes. REQUIRES: as pointTo.
+// removeSlot empties the slot at pos, which leads to a record of size bytes. REQUIRES: as pointTo.
 func (s *Store) removeSlot(sh *shard, pos, size int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -363,7 +371,7 @@ func (s *Store) removeSlot(sh *shard, pos, size int) {
 	t := sh.current()
 	seg, _ := s.resolve(t.get(pos).location())
 	seg.live.Add(-int64(size))
-	sh.shifts.Add(1) // odd: no miss is to be believed
+	sh.shifts.Add(1) // odd: no miss is believed
 	t.remove(pos)
 	sh.shifts.Add(1)
 	sh.memories.Add(-1)
