@@ -117,6 +117,11 @@ func (seg *segment) room(n int) int {
 	return end - int(seg.tail.Load())
 }
 
+// rest returns what lies between the records of seg and their digests.
+func (seg *segment) rest() []byte {
+	return seg.mem[seg.tail.Load() : len(seg.mem)-layout.DigestSize*int(seg.records.Load())]
+}
+
 // addRecords accounts for n records, of size bytes together, written at the tail.
 func (seg *segment) addRecords(n, size int) {
 	seg.records.Add(int64(n))
@@ -320,7 +325,7 @@ func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
 		}
 	}
 	if forLane {
-		s.pool.begun()
+		s.pool.countBegun()
 	}
 	return newSegment(id, mem, spec.kind), nil
 }

@@ -78,7 +78,7 @@ proctype Writer() IMMORTAL {
 		if :: id = 0 :: k > 0 -> id = 1 fi;                         /* the first id is id 0 */
 		if :: del = false :: slot[id] != 0 -> del = true fi; k++ };
 		if
-		:: lane == 0 || tail[lane] == CAP ->                        /* [reserveLocked] */
+		:: lane == 0 || tail[lane] == CAP ->                        /* [withRoom] */
 			d_step { draw(g); drawn = drawn | BIT(g); exists = exists | BIT(g) };
 			d_step {                                                /* [publish, seal] */
 				intable = intable | BIT(g); committed = committed | BIT(g);
@@ -105,7 +105,7 @@ proctype Writer() IMMORTAL {
 #define PENDING(leaving)          ((intable & committed & ~durable & ~(leaving)) | drawn)
 #endif
 
-/* [fs.syncDir] */
+/* [dir.FS.Sync] */
 inline syncDir() { d_step { named = exists; dlisted = listed; dpending = pending; dnext = next } }
 
 /* i becomes the next segment to be flushed */
@@ -175,7 +175,7 @@ proctype Syncer() IMMORTAL {
 	od
 }
 
-/* [segment.deadBytes > buried] a dead record that is no tombstone; m becomes the lowest number */
+/* [segment.deadBytes > tombstoneBytes] a dead record that is no tombstone; m becomes the lowest number */
 inline examine(seg) {
 	dead = false; m = SEQS;
 	for (j : 0 .. CAP - 1) {
@@ -379,7 +379,7 @@ proctype Crash() {
 #endif
 		fi;
 		recover();
-		/* [settle, settleSegment] What lies beyond the synced mark is written anew, then synced: where
+		/* [settle, settleSegment] What lies beyond the synced mark is rewritten, then synced: where
 		 * a sync has failed the kernel believes it clean, and a sync alone would write nothing. */
 		d_step {
 			first[0] = VALUE(got[0]); first[1] = VALUE(got[1]);
@@ -394,7 +394,7 @@ proctype Crash() {
 			named = exists; listed = counts; pending = 0; next = SEGS };
 		if
 		:: dlisted = listed; dpending = pending; dnext = next; exists = counts; opened = true
-		:: skip                                                     /* cut short behind the rename */
+		:: skip                                                     /* cut short after the rename */
 		fi;
 		powerLoss();
 		recover();

@@ -74,7 +74,7 @@ var faults = []fault{
 		test: "TestCompact_OperationAtEveryPoint/workers=1",
 	},
 	{
-		name: "no undo", file: "compact.go",
+		name: "no undo", file: "flip.go",
 		old: "c.s.unflip(&c.s.shards[i], batch)", new: "_ = batch",
 		test: "TestCompact_OperationThenUndo/workers=1",
 	},
@@ -144,13 +144,13 @@ var faults = []fault{
 		test: "TestDirectory_UnfinishedFileIsRemoved",
 	},
 	{
-		name: "lost pages not written anew", file: "settle.go",
+		name: "lost pages not rewritten", file: "settle.go",
 		old: "seg.file.Rewrite(min(int(f.state.Synced), int(e.tail)), int(e.tail))", new: "_ = e",
 		test: "TestRecover_FailedFlush",
 	},
 	{
 		name: "older record wins", file: "scan.go",
-		old: "oldHeader.Seq > sc.seq ||", new: "oldHeader.seq < sc.seq ||",
+		old: "oldHeader.Seq > sc.seq ||", new: "oldHeader.Seq < sc.seq ||",
 		test: "TestDirectory_RandomHistory",
 	},
 }

@@ -1,0 +1,128 @@
+//go:build unix
+
+package shadow
+
+import (
+	"encoding/binary"
+	"maps"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/warmtier/warmtier/internal/vm"
+)
+
+// Loss decides what of a directory survives.
+type Loss struct {
+	Sector    func() bool                    // one that was written and not synced is on the disk
+	Operation func(i, n int) bool            // number i of the n in the journal has happened
+	Size      func(durable, current int) int // of a file whose size is not durable; nil: the current one
+}
+
+// RandomLoss draws how much survives, and then what.
+func RandomLoss(rng *rand.Rand) Loss {
+	chance := []float64{0, 0.1, 0.5, 1, rng.Float64()}
+	sectors, operations := chance[rng.IntN(5)], chance[rng.IntN(5)]
+	l := Loss{
+		Sector:    func() bool { return rng.Float64() < sectors },
+		Operation: func(int, int) bool { return rng.Float64() < operations },
+		Size:      func(_, current int) int { return current },
+	}
+	if rng.IntN(3) == 0 { // a file grows as it is written, where nothing reserves space at once
+		l.Size = func(durable, current int) int {
+			return min(durable, current) + rng.IntN(max(durable, current)-min(durable, current)+1)
+		}
+	}
+	switch rng.IntN(4) {
+	case 0: // the last one has overtaken all others
+		l.Operation = func(i, n int) bool { return i == n-1 }
+	case 1: // one has been overtaken by all others
+		late := rng.Int()
+		l.Operation = func(i, n int) bool { return i != late%n }
+	}
+	return l
+}
+
+// Crash returns the directory as it could be after a power loss at this moment.
+func (d *FS) Crash(l Loss) *FS {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	names := maps.Clone(d.durable)
+	for i, op := range d.journal {
+		if l.Operation(i, len(d.journal)) {
+			op.apply(names)
+		}
+	}
+	after := New()
+	after.Sites = d.Sites
+	binary.LittleEndian.PutUint64(after.Boot[:], binary.LittleEndian.Uint64(d.Boot[:])+1)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		b := names[name].afterCrash(l)
+		after.add(name, &Inode{Current: b, Durable: slices.Clone(b), links: 1})
+		after.durable[name] = after.Files[name]
+	}
+	return after
+}
+
+// add gives a file a name. REQUIRES: nobody else uses d.
+func (d *FS) add(name string, f *Inode) {
+	d.Files[name] = f
+	d.Used += int64(vm.RoundUp(len(f.Current), vm.PageSize))
+}
+
+// afterCrash is what is left of the bytes of a file.
+func (f *Inode) afterCrash(l Loss) []byte {
+	size := len(f.Durable)
+	if len(f.Current) != size && l.Sector() {
+		if l.Size == nil {
+			size = len(f.Current)
+		} else {
+			size = l.Size(size, len(f.Current))
+		}
+	}
+	b := make([]byte, size)
+	copy(b, f.Durable)
+	for at := 0; at < min(size, len(f.Current)); at += SectorSize {
+		end := min(at+SectorSize, size, len(f.Current))
+		if _, ok := f.lost[at/SectorSize]; !ok && !equalShared(b[at:end], f.Current[at:end]) && l.Sector() {
+			copyShared(b[at:end], f.Current[at:end])
+		}
+	}
+	return b
+}
+
+// Kill returns the directory as it is after the process was killed at this moment. What was not durable
+// is not durable yet.
+func (d *FS) Kill() *FS {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	after := New()
+	after.Sites, after.Boot, after.Budget = d.Sites, d.Boot, d.Budget
+	clones := map[*Inode]*Inode{}
+	clone := func(f *Inode) *Inode {
+		if clones[f] == nil {
+			c := &Inode{Current: make([]byte, len(f.Current)), Durable: slices.Clone(f.Durable),
+				lost: maps.Clone(f.lost), links: f.links}
+			copyShared(c.Current, f.Current)
+			clones[f] = c
+		}
+		return clones[f]
+	}
+	for name, f := range d.Files {
+		after.add(name, clone(f))
+	}
+	for name, f := range d.durable {
+		after.durable[name] = clone(f)
+	}
+	for _, op := range d.journal {
+		op.file = clone(op.file)
+		after.journal = append(after.journal, op)
+	}
+	return after
+}
+
+// Freeze ends the machine: calls from here on fail, and have no effect.
+func (d *FS) Freeze() {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	d.frozen = true
+}

@@ -1,0 +1,190 @@
+//go:build unix
+
+package shadow
+
+import (
+	"encoding/binary"
+	"maps"
+	"slices"
+
+	"github.com/warmtier/warmtier/internal/dir"
+	"github.com/warmtier/warmtier/internal/vm"
+)
+
+// SectorSize is what a disk writes as a whole, bytes.
+const SectorSize = 512
+
+// Inode is a file, under whatever names.
+type Inode struct {
+	Current  []byte
+	Durable  []byte
+	lost     map[int][]byte // sectors that a failed sync left out, as they were then
+	mappings int
+	links    int
+}
+
+// sync makes a range durable, whole sectors of it. REQUIRES: the shadow's mu held.
+func (f *Inode) sync(from, to int) {
+	f.Durable = resized(f.Durable, len(f.Current))
+	from -= from % SectorSize
+	for at := from; at < to; at += SectorSize {
+		now := f.Current[at:min(at+SectorSize, len(f.Current))]
+		if was, ok := f.lost[at/SectorSize]; ok {
+			if equalShared(was, now) {
+				continue
+			}
+			delete(f.lost, at/SectorSize)
+		}
+		copyShared(f.Durable[at:], now)
+	}
+}
+
+// FailSync is a sync that fails: the dirty sectors of the range count as clean afterwards.
+func (f *Inode) FailSync(from, to int) {
+	if f.lost == nil {
+		f.lost = map[int][]byte{}
+	}
+	for at := from - from%SectorSize; at < to; at += SectorSize {
+		now := make([]byte, min(SectorSize, len(f.Current)-at))
+		copyShared(now, f.Current[at:])
+		if at+len(now) > len(f.Durable) || !equalShared(now, f.Durable[at:at+len(now)]) {
+			f.lost[at/SectorSize] = now
+		}
+	}
+}
+
+func resized(b []byte, size int) []byte {
+	if size <= len(b) {
+		return b[:size:size]
+	}
+	return append(b, make([]byte, size-len(b))...)
+}
+
+// copyShared and equalShared read bytes that the store may be writing, as a disk does: that is no
+// race of the store, so the detector is not told.
+//
+//go:norace
+func copyShared(dst, src []byte) {
+	n := min(len(dst), len(src))
+	if !vm.OnHeap {
+		copy(dst, src)
+		return
+	}
+	for i := range n {
+		dst[i] = src[i]
+	}
+}
+
+//go:norace
+func equalShared(a, b []byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	i := 0
+	for ; i+8 <= len(a); i += 8 {
+		if binary.LittleEndian.Uint64(a[i:]) != binary.LittleEndian.Uint64(b[i:]) {
+			return false
+		}
+	}
+	for ; i < len(a); i++ {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// mapping is a mapped file.
+type mapping struct {
+	d    *FS
+	file *Inode
+	mem  []byte
+	name string
+}
+
+// mapFile maps f. REQUIRES: d.mu held.
+func (d *FS) mapFile(name string, f *Inode) dir.File {
+	if f.mappings > 0 {
+		panic("shadow: the store maps a file twice")
+	}
+	f.mappings++
+	d.Mappings++
+	return &mapping{d: d, file: f, mem: f.Current, name: name}
+}
+
+// Bytes is the method of dir.File.
+func (m *mapping) Bytes() []byte { return m.mem }
+
+// Rename is the method of dir.File.
+func (m *mapping) Rename(to string) error {
+	err := m.d.Rename(m.name, to)
+	if err == nil {
+		m.name = to
+	}
+	return err
+}
+
+// Sync is the method of dir.File.
+func (m *mapping) Sync(from, to int) error {
+	skipped, err := m.d.enter(CallSync, "")
+	if err != nil {
+		m.d.Mu.Lock()
+		defer m.d.Mu.Unlock()
+		m.file.FailSync(from, to)
+		return err
+	}
+	defer m.d.Mu.Unlock()
+	if !skipped {
+		m.file.sync(from, to)
+	}
+	return nil
+}
+
+// Rewrite is the method of dir.File.
+func (m *mapping) Rewrite(from, to int) {
+	m.d.Mu.Lock()
+	defer m.d.Mu.Unlock()
+	for at := from - from%SectorSize; at < to; at += SectorSize {
+		delete(m.file.lost, at/SectorSize)
+	}
+}
+
+// Close is the method of dir.File. It makes the old mapping unusable: a late reader meets rubbish. An
+// error leaves the file unmapped too: nobody has a use for it.
+func (m *mapping) Close() error {
+	_, err := m.d.enter(CallClose, "")
+	if err != nil {
+		m.d.Mu.Lock()
+	}
+	defer m.d.Mu.Unlock()
+	m.file.Current = slices.Clone(m.mem)
+	for i := range m.mem {
+		m.mem[i] = 0xdb
+	}
+	m.file.mappings--
+	m.d.Mappings--
+	m.d.unlinked(m.file)
+	return err
+}
+
+// Evict makes the cache drop what a failed sync left clean: a sector for which gone returns true is again
+// what the disk has. No file may be mapped.
+func (d *FS) Evict(gone func() bool) (evicted int) {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(d.Files)) {
+		f := d.Files[name]
+		for _, number := range slices.Sorted(maps.Keys(f.lost)) {
+			at := number * SectorSize
+			sector := f.Current[at:min(at+SectorSize, len(f.Current))]
+			if !equalShared(sector, f.lost[number]) || !gone() {
+				continue
+			}
+			clear(sector)
+			copy(sector, f.Durable[min(at, len(f.Durable)):])
+			delete(f.lost, number)
+			evicted++
+		}
+	}
+	return evicted
+}
