@@ -161,7 +161,7 @@ func (m *meters) init() {
 
 // sampleRead returns when the read under hold began, and 0 if it is not to be measured.
 func (m *meters) sampleRead(hold *biaslock.Hold) time.Duration {
-	if hold.Gets == 0 || hold.Counted()%sampleEvery != 0 {
+	if hold.Counted()%sampleEvery != 0 {
 		return 0
 	}
 	return (m.now() - hold.Waited) | 1

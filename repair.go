@@ -271,25 +271,40 @@ func (v *salvage) replace(damaged []*segment) error {
 
 // writeTombstone appends a tombstone for an id that is in no slot.
 func (v *salvage) writeTombstone(id string) error {
-	p := v.r.s.tombstoneOf(id)
-	err := v.tryWriteTombstone(&p)
-	if err == errNoRoom { //nolint:errorlint // never wrapped: it is no error
-		err = v.r.s.withRoom(&p, func() error { return v.tryWriteTombstone(&p) })
+	s := v.r.s
+	d := s.tombstoneOf(id)
+	if d.size > s.largestShared() {
+		return v.writeLargeTombstone(&d)
 	}
-	return err
+	for !v.tryWriteTombstone(&d) {
+		if err := s.makeRoom(&d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (v *salvage) tryWriteTombstone(p *put) error {
-	s := v.r.s
-	ln := p.shard.lane
+func (v *salvage) tryWriteTombstone(d *draft) (ok bool) {
+	s, ln := v.r.s, d.shard.lane
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	err := s.appendTombstone(ln, p)
-	if err == nil && p.large != nil {
-		p.large.seal(false)
-	}
-	return err
+	return s.appendTombstoneLocked(ln, d)
+}
+
+func (v *salvage) writeLargeTombstone(d *draft) error {
+	s, ln := v.r.s, d.shard.lane
+	return s.withOwnSegment(d, func(seg *segment) (published bool, err error) {
+		defer s.contentMu.RUnlock(s.contentMu.RLock())
+		ln.mu.Lock()
+		defer ln.mu.Unlock()
+		if err := s.publishLocked(seg, d); err != nil {
+			return false, err
+		}
+		seg.addTombstone(layout.HeaderSize, d.size)
+		seg.seal(false)
+		return true, nil
+	})
 }
 
 // rescue writes the live memories and the tombstones of a damaged segment to others.

@@ -13,7 +13,7 @@ var faults = []fault{
 		test: "TestDirectory_LaneGoesOnInNoVictim",
 	},
 	{
-		name: "large put sealed early", file: "put.go",
+		name: "large put sealed early", file: "large.go",
 		old: "s.segments.publish(seg)", new: "seg.seal(false); s.segments.publish(seg)",
 		test: "TestCompact_LargePutUnderWay",
 	},
@@ -24,7 +24,7 @@ var faults = []fault{
 	},
 	{
 		name: "failed put leaves its body", file: "put.go",
-		old: "\t\tclear(rec)\n", new: "\t\t_ = rec\n",
+		old: "\t\tclear(w.rec)\n", new: "\t\t_ = w\n",
 		test: "TestDirectory_FailedPutLeavesNoBody",
 	},
 	{
