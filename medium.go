@@ -4,8 +4,8 @@ import "github.com/warmtier/warmtier/internal/layout"
 
 // medium is where the segments of a store live: in anonymous memory (memory), or in the files of a
 // directory (disk). Off the hot paths everything that the two kinds of store do differently is a
-// method of it. A hot path tests Store.disk instead: a branch that predicts is cheaper than a call
-// through an interface.
+// method of it. Hot paths branch on mayFault, keyedHash and leavesTombstones instead: a branch that
+// predicts is cheaper than a call through an interface.
 type medium interface {
 	// make returns a new segment with this id, empty and in no table. The error is ErrNoSpace, or
 	// in a directory one of the file system. No lock is held but that of the lane which is rolling.
