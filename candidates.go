@@ -79,7 +79,8 @@ func (c *candidate) examine(store layout.StoreID, sameBoot bool) (outcome, error
 	case c.claim == claimOptional && ours && h.Kind == layout.KindTarget: // by an unfinished compaction
 		return fileLeftover, nil
 	case c.claim == claimOptional && !sameBoot && (err != nil || c.hasWrongSize()):
-		return fileLeftover, nil // by a power loss, of a file of which nothing was promised
+		// By a power loss, of a file of which nothing was promised.
+		return fileLeftover, nil //nolint:nilerr // what the header lacks is no fault then
 	case err == nil && !ours:
 		return fileWrongStore, fmt.Errorf("file of segment %d of store %x, want segment %d of %x",
 			h.ID, h.Store, c.id, store)

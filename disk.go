@@ -69,6 +69,8 @@ func (s *Store) useFiles(files dir.FS, lock *os.File, hint func()) {
 // it is.
 type readOnlyDisk struct{ *disk }
 
+func (readOnlyDisk) syncs() bool { return false }
+
 func (readOnlyDisk) sync() error { return nil }
 
 func (readOnlyDisk) unsynced(*segment) int64 { return 0 }

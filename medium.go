@@ -38,6 +38,9 @@ type medium interface {
 	// and no file may go. REQUIRES: no lock held, the targets are in the table.
 	commit(leaving, targets []*segment) (uncertain bool, err error)
 
+	// syncs reports whether sync ever has anything to do. Otherwise SyncWrites and SyncInterval mean
+	// nothing.
+	syncs() bool
 	// sync returns when everything acknowledged before the call survives a power loss, as far as
 	// the medium can survive one. REQUIRES: no lock held.
 	sync() error

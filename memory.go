@@ -15,7 +15,6 @@ type memory struct{ s *Store }
 // openMemory makes s a store in memory.
 func (s *Store) openMemory() {
 	s.medium = memory{s}
-	s.opts.SyncWrites, s.opts.SyncInterval = false, -1 // there is nothing to sync
 	// Lanes cost nothing but memory, and fewer writers meet in one.
 	s.makeLanes(2 * runtime.GOMAXPROCS(0))
 }
@@ -61,6 +60,8 @@ func (m memory) keepSpares() {}
 func (m memory) carryTombstones(*round) error { return nil }
 
 func (m memory) commit(_, _ []*segment) (uncertain bool, err error) { return false, nil }
+
+func (m memory) syncs() bool { return false }
 
 func (m memory) sync() error { return nil }
 

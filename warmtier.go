@@ -269,7 +269,7 @@ func (s *Store) startBackground() {
 			return true
 		})
 	}
-	if s.opts.SyncInterval >= 0 {
+	if s.medium.syncs() && s.opts.SyncInterval >= 0 {
 		s.repeat(s.opts.SyncInterval, s.syncQuietly)
 	}
 }

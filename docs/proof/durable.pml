@@ -78,7 +78,7 @@ proctype Writer() IMMORTAL {
 		if :: id = 0 :: k > 0 -> id = 1 fi;                         /* the first id is id 0 */
 		if :: del = false :: slot[id] != 0 -> del = true fi; k++ };
 		if
-		:: lane == 0 || tail[lane] == CAP ->                        /* [withRoom] */
+		:: lane == 0 || tail[lane] == CAP ->                        /* [makeRoom] */
 			d_step { draw(g); drawn = drawn | BIT(g); exists = exists | BIT(g) };
 			d_step {                                                /* [publish, seal] */
 				intable = intable | BIT(g); committed = committed | BIT(g);
@@ -87,7 +87,7 @@ proctype Writer() IMMORTAL {
 				lane = g; state[g] = ACTIVE; g = 0 }
 		:: else
 		fi;
-		d_step {                                                    /* [appendLocked, pointTo, removeSlot] */
+		d_step {                                                    /* [finishLocked, pointTo, removeSlot] */
 			v = nextv; nextv++; idOf[v] = id;
 			if :: del -> tomb = tomb | BIT(v); removed[id] = v :: else fi;
 			rec[lane * CAP + tail[lane]] = v; tail[lane]++;

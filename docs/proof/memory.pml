@@ -138,7 +138,7 @@ inline put(id, isLarge) {
 	RLOCK(skip);
 	LANE_LOCK;
 	if
-	:: !isLarge && (lane == 0 || tail[lane] == CAP) ->              /* errNoRoom: [withRoom] */
+	:: !isLarge && (lane == 0 || tail[lane] == CAP) ->              /* no room: [makeRoom] */
 		d_step { LANE_UNLOCK; RUNLOCK };
 		roll();
 		goto write
@@ -147,7 +147,7 @@ inline put(id, isLarge) {
 	d_step { old = slot[id];                                        /* [probe] the position, I3 */
 		if :: !isLarge -> seg = lane :: else fi };
 #ifndef SLOT_FIRST
-	d_step { touch(seg); v = nextv; nextv++; cell[mem[seg] * CAP + tail[seg]] = v };  /* [appendLocked] */
+	d_step { touch(seg); v = nextv; nextv++; cell[mem[seg] * CAP + tail[seg]] = v };  /* [beginLocked, finishLocked] */
 	d_step {
 		tail[seg]++;
 		if :: isLarge -> assign(seg, n); table[num[seg]] = seg :: else fi
