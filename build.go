@@ -199,7 +199,7 @@ func (r *round) last() *segment {
 // memory, or one fresh segment when there is none; an unbounded one takes what it needs. Neither
 // takes more than MaxMemoryFraction of the memory that is available.
 func (c *compaction) allowedTargets() (int, error) {
-	if c.s.disk != nil {
+	if !c.s.medium.recycles() {
 		return c.maxTargets, nil // files: the page cache gives way when memory is short
 	}
 	recycled := len(c.pool)

@@ -229,12 +229,10 @@ func (r *recovery) admit(mem []byte, id uint64, claim claim) (_ *foundSegment, e
 // adopt puts a mapped segment, whose records are not counted yet, into the table.
 func (r *recovery) adopt(file dir.File, f *foundSegment) error {
 	seg := f.seg
-	r.s.attach(seg, file)
-	seg.committed.Store(true)
-	seg.generation = f.state.Generation
-	seg.durable.Store(true)
+	r.s.disk.attach(seg, file)
+	seg.inFile.found(f.state)
 	if err := r.s.segments.assign(seg, r.s.maxSegments()); err != nil {
-		r.s.free(seg)
+		r.s.medium.free(seg)
 		return err
 	}
 	r.s.segments.publish(seg)

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
@@ -91,9 +89,7 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (CompactionStats, 
 	c.stats.before(st)
 	s.logCompactionStart(trigger, st)
 	err = c.run(ctx)
-	if s.disk != nil {
-		s.keepSpares()
-	}
+	s.medium.keepSpares()
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrCompactionFailed, err)
 	}
@@ -169,7 +165,7 @@ func (c *compaction) run(ctx context.Context) error {
 // nextRound runs a round over c.work: over all of it, or over what one target takes once a
 // directory store has met a full disk.
 func (c *compaction) nextRound(ctx context.Context) (err error) {
-	if c.s.disk == nil {
+	if !c.s.medium.keepsSpace() {
 		return c.round(ctx)
 	}
 	if c.lowSpace {
@@ -203,7 +199,7 @@ func (c *compaction) wholeRound(ctx context.Context) error {
 // together. One of them, its tombstones included, always fits into the space kept back, and gives
 // back as much.
 func (c *compaction) smallRound(ctx context.Context) error {
-	c.s.keepSpares()
+	c.s.medium.keepSpares()
 	n := c.fitOneTarget()
 	held := c.work[n:]
 	c.work = c.work[:n:n]
@@ -262,7 +258,7 @@ func (c *compaction) round(ctx context.Context) error {
 	if err := r.build(ctx); err != nil {
 		return err
 	}
-	if err := r.carryTombstones(); err != nil {
+	if err := c.s.medium.carryTombstones(r); err != nil {
 		return err
 	}
 	if err := c.s.hooks.fire(pointCompactBuilt); err != nil {
@@ -282,7 +278,7 @@ func (c *compaction) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.uncertain, err = c.s.commitTargets(leaving, r.targets); err != nil {
+	if r.uncertain, err = c.s.medium.commit(leaving, r.targets); err != nil {
 		return err
 	}
 	finished = true
@@ -343,15 +339,11 @@ func (r *round) finish(leaving []*segment) {
 	c.swap(leaving)
 	_ = c.s.hooks.fire(pointCompactSwapped)
 	for _, seg := range leaving {
-		c.s.removeFile(seg)
+		c.s.medium.remove(seg)
 	}
 	if last := r.last(); last != nil {
 		last.seal(int64(last.room(1)) > c.s.mergeableRoom())
-		if last.file != nil {
-			return
-		}
-		// Recycled memory has pages beyond the tail that no record will ever use.
-		if err := vm.Discard(last.mem[vm.RoundUp(int(last.tail.Load()), vm.PageSize):]); err != nil {
+		if err := c.s.medium.trim(last); err != nil {
 			c.s.opts.Logger.Warn("unused pages could not be given back", "error", err)
 		}
 	}
@@ -387,11 +379,11 @@ func (c *compaction) swap(segs []*segment) {
 // recycle keeps the memory of seg, which nobody can reach, for the next targets or for lanes, or
 // gives it back to the operating system.
 func (c *compaction) recycle(seg *segment) {
-	if seg.file == nil && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) < max(c.keep, c.maxTargets) {
+	if c.s.medium.recycles() && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) < max(c.keep, c.maxTargets) {
 		c.pool = append(c.pool, seg.mem)
 		return
 	}
-	c.s.free(seg)
+	c.s.medium.free(seg)
 	c.extra -= int64(len(seg.mem))
 }
 
@@ -415,7 +407,7 @@ func (r *round) undo() {
 		c.s.segments.reuse(r.targets)
 		for _, target := range r.targets {
 			c.recycle(target)
-			c.s.removeFile(target)
+			c.s.medium.remove(target)
 		}
 		return
 	}
@@ -423,7 +415,7 @@ func (r *round) undo() {
 	c.swap(r.targets)
 	for _, target := range r.targets {
 		if !r.uncertain {
-			c.s.removeFile(target)
+			c.s.medium.remove(target)
 		}
 	}
 }

@@ -201,7 +201,7 @@ func TestLayout_ReadersApartFromWriters(t *testing.T) {
 	var seg segment
 	read := max(unsafe.Offsetof(seg.mem), unsafe.Offsetof(seg.tail), unsafe.Offsetof(seg.seed), unsafe.Offsetof(seg.index))
 	apart("segment", read, min(unsafe.Offsetof(seg.live), unsafe.Offsetof(seg.refs), unsafe.Offsetof(seg.records)))
-	apart("segment and what follows it", unsafe.Offsetof(seg.synced), unsafe.Sizeof(seg))
+	apart("segment and what follows it", unsafe.Offsetof(seg.inFile)+unsafe.Offsetof(seg.inFile.synced), unsafe.Sizeof(seg))
 	var sh shard
 	apart("shard", unsafe.Offsetof(sh.table), unsafe.Offsetof(sh.mu))
 	var s Store

@@ -195,7 +195,7 @@ func (s *Store) resume(ln *lane, seg *segment) {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	s.segments.mu.Lock() // a flush looks at sealed segments under it
-	seg.sealedInFile.Store(false)
+	seg.inFile.sealed.Store(false)
 	seg.sealedEarly.Store(false)
 	seg.state.Store(int32(stateActive))
 	s.segments.mu.Unlock()

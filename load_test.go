@@ -177,7 +177,7 @@ func TestGetOrLoad_CannotStore(t *testing.T) {
 	s, err := Open(t.TempDir(), quiet())
 	require.NoError(t, err)
 	content, err := s.GetOrLoad(t.Context(), "a", func(context.Context) ([]byte, error) {
-		require.Error(t, s.disk.fail(errors.New("boom")))
+		require.Error(t, s.fail(errors.New("boom")))
 		return []byte("content"), nil
 	})
 	require.ErrorIs(t, err, ErrSyncFailed)

@@ -89,14 +89,7 @@ func (s *Store) logSealed(seg *segment) {
 }
 
 func (s *Store) logOpened() {
-	if s.disk == nil {
-		s.opts.Logger.Info("store opened", "segment_size", s.opts.SegmentSize, "lanes", len(s.lanes))
-		return
-	}
-	st, r := s.sizes(), s.recovered
-	s.opts.Logger.Info("store opened", "memories", st.Memories, "segments", st.Segments, "records", r.Records,
-		"total_bytes", st.TotalBytes, "fragmentation", st.FragmentationRatio, "clean", r.Clean,
-		"duration", r.Duration)
+	s.opts.Logger.Info("store opened", s.medium.describe()...)
 }
 
 func (s *Store) logCompactionStart(by trigger, st Stats) {

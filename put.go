@@ -70,7 +70,7 @@ func (s *Store) putDurably(id string, content []byte, load *loadCall) error {
 // enterSynced is enter for calls that end with a flush: Close waits for them, so that it does not
 // take segments out of the table under a flush. Other calls pay nothing.
 func (s *Store) enterSynced() (done func(), err error) {
-	if s.disk == nil || !s.opts.SyncWrites {
+	if !s.opts.SyncWrites {
 		return func() {}, nil
 	}
 	return s.enter()

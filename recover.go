@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"slices"
 	"sync"
@@ -77,15 +76,19 @@ type slotPlace struct {
 	w  slot
 }
 
+// openDirectory makes s the store of the directory at path.
+func (s *Store) openDirectory(path string) error {
+	abs, lock, err := s.claimDirectory(path)
+	if err != nil {
+		return fmt.Errorf("warmtier: open %s: %w", abs, err)
+	}
+	return s.openDisk(dir.At(abs), lock)
+}
+
 // openDisk recovers the store in files. After an error nothing stays mapped or locked.
 func (s *Store) openDisk(files dir.FS, lock *os.File) error {
 	start := time.Now()
-	s.disk = &disk{fs: spaceErrors{files}, lock: lock, boot: s.bootID(), mapped: map[*byte]trackedMemory{}}
-	s.disk.kept = make([]int, s.spares())
-	s.disk.changed = sync.NewCond(&s.disk.mu)
-	s.disk.failed = func(err error) {
-		s.logLater(slog.LevelError, "sync failed, the store takes no more writes", "error", err)
-	}
+	s.useFiles(files, lock, s.writeHint)
 	r := &recovery{s: s}
 	if s.opts.Repair {
 		r.salvage = &salvage{r: r}
@@ -99,12 +102,12 @@ func (s *Store) openDisk(files dir.FS, lock *os.File) error {
 	s.releaseReplaced()
 	if err != nil {
 		for _, seg := range s.segments.all() {
-			s.free(seg)
+			s.medium.free(seg)
 		}
 		for i := range s.shards {
 			s.releaseTables([]table{s.shards[i].current()})
 		}
-		return errors.Join(fmt.Errorf("warmtier: open: %w", err), s.closeDisk())
+		return errors.Join(fmt.Errorf("warmtier: open: %w", err), s.disk.close())
 	}
 	s.writtenGone = -written(s.segments.all()) // by others
 	s.recovered = RecoveryStats{

@@ -246,11 +246,11 @@ func (v *salvage) replace(damaged []*segment) error {
 		}
 	}
 	_ = s.hooks.fire(pointRepairRescued)
-	if err := s.flush(); err != nil { // it may list segments, and the damaged ones are among them still
+	if err := s.disk.sync(); err != nil { // it may list segments, and the damaged ones are among them still
 		return err
 	}
 	s.disk.boot = s.bootID()
-	if _, err := s.commitTargets(damaged, nil); err != nil {
+	if _, err := s.disk.commit(damaged, nil); err != nil {
 		return err
 	}
 	_ = s.hooks.fire(pointRepairCommitted)
@@ -263,7 +263,7 @@ func (v *salvage) replace(damaged []*segment) error {
 			return err
 		}
 		if s.retire(seg) {
-			s.free(seg)
+			s.medium.free(seg)
 		}
 	}
 	return nil

@@ -1,7 +1,6 @@
 package warmtier
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -77,18 +76,13 @@ type segmentShared struct {
 	victim      atomic.Bool // of the compaction under way, which sets it
 	made        time.Time   // when it was made, or found by Open
 
-	durable       atomic.Bool // the file, its header included, was synced once
-	sealedInFile  atomic.Bool // the state in the header says so
-	stateUnsynced atomic.Bool // the state in the header has changed since the last sync of it
-	// What follows is used by directory stores. minSeq and tombstones are guarded by the lock of
-	// the lane or round that appends; whoever finds the segment sealed may read them.
-	minSeq         uint64       // the lowest sequence number in it
-	maxSeq         uint64       // the highest
-	tombstones     []uint32     // their offsets, in units of 8 bytes
-	tombstoneBytes int64        // bytes of tombstones
-	committed      atomic.Bool  // belongs into manifests: every lane's segment, and targets of finished rounds
-	generation     uint32       // of the newest state in the file; written by one flush at a time
-	synced         atomic.Int64 // bytes up to here are durable
+	// The rest is used by directory stores. The lock of the lane or round that appends guards
+	// sequence numbers and tombstones. They are read without it once the segment is sealed.
+	minSeq         uint64   // the lowest sequence number in it
+	maxSeq         uint64   // the highest
+	tombstones     []uint32 // offsets of tombstones, in units of 8 bytes
+	tombstoneBytes int64    // bytes of tombstones
+	inFile         fileState
 }
 
 func newSegment(id uint64, mem []byte, kind layout.SegmentKind) *segment {
@@ -96,7 +90,6 @@ func newSegment(id uint64, mem []byte, kind layout.SegmentKind) *segment {
 	seg.minSeq, seg.made = math.MaxUint64, time.Now()
 	seg.tail.Store(layout.HeaderSize)
 	seg.refs.Store(1)
-	seg.committed.Store(kind == layout.KindLane)
 	return seg
 }
 
@@ -227,7 +220,7 @@ func (s *Store) unpin(seg *segment) {
 	if seg.refs.Add(-1) == 0 {
 		s.retiredBytes.Add(-int64(len(seg.mem)))
 		s.retired.remove(seg)
-		s.free(seg)
+		s.medium.free(seg)
 	}
 }
 
@@ -272,72 +265,9 @@ func (r *retiredSegments) all() []*segment {
 	return slices.Collect(maps.Keys(r.segs))
 }
 
-// free unmaps a segment nobody can reach.
-func (s *Store) free(seg *segment) {
-	if seg.file != nil {
-		s.warn("segment file could not be unmapped", s.detach(seg))
-		return
-	}
-	s.release(seg.mem)
-}
-
 // warn logs an error that no caller can do anything about, unless it is nil. Any lock may be held.
 func (s *Store) warn(what string, err error) {
 	if err != nil {
 		s.logLater(slog.LevelWarn, what, "error", err)
 	}
-}
-
-// segmentSpec says what segment is wanted.
-type segmentSpec struct {
-	kind  layout.SegmentKind
-	size  int  // bytes
-	large bool // for one record
-	least int  // on a full disk: the size of what is kept back that would do, bytes; 0 for none
-}
-
-// createSegment makes a segment that is in no table yet.
-func (s *Store) createSegment(spec segmentSpec) (*segment, error) {
-	id := s.segments.newID(spec.kind)
-	seg, err := s.mapSegment(id, spec)
-	if err != nil {
-		s.segments.abandon(id)
-		return nil, err
-	}
-	seg.large = spec.large
-	_ = s.hooks.fire(pointSegmentMade)
-	return seg, nil
-}
-
-func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
-	if s.disk != nil {
-		return s.createFile(id, spec)
-	}
-	forLane := spec.size == s.opts.SegmentSize && spec.kind == layout.KindLane
-	var mem []byte
-	if forLane {
-		mem = s.pool.take()
-	}
-	if mem == nil {
-		var err error
-		if mem, err = s.acquire(spec.size); err != nil {
-			return nil, err
-		}
-	}
-	if forLane {
-		s.pool.countBegun()
-	}
-	return newSegment(id, mem, spec.kind), nil
-}
-
-// discardSegment gets rid of a segment that never was in the table. What goes wrong goes with the
-// error that made it useless.
-func (s *Store) discardSegment(seg *segment) error {
-	s.segments.abandon(seg.id)
-	if seg.file == nil {
-		return s.mapper.release(seg.mem)
-	}
-	err := s.detach(seg)
-	_ = s.hooks.fire(pointUnlink)
-	return errors.Join(err, s.disk.fs.Remove(seg.name()))
 }

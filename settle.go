@@ -41,7 +41,7 @@ func (r *recovery) settle() error {
 	if err := d.fs.Sync(); err != nil {
 		return err
 	}
-	if _, err := s.writeManifest(s.snapshotManifest(nil, nil)); err != nil {
+	if _, err := d.writeManifest(d.snapshotManifest(nil, nil)); err != nil {
 		return err
 	}
 	_ = s.hooks.fire(pointRecoverListed)
@@ -50,7 +50,7 @@ func (r *recovery) settle() error {
 			return err
 		}
 	}
-	s.keepSpares()
+	d.keepSpares()
 	return nil
 }
 
@@ -73,7 +73,7 @@ func (r *recovery) dropEmpty() {
 	for _, seg := range empty {
 		r.leftover = append(r.leftover, seg.name())
 		if s.retire(seg) {
-			s.free(seg)
+			s.medium.free(seg)
 		}
 	}
 }
@@ -112,8 +112,8 @@ const settlers = 8
 func (r *recovery) settleSegment(f *foundSegment) error {
 	seg := f.seg
 	e := seg.extent()
-	seg.sealedInFile.Store(true)
-	seg.synced.Store(e.tail)
+	// It will be in a moment, and nobody else knows the segment yet.
+	seg.inFile.flushed(e, true)
 	sealed := f.state.Sealed && int64(f.state.Synced) == e.tail // in the file too
 	switch {
 	case f.damaged && r.salvage != nil:

@@ -244,9 +244,7 @@ func (s *Store) addSegments(st *Stats) {
 	st.Writes.Bytes = s.writtenGone
 	for _, seg := range s.segments.all() {
 		st.Writes.Bytes += seg.written()
-		if s.disk != nil && !s.opts.ReadOnly && seg.committed.Load() {
-			st.Sync.UnsyncedBytes += max(0, seg.tail.Load()-seg.synced.Load())
-		}
+		st.Sync.UnsyncedBytes += s.medium.unsynced(seg)
 		details.Pins += seg.pins()
 		switch seg.publicState() {
 		case SegmentActive:

@@ -52,8 +52,8 @@ type tableBlock struct {
 	kept int // bytes of mem less the pages given back
 }
 
-// acquire returns a table of empty slots whose pages are present; slots is a multiple of tableAlign
-// / slotSize. The error is ErrNoSpace.
+// acquire returns a table of empty slots whose pages are present. The slots of a table fill lines of
+// tableAlign bytes. The error is ErrNoSpace.
 func (m *tableMemory) acquire(slots int) (table, error) {
 	size := slots * slotSize
 	m.mu.Lock()

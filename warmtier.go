@@ -121,7 +121,9 @@ type Store struct {
 	opts     Options
 	hooks    hooks
 	hashSeed maphash.Seed
-	disk     *disk // nil in a memory store
+	medium   medium
+	disk     *disk                 // the medium of a directory store, for hot paths and recovery; else nil
+	failure  atomic.Pointer[error] // the first failed flush; set once
 
 	// Lock order: lane.rolling < contentMu < lane.mu < shard.mu < segmentTable.mu; "a < b" means a
 	// must be acquired before b if both are held. No goroutine holds two locks of one kind, or one
@@ -129,6 +131,10 @@ type Store struct {
 	// themselves leaves stand outside of the order: nothing is acquired under them. So do
 	// maintenance.mu, which is only ever tried, the locks of disk, which say what they come before,
 	// and round.mu, which is a compaction's own and comes before segmentTable.mu.
+	//
+	// A directory store has three more. disk.manifestMu comes before all of these and is held while a
+	// manifest is written. spares.mu comes after it, after lane.rolling and round.mu, and before
+	// segmentTable.mu; no other lock is held with it. groupCommit.mu is let go while a flush runs.
 	//
 	// contentMu is the lock of the content buffer. Read-held: the segments in the table stay there,
 	// so every location in the index can be followed, and tables of the index that were replaced
@@ -204,7 +210,7 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 		return nil, err
 	}
 	if dir == "" {
-		s.makeLanes(2 * runtime.GOMAXPROCS(0)) // they cost nothing but memory, and fewer writers meet in one
+		s.openMemory()
 	} else if err := s.openDirectory(dir); err != nil {
 		s.waitForLog()
 		return nil, err
@@ -263,7 +269,7 @@ func (s *Store) startBackground() {
 			return true
 		})
 	}
-	if s.disk != nil && s.opts.SyncInterval >= 0 {
+	if s.opts.SyncInterval >= 0 {
 		s.repeat(s.opts.SyncInterval, s.syncQuietly)
 	}
 }
@@ -306,7 +312,7 @@ func (s *Store) Close() error {
 	s.contentMu.Lock()
 	s.closed = true // nothing is acknowledged after the last flush
 	s.contentMu.Unlock()
-	err := s.finishDisk()
+	err := s.medium.finish()
 
 	s.contentMu.Lock()
 	tables := s.replaced.takeLocked()
@@ -328,10 +334,10 @@ func (s *Store) Close() error {
 	s.releasePool()
 	for _, seg := range segs {
 		if s.retire(seg) {
-			s.free(seg)
+			s.medium.free(seg)
 		}
 	}
-	err = errors.Join(err, s.closeDisk())
+	err = errors.Join(err, s.medium.close())
 	s.opts.Logger.Info("store closed")
 	s.waitForLog()
 	return err

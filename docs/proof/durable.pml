@@ -66,7 +66,7 @@ bool crashed;
 
 #define IMMORTAL provided (!crashed)
 
-/* [createSegment, newID, createFile] */
+/* [createSegment, newID, disk.make] */
 inline draw(g) { lastID++; g = lastID; assert(g < SEGS) }
 
 /* [put] and [remove]: roll if need be, append, point the index to it. That the record comes before the
@@ -244,7 +244,7 @@ proctype Compactor() IMMORTAL {
 #ifdef REMOVED_EARLY
 		d_step { exists = exists & ~victims };
 #endif
-		/* [commitTargets] */
+		/* [disk.commit] */
 #ifndef FLUSH_LEFT_OUT
 		flush(ok);
 		if :: !ok || failed -> goto undo :: else fi;
@@ -273,7 +273,7 @@ proctype Compactor() IMMORTAL {
 #endif
 			manifestMu = false; l = 0; p = 0; n = 0 };
 		atomic { contentR == 0 -> intable = intable & ~victims };   /* [swap] */
-		i = 1;                                                      /* [removeFile] one by one */
+		i = 1;                                                      /* [disk.remove] one by one */
 		do
 		:: d_step { i < SEGS -> do :: i < SEGS && !HAS(victims, i) -> i++ :: else -> break od;
 			if :: i < SEGS -> exists = exists & ~BIT(i); i++ :: else fi }

@@ -104,7 +104,7 @@ inline create(seg) {
 	owner[mem[seg]] = seg; refs[seg] = 1
 }
 
-/* [mapSegment, segmentPool.take] for a lane: in memory of the reserve, or fresh. */
+/* [memory.make, segmentPool.take] for a lane: in memory of the reserve, or fresh. */
 inline createForLane(seg) {
 	if
 	:: reserve != 0 -> assert(nseg < SEGS && owner[reserve] == 0);

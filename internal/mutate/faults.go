@@ -115,7 +115,7 @@ var faults = []fault{
 	},
 	{
 		name: "no flush before the manifest", file: "manifest.go",
-		old: "s.flush(); err != nil {\n\t\treturn false, err", new: "error(nil); err != nil {\n\t\treturn false, err",
+		old: "d.sync(); err != nil {\n\t\treturn false, err", new: "error(nil); err != nil {\n\t\treturn false, err",
 		test: "TestPower_NewVersionBeforeVictimGoes",
 	},
 	{
@@ -125,11 +125,11 @@ var faults = []fault{
 	},
 	{
 		name: "victims listed again", file: "manifest.go",
-		old: "seg.committed.Store(false)", new: "_ = seg",
+		old: "seg.inFile.committed.Store(false)", new: "_ = seg",
 		test: "TestDirectory_SyncBetweenCommitAndSwap",
 	},
 	{
-		name: "failed flush forgotten", file: "disk.go",
+		name: "failed flush forgotten", file: "sync.go",
 		old: "return *err\n", new: "return nil\n",
 		test: "TestPower_EveryCallFails/sync",
 	},
