@@ -22,8 +22,8 @@ Code that a fault may end holds locks with defer only.
 // the reads and writes of memory stores need not pay: anonymous memory does not fault.
 func armFaults() (before bool) { return debug.SetPanicOnFault(true) }
 
-// mayFault reports whether the store's memory is mapped files, so that a touch of it may be a fault. It
-// is a branch, which predicts, because every read and write would pay for an indirect call.
+// mayFault reports whether the store's memory is mapped files, so that a touch of it may be a
+// fault. Every read and write asks.
 func (s *Store) mayFault() bool { return s.disk != nil }
 
 // catchFault ends what armFaults began. A fault on a mapped file becomes *err; any other panic, one

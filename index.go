@@ -402,6 +402,5 @@ func (s *Store) hashBytes(id []byte) uint64 {
 }
 
 // keyedHash reports whether hashes have to outlive the process, as tags in the hint of a directory
-// do; the seed of maphash does not. It is a branch, which predicts, because every look-up would pay
-// for an indirect call.
+// do; the seed of maphash does not.
 func (s *Store) keyedHash() bool { return s.disk != nil }

@@ -4,8 +4,8 @@ import "github.com/warmtier/warmtier/internal/layout"
 
 // medium is where the segments of a store live: in anonymous memory (memory), or in the files of a
 // directory (disk). Off the hot paths everything that the two kinds of store do differently is a
-// method of it. Hot paths branch on mayFault, keyedHash and leavesTombstones instead: a branch that
-// predicts is cheaper than a call through an interface.
+// method of it. A hot path asks mayFault, keyedHash or leavesTombstones: a branch that predicts is
+// cheaper than a call through an interface.
 type medium interface {
 	// make returns a new segment with this id, empty and in no table. The error is ErrNoSpace, or
 	// in a directory one of the file system. No lock is held but that of the lane which is rolling.
@@ -38,8 +38,7 @@ type medium interface {
 	// and no file may go. REQUIRES: no lock held, the targets are in the table.
 	commit(leaving, targets []*segment) (uncertain bool, err error)
 
-	// syncs reports whether sync ever has anything to do. Otherwise SyncWrites and SyncInterval mean
-	// nothing.
+	// syncs reports whether sync has anything to do, now and then.
 	syncs() bool
 	// sync returns when everything acknowledged before the call survives a power loss, as far as
 	// the medium can survive one. REQUIRES: no lock held.

@@ -76,11 +76,11 @@ type segmentShared struct {
 	victim      atomic.Bool // of the compaction under way, which sets it
 	made        time.Time   // when it was made, or found by Open
 
-	// What follows is used by directory stores. minSeq and tombstones are guarded by the lock of
-	// the lane or round that appends; whoever finds the segment sealed may read them.
+	// The rest is used by directory stores. The lock of the lane or round that appends guards
+	// sequence numbers and tombstones. They are read without it once the segment is sealed.
 	minSeq         uint64   // the lowest sequence number in it
 	maxSeq         uint64   // the highest
-	tombstones     []uint32 // their offsets, in units of 8 bytes
+	tombstones     []uint32 // offsets of tombstones, in units of 8 bytes
 	tombstoneBytes int64    // bytes of tombstones
 	inFile         fileState
 }
