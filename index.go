@@ -316,7 +316,7 @@ type replacedTables struct {
 
 // leastReplaced is how many bytes of tables may wait in any case, since a release waits for every
 // reader.
-const leastReplaced = 256 << 10
+const leastReplaced = 64 << 10
 
 func (l *replacedTables) add(t table) {
 	if len(t) == 0 {
@@ -339,9 +339,9 @@ func (l *replacedTables) takeLocked() (tables []table) {
 }
 
 // trimReplaced ends a call that may have replaced a table: it gives old ones back when more than
-// 1/8 of the index is waiting. REQUIRES: no lock held.
+// 1/16 of the index is waiting. REQUIRES: no lock held.
 func (s *Store) trimReplaced() {
-	if waiting := s.replaced.bytes.Load(); waiting > leastReplaced && waiting > s.tableBytes.Load()/8 {
+	if waiting := s.replaced.bytes.Load(); waiting > leastReplaced && waiting > s.tableBytes.Load()/16 {
 		s.releaseReplaced()
 	}
 }

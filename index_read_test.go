@@ -164,7 +164,7 @@ func TestFind_TableReplacedUnderReader(t *testing.T) {
 // Method: a store grows and shrinks; then a reader stays inside while a write trims.
 func TestReplaced_Bounded(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
-	bound := func() int64 { return max(leastReplaced, s.tableBytes.Load()/8) }
+	bound := func() int64 { return max(leastReplaced, s.tableBytes.Load()/16) }
 	const n = 120_000
 	for i := range n {
 		require.NoError(t, s.Put(idOf(i), nil))
