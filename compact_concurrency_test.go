@@ -302,7 +302,7 @@ func TestCompact_LargePutUnderWay(t *testing.T) {
 					return
 				}
 				go func() {
-					if !waitFor(10_000, func() bool { return someoneIn("(*compaction).swap") }) {
+					if !waitFor(func() bool { return someoneIn((*compaction).swap) }) {
 						t.Error("the swap did not wait for the Put")
 					}
 					close(appended.proceed)

@@ -285,7 +285,7 @@ func TestUndo_AtEveryFlipWithWriters(t *testing.T) {
 						return errors.Join(l.write(s, r.IntN(n/2)*2+w), l.get(s, r.IntN(n)))
 					})
 				}
-				waitFor(1_000_000, func() bool { return writes.Load() > 2 })
+				require.True(t, waitFor(func() bool { return writes.Load() > 2 }))
 				_, err := s.Compact(context.Background())
 				c.wait(0)
 				if err != nil { // fewer than k were left to be flipped

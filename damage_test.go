@@ -36,7 +36,7 @@ damage touches. What goes wrong is collected by kind, with an example of each.
 
 One bit of each byte of headers, manifests, states and digests is always tried. Of everything else it
 is a random part, as far as the time allows: WARMTIER_TEST_DURATION is the time for each subtest
-(default 500ms), and 1h does everything.
+(default 200ms), and 1h does everything.
 */
 
 // outcomes counts what the trials of a test came to.
@@ -73,11 +73,9 @@ func (o *outcomes) require(t testing.TB) {
 // is time for, in random order.
 func trials(t testing.TB, rng *rand.Rand, list []damage, try func(damage)) {
 	t.Helper()
-	budget := 500 * time.Millisecond
-	if v := os.Getenv("WARMTIER_TEST_DURATION"); v != "" {
-		var err error
-		budget, err = time.ParseDuration(v)
-		require.NoError(t, err)
+	enough, ok := askedDuration(t)
+	if !ok {
+		enough = 200 * time.Millisecond
 	}
 	rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	slices.SortStableFunc(list, func(a, b damage) int {
@@ -91,7 +89,7 @@ func trials(t testing.TB, rng *rand.Rand, list []damage, try func(damage)) {
 	})
 	start := time.Now()
 	for i, x := range list {
-		late := time.Since(start) > budget
+		late := time.Since(start) > enough
 		if late && (!x.must || raceEnabled) {
 			t.Logf("%d of %d damages tried", i, len(list))
 			return

@@ -128,7 +128,9 @@ func contentsOf(t testing.TB, s *Store) map[string][]byte {
 	t.Helper()
 	m := map[string][]byte{}
 	for id, content := range s.All() {
-		require.NotContains(t, m, id, "All yielded it twice")
+		if _, twice := m[id]; twice {
+			require.Failf(t, "All yielded it twice", "%.40q", id)
+		}
 		m[id] = bytes.Clone(content)
 	}
 	require.Len(t, m, s.Len(), "memories that All yields")

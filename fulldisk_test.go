@@ -176,17 +176,18 @@ func TestPower_FullDiskWithManySegments(t *testing.T) {
 	require.NoError(t, released(d, s))
 }
 
-// The disk becomes full at every step there is, by the page.
+// The disk becomes full at every step there is, by the page; some are left out unless long tests are asked for.
 func TestPower_FullAnywhere(t *testing.T) {
-	base := seeded(t).Uint64()
+	rng := seeded(t)
+	base := rng.Uint64()
 	var opened atomic.Int64
 	runs := 0
-	for budget := int64(vm.PageSize); ; budget += int64(vm.PageSize) * int64(20/scaled(20)) {
+	for pages := 1; ; pages += 20/scaled(20) + rng.IntN(stride(t, 5, 1)) {
 		l := newPowerLife(base+uint64(runs), powerConfig{}, &opened)
 		l.opts.SyncWrites, l.writers = runs%2 == 1, 1
-		l.d.Budget = budget
+		l.d.Budget = int64(pages * vm.PageSize)
 		r := &powerFaultRun{l: l, f: &powerFault{}, full: true}
-		require.NoError(t, r.run(), "budget of %d bytes", budget)
+		require.NoError(t, r.run(), "budget of %d pages", pages)
 		runs++
 		if r.refusals == 0 {
 			break

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"fmt"
 	"hash/crc32"
 	"log/slog"
 	"math/rand/v2"
@@ -86,18 +85,49 @@ func lockOrderChecked() (checked bool) {
 	return false
 }
 
-// testDuration is how long a free test runs.
+// askedDuration returns the value of WARMTIER_TEST_DURATION, which asks for long tests, and whether it is set.
+func askedDuration(t testing.TB) (d time.Duration, ok bool) {
+	t.Helper()
+	v := os.Getenv("WARMTIER_TEST_DURATION")
+	if v == "" {
+		return 0, false
+	}
+	d, err := time.ParseDuration(v)
+	require.NoError(t, err)
+	return d, true
+}
+
+// budget returns how much a test does that could go on for as long as it likes (lives, calls, kills):
+// long when WARMTIER_TEST_DURATION asks for it, otherwise usual, and a quarter of that with -short.
+// usual is small enough for all tests of the package to take less than a minute.
+func budget(t testing.TB, usual, long int) int {
+	t.Helper()
+	if _, ok := askedDuration(t); !ok && testing.Short() {
+		return max(1, usual/4)
+	}
+	return stride(t, usual, long)
+}
+
+// stride is the budget of a test that could look at each one of many: it looks at one of so many.
+func stride(t testing.TB, usual, long int) int {
+	t.Helper()
+	if _, ok := askedDuration(t); ok {
+		return long
+	}
+	return usual
+}
+
+// testDuration returns how long a test runs whose interleavings are left to the scheduler: what
+// WARMTIER_TEST_DURATION says, otherwise less than half a second.
 func testDuration(t testing.TB) time.Duration {
 	t.Helper()
-	if v := os.Getenv("WARMTIER_TEST_DURATION"); v != "" {
-		d, err := time.ParseDuration(v)
-		require.NoError(t, err)
+	if d, ok := askedDuration(t); ok {
 		return d
 	}
 	if testing.Short() {
 		return 200 * time.Millisecond
 	}
-	return 1200 * time.Millisecond
+	return 400 * time.Millisecond
 }
 
 // seeded returns a source of random numbers and logs its seed; WARMTIER_TEST_SEED replays a run.
@@ -113,7 +143,14 @@ func seeded(t testing.TB) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-func idOf(i int) string { return fmt.Sprintf("memory-%08d", i) }
+// idOf is "memory-" and i in eight digits or more.
+func idOf(i int) string {
+	b := append(make([]byte, 0, 32), "memory-"...)
+	for bound := 10_000_000; bound > max(i, 1); bound /= 10 {
+		b = append(b, '0')
+	}
+	return string(strconv.AppendInt(b, int64(i), 10))
+}
 
 // numberOf is the i of idOf(i).
 func numberOf(id string) int {
@@ -130,11 +167,19 @@ func contentOf(i int, version, size int) []byte {
 	b := make([]byte, max(16, size))
 	binary.LittleEndian.PutUint64(b, uint64(i))
 	binary.LittleEndian.PutUint64(b[8:], uint64(version))
-	for j := 16; j < len(b); j++ {
-		b[j] = byte(i*7 + version*13 + j)
+	for j := 16; j < len(b); {
+		j += copy(b[j:], ramp[byte(i*7+version*13+j):])
 	}
 	return b
 }
+
+// ramp counts up from zero in every 256 bytes: contents are copied from it.
+var ramp = func() (b [4096]byte) {
+	for i := range b {
+		b[i] = byte(i)
+	}
+	return b
+}()
 
 // oneLane is a hash that puts all ids into one shard, and so into one lane, with tags that differ.
 func oneLane(id string) uint64 { return uint64(crc32.ChecksumIEEE([]byte(id))) << 24 }

@@ -3,8 +3,10 @@ package warmtier
 import (
 	"bytes"
 	"errors"
+	"reflect"
 	"runtime"
 	"sync/atomic"
+	"time"
 )
 
 var errInjected = errors.New("injected by the test")
@@ -77,22 +79,23 @@ func both(a, b func(point) error) func(point) error {
 	}
 }
 
-// waitFor yields until ok, at most this many times, and reports whether it came to that.
-func waitFor(times int, ok func() bool) bool {
-	for range times {
-		if ok() {
-			return true
+// waitFor yields until ok holds, and reports whether it did within a minute: machines are slow, and slower
+// still when others use them.
+func waitFor(ok func() bool) bool {
+	for start := time.Now(); !ok(); runtime.Gosched() {
+		if time.Since(start) > time.Minute {
+			return false
 		}
-		runtime.Gosched()
 	}
-	return false
+	return true
 }
 
-// someoneIn reports whether a goroutine is inside this function and waits for a write lock.
-func someoneIn(function string) bool {
+// someoneIn reports whether a goroutine is inside this function or method and waits for a write lock.
+func someoneIn(function any) bool {
+	name := []byte(runtime.FuncForPC(reflect.ValueOf(function).Pointer()).Name() + "(")
 	buf := make([]byte, 1<<20)
 	for goroutine := range bytes.SplitSeq(buf[:runtime.Stack(buf, true)], []byte("\n\n")) {
-		if bytes.Contains(goroutine, []byte("(*contentLock).Lock")) && bytes.Contains(goroutine, []byte(function)) {
+		if bytes.Contains(goroutine, []byte("(*contentLock).Lock(")) && bytes.Contains(goroutine, name) {
 			return true
 		}
 	}
@@ -100,4 +103,12 @@ func someoneIn(function string) bool {
 }
 
 // stays yields many times to everybody who could make ok false, and reports whether it held.
-func stays(ok func() bool) bool { return !waitFor(2000, func() bool { return !ok() }) }
+func stays(ok func() bool) bool {
+	for range 2000 {
+		if !ok() {
+			return false
+		}
+		runtime.Gosched()
+	}
+	return true
+}

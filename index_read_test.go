@@ -185,7 +185,7 @@ func TestReplaced_Bounded(t *testing.T) {
 		s.trimReplaced()
 		close(trimmed)
 	}()
-	require.True(t, waitFor(1_000_000, func() bool { return someoneIn("trimReplaced") }))
+	require.True(t, waitFor(func() bool { return someoneIn((*Store).trimReplaced) }))
 	require.True(t, stays(func() bool { return s.replaced.bytes.Load() > 0 }), "given back under a reader")
 	s.contentMu.RUnlock(hold)
 	<-trimmed

@@ -128,9 +128,10 @@ func versionContent(version uint64) []byte {
 	if version%97 == 0 {
 		size += maxLockedCopy
 	}
-	b := binary.LittleEndian.AppendUint64(nil, version)
-	for len(b) < size {
-		b = append(b, byte(version)+byte(len(b)))
+	b := make([]byte, size)
+	binary.LittleEndian.PutUint64(b, version)
+	for i := 8; i < size; {
+		i += copy(b[i:], ramp[byte(version)+byte(i):])
 	}
 	return b
 }
@@ -301,10 +302,8 @@ func TestLinearizable(t *testing.T) {
 // more than a few.
 func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 	const clients, ids = 10, 40
-	each, turns := 6000, 100
-	if testing.Short() {
-		each, turns = 600, 20
-	}
+	turns := max(20, budget(t, 25, 100)) // so many that a compaction meets a fault
+	each := 60 * turns
 	rng := seeded(t)
 	h := &historian{s: s, perTurn: each / turns}
 	errs := make(chan error, clients)

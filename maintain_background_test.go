@@ -224,7 +224,7 @@ func TestMaintain_AgainstCompact(t *testing.T) {
 	})
 	c.wait(testDuration(t))
 
-	require.True(t, waitFor(1_000_000, func() bool { return s.Stats().Maintenance.Compactions > 0 }))
+	require.True(t, waitFor(func() bool { return s.Stats().Maintenance.Compactions > 0 }))
 	require.Zero(t, s.Stats().CompactionFailures)
 	report, err := s.Verify(context.Background())
 	require.NoError(t, err, "findings: %+v", report.Findings)

@@ -6,7 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -197,18 +197,22 @@ func TestPower_EveryCallFails(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
 			var opened atomic.Int64
-			thorough := os.Getenv("WARMTIER_TEST_CRASHES") != ""
+			thorough := thoroughCrashes(t)
+			rng := rand.New(rand.NewPCG(base, 4))
 			runs := 0
 			variants := []int{0, 3, 4, 7}
 			if kind == shadow.CallCreate || thorough {
 				variants = []int{0, 1, 2, 3, 4, 5, 6, 7}
 			}
 			for _, variant := range variants {
-				stride := 1
-				if variant > 0 && !thorough || raceEnabled {
-					stride = 5
+				most := stride(t, 5, 1) // the longest step from one call to the next that is tried
+				switch {
+				case thorough && !raceEnabled:
+					most = 1
+				case variant > 0 || raceEnabled:
+					most = stride(t, 15, 9)
 				}
-				for nth := 1; ; nth += stride {
+				for nth := 1; ; nth += 1 + rng.IntN(most) {
 					f := &powerFault{kind: kind, nth: nth, forever: variant&1 != 0,
 						errno: []syscall.Errno{syscall.EIO, syscall.ENOSPC}[variant>>1&1]}
 					l := newPowerLife(base, powerConfig{}, &opened)

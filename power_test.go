@@ -8,10 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,19 +37,18 @@ Whether these tests would notice a missing sync is tested too: with any one of t
 store they must fail.
 */
 
-// crashBudget is how many directories a test opens.
-func crashBudget(t testing.TB, n int) int64 {
+// crashBudget returns how many directories a test opens: what WARMTIER_TEST_CRASHES says, otherwise a budget.
+func crashBudget(t testing.TB, usual, long int) int64 {
 	t.Helper()
-	if v := os.Getenv("WARMTIER_TEST_CRASHES"); v != "" {
-		n, err := strconv.Atoi(v)
-		require.NoError(t, err)
+	if n := envInt(t, "WARMTIER_TEST_CRASHES", 0); n > 0 {
 		return int64(n)
 	}
-	if testing.Short() {
-		n /= 10
-	}
-	return int64(scaled(n))
+	return int64(scaled(budget(t, usual, long)))
 }
+
+// thoroughCrashes reports whether WARMTIER_TEST_CRASHES is set: tests of every call then do all they can at
+// each one.
+func thoroughCrashes(t testing.TB) bool { return envInt(t, "WARMTIER_TEST_CRASHES", 0) > 0 }
 
 // powerRun runs lives on every processor until as many directories were opened as wanted, or one
 // life went wrong.
@@ -126,7 +123,7 @@ func TestPower_Random(t *testing.T) {
 	base := seeded(t).Uint64()
 	var mu sync.Mutex
 	points := map[point]int{}
-	c := powerConfig{wanted: crashBudget(t, 3000), each: func(l *powerLife) {
+	c := powerConfig{wanted: crashBudget(t, 1000, 3000), each: func(l *powerLife) {
 		mu.Lock()
 		defer mu.Unlock()
 		for p, n := range l.points {
@@ -217,7 +214,7 @@ func TestPower_NewVersionBeforeVictimGoes(t *testing.T) {
 
 // What Open and Close have made durable never passes for a tail that was not.
 func TestPower_DamageIsNoTornTail(t *testing.T) {
-	opened, err := powerRun(seeded(t).Uint64(), powerConfig{wanted: crashBudget(t, 2000), damage: true})
+	opened, err := powerRun(seeded(t).Uint64(), powerConfig{wanted: crashBudget(t, 700, 2000), damage: true})
 	t.Logf("%d directories opened after crashes", opened)
 	require.NoError(t, err)
 }
@@ -288,10 +285,10 @@ func (l *powerLife) open() error {
 }
 
 // A kill and power losses at each call (everything lost; everything kept, names or bytes alone kept; a
-// mixture) and at each passing of a point (of those that every record passes, at each 29th).
+// mixture) and at each passing of a point (of those that every record passes, at each 29th). How many of
+// them at one call, and at how many passings, is a budget: see crashesAtCall and crashesAtPoint.
 func TestPower_EveryCall(t *testing.T) {
 	base := seeded(t).Uint64()
-	thorough := os.Getenv("WARMTIER_TEST_CRASHES") != ""
 	var opened atomic.Int64
 	calls, passed := 0, map[point]int{}
 	for round, syncWrites := range []bool{false, true} {
@@ -301,7 +298,7 @@ func TestPower_EveryCall(t *testing.T) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			for _, variant := range variants {
-				img := l.takeLocked(when, variant == 5)
+				img := l.takeLocked(when, variant == killedVariant)
 				if variant < 4 {
 					keep := func() bool { return variant%2 == 1 }
 					img.d = l.d.Crash(shadow.Loss{Sector: keep, Operation: func(int, int) bool { return variant/2 == 1 }})
@@ -311,25 +308,18 @@ func TestPower_EveryCall(t *testing.T) {
 		}
 		l.d.Before = func(site shadow.Site) {
 			calls++
-			switch {
-			case thorough || round == 0 && !raceEnabled:
-				take("at call "+site.String(), 0, 1+calls%3, 4, 5)
-				if thorough {
-					take("at call "+site.String(), 1, 2, 3)
-				}
-			case round == 1 && !raceEnabled || calls%16 == 0:
-				take("at call "+site.String(), calls%6)
-			}
+			take("at call "+site.String(), crashesAtCall(t, calls, round == 0)...)
 		}
 		l.hook = func(p point) {
 			passed[p]++
-			switch {
-			case l.isOften(p) && passed[p]%29 != 0 || raceEnabled && passed[p]%32 != 1:
-			case thorough:
-				take("at point "+string(p), 0, 1, 2, 3, 4, 5)
-			default:
-				take("at point "+string(p), passed[p]%6)
+			n := passed[p]
+			if l.isOften(p) {
+				if n%29 != 0 {
+					return
+				}
+				n /= 29
 			}
+			take("at point "+string(p), crashesAtPoint(t, n)...)
 		}
 		require.NoError(t, l.powerScript(func(what string, err error) error {
 			if err == nil {
@@ -347,12 +337,59 @@ func TestPower_EveryCall(t *testing.T) {
 	t.Logf("%d directories opened after crashes at %d calls", opened.Load(), calls)
 }
 
-// The test of the test: without any one of the syncs a violation must be found.
+// Variants of a crash: four in which all or none of the sectors and of the names are kept, a power loss with
+// a random mixture, and a kill.
+const (
+	mixedVariant  = 4
+	killedVariant = 5
+	crashVariants = 6
+)
+
+func everyCrash() []int { return []int{0, 1, 2, 3, mixedVariant, killedVariant} }
+
+// crashesAtCall returns the variants that are tried at call n; the first of two rounds gets more.
+func crashesAtCall(t testing.TB, n int, first bool) []int {
+	long := stride(t, 4, 1) == 1
+	switch {
+	case thoroughCrashes(t):
+		return everyCrash()
+	case raceEnabled:
+		return everyNth(n, 16)
+	case first && long:
+		return []int{0, 1 + n%3, mixedVariant, killedVariant}
+	case first || long:
+		return everyNth(n, 1)
+	}
+	return everyNth(n, 4)
+}
+
+// crashesAtPoint returns the variants that are tried at the n-th passing of a point.
+func crashesAtPoint(t testing.TB, n int) []int {
+	switch {
+	case thoroughCrashes(t):
+		return everyCrash()
+	case raceEnabled:
+		return everyNth(n, 32)
+	}
+	return everyNth(n, stride(t, 4, 1))
+}
+
+// everyNth returns one variant for the first of each stride numbers from 1, another one each time.
+func everyNth(n, stride int) []int {
+	if (n-1)%stride != 0 {
+		return nil
+	}
+	return []int{(n - 1) / stride % crashVariants}
+}
+
+// The test of the test: without any one of the syncs a violation must be found. Each is searched for until it
+// is found; a budget says how many syncs, drawn at random, are taken out.
 func TestPower_EverySyncIsNeeded(t *testing.T) {
 	if raceEnabled {
 		t.Skip("says nothing about races, and takes long with the detector")
 	}
-	base := seeded(t).Uint64()
+	rng := seeded(t)
+	base := rng.Uint64()
 	var opened atomic.Int64
 	normal := shadow.NewSites(forwarders...)
 	l := newPowerLife(base, powerConfig{sites: normal}, &opened)
@@ -360,10 +397,10 @@ func TestPower_EverySyncIsNeeded(t *testing.T) {
 	require.NoError(t, l.powerScript(func(what string, err error) error { return err }))
 	_, err := powerRun(base, powerConfig{wanted: 500, sites: normal}) // recoveries
 	require.NoError(t, err)
-	for _, site := range slices.SortedFunc(maps.Keys(normal.Seen()), compareSites) {
-		if !site.Syncs() {
-			continue
-		}
+	syncs := slices.SortedFunc(maps.Keys(normal.Seen()), compareSites)
+	syncs = slices.DeleteFunc(syncs, func(site shadow.Site) bool { return !site.Syncs() })
+	rng.Shuffle(len(syncs), func(i, j int) { syncs[i], syncs[j] = syncs[j], syncs[i] })
+	for _, site := range syncs[:min(len(syncs), budget(t, 5, len(syncs)))] {
 		t.Run(site.String(), func(t *testing.T) {
 			mutant := shadow.NewSites(forwarders...)
 			mutant.Skip = site

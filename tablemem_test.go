@@ -29,7 +29,9 @@ func TestTableMemory(t *testing.T) {
 		require.Len(t, tb, slots)
 		require.Zero(t, uintptr(unsafe.Pointer(&tb[0]))%tableAlign)
 		for pos := range tb {
-			require.Zero(t, tb.get(pos))
+			if tb.get(pos) != 0 {
+				require.Failf(t, "not empty", "table %d, slot %d", i, pos)
+			}
 			tb.set(pos, slot(i+1))
 		}
 		held = append(held, tb)
@@ -38,7 +40,9 @@ func TestTableMemory(t *testing.T) {
 	require.GreaterOrEqual(t, m.bytes.Load(), int64(bytes))
 	for i, tb := range held {
 		for pos := range tb {
-			require.Equal(t, slot(i+1), tb.get(pos), "another table was written to")
+			if tb.get(pos) != slot(i+1) {
+				require.Failf(t, "another table was written to", "table %d, slot %d", i, pos)
+			}
 		}
 	}
 	if !vm.OnHeap {

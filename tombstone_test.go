@@ -77,14 +77,11 @@ func TestDirectory_TombstonesInEveryOrder(t *testing.T) {
 	for range steps {
 		sequences *= kinds
 	}
-	stride := 11 // all of them when there is time
-	switch {
-	case os.Getenv("WARMTIER_TEST_DURATION") != "":
-		stride = 1
-	case raceEnabled || testing.Short():
-		stride = 97
+	step := stride(t, 11, 1)
+	if raceEnabled || testing.Short() {
+		step = 97
 	}
-	for sequence := 0; sequence < sequences; sequence += stride {
+	for sequence := 0; sequence < sequences; sequence += step {
 		dir := fastDir(t)
 		s := openDir(t, dir, quietly())
 		want := map[string][]byte{}
@@ -258,7 +255,7 @@ func TestDirectory_TombstoneOutlivesRecordOfLaneThatRolls(t *testing.T) {
 // Tombstones of several rounds, and of segments that stay, go in the end: they do not keep each other.
 // Which ones meet in a round depends on the hash, so there are several.
 func TestDirectory_TombstonesVanish(t *testing.T) {
-	for seed := range 40 {
+	for seed := range budget(t, 12, 40) {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {
 			t.Parallel()
 			tombstonesVanish(t, func(id string) uint64 {

@@ -344,7 +344,7 @@ func closeUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	waitFor(1_000_000, func() bool { return done.Load() > 500 })
+	require.True(t, waitFor(func() bool { return done.Load() > 500 }))
 	running.Go(func() { _ = s.Close() })
 	require.NoError(t, s.Close())
 	running.Wait()

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
@@ -96,19 +97,26 @@ func lockElsewhere(l *Lock) (in *atomic.Bool, leave, left chan struct{}) {
 	return in, leave, left
 }
 
-// waitFor yields until ok holds, at most attempts times, and reports whether it does.
-func waitFor(attempts int, ok func() bool) bool {
-	for range attempts {
-		if ok() {
-			return true
+// waitFor yields until ok holds, and reports whether it did within a minute.
+func waitFor(ok func() bool) bool {
+	for start := time.Now(); !ok(); runtime.Gosched() {
+		if time.Since(start) > time.Minute {
+			return false
 		}
-		runtime.Gosched()
 	}
-	return ok()
+	return true
 }
 
 // stays yields many times to everybody who could make ok false, and reports whether it held.
-func stays(ok func() bool) bool { return !waitFor(2000, func() bool { return !ok() }) }
+func stays(ok func() bool) bool {
+	for range 2000 {
+		if !ok() {
+			return false
+		}
+		runtime.Gosched()
+	}
+	return true
+}
 
 // Goal: a writer waits for a reader in any slot, and for one that has counted itself and not yet looked at
 // the bias: that one may still find it.
@@ -148,7 +156,7 @@ func TestLock_ReadersQueueBehindWriter(t *testing.T) {
 	}
 	require.True(t, stays(func() bool { return readers.Load() == 0 && !writer.Load() }))
 	l.RUnlock(first)
-	require.True(t, waitFor(1_000_000, writer.Load))
+	require.True(t, waitFor(writer.Load))
 	require.True(t, stays(func() bool { return readers.Load() == 0 }), "a reader came in beside the writer")
 	close(leave)
 	<-left

@@ -3,6 +3,7 @@
 package shadow
 
 import (
+	"bytes"
 	"encoding/binary"
 	"maps"
 	"slices"
@@ -149,6 +150,8 @@ func (m *mapping) Rewrite(from, to int) {
 	}
 }
 
+var rubbish = bytes.Repeat([]byte{0xdb}, vm.PageSize)
+
 // Close is the method of dir.File. It makes the old mapping unusable: a late reader meets rubbish. An
 // error leaves the file unmapped too: nobody has a use for it.
 func (m *mapping) Close() error {
@@ -158,8 +161,8 @@ func (m *mapping) Close() error {
 	}
 	defer m.d.Mu.Unlock()
 	m.file.Current = slices.Clone(m.mem)
-	for i := range m.mem {
-		m.mem[i] = 0xdb
+	for rest := m.mem; len(rest) > 0; {
+		rest = rest[copy(rest, rubbish):]
 	}
 	m.file.mappings--
 	m.d.Mappings--
