@@ -16,17 +16,17 @@ func (s *Store) Len() int {
 	return int(n)
 }
 
-// iterationBatch is about how many ids All copies at once.
+// iterationBatch is how many ids All copies at a time, about.
 const iterationBatch = 128
 
-// All iterates over the memories in no particular order. Each one that is there from the first step
+// All iterates over the memories in no particular order. A memory that is there from the first step
 // to the last is yielded exactly once, with its content at that step; one that comes or goes on the
-// way may be yielded or not, never twice. The content is valid, and must not be written to, until
-// the next step. The loop's body runs with no lock held and may call the store.
+// way may be yielded or not, but never twice. The content is valid until the next step, and must
+// not be written to. The body of the loop runs with no lock held and may call the store.
 //
-// A damaged record cannot be reported by an iterator: it is left out, logged, and counted in
-// Stats.Reads.CorruptRecords; [Store.Verify] names each one. The iteration ends early when the store is
-// closed. It costs one look-up per memory beside the walk.
+// An iterator cannot report a damaged record: it is left out, logged, and counted in
+// Stats.Reads.CorruptRecords; [Store.Verify] names each one. The iteration ends early when the
+// store is closed. It costs one look-up per memory besides the walk.
 func (s *Store) All() iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
 		batch := idBatch{copy: []byte{}} // empty content is not nil
@@ -45,16 +45,16 @@ func (s *Store) All() iter.Seq2[string, []byte] {
 	}
 }
 
-// idBatch is some ids of one shard.
+// idBatch holds some ids of one shard.
 type idBatch struct {
-	next  uint32 // the tag to go on with
+	next  uint32 // the first tag after those of ids
 	ids   []string
 	slots []slot // scratch space
-	copy  []byte // of the content yielded, in a directory store
+	copy  []byte // of the content yielded, in a store that may fault
 }
 
-// readIDs replaces the ids of b by those from b.next on. Records it cannot read the id of are left
-// out and make up the error.
+// readIDs replaces the ids of b by those from b.next on. It leaves out records whose id it cannot
+// read, and returns an error for them.
 func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 	defer s.catchFault(armFaults(), &err)
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
@@ -75,16 +75,16 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 	return err
 }
 
-// step yields one memory, if it is still there; in a directory store a copy of it, since a fault in the
-// loop's body could not be made an error.
+// step yields one memory if it is still there. A store that may fault yields a copy, since a fault
+// in the body of the loop could not be made an error.
 func (s *Store) step(id string, b *idBatch, yield func(string, []byte) bool) (more bool) {
 	var err error
-	if s.disk == nil {
-		err = s.view(id, 0, func(content []byte) error {
+	if !s.mayFault() {
+		err = s.view(id, false, func(content []byte) error {
 			more = yield(id, content)
 			return nil
 		})
-	} else if b.copy, err = s.appendGuarded(b.copy[:0], id, 0); err == nil {
+	} else if b.copy, err = s.appendContent(b.copy[:0], id, false); err == nil {
 		more = yield(id, b.copy[:len(b.copy):len(b.copy)])
 	}
 	switch {

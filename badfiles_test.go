@@ -268,7 +268,8 @@ func TestDirectory_WrongSegmentFiles(t *testing.T) {
 			duplicate(t, filepath.Join(dir, firstOfKind(t, dir, layout.KindLane)), gone(t, dir))
 		}},
 		"another store's in place of one": {do: func(t *testing.T, dir, foreign string) {
-			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, layout.KindLane)), filepath.Join(dir, segmentFiles(t, dir)[0]))
+			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, layout.KindLane)),
+				filepath.Join(dir, segmentFiles(t, dir)[0]))
 		}},
 		"another store's lane under a later id": {do: func(t *testing.T, dir, foreign string) {
 			duplicate(t, filepath.Join(foreign, firstOfKind(t, foreign, layout.KindLane)), later(t, dir))

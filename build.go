@@ -3,6 +3,7 @@ package warmtier
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"unsafe"
 
@@ -10,10 +11,16 @@ import (
 
 	"github.com/warmtier/warmtier/internal/cpu"
 	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/memlimit"
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// build copies live records until there are none left or the targets are full.
+// chunkSize is how many bytes a worker copies between two looks at its context: 10 to 20 us. It
+// fits a processor's second cache twice, since a chunk is verified after all of it was copied.
+const chunkSize = 64 << 10
+
+// build copies live records of the victims until none is left or the targets are full. Workers do
+// it; this goroutine calls OnProgress.
 func (r *round) build(ctx context.Context) error {
 	c := r.c
 	c.stage()
@@ -28,7 +35,7 @@ func (r *round) build(ctx context.Context) error {
 		err = g.Wait()
 		close(done)
 	}()
-	defer func() { // OnProgress may panic: the workers must be gone before the round is undone
+	defer func() { // OnProgress may panic: the workers must have ended before the round is undone
 		cancel()
 		<-done
 	}()
@@ -43,7 +50,7 @@ func (r *round) build(ctx context.Context) error {
 	}
 }
 
-// stage makes room for the moves of a round.
+// stage empties the lists of moves and makes room for those of a round.
 func (c *compaction) stage() {
 	if c.staged == nil {
 		c.staged = make([]moves, c.s.opts.Compaction.Workers)
@@ -55,7 +62,7 @@ func (c *compaction) stage() {
 	}
 }
 
-// noteOverhead accounts for what is held at the end of a build, when it is most.
+// noteOverhead accounts for the memory held at the end of a build, when it is most.
 func (c *compaction) noteOverhead() {
 	held := c.extra
 	for w := range c.staged {
@@ -67,7 +74,7 @@ func (c *compaction) noteOverhead() {
 	c.stats.PeakOverheadBytes = max(c.stats.PeakOverheadBytes, held)
 }
 
-// copyVictims is one worker.
+// copyVictims is one worker: it copies chunk after chunk and stages the moves.
 func (r *round) copyVictims(ctx context.Context, staged *moves) (err error) {
 	defer r.c.s.catchFault(armFaults(), &err)
 	var ch chunk
@@ -91,7 +98,7 @@ func (r *round) copyVictims(ctx context.Context, staged *moves) (err error) {
 	}
 }
 
-// chunk is a few live records that lie one behind the other in a victim, and their place in a target.
+// chunk is a few live records that follow each other in a victim, and their place in a target.
 type chunk struct {
 	v       *victim
 	live    []uint32 // offsets in the victim, in units of 8 bytes
@@ -102,9 +109,10 @@ type chunk struct {
 	record  int // number in target of the first one
 }
 
-// take makes ch the next records to be copied; without headers when there are none, or the targets
-// are full. Workers share the victims one by one: if each had its own, as many victims would be copied
-// in part and be given back later, and the targets filled meanwhile would be fresh memory.
+// take makes ch the next records to copy; ch has no headers when there are none, or when the
+// targets are full. All workers share one victim until it has no more: if each had its own, as many
+// victims as there are workers could be copied in part and empty only later, and the targets filled
+// until then would be fresh memory.
 func (r *round) take(ch *chunk) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -120,7 +128,7 @@ func (r *round) take(ch *chunk) error {
 		return err
 	}
 	n := len(ch.headers)
-	if reserved, err := r.allocate(ch); err != nil || !reserved {
+	if ok, err := r.allocate(ch); err != nil || !ok {
 		ch.headers = ch.headers[:0]
 		return err
 	}
@@ -129,9 +137,10 @@ func (r *round) take(ch *chunk) error {
 	return nil
 }
 
-// readHeaders fills ch with the headers of its victim's next records. REQUIRES: r.mu held.
+// readHeaders reads the headers of the next records of ch's victim into ch, until they make a
+// chunk. REQUIRES: r.mu held.
 func (r *round) readHeaders(ch *chunk) error {
-	limit := min(copyChunk, r.c.s.opts.SegmentSize/largeShare)
+	limit := min(chunkSize, r.c.s.opts.SegmentSize/largeShare)
 	seg := ch.v.seg
 	tail := int(seg.tail.Load())
 	ch.size = 0
@@ -153,8 +162,8 @@ func (r *round) readHeaders(ch *chunk) error {
 	return nil
 }
 
-// reserve finds room for ch in a target; false when the round is full. A chunk never spans two
-// targets, so each of them stays without gaps. REQUIRES: r.mu held.
+// allocate gives ch room in a target; false means that the round is full. A chunk never spans two
+// targets, so no target has gaps. REQUIRES: r.mu held.
 func (r *round) allocate(ch *chunk) (bool, error) {
 	target := r.last()
 	if target == nil || target.room(len(ch.headers)) < ch.size {
@@ -178,7 +187,7 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 	return true, nil
 }
 
-// last is the target being filled, nil when there is none.
+// last returns the target being filled, nil when there is none.
 func (r *round) last() *segment {
 	if len(r.targets) == 0 {
 		return nil
@@ -186,9 +195,48 @@ func (r *round) last() *segment {
 	return r.targets[len(r.targets)-1]
 }
 
-// newTarget returns an empty segment that has its place in the table and is not there yet. It has
-// room for size bytes, which may be more than SegmentSize (the victim may come from an Open with larger
-// segments, or hold one large record): such a target is for one record.
+// allowedTargets returns how many targets the next round may fill. A bounded round uses recycled
+// memory, or one fresh segment when there is none; an unbounded one takes what it needs. Neither
+// takes more than MaxMemoryFraction of the memory that is available.
+func (c *compaction) allowedTargets() (int, error) {
+	if !c.s.medium.recycles() {
+		return c.maxTargets, nil // files: the page cache gives way when memory is short
+	}
+	recycled := len(c.pool)
+	n := min(c.maxTargets, max(1, recycled))
+	need := n
+	if c.unbounded() {
+		n = math.MaxInt
+		// The live bytes take this many when every target wastes as much at its end as it may.
+		need = int(c.liveWork()/(c.segmentSize()-c.segmentSize()/largeShare)) + 1
+	}
+	available, known := c.s.availableMemory()
+	if need <= recycled || !known || c.liveWork() == 0 {
+		return n, nil
+	}
+	usable := int64(float64(available) * c.s.opts.Compaction.MaxMemoryFraction)
+	fits := usable / c.segmentSize()
+	switch {
+	case fits >= int64(need-recycled):
+		return n, nil
+	case fits == 0 && recycled == 0:
+		return 0, &InsufficientMemoryError{Needed: c.segmentSize(), Available: usable}
+	}
+	return recycled + int(fits), nil
+}
+
+// availableMemory returns how many bytes the process may take; known is false where nothing says
+// so.
+func (s *Store) availableMemory() (bytes int64, known bool) {
+	if s.hooks.available != nil {
+		return s.hooks.available()
+	}
+	return memlimit.Available()
+}
+
+// newTarget returns an empty segment that has an index in the table and has not been published. It
+// has room for size bytes, which may be more than SegmentSize (the victim may come from an Open
+// with larger segments, or hold one large record): such a target is for one record.
 func (c *compaction) newTarget(size int) (*segment, error) {
 	if err := c.s.hooks.fire(pointCompactTarget); err != nil {
 		return nil, err
@@ -204,7 +252,8 @@ func (c *compaction) newTarget(size int) (*segment, error) {
 	return target, nil
 }
 
-// emptySegment returns a segment in recycled memory, or a new one.
+// emptySegment returns a segment in recycled memory, or a new one when there is none or it is too
+// small.
 func (c *compaction) emptySegment(size int) (*segment, error) {
 	if n := len(c.pool); n > 0 && size == c.s.opts.SegmentSize {
 		mem := c.pool[n-1]
@@ -220,8 +269,9 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 	return seg, err
 }
 
-// copyChunk copies the records of ch, and then verifies the copies. All are copied first: a checksum
-// behind each copy would wait for the lines just written, and that takes as long as the copying.
+// copyChunk copies the records of ch, then verifies the copies. All are copied first: a checksum
+// right after each copy would wait for the lines just written, and that takes as long as the
+// copying.
 func (r *round) copyChunk(ch *chunk, staged *moves) error {
 	seg, target := ch.v.seg, ch.target
 	offset := ch.offset
@@ -244,8 +294,8 @@ func (r *round) copyChunk(ch *chunk, staged *moves) error {
 	return nil
 }
 
-// adoptCopy verifies the copy of record i of ch, at offset in the target, makes it one of its place, and
-// stages the change of the index.
+// adoptCopy verifies the copy of record i of ch, at offset in the target, gives it the checksum of
+// its new place, and stages the move of its slot.
 func (r *round) adoptCopy(ch *chunk, i, offset int, staged *moves) error {
 	s, seg, target, h := r.c.s, ch.v.seg, ch.target, ch.headers[i]
 	from := int(ch.live[i]) * record.Align
@@ -257,12 +307,12 @@ func (r *round) adoptCopy(ch *chunk, i, offset int, staged *moves) error {
 	if target.file != nil {
 		target.putDigest(ch.record+i, record.ID(rec, h))
 	}
-	number, tag := splitHash(s.hashBytes(record.ID(rec, h)))
+	shardIndex, tag := splitHash(s.hashBytes(record.ID(rec, h)))
 	staged.list = append(staged.list, move{
 		from:  makeSlot(tag, s.locate(seg, from)),
 		to:    makeSlot(tag, s.locate(target, offset)),
 		size:  uint32(h.Size()),
-		shard: uint8(number),
+		shard: uint8(shardIndex),
 	})
 	return nil
 }

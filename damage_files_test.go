@@ -245,7 +245,7 @@ func (d *damageStore) bitFlips(rng *rand.Rand) (list []damage) {
 			end = len(b)
 		case name == hintName:
 			end = len(b)
-			structural = func(at int) bool { return at < hintHeaderSize+3*hintSegmentSize }
+			structural = func(at int) bool { return at < layout.HintHeaderSize+3*layout.HintSegmentSize }
 		case isSegment:
 			end, records = d.used(name)
 			structural = func(at int) bool { return at < layout.HeaderSize }

@@ -166,7 +166,8 @@ func requireNoStrays(t testing.TB, dir string) {
 	for _, e := range entries {
 		id, isSegment := layout.ParseSegmentFileName(e.Name())
 		switch {
-		case e.Name() == layout.LockName, e.Name() == layout.ManifestName, strings.HasPrefix(e.Name(), layout.SpareName), e.Name() == hintName:
+		case e.Name() == layout.LockName, e.Name() == layout.ManifestName, e.Name() == hintName,
+			strings.HasPrefix(e.Name(), layout.SpareName):
 		case isSegment && slices.Contains(m.Listed, id):
 		default:
 			require.Failf(t, "stray file", "%s; listed %v, pending %v", e.Name(), m.Listed, m.Pending)

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
@@ -17,72 +16,82 @@ import (
 )
 
 /*
-What a directory store does beyond a memory store, so that what was acknowledged survives.
+What a directory store does beyond a memory store, so that what it acknowledged survives
 
-	kill      A record is in the page cache before Put returns, and the page cache outlives the
-	          process. Its checksum is written last: what was not finished has none.
-	power     Sync flushes segments, then the directory, then the manifest that lists new segments;
-	          only then is what came before it durable. What was durable is written into the headers
-	          of the segments (fileState), so that damage there is told from a torn tail.
-	compaction  Everything is flushed, targets too, then a manifest takes the victims out and the
-	          targets in: one rename. Before it the victims count, after it the targets; both hold
-	          the same bytes. Then the victims leave the table, and their files are removed.
+	a kill        A record is in the page cache before Put returns, and the page cache outlives the
+	              process. Its checksum is written last: a record that was not finished has none.
+	a power loss  Sync flushes segments, then the directory, then the manifest that lists new
+	              segments; only then is what came before it durable. How much of a segment is
+	              durable is written into its header (fileState), so that damage there is told from
+	              a torn tail.
+	a compaction  Everything is flushed, targets too. Then one rename puts a manifest in force that
+	              has the targets and not the victims. Before it the victims count, after it the
+	              targets do; both hold the same bytes. Then the victims leave the table, and their
+	              files are removed.
 
-The first failed flush is final: the kernel may have dropped the pages it could not write and marked
-them clean, and a later flush that succeeds would say nothing about them (Rebello et al., "Can
-Applications Recover from fsync Failures?", USENIX ATC '20).
+The first flush that fails is final: the kernel may have dropped the pages it could not write and
+marked them clean, and a later flush that succeeds would say nothing about them (Rebello et al.,
+"Can Applications Recover from fsync Failures?", USENIX ATC '20).
 */
 
-// disk is what a directory store has beyond a memory store.
+// disk is the medium of a store in the files of a directory.
 type disk struct {
+	s     *Store
 	fs    dir.FS
 	lock  *os.File // holds the lock of the directory; nil where a read-only store could not take it
 	store layout.StoreID
-	boot  [16]byte
-	key   sip.Key
+	boot  [16]byte // what manifests say of the time since the machine started
+	key   sip.Key  // of the hash
+	hint  func()   // leaves the hint for the next Open; given by recovery, which reads it
 
-	failure atomic.Pointer[error] // the first failed flush; set once
-	failed  func(error)           // is told of it, with locks held
+	mappedFiles
+	spares spares
+	group  groupCommit
 
-	mappedMu sync.Mutex              // a leaf
-	mapped   map[*byte]trackedMemory // for catchFault: what is mapped, by its first byte
-
-	// spaceMu is held for reading by who makes a segment file, and for writing by who takes or makes
-	// space kept back. Taken before segmentTable.mu, and with no other lock of Store held.
-	spaceMu sync.RWMutex
-	kept    []int // bytes kept back by each spare, 0 when it is missing; guarded by spaceMu
-
-	manifestMu sync.Mutex      // one manifest written at a time; taken before every lock of Store
-	listed     map[uint64]bool // what the newest manifest lists; guarded by manifestMu
-
-	// Group commit: who wants to be durable waits for a flush that began after it came, and the
-	// first to wait runs it for all.
-	mu      sync.Mutex
-	changed *sync.Cond // running ended
-	running bool
-	begun   uint64 // flushes
-	ended   uint64
+	manifestMu sync.Mutex      // one manifest is written at a time
+	listed     map[uint64]bool // segments in the newest manifest; guarded by manifestMu
 }
 
-// openDirectory makes s the store of the directory at path, which stays the same one when the working
-// directory changes.
-func (s *Store) openDirectory(path string) error {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return fmt.Errorf("warmtier: open %s: %w", path, err)
+// useFiles makes s the store in files, which recovery has yet to read. hint is called at the end of
+// a clean Close, to leave the hint.
+func (s *Store) useFiles(files dir.FS, lock *os.File, hint func()) {
+	d := &disk{s: s, fs: spaceErrors{files}, lock: lock, boot: s.bootID(), hint: hint}
+	d.files = map[*byte]mappedFile{}
+	d.spares.kept = make([]int, laneSpares+len(s.lanes))
+	d.group.changed = sync.NewCond(&d.group.mu)
+	s.disk, s.medium = d, d
+	if s.opts.ReadOnly {
+		s.medium = readOnlyDisk{d}
+	}
+}
+
+// readOnlyDisk is a disk that is only read: it has nothing to sync, and Close leaves everything as
+// it is.
+type readOnlyDisk struct{ *disk }
+
+func (readOnlyDisk) syncs() bool { return false }
+
+func (readOnlyDisk) sync() error { return nil }
+
+func (readOnlyDisk) unsynced(*segment) int64 { return 0 }
+
+func (readOnlyDisk) finish() error { return nil }
+
+// claimDirectory makes the directory at path, unless it is there, and locks it. It returns the
+// absolute path, which stays right when the working directory changes.
+func (s *Store) claimDirectory(path string) (abs string, lock *os.File, err error) {
+	if abs, err = filepath.Abs(path); err != nil {
+		return path, nil, err
 	}
 	if err := dir.Prepare(abs, layout.ManifestName, s.opts.ReadOnly, dir.SyncPath); err != nil {
-		return fmt.Errorf("warmtier: open %s: %w", abs, err)
+		return abs, nil, err
 	}
-	lock, err := s.lockDirectory(abs)
-	if err != nil {
-		return fmt.Errorf("warmtier: open %s: %w", abs, err)
-	}
-	return s.openDisk(dir.At(abs), lock)
+	lock, err = s.lockDirectory(abs)
+	return abs, lock, err
 }
 
-// lockDirectory locks the directory at path, and writes into the lock file which process did. The file is
-// nil where a read-only store may not lock.
+// lockDirectory locks the directory at path, and writes into the lock file which process holds it.
+// The file is nil where a read-only store may not lock.
 func (s *Store) lockDirectory(path string) (*os.File, error) {
 	lock, err := dir.Lock(filepath.Join(path, layout.LockName), s.opts.ReadOnly)
 	var held *dir.LockedError
@@ -100,7 +109,15 @@ func (s *Store) lockDirectory(path string) (*os.File, error) {
 	return lock, nil
 }
 
-// spaceErrors makes a full disk, or a limit that amounts to one, ErrNoSpace.
+// close unlocks the directory.
+func (d *disk) close() error {
+	if d.lock == nil {
+		return nil
+	}
+	return dir.Unlock(d.lock)
+}
+
+// spaceErrors turns the error of a full disk, or of a limit that amounts to one, into ErrNoSpace.
 type spaceErrors struct{ dir.FS }
 
 func (d spaceErrors) Create(name string, size int) (dir.File, error) {
@@ -119,25 +136,24 @@ func noSpace(err error) error {
 	return err
 }
 
-// createFile makes a segment file. It gets its name when it has its header: after a kill, one without a
-// header is damaged, and not one that was never filled. REQUIRES: a directory store.
-func (s *Store) createFile(id uint64, spec segmentSpec) (_ *segment, err error) {
-	d := s.disk
+// make makes a segment file. The file gets its own name only when it has its header: so after a
+// kill a segment file without a header is damaged, and was not just never filled.
+func (d *disk) make(id uint64, spec segmentSpec) (_ *segment, err error) {
 	name := layout.SegmentFileName(id) + layout.NewSuffix
-	file, spare, err := s.reserveFile(name, spec)
+	file, spare, err := d.reserveFile(name, spec)
 	if err != nil {
 		return nil, fmt.Errorf("warmtier: cannot make segment file %s: %w", name, err)
 	}
-	_ = s.hooks.fire(pointSegmentCreated)
+	_ = d.s.hooks.fire(pointSegmentCreated)
 	seg := newSegment(id, file.Bytes(), spec.kind)
 	seg.spare = spare && spec.kind == layout.KindLane
-	s.attach(seg, file)
+	d.attach(seg, file)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.detach(seg), d.fs.Remove(name))
+			err = errors.Join(err, d.detach(seg), d.fs.Remove(name))
 		}
 	}()
-	if err := s.writeHeader(seg, spec.large); err != nil {
+	if err := d.writeHeader(seg, spec.large); err != nil {
 		return nil, err
 	}
 	if err := file.Rename(seg.name()); err != nil {
@@ -147,71 +163,67 @@ func (s *Store) createFile(id uint64, spec segmentSpec) (_ *segment, err error) 
 }
 
 // writeHeader writes the header of a new segment file.
-func (s *Store) writeHeader(seg *segment, large bool) (err error) {
-	defer s.catchFault(armFaults(), &err)
+func (d *disk) writeHeader(seg *segment, large bool) (err error) {
+	defer d.s.catchFault(armFaults(), &err)
 	seg.writeState(seg.extent(), false)
-	seg.synced.Store(layout.HeaderSize)
+	seg.inFile.made(seg.kind)
 	layout.Header{
-		Kind: seg.kind, Large: large, ID: seg.id, Capacity: uint64(len(seg.mem)), Store: s.disk.store,
+		Kind: seg.kind, Large: large, ID: seg.id, Capacity: uint64(len(seg.mem)), Store: d.store,
 	}.Encode(seg.mem)
 	return nil
 }
 
-// attach makes seg the owner of file.
-func (s *Store) attach(seg *segment, file dir.File) {
+// attach makes seg the owner of file, the mapping that its memory is.
+func (d *disk) attach(seg *segment, file dir.File) {
 	seg.file = file
-	s.mapper.adopt(len(seg.mem))
-	s.disk.track(seg.name(), seg.mem)
+	d.s.mapper.adopt(len(seg.mem))
+	d.track(seg.name(), seg.mem)
 }
 
 // detach unmaps the file of seg.
-func (s *Store) detach(seg *segment) error {
-	s.disk.untrack(seg.mem)
-	s.mapper.forget(len(seg.mem))
+func (d *disk) detach(seg *segment) error {
+	d.untrack(seg.mem)
+	d.s.mapper.forget(len(seg.mem))
 	return seg.file.Close()
 }
 
-// removeFile removes the file of a segment that left the store. What stays behind after a failure is
-// no part of the manifest, and removed by the next Open.
-func (s *Store) removeFile(seg *segment) {
-	if seg.file == nil {
-		return
-	}
-	_ = s.hooks.fire(pointUnlink)
-	if err := s.disk.fs.Remove(seg.name()); err != nil {
-		s.logLater(slog.LevelWarn, "segment file could not be removed", "file", seg.name(), "error", err)
+func (d *disk) discard(seg *segment) error {
+	err := d.detach(seg)
+	_ = d.s.hooks.fire(pointUnlink)
+	return errors.Join(err, d.fs.Remove(seg.name()))
+}
+
+func (d *disk) free(seg *segment) {
+	d.s.warn("segment file could not be unmapped", d.detach(seg))
+}
+
+// remove removes the file of seg. Where that fails the next Open does it, since no manifest lists
+// the file.
+func (d *disk) remove(seg *segment) {
+	_ = d.s.hooks.fire(pointUnlink)
+	if err := d.fs.Remove(seg.name()); err != nil {
+		d.s.logLater(slog.LevelWarn, "segment file could not be removed", "file", seg.name(), "error", err)
 	}
 }
 
-// failedSync returns the error of every write after a failed flush.
-func (s *Store) failedSync() error {
-	if s.disk == nil {
-		return nil
-	}
-	if err := s.disk.failure.Load(); err != nil {
-		return *err
-	}
-	return nil
+// trim leaves a file as it is: its space is reserved, and its pages beyond the tail were never
+// touched.
+func (d *disk) trim(*segment) error { return nil }
+
+// recycles reports false: a victim's file goes with it. No target needs memory of the process
+// either, since the page cache gives way when memory is short.
+func (d *disk) recycles() bool { return false }
+
+func (d *disk) keepsSpace() bool { return true }
+
+func (d *disk) describe() []any {
+	st, r := d.s.sizes(), d.s.recovered
+	return []any{"memories", st.Memories, "segments", st.Segments, "records", r.Records, "total_bytes", st.TotalBytes,
+		"fragmentation", st.FragmentationRatio, "clean", r.Clean, "duration", r.Duration}
 }
 
-// fail makes err the store's failure, unless it has one, and returns that.
-func (d *disk) fail(err error) error {
-	err = fmt.Errorf("%w: %w", ErrSyncFailed, err)
-	if d.failure.CompareAndSwap(nil, &err) {
-		d.failed(err)
-	}
-	return *d.failure.Load()
-}
-
-// closeDisk gives the directory free for others.
-func (s *Store) closeDisk() error {
-	if s.disk == nil || s.disk.lock == nil {
-		return nil
-	}
-	return dir.Unlock(s.disk.lock)
-}
-
-// bootID is the kernel's name for the time since the machine started, zeros where there is none.
+// bootID returns the kernel's name for the time since the machine started, zeros where there is
+// none.
 func (s *Store) bootID() (id [16]byte) {
 	if s.hooks.boot != nil {
 		return s.hooks.boot()

@@ -211,8 +211,8 @@ func TestLog_SyncFailed(t *testing.T) {
 	s := openDir(t, t.TempDir(), opts)
 	log.attach(s)
 	log.take(s, slog.LevelInfo)
-	require.Error(t, s.disk.fail(errors.New("boom")))
-	require.Error(t, s.disk.fail(errors.New("boom again")))
+	require.Error(t, s.fail(errors.New("boom")))
+	require.Error(t, s.fail(errors.New("boom again")))
 	require.Equal(t, []string{"sync failed, the store takes no more writes"}, log.take(s, slog.LevelError))
 	require.ErrorIs(t, s.Close(), ErrSyncFailed)
 }

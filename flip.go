@@ -6,17 +6,20 @@ import (
 	"sync/atomic"
 )
 
-// move is one staged change of the index.
+// flipBatch is how many slots are exchanged in one hold of a shard's lock, which takes a few us.
+const flipBatch = 128
+
+// move is one staged change of the index: the slot of a record becomes that of its copy.
 type move struct {
 	from, to slot
 	size     uint32 // of the record, bytes
 	shard    uint8
 }
 
-// moves are the staged changes of one worker.
+// moves holds what one worker has staged.
 type moves struct {
 	list  []move
-	start [shardCount + 1]int // after sort, those of shard i are list[start[i]:start[i+1]]
+	start [shardCount + 1]int // after sort, list[start[i]:start[i+1]] belongs to shard i
 }
 
 // sort brings the moves into the order of their shards, in place and in linear time (American flag
@@ -48,7 +51,8 @@ func (m *moves) sort() {
 // of returns the moves of a shard. REQUIRES: sort was called.
 func (m *moves) of(shard int) []move { return m.list[m.start[shard]:m.start[shard+1]] }
 
-// commit makes the copies visible.
+// commit makes the copies visible: it publishes the targets, then flips every staged move. moved is
+// how many slots it exchanged, superseded how many had changed since their record was copied.
 func (r *round) commit(ctx context.Context) (moved, superseded int64, err error) {
 	c := r.c
 	for w := range c.staged {
@@ -77,7 +81,7 @@ func (r *round) commit(ctx context.Context) (moved, superseded int64, err error)
 	return m.Load(), sup.Load(), err
 }
 
-// publish puts the targets into the table.
+// publish puts the targets into the table, before any slot can name them.
 func (r *round) publish() {
 	s := r.c.s
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
@@ -87,7 +91,8 @@ func (r *round) publish() {
 	r.published = true
 }
 
-// flip exchanges the slots of batch that the index still has, and says how many.
+// flip exchanges the slots of batch that the index still has, all 64 bits of them, and returns how
+// many it exchanged. A slot that a writer has changed stays as it is, so no write is lost.
 func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -111,13 +116,15 @@ func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 	return flipped, nil
 }
 
-// liveTally sums up live bytes on their way from one segment to another; a batch seldom has more than
-// a few such pairs, in runs.
+// liveTally adds up live bytes on their way from one segment to another, so that the counters both
+// segments share with others are written once for each run of moves: a batch seldom has more than a
+// few runs.
 type liveTally struct {
 	from, to *segment
 	bytes    int64
 }
 
+// flush moves what was added up.
 func (t *liveTally) flush() {
 	if t.bytes > 0 {
 		t.from.live.Add(-t.bytes)
@@ -126,8 +133,8 @@ func (t *liveTally) flush() {
 	t.bytes = 0
 }
 
-// moveLive counts the bytes of m for its new segment. REQUIRES: the shard's lock held until t is
-// flushed.
+// moveLive counts the bytes of m as live in its new segment and no longer in its old one. REQUIRES:
+// the lock of m's shard held until t is flushed.
 func (s *Store) moveLive(t *liveTally, m move) {
 	from, _ := s.resolve(m.from.location())
 	to, _ := s.resolve(m.to.location())
@@ -138,7 +145,18 @@ func (s *Store) moveLive(t *liveTally, m move) {
 	t.bytes += int64(m.size)
 }
 
-// unflip is flip backwards.
+// unflipAll takes back every flip of the round whose new slot is still there.
+func (c *compaction) unflipAll() {
+	for w := range c.staged {
+		for i := range c.s.shards {
+			for batch := range slices.Chunk(c.staged[w].of(i), flipBatch) {
+				c.s.unflip(&c.s.shards[i], batch)
+			}
+		}
+	}
+}
+
+// unflip puts the old slots of batch back where the index still has the new ones.
 func (s *Store) unflip(sh *shard, batch []move) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()

@@ -19,9 +19,9 @@ import (
 // "%2E%2E": each id, whatever bytes it has, has one valid name, and no other name leads to it. In a URL
 // the name is escaped once more: the id "a/b" is served at "/a%252Fb".
 //
-// Open copies the content, which counts as a Get: what a file reads is of that moment. Reading the
-// directory holds and sorts all names, some 100 bytes for each memory. Files have mode 0444 and no
-// modification time.
+// Open copies the content, which counts as a Get: a file reads what was stored at that moment.
+// Reading the directory holds and sorts all names, some 100 bytes for each memory. Files have mode
+// 0444 and no modification time.
 func (s *Store) FS() fs.FS { return fileSystemView{s} }
 
 // fileSystemView implements fs.FS, fs.StatFS, fs.ReadFileFS and fs.ReadDirFS.
@@ -29,7 +29,7 @@ type fileSystemView struct{ s *Store }
 
 const rootName = "."
 
-// fileNameOf is the name of id's file.
+// fileNameOf returns the name of the file with the memory of id.
 func fileNameOf(id string) string {
 	if id == "." || id == ".." {
 		return strings.ReplaceAll(id, ".", "%2E")
@@ -37,7 +37,7 @@ func fileNameOf(id string) string {
 	return url.PathEscape(id)
 }
 
-// idOfFile is the id of the file with this name.
+// idOfFile returns the id of the memory in the file of this name.
 func idOfFile(op, name string) (id string, err error) {
 	if !fs.ValidPath(name) {
 		return "", &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
@@ -49,7 +49,7 @@ func idOfFile(op, name string) (id string, err error) {
 	return id, nil
 }
 
-// pathError makes err one of file systems.
+// pathError returns err as an error of file systems.
 func pathError(op, name string, err error) error {
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalidID) {
 		err = fs.ErrNotExist
@@ -124,7 +124,7 @@ func (v fileSystemView) ReadDir(name string) ([]fs.DirEntry, error) {
 	return list, nil
 }
 
-// fileInfo is all there is to know of a file or the directory.
+// fileInfo describes a file, or the directory.
 type fileInfo struct {
 	name      string
 	size      int64
@@ -143,7 +143,7 @@ func (i fileInfo) Mode() fs.FileMode {
 	return 0o444
 }
 
-// fileReader is a file being read. Like that of other file systems it is for one goroutine.
+// fileReader is a file being read. Like files of other file systems it is for one goroutine.
 type fileReader struct {
 	info    fileInfo
 	content *bytes.Reader // nil when closed
@@ -186,7 +186,7 @@ func (f *fileReader) closed(op string) error {
 	return &fs.PathError{Op: op, Path: f.info.name, Err: fs.ErrClosed}
 }
 
-// directoryReader is the directory being read: a list that is made by the first ReadDir.
+// directoryReader is the directory being read: a list, made by the first ReadDir.
 type directoryReader struct {
 	view   fileSystemView
 	listed bool

@@ -166,7 +166,7 @@ func TestPower_FullDiskWithManySegments(t *testing.T) {
 	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
 	require.NoError(t, err)
 	fill(t, s, 0, 300, 60_000) // one in each
-	require.GreaterOrEqual(t, s.disk.kept[manifestSpare], layout.ManifestSize(300))
+	require.GreaterOrEqual(t, s.disk.spares.kept[manifestSpare], layout.ManifestSize(300))
 	d.Budget = d.Used
 	require.NoError(t, s.Sync(), "on a full disk")
 	deleteWhere(t, s, 0, 300, odd)

@@ -9,10 +9,10 @@ import (
 )
 
 // maxLockedCopy is the longest content (bytes) copied with contentMu read-held; longer ones are
-// copied under a pin, so that a swap, and every reader that queues behind it, never waits for them.
+// copied under a pin, so that a swap, and every reader that queues after it, never waits for them.
 const maxLockedCopy = 64 << 10
 
-// match is a record that the index points to.
+// match is a record that the index points to, or the place in the index where an id is missing.
 type match struct {
 	seg    *segment
 	offset int    // of the record in seg
@@ -20,14 +20,14 @@ type match struct {
 	h      record.Header
 	pos    int // of the slot; for an id that is absent, where its slot would go
 
-	started time.Duration // of a read that is measured, see meters; else 0
+	started time.Duration // when the read began, if it is measured (see meters); otherwise 0
 }
 
 func (m *match) corrupt(id, reason string) error {
 	return &CorruptError{File: m.seg.name(), Offset: int64(m.offset), ID: id, Reason: reason}
 }
 
-// content is that of the record, not verified.
+// content returns the record's content, unverified.
 func (m *match) content() []byte { return record.Content(m.rec, m.h) }
 
 // Get returns a copy of the content of id; it is never nil when err is nil.
@@ -42,46 +42,38 @@ func (s *Store) Get(id string) ([]byte, error) {
 }
 
 // AppendContent appends the content of id to dst and returns the longer slice, as append does. It
-// does not allocate when dst has room. On an error it returns dst; bytes behind len(dst), up to its
-// capacity, may have been written.
+// does not allocate when dst has room. On an error it returns dst; bytes between its length and its
+// capacity may have been written.
 //
 // Errors: as [Store.Get].
 func (s *Store) AppendContent(dst []byte, id string) ([]byte, error) {
 	if err := checkID(id); err != nil {
 		return dst, err
 	}
-	if s.disk != nil {
-		return s.appendGuarded(dst, id, 1)
+	return s.appendContent(dst, id, true)
+}
+
+// appendContent is AppendContent for a valid id. It copies first and then checks the copy, which
+// nobody else can write to, so contentMu is held for the copy only.
+func (s *Store) appendContent(dst []byte, id string, counted bool) (content []byte, err error) {
+	var h readHold
+	if s.mayFault() {
+		content = dst //nolint:wastedassign // what a fault returns
+		defer s.catchFault(armFaults(), &err)
+		defer h.release()
 	}
-	return s.appendContent(dst, id, 1)
-}
-
-// appendGuarded is appendContent where it may end with a fault.
-func (s *Store) appendGuarded(dst []byte, id string, gets uint64) (content []byte, err error) {
-	content = dst //nolint:wastedassign // what a fault returns
-	defer s.catchFault(armFaults(), &err)
-	return s.appendContent(dst, id, gets)
-}
-
-// appendContent copies first and then checks the copy, which nobody else can write to: contentMu is
-// held for the copy only.
-func (s *Store) appendContent(dst []byte, id string, gets uint64) ([]byte, error) {
 	var m match
-	hold, err := s.lookup(&m, id, gets)
-	if err != nil {
+	if err := s.lookup(&h, &m, id, counted); err != nil {
 		return dst, err
 	}
 	var out []byte
-	switch {
-	case m.h.ContentLen > maxLockedCopy:
-		if out, err = s.copyPinned(dst, &m, hold); err != nil {
+	if m.h.ContentLen > maxLockedCopy {
+		if out, err = s.copyPinned(dst, &h, &m); err != nil {
 			return dst, err
 		}
-	case s.disk != nil:
-		out = s.copyGuarded(dst, &m, hold)
-	default: // nothing here can panic, so the lock needs no defer
+	} else {
 		out = appendTo(dst, m.content())
-		s.contentMu.RUnlock(hold)
+		h.release()
 	}
 	if !record.IntactContent(out[len(dst):], m.h) {
 		s.countDamage()
@@ -93,7 +85,7 @@ func (s *Store) appendContent(dst []byte, id string, gets uint64) ([]byte, error
 	return out, nil
 }
 
-// appendTo is append, with a result of the exact size when there is nothing to append to.
+// appendTo appends content to dst; a new slice has exactly its size.
 func appendTo(dst, content []byte) []byte {
 	if dst == nil && len(content) > 0 {
 		out := make([]byte, len(content))
@@ -103,18 +95,12 @@ func appendTo(dst, content []byte) []byte {
 	return append(dst, content...)
 }
 
-// copyGuarded copies where it may end with a fault. It takes over the hold of lookup.
-func (s *Store) copyGuarded(dst []byte, m *match, hold biaslock.Hold) []byte {
-	defer s.contentMu.RUnlock(hold)
-	return appendTo(dst, m.content())
-}
-
-// copyPinned copies what is too long for a hold of contentMu. It takes over that of lookup.
-func (s *Store) copyPinned(dst []byte, m *match, hold biaslock.Hold) (out []byte, err error) {
+// copyPinned appends a content that is too long to be copied with contentMu held. It releases h.
+func (s *Store) copyPinned(dst []byte, h *readHold, m *match) (out []byte, err error) {
 	m.seg.pin()
-	s.contentMu.RUnlock(hold)
+	h.release()
 	defer s.unpin(m.seg)
-	if s.disk != nil { // as in viewPinned
+	if s.mayFault() { // as in viewPinned
 		defer s.catchFault(armFaults(), &err)
 	}
 	return appendTo(dst, m.content()), nil
@@ -122,35 +108,37 @@ func (s *Store) copyPinned(dst []byte, m *match, hold biaslock.Hold) (out []byte
 
 // View calls fn with the content of id, without a copy, and returns what fn returns. The slice is
 // valid inside fn only, and must not be written to. fn runs with no lock held: it may take its time
-// and call the store, Close included. Until it returns, the segment stays mapped, though a
-// compaction may have replaced it.
+// and call the store, Close included. Until it returns, the segment stays mapped, even if a
+// compaction has replaced it.
 //
 // Errors: as [Store.Get], and what fn returns. A panic of fn passes through.
-func (s *Store) View(id string, fn func(content []byte) error) (err error) {
+func (s *Store) View(id string, fn func(content []byte) error) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
-	if s.disk != nil {
-		defer s.catchFault(armFaults(), &err)
-	}
-	return s.view(id, 1, fn)
+	return s.view(id, true, fn)
 }
 
-func (s *Store) view(id string, gets uint64, fn func(content []byte) error) error {
+// view is View for a valid id.
+func (s *Store) view(id string, counted bool, fn func(content []byte) error) (err error) {
+	var h readHold
+	if s.mayFault() {
+		defer s.catchFault(armFaults(), &err)
+		defer h.release()
+	}
 	var m match
-	hold, err := s.lookup(&m, id, gets)
-	if err != nil {
+	if err := s.lookup(&h, &m, id, counted); err != nil {
 		return err
 	}
 	m.seg.pin()
-	s.contentMu.RUnlock(hold)
+	h.release()
 	return s.viewPinned(id, &m, fn)
 }
 
-// viewPinned takes over the pin.
+// viewPinned calls fn with the content of m, whose segment is pinned, and drops the pin.
 func (s *Store) viewPinned(id string, m *match, fn func(content []byte) error) (err error) {
 	defer s.unpin(m.seg)
-	if s.disk != nil { // before the last unpin: it unmaps what the fault is on
+	if s.mayFault() { // caught before unpin, which may unmap what the fault is on
 		defer s.catchFault(armFaults(), &err)
 	}
 	content := m.content()
@@ -168,90 +156,89 @@ func (s *Store) viewPinned(id string, m *match, fn func(content []byte) error) (
 	return fn(content)
 }
 
-// Has reports whether id has a memory. It reads no content and verifies none; an invalid id, a
-// closed store and a damaged record are false.
+// Has reports whether id has a memory. It neither reads nor verifies the content. It returns false
+// for an invalid id, a closed store and a damaged record.
 func (s *Store) Has(id string) (exists bool) {
-	if s.disk != nil {
-		var fault error // false then
-		defer s.catchFault(armFaults(), &fault)
-	}
 	if checkID(id) != nil {
 		return false
 	}
+	var h readHold
+	if s.mayFault() {
+		var fault error // Has is false then
+		defer s.catchFault(armFaults(), &fault)
+		defer h.release()
+	}
 	var m match
-	hold, err := s.lookup(&m, id, 0)
-	if err != nil {
-		return false
-	}
-	s.contentMu.RUnlock(hold)
-	return true
+	err := s.lookup(&h, &m, id, false)
+	h.release()
+	return err == nil
 }
 
-// lookup finds id and returns with contentMu read-held when err is nil, so that the match can be
-// used or pinned. It counts as so many gets.
-func (s *Store) lookup(m *match, id string, gets uint64) (hold biaslock.Hold, err error) {
+// readHold is a hold of contentMu for reading that knows whether it is held: a call that may end
+// with a fault defers release, and still releases as early as it can.
+type readHold struct {
+	biaslock.Hold
+	lock *contentLock // nil when it is not held
+}
+
+// acquire begins a hold of lock.
+func (h *readHold) acquire(lock *contentLock) { h.Hold, h.lock = lock.RLock(), lock }
+
+// release ends the hold, once.
+func (h *readHold) release() {
+	if lock := h.lock; lock != nil {
+		h.lock = nil
+		lock.RUnlock(h.Hold)
+	}
+}
+
+// lookup finds id. When it returns nil, h is held, so that the match can be used or pinned. It
+// counts as a get if counted is true.
+func (s *Store) lookup(h *readHold, m *match, id string, counted bool) error {
 	sh, tag := s.place(id)
-	hold = s.contentMu.RLock()
-	hold.Gets = gets
-	if s.disk != nil {
-		err = s.findGuarded(&hold, m, sh, tag, id)
-	} else {
-		err = s.findCounted(&hold, m, sh, tag, id)
-	}
-	if err != nil {
-		s.contentMu.RUnlock(hold)
-	}
-	return hold, err
-}
-
-// findGuarded is findCounted where it may end with a fault.
-func (s *Store) findGuarded(hold *biaslock.Hold, m *match, sh *shard, tag uint32, id string) error {
-	ended := false
-	defer func() {
-		if !ended {
-			hold.Gets = 0
-			s.contentMu.RUnlock(*hold)
-		}
-	}()
-	err := s.findCounted(hold, m, sh, tag, id)
-	ended = true
-	return err
-}
-
-// findCounted is find, and says with hold what the call counts as.
-func (s *Store) findCounted(hold *biaslock.Hold, m *match, sh *shard, tag uint32, id string) error {
+	h.acquire(&s.contentMu)
 	if s.closed {
-		hold.Gets = 0
+		h.release()
 		return ErrClosed
 	}
-	m.started = s.meters.sampleRead(hold)
+	if counted {
+		m.started = s.meters.sampleRead(&h.Hold)
+	}
 	exists, err := s.find(m, sh, tag, id)
 	switch {
-	case err != nil:
-		s.corruptRecords.Add(1)
-		s.meters.getErrors.Add(int64(hold.Gets))
-		hold.Gets = 0
-		return err
-	case !exists:
-		hold.Miss()
+	case exists:
+		if counted {
+			h.Gets = 1 // not earlier: a look-up that ends with a fault is no get
+		}
+		return nil
+	case err == nil:
+		err = ErrNotFound
+		if counted {
+			h.Misses(1)
+		}
 		if m.started != 0 {
 			s.meters.readEnded(m.started, 0)
 		}
-		return ErrNotFound
+	default:
+		s.corruptRecords.Add(1)
+		if counted {
+			s.meters.getErrors.Add(1)
+		}
 	}
-	return nil
+	h.release()
+	return err
 }
 
-// countDamage accounts for a content that cannot be returned.
+// countDamage counts a content that was found damaged.
 func (s *Store) countDamage() {
 	s.corruptRecords.Add(1)
 	s.meters.getErrors.Add(1)
 }
 
-// missAttempts is how many times a miss is looked at without the shard's lock.
+// missAttempts is how often a miss is checked without the shard's lock.
 const missAttempts = 4
 
-// find looks id up. It takes no lock when the id is there; see index.go for what may be believed.
+// find looks id up. It takes no lock when the id is there; index.go says what it may believe.
 // REQUIRES: contentMu held, no lock of a shard held.
 func (s *Store) find(m *match, sh *shard, tag uint32, id string) (exists bool, err error) {
 	if exists, _ = s.probe(m, sh, tag, id); exists {
@@ -272,8 +259,8 @@ func (s *Store) find(m *match, sh *shard, tag uint32, id string) (exists bool, e
 	return s.probe(m, sh, tag, id)
 }
 
-// probe looks id up once, and compares it with the ids of the records themselves. A damaged head among
-// the records it meets is an error, since it may be id's. Only a hit is sure unless the lock of the
+// probe looks id up once, comparing it with the ids in the records. A damaged prefix among the
+// records it meets is an error, since it may be id's. Only a hit is certain unless the lock of the
 // shard, or of its lane, is held. REQUIRES: contentMu held.
 func (s *Store) probe(m *match, sh *shard, tag uint32, id string) (exists bool, err error) {
 	t := sh.current()
@@ -295,7 +282,7 @@ func (s *Store) probe(m *match, sh *shard, tag uint32, id string) (exists bool, 
 	return false, nil
 }
 
-// follow reads header and id of the record at loc into m, and verifies them. REQUIRES: contentMu held.
+// follow reads the prefix of the record at loc into m and verifies it. REQUIRES: contentMu held.
 func (s *Store) follow(m *match, loc location) error {
 	seg, offset := s.resolve(loc)
 	if seg == nil {

@@ -212,9 +212,9 @@ func settled(s *Store) Stats {
 func locationOf(t *testing.T, s *Store, id string) (seg *segment, offset int) {
 	t.Helper()
 	var m match
-	hold, err := s.lookup(&m, id, 0)
-	require.NoError(t, err)
-	s.contentMu.RUnlock(hold)
+	var h readHold
+	require.NoError(t, s.lookup(&h, &m, id, false))
+	h.release()
 	return m.seg, m.offset
 }
 

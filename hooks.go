@@ -38,7 +38,7 @@ const (
 	pointRecoverSealed    point = "open: tails sealed, manifest not written"
 	pointRecoverListed    point = "open: manifest written, leftovers not removed"
 	pointRepairBuried     point = "repair: tombstones of lost memories written"
-	pointRepairRescued    point = "repair: intact memories of a damaged segment written anew"
+	pointRepairRescued    point = "repair: intact memories of a damaged segment rewritten"
 	pointRepairCommitted  point = "repair: manifest without damaged segments in force"
 )
 

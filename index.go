@@ -14,62 +14,61 @@ import (
 )
 
 /*
-The offset index finds the record of an id. It holds no pointer and no string: 256 shards, each an
-open-addressing table of 8-byte slots in mapped memory, where the garbage collector never looks.
+The offset index finds the record of an id. It holds no pointer and no string: it is 256 shards,
+each an open-addressing table of 8-byte slots in mapped memory, where the garbage collector never
+looks.
 
-	slot      0 when empty, else tag (24 bits) ‖ location (40 bits)
+	slot      0 when empty, otherwise tag (24 bits) ‖ location (40 bits)
 	location  number of the segment in the segment table ‖ offset in units of 8 bytes; how many bits
 	          each part has follows from SegmentSize; never 0, since a segment starts with a header
 	hash      shard (8 bits) ‖ tag (24 bits) ‖ unused; seeded per store, so that nobody can choose
 	          ids that crowd one shard
 
-A tag is all of the hash that a shard uses: the home of a slot is tag × slots / 2^24 (a multiply
-and a shift, so a table may have any number of slots, and grows by a third instead of doubling),
-collisions go to the next free slot, and a removal moves later slots back (Knuth, TAOCP vol. 3,
-section 6.4, algorithm R) instead of leaving marks behind. Growing, shrinking and removing need the
-tags only: no record is read, no page of a segment is touched.
+A tag is all of the hash that a shard uses. The home of a slot is tag × slots / 2^24, a multiply and
+a shift, so a table may have any number of slots, and grows by a third instead of doubling.
+Collisions go to the next free slot, and a removal moves later slots back (Knuth, TAOCP vol. 3,
+section 6.4, algorithm R) instead of leaving marks. Growing, shrinking and removing need the tags
+only: no record is read, no page of a segment is touched.
 
-Cost: a table is between 45 % and 80 % full, which is 10 to 18 bytes per memory; while tables are replaced,
-up to 24. Two ids of one
-shard share a tag with probability 2^-24 each, 0.2 % of all look-ups at 10 million memories read
-a second record; ids are always compared in the record itself.
+Cost: a table is between 45 % and 80 % full, which is 10 to 18 bytes per memory, and up to 24 while
+tables are replaced. Two ids of one shard share a tag with probability 2^-24, so at 10 million
+memories 0.2 % of all look-ups read a second record; ids are always compared in the record itself.
 
-I2 (one slot): an id has at most one slot, found from its home before any empty slot. While a removal
-moves slots back, one of them may be there twice for a moment, the same in both places.
-I3 (positions): positions change only by insert, remove and resize, whose callers hold the lock of
-the shard's lane; a compaction exchanges locations in place. So whoever holds the lane's lock may
-remember a position between two holds of the shard's lock, and needs none to look an id up.
+I2 (one slot): an id has at most one slot, found from its home before any empty slot. While a
+removal moves slots back, one of them may be there twice for a moment, the same in both places.
+I3 (positions): positions change only by insert, remove and resize, and only with the lock of the
+shard's lane held; a compaction exchanges locations in place. So a holder of the lane's lock may
+remember a position between two holds of the shard's lock, and look an id up without that lock.
 
-Reading without a lock. A reader holds contentMu and no lock of the index: it loads the shard's table,
-and slots one by one, atomically, while writers store them atomically under the shard's lock. What it
-may believe:
+Reading without a lock. A reader holds contentMu and no lock of the index. It loads the shard's
+table, and then slots one by one, atomically; writers store slots atomically, under the shard's
+lock. The reader believes:
 
-  - A hit, always. Each store puts a slot into the table that is valid at that moment, over an empty
-    one (a new memory), over the same id's (an overwrite, a flip), over one that has been removed, or
-    over one that has been copied to where it is found before (a removal that moves slots back: copy
-    first, then overwrite). So whatever slot is loaded, at whatever moment, was the slot of its id at that
-    moment, and contentMu keeps the segment it names in the segment table (section 8 of
-    docs/design.md). The record says whose it is. That moment is the read's point of linearization.
-  - A hit or a miss in a table that was replaced meanwhile: it is frozen as it was when it was replaced,
-    which was within the call. A hit there was true at that moment.
-  - A miss, only if no removal came between. The interleaving that would break it: X at position 5, home
-    4. The reader has passed 4, another memory's. A removal of that one moves X to 4 and empties 5; the
-    reader finds 5 empty. So shifts is odd while a removal is under way and another number after it, and
-    a miss counts when it was even before the probe and the same after. Other changes need not be
-    counted: a new memory fills an empty slot, an overwrite and a flip keep a slot's tag and place, and
-    a resize leaves the old table behind as it was. After a few such misses the reader takes the lock.
-  - A damaged record, only under the shard's lock: it would be one without (see hits), but an error may
-    take its time.
+  - A hit, always. Whatever slot it loads was the slot of its id at that moment, or, in a table that
+    was replaced during the probe, when the table was replaced, which was within the call. Each
+    store puts a slot into the table that is valid at that moment, over an empty one (a new memory),
+    over the same id's (an overwrite, a flip), over one that has been removed, or over one that has
+    been copied to where it is found before (a removal that moves slots back copies first, then
+    overwrites). contentMu keeps the segment that the slot names in the segment table. The record
+    says whose it is.
+  - A miss, only if no removal came between: one may move the slot looked for from ahead of the
+    reader to a place it has passed. So shifts is odd while a removal is under way and has grown
+    after it, and a miss counts when shifts was even before the probe and is the same after. No
+    other change hides a slot: a new memory fills an empty slot, an overwrite and a flip keep a
+    slot's tag and place, and a resize leaves the old table as it was. After missAttempts misses
+    that do not count the reader takes the shard's lock.
+  - Damage, only with the shard's lock held. What a slot leads to is damaged without the lock as
+    well (see hits), but an error may take its time.
 
-A probe ends: some slots are always empty, and a reader that walked after a moving one would need a
-writer at each step.
+A probe ends: some slots are always empty, and a reader that walked after a moving slot forever
+would need a writer at each step.
 
-I7 (old tables): a table that was replaced stays mapped until no reader can be in it. Readers load a table
-and are done with it within one hold of contentMu; so an old one waits in limbo until contentMu has been
-held for writing once: by a swap, by Close, or by a write that finds too much waiting. Whoever reads a
-table with the shard's lock only, and without contentMu, has it from the shard under that lock, where it
-is not replaced meanwhile. The interleaving that would break it: a reader loads the table, a Put replaces
-and unmaps it, the reader loads a slot.
+I7 (old tables): a table that was replaced stays mapped until contentMu has been held for writing,
+so a reader, which loads a table and is done with it within one hold of contentMu, never loads a
+slot from unmapped memory. A goroutine that reads a table without contentMu loads it with the
+shard's lock held, under which no table is replaced.
+
+docs/design.md, sections 3 and 8, has the proofs.
 */
 
 const (
@@ -94,16 +93,17 @@ func (w slot) tag() uint32 { return uint32(w >> locationBits) }
 
 func (w slot) location() location { return location(w & locationMask) }
 
-// table is the slots of one shard. In a table that readers know, slots are loaded with get and stored
-// with set only.
+// table is the slots of one shard. Once readers know it, its slots are loaded and stored with get
+// and set only.
 type table []slot
 
-// tableOf makes a table of mapped memory. A slice of bytes that begins at a page is one of whole words.
+// tableOf returns mapped memory as a table. The memory begins at a page, so slots are aligned as
+// words are.
 func tableOf(mem []byte) table {
 	return unsafe.Slice((*slot)(unsafe.Pointer(unsafe.SliceData(mem))), len(mem)/slotSize)
 }
 
-// bytes is the memory of t.
+// bytes returns the memory of t.
 func (t table) bytes() []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(t))), len(t)*slotSize)
 }
@@ -118,7 +118,8 @@ func (t table) home(tag uint32) int { return int(uint64(tag) * uint64(t.slots())
 
 func (t table) next(pos int) int { return wrap(pos+1, t.slots()) }
 
-func (t table) distance(a, b int) int { // from a forward to b
+// distance returns how many steps forward lead from a to b.
+func (t table) distance(a, b int) int {
 	return wrap(b-a+t.slots(), t.slots())
 }
 
@@ -129,8 +130,8 @@ func wrap(pos, slots int) int {
 	return pos
 }
 
-// first returns the first slot with tag, 0 when there is none. The position of 0 is where a new
-// slot of that tag goes.
+// first returns the first slot with tag, or 0 when there is none: its position is where a new slot
+// with that tag goes.
 func (t table) first(tag uint32) (pos int, w slot) {
 	if len(t) == 0 {
 		return 0, 0
@@ -138,10 +139,11 @@ func (t table) first(tag uint32) (pos int, w slot) {
 	return t.seek(t.home(tag), tag)
 }
 
-// following returns the next slot with tag after pos, 0 when there is none.
+// following returns the next slot with tag after pos, or 0 as first does.
 func (t table) following(pos int, tag uint32) (int, slot) { return t.seek(t.next(pos), tag) }
 
-// seek ends, since a table is never full.
+// seek returns the first slot from pos on that is empty or has tag. It ends, since a table is never
+// full.
 func (t table) seek(pos int, tag uint32) (int, slot) {
 	for {
 		w := t.get(pos)
@@ -164,15 +166,15 @@ func (t table) find(w slot) (pos int, ok bool) {
 	return 0, false
 }
 
-// remove empties pos and moves back every later slot that could no longer be found. A slot that moves is
-// in both places before it is gone from one: readers may look on.
+// remove empties pos and moves back every later slot that could no longer be found. A slot that
+// moves is in both places before it is gone from one, since readers may be looking.
 func (t table) remove(pos int) {
 	for next := t.next(pos); ; next = t.next(next) {
 		w := t.get(next)
 		if w == 0 {
 			break
 		}
-		// w may move to pos unless its home lies behind pos.
+		// w may move to pos unless its home lies between pos and where it is.
 		if t.distance(t.home(w.tag()), next) >= t.distance(pos, next) {
 			t.set(pos, w)
 			pos = next
@@ -181,9 +183,9 @@ func (t table) remove(pos int) {
 	t.set(pos, 0)
 }
 
-// appendRange appends the slots whose tag is in [from, to) to dst. The tags of ids never change,
-// so ranges walked one after the other see each id once, whatever happens between them: tables may
-// be resized, slots moved and locations exchanged.
+// appendRange appends the slots whose tag is in [from, to) to dst. The tag of an id never changes,
+// so ranges walked one after the other see each id once, though tables may be resized, slots moved
+// and locations exchanged between them.
 func (t table) appendRange(dst []slot, from, to uint32) []slot {
 	if len(t) == 0 {
 		return dst
@@ -194,7 +196,7 @@ func (t table) appendRange(dst []slot, from, to uint32) []slot {
 		w := t.get(pos)
 		passed = passed || pos == last
 		if w == 0 && passed {
-			break // no slot of the range is beyond an empty one at or behind its last home
+			break // no slot of the range is beyond an empty one at or after its last home
 		}
 		if w != 0 && w.tag() >= from && w.tag() < to {
 			dst = append(dst, w)
@@ -211,17 +213,17 @@ type shard struct {
 	_ [cpu.CacheLines - unsafe.Sizeof(shardState{})%cpu.CacheLines]byte
 }
 
-// shardShared is what readers load. It changes when the table is resized.
+// shardShared is what readers load. It changes only when the table is replaced.
 type shardShared struct {
-	lane  *lane                 // whose lock every writer of this shard holds; set by Open
-	table atomic.Pointer[table] // nil as nil table; stored under the lane's lock and mu
+	lane  *lane                 // every writer of this shard holds its lock; set by Open
+	table atomic.Pointer[table] // nil for an empty one; stored with the lane's lock and mu held
 }
 
 // shardState changes with every write.
 type shardState struct {
 	mu lockrank.Mutex[shardRank]
-	// The slots of the table, and what follows, are written under mu; all of it is also read without:
-	// the counters by Stats, which then sees each of them exact but not all of one moment.
+	// mu guards writing the slots of the table and the counters. Both are also read without it;
+	// Stats sees each counter exact, but not all of them at one moment.
 	memories  atomic.Int64  // slots in use
 	liveBytes atomic.Int64  // sizes of the records they point to
 	version   atomic.Int64  // grows before and after each change of slots and byte counts
@@ -231,7 +233,7 @@ type shardState struct {
 	deleteMisses  atomic.Int64 // written under the lane's lock
 }
 
-// current is the shard's table.
+// current returns the shard's table, empty before its first memory.
 func (sh *shard) current() table {
 	if t := sh.table.Load(); t != nil {
 		return *t
@@ -239,8 +241,8 @@ func (sh *shard) current() table {
 	return nil
 }
 
-// prefetch has the home slot of tag fetched. No lock is needed: the table may be an old one, even one that
-// is not mapped any more.
+// prefetch asks for the home slot of tag. No lock is needed: it does no harm when the table has
+// been replaced, and even unmapped.
 func (sh *shard) prefetch(tag uint32) {
 	if t := sh.current(); len(t) > 0 {
 		home := t.home(tag)
@@ -248,11 +250,12 @@ func (sh *shard) prefetch(tag uint32) {
 	}
 }
 
-// setTable makes t the shard's table. REQUIRES: as resizeLocked, or nobody else knows the shard yet.
+// setTable makes t the shard's table. REQUIRES: as resizeLocked, or nobody else knows the shard
+// yet.
 func (sh *shard) setTable(t table) { sh.table.Store(&t) }
 
-// wanted is the number of slots the table should have for n memories: as many as it has while that
-// leaves it between 9/20 and 4/5 full, else as many whole cache lines as make it 3/5 full.
+// wanted returns the number of slots the table should have for n memories: what it has, if that
+// leaves it between 9/20 and 4/5 full, and otherwise as many whole cache lines as make it 3/5 full.
 func (sh *shard) wanted(n int) int {
 	slots := sh.current().slots()
 	if n*5 <= slots*4 && n*20 >= slots*9 {
@@ -261,17 +264,17 @@ func (sh *shard) wanted(n int) int {
 	return vm.RoundUp(max(1, n*5/3*slotSize), tableAlign) / slotSize
 }
 
-// rangeEnd returns a tag so that about n memories have tags from it down to from.
+// rangeEnd returns a tag such that about n memories have a tag between from and it.
 func (sh *shard) rangeEnd(from uint32, n int) uint32 {
 	memories := max(1, sh.memories.Load())
 	return uint32(min(tagCount, int64(from)+max(1, int64(n)*tagCount/memories)))
 }
 
 // resizeLocked moves the slots to t, which is empty and large enough, and returns the old table.
-// REQUIRES: the lane's lock held and sh.mu held.
+// REQUIRES: the lane's lock and sh.mu held.
 func (sh *shard) resizeLocked(t table) (old table) {
 	old = sh.current()
-	for _, w := range old { // who writes slots holds sh.mu, and t is known to nobody
+	for _, w := range old { // not atomically: sh.mu keeps writers out, and nobody knows t
 		if w != 0 {
 			free := t.home(w.tag())
 			for t[free] != 0 {
@@ -289,8 +292,7 @@ func (sh *shard) resizeLocked(t table) (old table) {
 // REQUIRES: the lane's lock held; sh.mu NOT held.
 func (s *Store) prepare(sh *shard, n int) error {
 	slots := sh.wanted(n)
-	// Whoever replaces the table holds the lane's lock.
-	if slots == sh.current().slots() {
+	if slots == sh.current().slots() { // nobody else replaces the table: the lane's lock is held
 		return nil
 	}
 	t, err := s.tables.acquire(slots)
@@ -305,15 +307,16 @@ func (s *Store) prepare(sh *shard, n int) error {
 	return nil
 }
 
-// limbo is where tables wait that were replaced (I7).
+// replacedTables are the tables that wait for their readers (I7).
 type replacedTables struct {
 	mu     sync.Mutex // a leaf
 	tables []table
-	bytes  atomic.Int64 // of them; written under mu
+	bytes  atomic.Int64 // size of all tables; written with mu held
 }
 
-// leastLimbo is what may wait in any case, bytes: a release waits for every reader.
-const leastReplaced = 256 << 10
+// leastReplaced is how many bytes of tables may wait in any case, since a release waits for every
+// reader.
+const leastReplaced = 64 << 10
 
 func (l *replacedTables) add(t table) {
 	if len(t) == 0 {
@@ -325,8 +328,8 @@ func (l *replacedTables) add(t table) {
 	l.bytes.Add(int64(len(t)) * slotSize)
 }
 
-// takeLocked empties the limbo. No reader is in these tables, and none comes. REQUIRES: contentMu
-// write-held.
+// takeLocked returns all replaced tables and forgets them. No reader is in them, and none will be.
+// REQUIRES: contentMu write-held.
 func (l *replacedTables) takeLocked() (tables []table) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -335,15 +338,15 @@ func (l *replacedTables) takeLocked() (tables []table) {
 	return tables
 }
 
-// trimLimbo ends a call that may have resized a table: it gives old ones back when more are waiting
-// than 1/8 of the index. REQUIRES: no lock held.
+// trimReplaced ends a call that may have replaced a table: it gives old ones back when more than
+// 1/16 of the index is waiting. REQUIRES: no lock held.
 func (s *Store) trimReplaced() {
-	if waiting := s.replaced.bytes.Load(); waiting > leastReplaced && waiting > s.tableBytes.Load()/8 {
+	if waiting := s.replaced.bytes.Load(); waiting > leastReplaced && waiting > s.tableBytes.Load()/16 {
 		s.releaseReplaced()
 	}
 }
 
-// emptyLimbo gives all old tables back. REQUIRES: no lock held.
+// releaseReplaced gives all replaced tables back. REQUIRES: no lock held.
 func (s *Store) releaseReplaced() {
 	if s.replaced.bytes.Load() == 0 {
 		return
@@ -365,34 +368,39 @@ func (s *Store) releaseTables(tables []table) {
 	}
 }
 
-// splitHash returns the shard's number and the tag of an id with this hash.
-func splitHash(h uint64) (number int, tag uint32) {
+// splitHash returns the shard and the tag of an id with this hash.
+func splitHash(h uint64) (shardIndex int, tag uint32) {
 	return int(h >> (64 - shardBits)), uint32(h>>(64-shardBits-tagBits)) & (tagCount - 1)
 }
 
 // place returns the shard and the tag of id.
 func (s *Store) place(id string) (sh *shard, tag uint32) {
-	number, tag := splitHash(s.hash(id))
-	return &s.shards[number], tag
+	shardIndex, tag := splitHash(s.hash(id))
+	return &s.shards[shardIndex], tag
 }
 
+// hash returns the seeded hash of id.
 func (s *Store) hash(id string) uint64 {
 	if s.hooks.hash != nil {
 		return s.hooks.hash(id)
 	}
-	if s.disk != nil {
+	if s.keyedHash() {
 		return sip.Hash(s.disk.key, id)
 	}
 	return maphash.String(s.hashSeed, id)
 }
 
-// hashBytes is hash of an id that is not a string.
+// hashBytes returns the hash of an id that is not a string.
 func (s *Store) hashBytes(id []byte) uint64 {
 	if s.hooks.hash != nil {
 		return s.hooks.hash(string(id))
 	}
-	if s.disk != nil {
+	if s.keyedHash() {
 		return sip.Hash(s.disk.key, id)
 	}
 	return maphash.Bytes(s.hashSeed, id)
 }
+
+// keyedHash reports whether hashes have to outlive the process, as tags in the hint of a directory
+// do; the seed of maphash does not.
+func (s *Store) keyedHash() bool { return s.disk != nil }

@@ -11,100 +11,69 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// lane is one appender. The shards of a lane write one at a time.
+// lane is one appender. Writers of its shards append one at a time.
 type lane struct {
 	laneState
 	_ [cpu.CacheLines - unsafe.Sizeof(laneState{})%cpu.CacheLines]byte // as with shards
 }
 
 type laneState struct {
-	rolling lockrank.Mutex[rollRank] // held by who makes the next active segment
+	rolling lockrank.Mutex[rollRank] // held while the next active segment is made
 	mu      lockrank.Mutex[laneRank]
-	active  *segment // guarded by mu; set by who has rolling too, but for seals
+	active  *segment // nil when there is none; set with rolling and mu held, read with mu held
 }
 
-// largeSize is the size of the largest record that shares a segment with others.
+// largeSize returns the size of the largest memory's record that shares a segment. Larger ones have
+// a segment of their own, see large.go.
 func (s *Store) largeSize() int {
 	return min(s.largestShared(), max(s.opts.SegmentSize/largeShare, minLargeSize))
 }
 
-// largestFor is the size of the largest record of a kind that shares a segment. A tombstone needs one of
-// its own only when its id has nearly the size of the smallest segment.
-func (s *Store) largestFor(kind byte) int {
-	if kind == record.KindTombstone {
-		return s.largestShared()
-	}
-	return s.largeSize()
-}
-
-// largestShared is the size of the largest record that fits a segment of SegmentSize.
+// largestShared returns the size of the largest record that fits a segment of SegmentSize. A
+// tombstone shares a segment if it fits: one that does not has an id nearly as long as the smallest
+// segment.
 func (s *Store) largestShared() int {
 	return s.opts.SegmentSize - layout.HeaderSize - 2*layout.DigestSize
 }
 
-// errNoRoom says that a record needs a segment that is not there yet.
-var errNoRoom = errors.New("warmtier: internal: no room")
-
-// withRoom calls try, which appends p or returns errNoRoom, each time with a segment more. Making one
-// takes milliseconds, so it is done with no lock held: a swap that had to wait for it would stop every
-// reader behind it. Close waits, or it would leave files to the next owner of the directory that this
-// call removes when try fails.
-func (s *Store) withRoom(p *put, try func() error) error {
+// makeRoom gives the lane of d a segment with room for d. Making one takes milliseconds, so it is
+// done with no lock held: a swap that had to wait for it would stop every reader that comes after
+// it. Close waits for it, since a file that is not in the table yet may have to be removed again,
+// and by then the directory could have another owner. REQUIRES: no lock held.
+func (s *Store) makeRoom(d *draft) error {
+	lockrank.AssertUnlocked()
 	done, err := s.enter()
 	if err != nil {
 		return err
 	}
 	defer done()
-	for err = errNoRoom; err == errNoRoom; { //nolint:errorlint // never wrapped: it is no error
-		if err = s.makeRoom(p); err == nil {
-			err = try()
-		}
-	}
-	if p.large == nil || p.written {
-		return err
-	}
-	failed := s.discardSegment(p.large)
-	if err == nil { // there was nothing to delete
-		s.warn("segment could not be given back", failed)
-		return nil
-	}
-	return errors.Join(err, failed)
+	return s.roll(d.shard.lane, d)
 }
 
-// makeRoom gives p a segment of its own with the body of p in it, or the lane of its id a new active
-// segment. REQUIRES: no lock held.
-func (s *Store) makeRoom(p *put) (err error) {
-	lockrank.AssertUnlocked()
-	if p.size > s.largestFor(p.kind) {
-		p.large, err = s.newLargeSegment(p)
-		return err
-	}
-	return s.roll(p.shard.lane, p)
-}
-
-// hasRoomLocked reports whether the active segment of ln takes a record of p's size. REQUIRES: ln.mu held.
-func (ln *lane) hasRoomLocked(p *put) bool {
+// hasRoomLocked reports whether the active segment of ln takes d. REQUIRES: ln.mu held.
+func (ln *lane) hasRoomLocked(d *draft) bool {
 	seg := ln.active
-	return seg != nil && seg.room(1) >= p.size && (p.kind == record.KindTombstone || !seg.spare)
+	return seg != nil && seg.room(1) >= d.size && (d.kind == record.KindTombstone || !seg.spare)
 }
 
-// roll gives ln an active segment with room for p, unless somebody else has done that meanwhile.
-func (s *Store) roll(ln *lane, p *put) error {
+// roll gives ln an active segment with room for d, unless another writer has done so in the
+// meantime.
+func (s *Store) roll(ln *lane, d *draft) error {
 	ln.rolling.Lock()
 	defer ln.rolling.Unlock()
 	ln.mu.Lock()
-	enough := ln.hasRoomLocked(p)
+	enough := ln.hasRoomLocked(d)
 	ln.mu.Unlock()
 	if enough {
 		return nil
 	}
-	if seg := s.takePartial(p.size); seg != nil {
+	if seg := s.takePartial(d.size); seg != nil {
 		s.resume(ln, seg)
 		return nil
 	}
 	spec := segmentSpec{kind: layout.KindLane, size: s.opts.SegmentSize}
-	if p.kind == record.KindTombstone {
-		spec.least = segmentSizeFor(p.size)
+	if d.kind == record.KindTombstone {
+		spec.least = segmentSizeFor(d.size)
 	}
 	seg, err := s.createSegment(spec)
 	if err != nil {
@@ -117,8 +86,8 @@ func (s *Store) roll(ln *lane, p *put) error {
 	return nil
 }
 
-// install makes seg the active segment of ln. It publishes with contentMu read-held: between swaps the
-// table only grows. REQUIRES: ln.rolling held, so that the lane has got no other one meanwhile.
+// install publishes seg and makes it the active segment of ln. REQUIRES: ln.rolling held, so that
+// nobody else gives the lane a segment.
 func (s *Store) install(ln *lane, seg *segment) {
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
@@ -127,8 +96,8 @@ func (s *Store) install(ln *lane, seg *segment) {
 	s.activateLocked(ln, seg)
 }
 
-// activateLocked seals the active segment of ln and makes seg the next one. REQUIRES: ln.mu held, contentMu
-// read-held, seg in the table.
+// activateLocked seals the active segment of ln and makes seg the next one. REQUIRES: ln.mu held,
+// contentMu read-held, seg in the table.
 func (s *Store) activateLocked(ln *lane, seg *segment) {
 	_ = s.hooks.fire(pointLaneRolled)
 	if ln.active != nil {
@@ -138,35 +107,18 @@ func (s *Store) activateLocked(ln *lane, seg *segment) {
 	ln.active = seg
 }
 
-// mergeableRoom is the room from which on a sealed segment counts as sealed early.
+// mergeableRoom returns the room above which a sealed segment counts as sealed early.
 func (s *Store) mergeableRoom() int64 { return int64(s.opts.SegmentSize / largeShare) }
 
-// newLargeSegment returns a segment, in no table yet, that holds id and content of p, but no record
-// yet.
-func (s *Store) newLargeSegment(p *put) (seg *segment, err error) {
-	seg, err = s.createSegment(segmentSpec{kind: layout.KindLane, size: segmentSizeFor(p.size), large: true})
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.discardSegment(seg))
-			seg = nil
-		}
-	}()
-	defer s.catchFault(armFaults(), &err)
-	record.PutBody(seg.mem[layout.HeaderSize:], p.id, p.content)
-	return seg, nil
-}
-
-// segmentSizeFor is the size of a segment for one record of size bytes alone.
+// segmentSizeFor returns the size of a segment for one record of size bytes alone.
 func segmentSizeFor(size int) int {
 	return vm.RoundUp(layout.HeaderSize+size+2*layout.DigestSize, vm.PageSize)
 }
 
-// sealLanes seals the active segments of which at least a share of threshold (0: any) is dead, and that
-// hold a record; those without one too for a Close, behind which none may be active. Lanes get a new one
-// with their next record: from here on none goes on in a segment that was sealed.
+// sealLanes seals the active segments that hold a record and of which at least a share of threshold
+// (0: any) is dead. Lanes get a new segment with their next record, and from here on none resumes
+// one that was sealed. In a closed store segments without a record are sealed too, since none may
+// stay active.
 func (s *Store) sealLanes(threshold float64) {
 	s.segments.setPartial(nil)
 	for i := range s.lanes {
@@ -175,7 +127,7 @@ func (s *Store) sealLanes(threshold float64) {
 }
 
 func (s *Store) sealLane(ln *lane, threshold float64) {
-	ln.rolling.Lock() // a lane that is about to go on in a segment does so before it is sealed
+	ln.rolling.Lock() // a lane that is about to resume a segment does so before it is sealed
 	defer ln.rolling.Unlock()
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
@@ -189,24 +141,25 @@ func (s *Store) sealLane(ln *lane, threshold float64) {
 }
 
 /*
-Going on in a segment. Every Close seals the segments of lanes, half empty or not, and every Open after a
-kill does: without more, a thousand times Open, Put and Close would leave a thousand files. So a lane that
-needs a segment takes one that was sealed with room left before this Open, as long as no compaction may
-have chosen it. Its state is written as not sealed first, both copies of it: if one that says sealed were
-left, damage to the other one would end the segment before the new records. Everything beyond the end must
-be zero: a record behind a new one would count. Open makes it so (see clearRemains); whoever else wrote
-there has damaged the file.
+Resuming a segment. Every Close seals the segments of lanes, half empty or not, and every Open after
+a kill does: without more, a thousand times Open, Put and Close would leave a thousand files. So a
+lane that needs a segment resumes one that was sealed with room left before this Open, as long as no
+compaction may have chosen it. First its state is written as not sealed, to both copies: if one that
+says sealed were left, damage to the other one would end the segment before the new records.
+Everything beyond the last record must be zero, as Open has made it (see clearRemains), since a
+record left there would count after a new one. If it is not, the file was damaged by another
+program.
 */
 
-// setUnfilled replaces the segments that lanes may go on in.
+// setPartial replaces the segments that lanes may resume.
 func (t *segmentTable) setPartial(segs []*segment) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.partial = segs
 }
 
-// takeUnfilled returns a sealed segment with room for size bytes that can be gone on with, nil when there
-// is none. REQUIRES: the rolling of the lane it is for held; no other lock.
+// takePartial returns a sealed segment that has room for size bytes and can be resumed, or nil when
+// there is none. REQUIRES: the lane's rolling held, and no other lock.
 func (s *Store) takePartial(size int) *segment {
 	t := &s.segments
 	for {
@@ -223,7 +176,8 @@ func (s *Store) takePartial(size int) *segment {
 	}
 }
 
-// unseal writes to the header of seg that records follow; an error when that cannot be.
+// unseal writes to the header of seg that more records follow. It fails when its file does not
+// allow that.
 func (s *Store) unseal(seg *segment) (err error) {
 	defer s.catchFault(armFaults(), &err)
 	if !layout.IsZero(seg.rest()) {
@@ -234,13 +188,14 @@ func (s *Store) unseal(seg *segment) (err error) {
 	return nil
 }
 
-// goOn makes seg, of takeUnfilled, the active segment of ln.
+// resume makes seg, which takePartial returned, the active segment of ln. REQUIRES: ln.rolling
+// held.
 func (s *Store) resume(ln *lane, seg *segment) {
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	s.segments.mu.Lock() // a flush looks at sealed segments under it
-	seg.sealedInFile.Store(false)
+	seg.inFile.sealed.Store(false)
 	seg.sealedEarly.Store(false)
 	seg.state.Store(int32(stateActive))
 	s.segments.mu.Unlock()

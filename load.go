@@ -14,45 +14,46 @@ import (
 )
 
 /*
-GetOrLoad runs one load for all who miss an id at the same time. What makes it more than that is what
-may happen to the id while the load runs:
+GetOrLoad runs one load for all calls that miss an id at the same time. The difficulty is what may
+happen to the id while the load runs:
 
-	Put, Delete   What was loaded may be older, and must neither replace the content nor bring a
-	              deleted memory back. So each Put and each Delete, those included that find nothing
-	              to delete, supersedes the flight of its id, under the lane's lock; the loaded
-	              content is stored under the same lock, and only if its flight was not superseded.
-	              The id has no memory then: a flight looks for one when it is known to writers, and
-	              before it loads. Those who wait get what was loaded, or what has been stored: they
-	              came before the change. Whoever comes later loads anew.
-	cancellation  A caller leaves. The load goes on for the others, and is cancelled when the last
+	Put, Delete   What was loaded may be older than the change, and must neither replace the new
+	              content nor bring a deleted memory back. So each Put and each Delete, including one
+	              that finds nothing to delete, supersedes the load of its id, under the lane's
+	              lock; the loaded content is stored under the same lock, and only if its load was
+	              not superseded. The id has no memory at that moment: a load is made known to
+	              writers first, then looks for a memory, and only then begins. Callers that wait
+	              get what was loaded or what has been stored: they came before the change. Callers
+	              that come after the change start another load.
+	cancellation  A caller leaves. The load continues for the others, and is cancelled when the last
 	              one has left.
 
-A flight and the call in the singleflight group begin and end together, under loads.mu.
+A loadCall and its call in the singleflight group begin and end together, under loads.mu.
 */
 
 // loads are the loads under way.
 type loads struct {
-	running atomic.Int64 // flights: what writes look at, so that they need no lock when there is none
+	running atomic.Int64 // len(calls), for writes, which take no lock when there is no load
 	mu      sync.Mutex   // a leaf; may be taken with a lane's lock held
-	flights map[string]*flight
+	calls   map[string]*loadCall
 	group   singleflight.Group
 }
 
-// flight is one load for some callers. What it has is guarded by loads.mu.
-type flight struct {
+// loadCall is one load, shared by the callers that wait for it. loads.mu guards its fields.
+type loadCall struct {
 	ctx        context.Context // of the load
 	cancel     context.CancelCauseFunc
-	callers    int  // that wait for it
-	superseded bool // nothing is stored any more
+	callers    int  // how many wait for it
+	superseded bool // what it loads is not stored
 }
 
-// loaded is how a load ended, beside its error.
+// loaded is how a load ended, apart from its error.
 type loaded struct {
 	content  []byte
 	panicked *panicError
 }
 
-// panicError is what a load panicked with, for the callers to panic with.
+// panicError is the panic of a load, which its callers panic with.
 type panicError struct {
 	value any
 	stack []byte // of the load
@@ -73,23 +74,23 @@ var (
 	errLoadExited = errors.New("warmtier: load ended its goroutine with runtime.Goexit")
 )
 
-// GetOrLoad returns a copy of the content of id. When there is none it calls load, stores what that
-// returns, and returns a copy of it. Concurrent calls for one id share one load; each of them gets a copy
-// of its own. nil content is the same as empty content, and is stored; a load that finds nothing returns
-// an error.
+// GetOrLoad returns a copy of the content of id. When there is none it calls load, stores what load
+// returns, and returns a copy of that. Concurrent calls for one id share one load, and each gets a
+// copy of its own. nil content is the same as empty content, and is stored; a load that finds
+// nothing must return an error.
 //
-// A load that fails stores nothing, and every call that waits for it returns its error as it is. When
-// the id is stored or deleted while the load runs, that stands: what was loaded is returned and not
-// stored. When it cannot be stored, it is returned together with the error of Put.
+// A load that fails stores nothing, and every call that waits for it returns its error unchanged.
+// When the id is stored or deleted while the load runs, that change stands: what was loaded is
+// returned and not stored. When it cannot be stored, it is returned together with the error of Put.
 //
-// A call whose ctx ends returns ctx's error; the load goes on for the others. The context of load has the
-// values of the first caller's and ends when no caller is left, or with Close, which does not wait for
-// it. load runs on a goroutine of its own, with no lock held; it may call the store, but waits for itself
-// when it calls GetOrLoad for the same id. If it panics, each call that waits panics, with an error that
-// has value and stack of the first.
+// A call whose ctx ends returns ctx's error, and the load continues for the others. The context of
+// load has the values of the first caller's; it ends when no caller is left, or with Close, which
+// does not wait for the load. load runs on a goroutine of its own, with no lock held. It may call
+// the store, but would wait for itself if it called GetOrLoad for the same id. If it panics, each
+// call that waits panics with an error that has the value and the stack of that panic.
 //
-// Errors: as [Store.Get], but for ErrNotFound; those of load, ctx and [Store.Put]. [ErrReadOnly] and
-// [ErrSyncFailed] are returned instead of a call to load.
+// Errors: as [Store.Get], except ErrNotFound; those of load, ctx and [Store.Put]. With
+// [ErrReadOnly] and [ErrSyncFailed] load is not called.
 func (s *Store) GetOrLoad(
 	ctx context.Context, id string, load func(ctx context.Context) ([]byte, error),
 ) ([]byte, error) {
@@ -103,8 +104,8 @@ func (s *Store) GetOrLoad(
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	f, result := s.joinLoad(ctx, id, load)
-	defer s.leaveLoad(id, f)
+	c, result := s.joinLoad(ctx, id, load)
+	defer s.leaveLoad(id, c)
 	select {
 	case r := <-result:
 		l := r.Val.(loaded)
@@ -122,56 +123,56 @@ func (s *Store) GetOrLoad(
 	}
 }
 
-// joinLoad joins the flight of id, or starts one.
+// joinLoad joins the load of id, or starts one.
 func (s *Store) joinLoad(
 	ctx context.Context, id string, load func(context.Context) ([]byte, error),
-) (*flight, <-chan singleflight.Result) {
+) (*loadCall, <-chan singleflight.Result) {
 	l := &s.loads
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	f := l.flights[id]
-	if f == nil {
-		f = &flight{}
-		f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-		if l.flights == nil {
-			l.flights = map[string]*flight{}
+	c := l.calls[id]
+	if c == nil {
+		c = &loadCall{}
+		c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+		if l.calls == nil {
+			l.calls = map[string]*loadCall{}
 		}
-		l.flights[id] = f
-		l.running.Store(int64(len(l.flights)))
+		l.calls[id] = c
+		l.running.Store(int64(len(l.calls)))
 	}
-	f.callers++
-	return f, l.group.DoChan(id, func() (any, error) { return s.fly(f, id, load) })
+	c.callers++
+	return c, l.group.DoChan(id, func() (any, error) { return s.runLoad(c, id, load) })
 }
 
-// leaveLoad ends the wait of one caller. The last one ends the load.
-func (s *Store) leaveLoad(id string, f *flight) {
+// leaveLoad ends the wait of one caller, and cancels the load when it was the last one.
+func (s *Store) leaveLoad(id string, c *loadCall) {
 	l := &s.loads
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	f.callers--
-	if f.callers == 0 {
-		l.dropLocked(id, f)
-		f.cancel(cmp.Or(context.Cause(s.lifetime), context.Canceled))
+	c.callers--
+	if c.callers == 0 {
+		l.dropLocked(id, c)
+		c.cancel(cmp.Or(context.Cause(s.lifetime), context.Canceled))
 	}
 }
 
-// dropLocked makes sure that f stores nothing any more, and that nobody joins it. REQUIRES: l.mu held.
-func (l *loads) dropLocked(id string, f *flight) {
-	f.superseded = true
-	if l.flights[id] == f {
-		delete(l.flights, id)
-		l.running.Store(int64(len(l.flights)))
+// dropLocked keeps c from storing anything, and callers from joining it. REQUIRES: l.mu held.
+func (l *loads) dropLocked(id string, c *loadCall) {
+	c.superseded = true
+	if l.calls[id] == c {
+		delete(l.calls, id)
+		l.running.Store(int64(len(l.calls)))
 		l.group.Forget(id)
 	}
 }
 
-func (l *loads) drop(id string, f *flight) {
+func (l *loads) drop(id string, c *loadCall) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.dropLocked(id, f)
+	l.dropLocked(id, c)
 }
 
-// supersede drops the flight of id, which was stored or deleted. A flight that begins after running was
+// supersede drops the load of id, which was stored or deleted. A load that begins after running was
 // read began after the change. REQUIRES: the lock of id's lane held.
 func (l *loads) supersede(id string) {
 	if l.running.Load() == 0 {
@@ -179,22 +180,24 @@ func (l *loads) supersede(id string) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if f := l.flights[id]; f != nil {
-		l.dropLocked(id, f)
+	if c := l.calls[id]; c != nil {
+		l.dropLocked(id, c)
 	}
 }
 
-func (l *loads) isSuperseded(f *flight) bool {
+func (l *loads) isSuperseded(c *loadCall) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return f.superseded
+	return c.superseded
 }
 
-// fly is the load of f, on a goroutine that a load may end: singleflight makes a panic the end of the
-// process, and of runtime.Goexit a result that never comes.
-func (s *Store) fly(f *flight, id string, load func(context.Context) ([]byte, error)) (l loaded, err error) {
-	defer s.loads.drop(id, f)
-	defer context.AfterFunc(s.lifetime, func() { f.cancel(ErrClosed) })()
+// runLoad runs load on a goroutine that load may end in any way: singleflight would make a panic
+// the end of the process, and of runtime.Goexit a result that never comes.
+func (s *Store) runLoad(
+	c *loadCall, id string, load func(context.Context) ([]byte, error),
+) (l loaded, err error) {
+	defer s.loads.drop(id, c)
+	defer context.AfterFunc(s.lifetime, func() { c.cancel(ErrClosed) })()
 	err = errLoadExited
 	done := make(chan struct{})
 	go func() {
@@ -204,7 +207,7 @@ func (s *Store) fly(f *flight, id string, load func(context.Context) ([]byte, er
 				l.panicked = &panicError{value: v, stack: debug.Stack()}
 			}
 		}()
-		l.content, err = s.loadAndStore(f, id, load)
+		l.content, err = s.loadAndStore(c, id, load)
 	}()
 	<-done
 	return l, err
@@ -212,31 +215,31 @@ func (s *Store) fly(f *flight, id string, load func(context.Context) ([]byte, er
 
 // loadAndStore returns what the callers get.
 func (s *Store) loadAndStore(
-	f *flight, id string, load func(context.Context) ([]byte, error),
+	c *loadCall, id string, load func(context.Context) ([]byte, error),
 ) (content []byte, err error) {
-	// Between the caller's look and this flight another one may have landed.
-	if content, err := s.appendGuarded(nil, id, 0); !errors.Is(err, ErrNotFound) {
+	// Another load may have finished since the caller found nothing and before this one was known.
+	if content, err := s.appendContent(nil, id, false); !errors.Is(err, ErrNotFound) {
 		return content, err
 	}
-	content, err = s.measuredLoad(f.ctx, load)
+	content, err = s.measuredLoad(c.ctx, load)
 	if err != nil {
 		return nil, err
 	}
 	if content == nil {
 		content = []byte{}
 	}
-	err = s.putDurably(id, content, f)
+	err = s.putDurably(id, content, c)
 	if !errors.Is(err, errSuperseded) {
 		s.meters.writeEnded(0, err, &s.meters.puts, &s.meters.putErrors)
 		return content, err
 	}
-	if newer, err := s.appendGuarded([]byte{}, id, 0); err == nil {
+	if newer, err := s.appendContent([]byte{}, id, false); err == nil {
 		return newer, nil
 	}
 	return content, nil
 }
 
-// measuredLoad calls load; one that panics counts as failed.
+// measuredLoad calls load, and counts it; a panic counts as a failure.
 func (s *Store) measuredLoad(
 	ctx context.Context, load func(context.Context) ([]byte, error),
 ) (content []byte, err error) {

@@ -64,7 +64,7 @@ func TestGetOrLoad_Once(t *testing.T) {
 		require.EqualValues(t, 1, st.Puts)
 		require.EqualValues(t, 100, st.Misses)
 		require.EqualValues(t, 1, st.Loads.Duration.Count)
-		require.Empty(t, s.loads.flights)
+		require.Empty(t, s.loads.calls)
 
 		content, err := s.GetOrLoad(t.Context(), "a", nil)
 		require.NoError(t, err, "no load for what is there")
@@ -72,11 +72,11 @@ func TestGetOrLoad_Once(t *testing.T) {
 	})
 }
 
-// Goal: who missed the id before another flight landed finds what that one stored.
+// Goal: who missed the id before another load finished finds what that one stored.
 func TestGetOrLoad_LandedMeanwhile(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	require.NoError(t, s.Put("a", []byte("landed")))
-	content, err := s.loadAndStore(&flight{}, "a", nil)
+	content, err := s.loadAndStore(&loadCall{}, "a", nil)
 	require.NoError(t, err)
 	require.Equal(t, "landed", string(content))
 }
@@ -177,7 +177,7 @@ func TestGetOrLoad_CannotStore(t *testing.T) {
 	s, err := Open(t.TempDir(), quiet())
 	require.NoError(t, err)
 	content, err := s.GetOrLoad(t.Context(), "a", func(context.Context) ([]byte, error) {
-		require.Error(t, s.disk.fail(errors.New("boom")))
+		require.Error(t, s.fail(errors.New("boom")))
 		return []byte("content"), nil
 	})
 	require.ErrorIs(t, err, ErrSyncFailed)
@@ -225,7 +225,7 @@ func TestGetOrLoad_LoadDoesNotReturn(t *testing.T) {
 			return nil, nil
 		})
 		require.ErrorIs(t, err, errLoadExited)
-		require.Empty(t, s.loads.flights)
+		require.Empty(t, s.loads.calls)
 		require.EqualValues(t, 2, s.Stats().Loads.Errors)
 	})
 }

@@ -8,15 +8,16 @@ import (
 )
 
 /*
-A log handler is user code: it may take its time, and call the store. So nothing is logged with a lock
-held. Whoever may hold one leaves the line in a queue, which a goroutine empties that exists only as long
-as there is something in it; Close waits for it. Lines name segments and files, never ids or contents.
+A log handler is user code: it may take its time, and call the store. So nothing is logged with a
+lock held. A caller that may hold one leaves the line in a queue. A goroutine empties the queue, and
+ends when nothing is left in it; Close waits for that. Lines name segments and files, never ids or
+contents.
 */
 
 // maxLogQueue bounds the lines that wait; more are dropped, and counted.
 const maxLogQueue = 1024
 
-// logQueue are lines to be logged when no lock is held.
+// logQueue holds lines that wait to be logged with no lock held.
 type logQueue struct {
 	mu      sync.Mutex // a leaf
 	lines   []logLine
@@ -30,7 +31,7 @@ type logLine struct {
 	args    []any
 }
 
-// logLater logs a line soon. Any lock may be held.
+// logLater queues a line, to be logged soon. Any lock may be held.
 func (s *Store) logLater(level slog.Level, message string, args ...any) {
 	if s.silent {
 		return
@@ -81,21 +82,14 @@ func (s *Store) waitForLog() {
 	}
 }
 
-// logSealed may be called with the lane's lock held.
+// logSealed logs that seg was sealed. The lane's lock may be held.
 func (s *Store) logSealed(seg *segment) {
 	s.logLater(slog.LevelDebug, "segment sealed", "segment", seg.id, "records", seg.records.Load(),
 		"total_bytes", seg.recordBytes(), "live_bytes", seg.live.Load())
 }
 
 func (s *Store) logOpened() {
-	if s.disk == nil {
-		s.opts.Logger.Info("store opened", "segment_size", s.opts.SegmentSize, "lanes", len(s.lanes))
-		return
-	}
-	st, r := s.sizes(), s.recovered
-	s.opts.Logger.Info("store opened", "memories", st.Memories, "segments", st.Segments, "records", r.Records,
-		"total_bytes", st.TotalBytes, "fragmentation", st.FragmentationRatio, "clean", r.Clean,
-		"duration", r.Duration)
+	s.opts.Logger.Info("store opened", s.medium.describe()...)
 }
 
 func (s *Store) logCompactionStart(by trigger, st Stats) {
@@ -121,7 +115,7 @@ func (s *Store) logCompactionEnd(by trigger, c CompactionStats, err error) {
 	}
 }
 
-// logCycle says what a maintenance cycle decided, and by what.
+// logCycle logs what a maintenance cycle decided, and the figures that decided it.
 func (s *Store) logCycle(r MaintenanceReport) {
 	message := "maintenance compacted"
 	if r.Skipped != "" {

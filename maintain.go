@@ -29,28 +29,30 @@ type MaintenanceReport struct {
 	Duration           time.Duration
 }
 
-// maintenance is the state of the background cycle.
+// maintenance is the state of maintenance cycles.
 type maintenance struct {
 	mu sync.Mutex // one cycle at a time; only ever tried, so it has no place in the lock order
-	// startup makes the first cycle compact whatever size and ratio: Open found the store fragmented.
+	// startup makes the next cycle compact, whatever the rules say: Open found the store
+	// fragmented.
 	startup bool
 	last    time.Time // when the last automatic compaction began; zero before the first
 }
 
-// cycle is Maintain for the background. What compactions do is logged by them.
+// cycle is Maintain for the background. A compaction logs its own error; after a failed flush none
+// starts, and the error is logged here.
 func (s *Store) cycle() {
 	if _, err := s.Maintain(s.lifetime); errors.Is(err, ErrSyncFailed) {
 		s.opts.Logger.Error("automatic compaction failed", "error", err)
 	}
 }
 
-// Maintain runs one maintenance cycle now, by the rules of [MaintenanceOptions] and whether or not
-// the background cycle is disabled: it compacts when they say so. The report says what it saw, what
-// it did, and why when it did nothing; doing nothing is no error.
+// Maintain runs one maintenance cycle now, whether or not the background cycle is disabled: it
+// compacts when the rules of [MaintenanceOptions] say so. The report says what it saw, what it did,
+// and why if it did nothing, which is no error.
 //
-// Errors: [ErrClosed], [ErrReadOnly], and those of [Store.Compact] when a compaction was started and
-// failed, except that memory too short for one segment, or another compaction under way, is a
-// reason to skip and not an error.
+// Errors: [ErrClosed], [ErrReadOnly], ctx's error, and those of [Store.Compact] when a compaction
+// was started and failed. Memory too short for one segment and another compaction under way are
+// reasons to skip and no errors.
 func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 	if s.opts.ReadOnly {
 		return MaintenanceReport{}, ErrReadOnly
@@ -73,13 +75,13 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 		return r, nil
 	}
 	defer s.maintenance.mu.Unlock()
-	by := triggerAuto
+	trigger := triggerAuto
 	if s.maintenance.startup {
-		by = triggerStartup
+		trigger = triggerStartup
 	}
 	r.Skipped = s.reasonToSkip(st, start)
 	if r.Skipped == "" {
-		r.Compaction, err = s.compact(ctx, by)
+		r.Compaction, err = s.compact(ctx, trigger)
 		switch {
 		case err == nil:
 			r.Compacted = true
@@ -99,7 +101,7 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 	return r, err
 }
 
-// reasonToSkip applies the rules; empty means compact.
+// reasonToSkip applies the rules: it returns why the cycle must not compact, empty if it must.
 func (s *Store) reasonToSkip(st Stats, now time.Time) SkipReason {
 	m := s.opts.Maintenance
 	switch {

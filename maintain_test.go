@@ -232,7 +232,7 @@ func TestMaintain_Reserve(t *testing.T) {
 			require.Equal(t, SkipThreshold, maintain(t, s).Skipped)
 			deleteWhere(t, s, 1000, 10_000, all)
 			fill(t, s, 0, 1000, 100)
-			begun := s.pool.used
+			begun := s.pool.begun
 			require.Positive(t, begun)
 			require.True(t, maintain(t, s).Compacted)
 			require.Equal(t, begun, kept(s), "of some twenty")

@@ -7,43 +7,54 @@ import (
 	"github.com/warmtier/warmtier/internal/layout"
 )
 
-// listSegments writes a manifest when a segment has come that the last one does not list.
-func (s *Store) listSegments() error {
-	d := s.disk
+/*
+The manifest says which segments make up the store. It names
+
+	listed   segments that are durable: a missing one is damage;
+	pending  segments that a lane is making, or that no flush has synced: a power loss may leave
+	         nothing of them, and they count where they are there;
+	next     the id from which on every segment of a lane counts: it was made after this manifest.
+
+A file that is none of these is a leftover. Replacing the manifest is: write the new one under another
+name, sync it, rename it, sync the directory. The rename is the atomic step.
+*/
+
+// listSegments writes a manifest if a durable segment has come that the newest one does not list.
+func (d *disk) listSegments() error {
 	d.manifestMu.Lock()
 	defer d.manifestMu.Unlock()
-	m := s.snapshotManifest(nil, nil)
+	m := d.snapshotManifest(nil, nil)
 	for _, id := range m.Listed {
 		if !d.listed[id] {
 			// The names of the new files first: the manifest says that they exist.
 			if err := d.fs.Sync(); err != nil {
 				return err
 			}
-			_, err := s.writeManifest(m)
+			_, err := d.writeManifest(m)
 			return err
 		}
 	}
 	return nil
 }
 
-// snapshotManifest says which segments make up the store: the committed ones in the table, with
-// those of joining and without those of leaving.
-func (s *Store) snapshotManifest(leaving, joining []*segment) layout.Manifest {
+// snapshotManifest returns a manifest of the committed segments in the table, with joining and
+// without leaving. REQUIRES: d.manifestMu held.
+func (d *disk) snapshotManifest(leaving, joining []*segment) layout.Manifest {
 	skip := map[*segment]bool{}
 	for _, seg := range leaving {
 		skip[seg] = true
 	}
-	t := &s.segments
+	t := &d.s.segments
 	t.mu.Lock() // segments are published, and ids pending, under it
 	defer t.mu.Unlock()
-	m := layout.Manifest{Store: s.disk.store, Boot: s.disk.boot, Next: t.lastID + 1}
+	m := layout.Manifest{Store: d.store, Boot: d.boot, Next: t.lastID + 1}
 	for id := range t.pending {
 		m.Pending = append(m.Pending, id)
 	}
 	for _, seg := range t.all() {
 		switch {
-		case skip[seg] || !seg.committed.Load():
-		case seg.durable.Load():
+		case skip[seg] || !seg.inFile.committed.Load():
+		case seg.inFile.durable.Load():
 			m.Listed = append(m.Listed, seg.id)
 		default: // a power loss may leave nothing of it, not even its header
 			m.Pending = append(m.Pending, seg.id)
@@ -56,38 +67,38 @@ func (s *Store) snapshotManifest(leaving, joining []*segment) layout.Manifest {
 }
 
 // writeManifest replaces the manifest. renamed says whether the new one may be in force: after an
-// error behind the rename nobody knows. REQUIRES: d.manifestMu held.
-func (s *Store) writeManifest(m layout.Manifest) (renamed bool, err error) {
-	d := s.disk
+// error that follows the rename nobody knows. REQUIRES: d.manifestMu held.
+func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
+	hooks := &d.s.hooks
 	err = d.fs.WriteFile(layout.ManifestTempName, m.Encode())
 	if errors.Is(err, ErrNoSpace) { // what is kept back has room for it, and it gives as much back
-		err = s.writeFromSpares(layout.ManifestTempName, m.Encode())
+		err = d.writeFromSpares(layout.ManifestTempName, m.Encode())
 		defer func() {
-			d.spaceMu.Lock()
-			defer d.spaceMu.Unlock()
-			_ = s.refillLocked() // whoever needs it most tries again, and says so
+			d.spares.mu.Lock()
+			defer d.spares.mu.Unlock()
+			_ = d.refillLocked() // the next Put that needs a file tries again, and says so
 		}()
 	}
 	if err != nil {
 		return false, err
 	}
-	_ = s.hooks.fire(pointManifestTemp)
+	_ = hooks.fire(pointManifestTemp)
 	if err := d.fs.SyncFile(layout.ManifestTempName); err != nil {
 		return false, err
 	}
-	if err := s.hooks.fire(pointManifestWritten); err != nil {
+	if err := hooks.fire(pointManifestWritten); err != nil {
 		return false, err
 	}
 	if err := d.fs.Rename(layout.ManifestTempName, layout.ManifestName); err != nil {
 		return false, err
 	}
-	if err := s.hooks.fire(pointManifestRenamed); err != nil {
+	if err := hooks.fire(pointManifestRenamed); err != nil {
 		return true, err
 	}
 	if err := d.fs.Sync(); err != nil {
 		return true, err
 	}
-	_ = s.hooks.fire(pointManifestSynced)
+	_ = hooks.fire(pointManifestSynced)
 	d.listed = make(map[uint64]bool, len(m.Listed))
 	for _, id := range m.Listed {
 		d.listed[id] = true
@@ -95,59 +106,52 @@ func (s *Store) writeManifest(m layout.Manifest) (renamed bool, err error) {
 	return true, nil
 }
 
-// commitTargets makes a round durable: from here on its targets count, and leaving does not. After an
-// error the round has to be undone. Where uncertain is true, nobody knows which manifest a power loss
-// would leave: the store takes no more writes, and the files of both sides must stay.
-func (s *Store) commitTargets(leaving, targets []*segment) (uncertain bool, err error) {
-	d := s.disk
-	if d == nil {
-		return false, nil
-	}
-	// What superseded the records that go with leaving must be durable first: else a power loss could
-	// leave neither version.
-	if err := s.flush(); err != nil {
+// commit flushes everything, the targets too, and replaces the manifest: after the rename its
+// targets count and leaving does not (docs/design.md, section 15, "The durable commit of a round").
+func (d *disk) commit(leaving, targets []*segment) (uncertain bool, err error) {
+	// What superseded the records that go with leaving must be durable first: otherwise a power
+	// loss could leave neither version.
+	if err := d.sync(); err != nil {
 		return false, err
 	}
 	for _, target := range targets {
-		if err := s.flushTarget(target); err != nil {
-			return false, d.fail(fmt.Errorf("%s: %w", target.name(), err))
+		if err := d.flushTarget(target); err != nil {
+			return false, d.s.fail(fmt.Errorf("%s: %w", target.name(), err))
 		}
 	}
-	_ = s.hooks.fire(pointTargetsFlushed)
+	_ = d.s.hooks.fire(pointTargetsFlushed)
 	d.manifestMu.Lock()
 	defer d.manifestMu.Unlock()
-	// What the manifest lists first, the names of it second: other segments may come between.
-	m := s.snapshotManifest(leaving, targets)
+	// First the snapshot, then the sync of the names in it: other segments may come between.
+	m := d.snapshotManifest(leaving, targets)
 	if err := d.fs.Sync(); err != nil {
-		return false, d.fail(err)
+		return false, d.s.fail(err)
 	}
-	if renamed, err := s.writeManifest(m); err != nil {
+	if renamed, err := d.writeManifest(m); err != nil {
 		if renamed {
-			err = d.fail(err)
+			err = d.s.fail(err)
 		}
 		return renamed, err
 	}
 	for _, target := range targets {
-		target.committed.Store(true)
+		target.inFile.committed.Store(true)
 	}
 	// Still in the table, but no manifest may list them again.
 	for _, seg := range leaving {
-		seg.committed.Store(false)
+		seg.inFile.committed.Store(false)
 	}
 	return false, nil
 }
 
-// flushTarget makes a full target durable. Its state goes with the records: a target counts only once
-// a manifest lists it.
-func (s *Store) flushTarget(target *segment) (err error) {
-	defer s.catchFault(armFaults(), &err)
+// flushTarget makes a full target durable. Its state goes with the records, unlike that of a lane's
+// segment: a target counts only once a manifest lists it.
+func (d *disk) flushTarget(target *segment) (err error) {
+	defer d.s.catchFault(armFaults(), &err)
 	e := target.extent()
 	target.writeState(e, true)
 	if err := target.syncRecords(e); err != nil {
 		return err
 	}
-	target.synced.Store(e.tail)
-	target.durable.Store(true)
-	target.sealedInFile.Store(true)
+	target.inFile.flushed(e, true)
 	return nil
 }

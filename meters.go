@@ -21,7 +21,7 @@ type history struct {
 	lastSuccess time.Time
 	duration    time.Duration
 	balance     int64 // bytes given back less those filled
-	reclaimed   int64 // the highest balance so far; one cut off early may owe what the next one gives back
+	reclaimed   int64 // the highest balance so far; one cut off early may owe what the next gives back
 	copied      int64
 	maxPause    time.Duration
 	cycles      int64
@@ -72,7 +72,7 @@ func isAborted(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrClosed)
 }
 
-// addPause counts a hold of the content buffer's write lock outside of compactions into
+// addPause counts a hold of the content buffer's write lock outside of compactions for
 // MaxSwapPause.
 func (h *history) addPause(d time.Duration) {
 	h.mu.Lock()
@@ -102,7 +102,7 @@ func (h *history) addCycle(r MaintenanceReport) {
 	}
 }
 
-// expectCycle takes down when the next cycle of the background will run.
+// expectCycle notes when the next background cycle will run.
 func (h *history) expectCycle(at time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -132,9 +132,9 @@ func (h *history) addTo(st *Stats) {
 
 /*
 Durations of operations come from a sample, because reading the clock twice takes as long as a Get.
-A read is measured when the counter that it adds to anyway (readerSlot) passes a multiple of
-sampleEvery, so samples are spread evenly and a read pays one comparison. A write draws a random
-number, which costs nothing beside the rest of a write.
+A read is measured when the counter that it adds to anyway (biaslock.Hold.Counted) passes a multiple
+of sampleEvery, so samples are spread evenly and a read pays for one comparison. A write draws a
+random number, which costs nothing beside the rest of a write.
 */
 const sampleEvery = 256
 
@@ -159,15 +159,15 @@ func (m *meters) init() {
 	m.swaps.first = swapBound
 }
 
-// sampleRead returns when the read under hold began if it is to be measured, and 0 if it is not.
+// sampleRead returns when the read under hold began, and 0 if it is not to be measured.
 func (m *meters) sampleRead(hold *biaslock.Hold) time.Duration {
-	if hold.Gets == 0 || hold.Counted()%sampleEvery != 0 {
+	if hold.Counted()%sampleEvery != 0 {
 		return 0
 	}
 	return (m.now() - hold.Waited) | 1
 }
 
-// sampleWrite returns the time if the write that begins is to be measured, and 0 if it is not.
+// sampleWrite returns the time at which a write begins, and 0 if it is not to be measured.
 func (m *meters) sampleWrite() time.Duration {
 	if rand.Uint64()%sampleEvery != 0 {
 		return 0

@@ -119,7 +119,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// setDefault gives field this value where it is zero.
+// setDefault sets field to value where it is zero.
 func setDefault[T comparable](field *T, value T) {
 	var zero T
 	if *field == zero {

@@ -190,8 +190,10 @@ func (r *powerFaultRun) run() (err error) {
 
 func TestPower_EveryCallFails(t *testing.T) {
 	base := seeded(t).Uint64()
-	for _, kind := range []shadow.Kind{shadow.CallNames, shadow.CallCreate, shadow.CallOpen, shadow.CallReadFile, shadow.CallWriteFile, shadow.CallSyncFile,
-		shadow.CallRename, shadow.CallRemove, shadow.CallSyncDir, shadow.CallSync, shadow.CallClose} {
+	for _, kind := range []shadow.Kind{
+		shadow.CallNames, shadow.CallCreate, shadow.CallOpen, shadow.CallReadFile, shadow.CallWriteFile,
+		shadow.CallSyncFile, shadow.CallRename, shadow.CallRemove, shadow.CallSyncDir, shadow.CallSync, shadow.CallClose,
+	} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
 			var opened atomic.Int64

@@ -161,7 +161,7 @@ func TestPower_SyncBeforeSwap(t *testing.T) {
 				go func() {
 					defer s.contentMu.RUnlock(s.contentMu.RLock()) // the swap waits
 					close(ready)
-					done <- s.listSegments()
+					done <- s.disk.listSegments()
 				}()
 				<-ready
 			})

@@ -7,30 +7,29 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// put is a record to be written: a Put under way, or the tombstone of a Delete.
-type put struct {
+// draft is a record about to be written, and where the index keeps its id. It does not change once
+// made.
+type draft struct {
 	id      string
-	content []byte
+	content []byte // nil for a tombstone
+	kind    byte
+	sum     uint32 // checksum of content
+	size    int    // of the whole record, bytes
 	shard   *shard
 	tag     uint32
-	kind    byte
-	size    int
-	sum     uint32   // of content
-	large   *segment // holds the body of a large record already, else nil
-	load    *flight  // that content is from; nil for a Put
-	written bool     // the record is in a segment of the table
 }
 
-// Put stores content under id, in place of what was there. nil content is the same as empty content,
-// and is stored. The store keeps neither slice nor string.
+// Put stores content under id, in place of what was there. nil content is the same as empty
+// content, and is stored. The store keeps neither the slice nor the string.
 //
-// It may map a segment of SegmentSize bytes, and grows one shard of the index now and then.
+// Now and then it maps a segment of SegmentSize bytes, or grows one shard of the index.
 //
-// Errors: [ErrInvalidID], [ErrContentTooLarge], [ErrReadOnly], [ErrClosed], [ErrNoSpace], [ErrSyncFailed];
-// [ErrCorrupt] when the place of id in the index leads to a damaged record, since what would be
-// replaced is unknown then. Nothing changed when one is returned, with one exception: with SyncWrites the
-// content may be stored and seen, and not be durable, since the flush failed ([ErrSyncFailed], or
-// [ErrNoSpace] for a manifest, which the next flush tries again).
+// Errors: [ErrInvalidID], [ErrContentTooLarge], [ErrReadOnly], [ErrClosed], [ErrNoSpace],
+// [ErrSyncFailed]; [ErrCorrupt] when the place of id in the index leads to a damaged record, since
+// it is then unknown what would be replaced. Nothing has changed when an error is returned, with
+// one exception: with SyncWrites the content may be stored and seen without being durable, because
+// the flush failed ([ErrSyncFailed], or [ErrNoSpace] for a manifest, which the next flush tries
+// again).
 func (s *Store) Put(id string, content []byte) error {
 	started := s.meters.sampleWrite()
 	err := s.putDurably(id, content, nil)
@@ -38,8 +37,9 @@ func (s *Store) Put(id string, content []byte) error {
 	return err
 }
 
-// putDurably is Put without its measurement. load, when not nil, is the flight that content is from.
-func (s *Store) putDurably(id string, content []byte, load *flight) error {
+// putDurably is Put without its measurement. load is the call that content comes from, nil for a
+// Put.
+func (s *Store) putDurably(id string, content []byte, load *loadCall) error {
 	if err := s.checkWrite(id); err != nil {
 		return err
 	}
@@ -51,62 +51,69 @@ func (s *Store) putDurably(id string, content []byte, load *flight) error {
 		return err
 	}
 	defer done()
-	p := put{id: id, content: content, kind: record.KindMemory, size: record.Size(len(id), len(content)), load: load}
-	p.shard, p.tag = s.place(id)
-	p.shard.prefetch(p.tag)
-	p.sum = record.Checksum(content)
-	if err := s.put(&p); err != nil {
+	d := draft{id: id, content: content, kind: record.KindMemory, size: record.Size(len(id), len(content))}
+	d.shard, d.tag = s.place(id)
+	d.shard.prefetch(d.tag)
+	d.sum = record.Checksum(content)
+	if d.size > s.largeSize() {
+		err = s.putLarge(&d, load)
+	} else {
+		err = s.putShared(&d, load)
+	}
+	if err != nil {
 		return err
 	}
 	s.trimReplaced()
 	return s.makeDurable()
 }
 
-// enterSynced is enter for calls that end with a flush: Close waits for them, and then nobody flushes
-// while it takes the segments out of the table. Others pay nothing.
+// enterSynced is enter for calls that end with a flush: Close waits for them, so that it does not
+// take segments out of the table under a flush. Other calls pay nothing.
 func (s *Store) enterSynced() (done func(), err error) {
-	if s.disk == nil || !s.opts.SyncWrites {
+	if !s.opts.SyncWrites || !s.medium.syncs() {
 		return func() {}, nil
 	}
 	return s.enter()
 }
 
-// put is tryPut, with the segments it needs.
-func (s *Store) put(p *put) error {
-	if p.size <= s.largeSize() {
-		if err := s.tryPut(p); err != errNoRoom { //nolint:errorlint // never wrapped: it is no error
+// putShared stores d in a segment that it shares with other records, and makes one when there is no
+// room.
+func (s *Store) putShared(d *draft, load *loadCall) error {
+	for {
+		ok, err := s.tryPut(d, load)
+		if ok || err != nil {
+			return err
+		}
+		if err := s.makeRoom(d); err != nil {
 			return err
 		}
 	}
-	return s.putWithRoom(*p)
 }
 
-// putWithRoom has a p of its own, so that only a Put that comes here allocates one.
-func (s *Store) putWithRoom(p put) error {
-	return s.withRoom(&p, func() error { return s.tryPut(&p) })
-}
-
-// tryPut appends the record and points the index to it; errNoRoom when it lacks a segment. The order
-// gives readers either the old record or the whole new one: bytes, tail, index.
+// tryPut appends the record to the lane of its id and points the index to it; ok is false when the
+// lane has no room. The order gives readers either the old record or the whole new one: bytes,
+// tail, index.
 //
-// It waits for memory twice, for the slot and for the head of the old record, and other writers of the lane
-// should not wait with it: the slot is waited for before the lane's lock, and the head comes while the new
-// record's body is written. What was seen before the lock is not believed: it may have changed.
-func (s *Store) tryPut(p *put) (err error) {
-	if s.disk != nil {
+// A Put waits for memory twice, for the slot and for the prefix of the old record, and other
+// writers of the lane should not wait with it. So the slot is waited for before the lane is locked,
+// and the prefix comes while the new record's body is written. What was seen before the lock may
+// have changed, and is not believed.
+func (s *Store) tryPut(d *draft, load *loadCall) (ok bool, err error) {
+	if s.mayFault() {
 		defer s.catchFault(armFaults(), &err)
 	}
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	if s.closed {
-		return ErrClosed
+		return false, ErrClosed
 	}
-	s.prefetchPrefix(p.shard, p.tag)
+	s.prefetchPrefix(d.shard, d.tag)
 	_ = s.hooks.fire(pointPutFound)
-	return s.putInLane(p)
+	return s.putInLane(d, load)
 }
 
-// prefetchHead has the head of the record fetched that is most likely that of an id with this tag, and
-// returns the segment from there on; nil when there is none. REQUIRES: contentMu held.
+// prefetchPrefix asks for the prefix of the record that the first slot with tag leads to, most
+// likely that of the id looked for. It returns the segment from that record on, or nil when there
+// is no such slot. REQUIRES: contentMu held.
 func (s *Store) prefetchPrefix(sh *shard, tag uint32) []byte {
 	_, w := sh.current().first(tag)
 	if w == 0 {
@@ -120,136 +127,127 @@ func (s *Store) prefetchPrefix(sh *shard, tag uint32) []byte {
 	return seg.mem[offset:]
 }
 
-// putInLane is tryPut behind the lock of the lane. REQUIRES: contentMu read-held.
-func (s *Store) putInLane(p *put) error {
-	sh, ln := p.shard, p.shard.lane
+// putInLane is the part of tryPut that holds the lane's lock. REQUIRES: contentMu read-held.
+func (s *Store) putInLane(d *draft, load *loadCall) (ok bool, err error) {
+	ln := d.shard.lane
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	if err := s.prepare(sh, int(sh.memories.Load())+1); err != nil {
+	if err := s.admitLocked(d, load); err != nil {
+		return false, err
+	}
+	w, ok := ln.beginLocked(d)
+	if !ok {
+		return false, nil
+	}
+	defer w.clearUnfinished()
+	record.PutBody(w.rec, d.id, d.content)
+	var old match
+	exists, err := s.probe(&old, d.shard, d.tag, d.id)
+	if err != nil {
+		return false, err
+	}
+	s.finishLocked(&w, d)
+	s.pointTo(d, w.seg, w.offset, &old, exists)
+	if load == nil {
+		s.loads.supersede(d.id)
+	}
+	return true, nil
+}
+
+// admitLocked makes room for d in the index, and refuses the content of a load that was superseded.
+// REQUIRES: the lane's lock held.
+func (s *Store) admitLocked(d *draft, load *loadCall) error {
+	if err := s.prepare(d.shard, int(d.shard.memories.Load())+1); err != nil {
 		return err
 	}
-	if p.load != nil && s.loads.isSuperseded(p.load) {
+	if load != nil && s.loads.isSuperseded(load) {
 		return errSuperseded
 	}
-	var old match
-	exists := false
-	seg, err := s.writeLocked(ln, p, func() (err error) {
-		exists, err = s.probe(&old, sh, p.tag, p.id)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	_ = s.hooks.fire(pointPutAppended) // nothing can fail between the record and the index
-	offset := int(seg.tail.Load()) - p.size
-	s.pointTo(sh, old.pos, exists, old.h.Size(), makeSlot(p.tag, s.locate(seg, offset)), p.size)
-	if p.load == nil {
-		s.loads.supersede(p.id)
-	}
-	if p.large != nil {
-		seg.seal(false) // not earlier: a compaction would take it for dead
-	}
 	return nil
 }
 
-// writeLocked writes the record of p at a tail: the body, then whatever lookUp reads meanwhile, then the rest,
-// unless lookUp fails. REQUIRES: ln.mu held, contentMu read-held.
-func (s *Store) writeLocked(ln *lane, p *put, lookUp func() error) (*segment, error) {
-	seg, rec := ln.placeLocked(p)
-	if seg == nil {
-		return nil, errNoRoom
-	}
-	defer seg.clearUnfinished(seg.tail.Load(), rec, p)
-	if p.large == nil {
-		record.PutBody(rec, p.id, p.content)
-	}
-	if err := lookUp(); err != nil {
-		return nil, err
-	}
-	return seg, s.appendLocked(seg, rec, p)
+// writing is a record being written at the tail of a segment. It is no part of the segment before
+// it is finished: readers look below the tail only.
+type writing struct {
+	seg    *segment
+	offset int    // where the record goes: seg's tail
+	rec    []byte // its place there
 }
 
-// placeLocked finds the place of p at a tail; nil when there is no room. REQUIRES: ln.mu held, contentMu
-// read-held.
-func (ln *lane) placeLocked(p *put) (seg *segment, rec []byte) {
-	if seg = p.large; seg == nil {
-		if !ln.hasRoomLocked(p) {
-			return nil, nil
-		}
-		seg = ln.active
+// beginLocked finds d a place in the active segment of ln; ok is false when there is none. The
+// caller defers clearUnfinished, writes the body, and then calls finishLocked. REQUIRES: ln.mu
+// held, contentMu read-held.
+func (ln *lane) beginLocked(d *draft) (w writing, ok bool) {
+	if !ln.hasRoomLocked(d) {
+		return writing{}, false
 	}
+	seg := ln.active
 	tail := int(seg.tail.Load())
-	return seg, seg.mem[tail : tail+p.size]
+	return writing{seg: seg, offset: tail, rec: seg.mem[tail : tail+d.size]}, true
 }
 
-// clearUnfinished ends the writing of p to rec, its place at this tail: of a record that was not finished, by an
-// error or a fault, nothing stays in a file. Else its body would lie where the header of a later record goes,
-// and recovery take it for one that was begun.
-func (seg *segment) clearUnfinished(tail int64, rec []byte, p *put) {
-	if seg.file != nil && p.large == nil && seg.tail.Load() == tail {
-		clear(rec)
+// clearUnfinished clears, in a file, a record that an error or a fault kept from being finished:
+// its body would lie where the header of a later record goes, and recovery would take it for one
+// that was begun.
+func (w *writing) clearUnfinished() {
+	if w.seg.file != nil && w.seg.tail.Load() == int64(w.offset) {
+		clear(w.rec)
 	}
 }
 
-// appendLocked makes the body that is in rec, its place in seg, a record. A large one is published when it is
-// whole: what fails before that leaves no trace of it. REQUIRES: ln.mu held, contentMu read-held.
-func (s *Store) appendLocked(seg *segment, rec []byte, p *put) error {
+// finishLocked writes the header, which makes the body in w a record, and moves the tail.
+// REQUIRES: as beginLocked.
+func (s *Store) finishLocked(w *writing, d *draft) {
 	_ = s.hooks.fire(pointPutBody)
+	seg := w.seg
 	h := record.Header{
-		ContentSum: p.sum,
-		Kind:       p.kind,
-		IDLen:      len(p.id),
-		ContentLen: len(p.content),
+		ContentSum: d.sum,
+		Kind:       d.kind,
+		IDLen:      len(d.id),
+		ContentLen: len(d.content),
 		Seq:        s.sequence.Add(1),
 	}
-	tail := int(seg.tail.Load())
 	seg.noteSeq(h.Seq)
 	if seg.file != nil {
-		seg.putDigest(int(seg.records.Load()), rec[record.HeaderSize:record.HeaderSize+h.IDLen])
+		seg.putDigest(int(seg.records.Load()), record.ID(w.rec, h))
 	}
-	record.PutHeader(rec, h, seg.seedAt(tail))
-	seg.addRecords(1, p.size)
-	if p.large != nil {
-		if err := s.segments.assign(seg, s.maxSegments()); err != nil {
-			return err
-		}
-		s.segments.publish(seg)
-	}
-	p.written = true
-	if next := tail + p.size; p.large == nil {
-		cpu.Prefetch(seg.mem[next:min(next+min(p.size, prefetchLimit), len(seg.mem))])
-	}
-	return nil
+	record.PutHeader(w.rec, h, seg.seedAt(w.offset))
+	seg.addRecords(1, d.size)
+	next := w.offset + d.size
+	cpu.Prefetch(seg.mem[next:min(next+min(d.size, prefetchLimit), len(seg.mem))])
 }
 
-// pointTo sets the slot at pos to w, the location of a record of size bytes; exists says that pos
-// held a slot for the same id, of a record of oldSize bytes. Between the look-up and this call a
-// compaction may have moved that record, which is why its location is read again; its position
-// cannot have changed (I3). REQUIRES: the lane's lock held, contentMu read-held.
-func (s *Store) pointTo(sh *shard, pos int, exists bool, oldSize int, w slot, size int) {
+// pointTo points the index to the record of d, which was written at offset in seg. old is what the
+// look-up of the id found; if it exists, the record that its slot leads to is dead from here on. A
+// compaction may have moved that record since the look-up, so its location is read again; its
+// position cannot have changed (I3). Nothing can fail between the record and the index. REQUIRES:
+// the lane's lock held, contentMu read-held.
+func (s *Store) pointTo(d *draft, seg *segment, offset int, old *match, exists bool) {
+	_ = s.hooks.fire(pointPutAppended)
+	sh := d.shard
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.version.Add(1)
 	defer sh.version.Add(1)
-	delta := int64(size)
+	delta := int64(d.size)
 	if exists {
-		superseded, _ := s.resolve(sh.current().get(pos).location())
+		oldSize := old.h.Size()
+		superseded, _ := s.resolve(sh.current().get(old.pos).location())
 		superseded.live.Add(-int64(oldSize))
 		delta -= int64(oldSize)
 	} else {
 		sh.memories.Add(1)
 	}
-	seg, _ := s.resolve(w.location())
-	seg.live.Add(int64(size))
-	sh.current().set(pos, w)
+	seg.live.Add(int64(d.size))
+	sh.current().set(old.pos, makeSlot(d.tag, s.locate(seg, offset)))
 	sh.liveBytes.Add(delta)
 	sh.puts.Add(1)
 }
 
 // Delete removes the memory and reports whether it existed.
 //
-// Errors: [ErrInvalidID], [ErrReadOnly], [ErrClosed], [ErrNoSpace], [ErrSyncFailed] and [ErrCorrupt], as
-// with [Store.Put].
+// Errors: [ErrInvalidID], [ErrReadOnly], [ErrClosed], [ErrNoSpace], [ErrSyncFailed] and
+// [ErrCorrupt], as with [Store.Put].
 func (s *Store) Delete(id string) (existed bool, err error) {
 	started := s.meters.sampleWrite()
 	existed, err = s.removeDurably(id)
@@ -257,6 +255,7 @@ func (s *Store) Delete(id string) (existed bool, err error) {
 	return existed, err
 }
 
+// removeDurably is Delete without its measurement.
 func (s *Store) removeDurably(id string) (existed bool, err error) {
 	if err := s.checkWrite(id); err != nil {
 		return false, err
@@ -266,7 +265,8 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 		return false, err
 	}
 	defer done()
-	existed, err = s.remove(id)
+	d := s.tombstoneOf(id)
+	existed, err = s.remove(&d)
 	if existed && err == nil {
 		s.trimReplaced()
 		err = s.makeDurable()
@@ -274,85 +274,95 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 	return existed, err
 }
 
-// tombstoneOf is the record of a deletion.
-func (s *Store) tombstoneOf(id string) put {
-	p := put{id: id, kind: record.KindTombstone, size: record.Size(len(id), 0), sum: record.Checksum(nil)}
-	p.shard, p.tag = s.place(id)
-	return p
+// tombstoneOf returns the record of id's deletion.
+func (s *Store) tombstoneOf(id string) draft {
+	d := draft{id: id, kind: record.KindTombstone, size: record.Size(len(id), 0), sum: record.Checksum(nil)}
+	d.shard, d.tag = s.place(id)
+	return d
 }
 
-// remove is tryRemove, with the segments it needs.
-func (s *Store) remove(id string) (existed bool, err error) {
-	p := s.tombstoneOf(id)
-	existed, err = s.tryRemove(&p)
-	if err != errNoRoom { //nolint:errorlint // never wrapped: it is no error
-		return existed, err
+// remove takes the id of d, a tombstone, out of the index, and makes room for the tombstone where
+// needed.
+func (s *Store) remove(d *draft) (existed bool, err error) {
+	for {
+		existed, ok, err := s.tryRemove(d)
+		if ok || err != nil {
+			return existed, err
+		}
+		if d.size > s.largestShared() {
+			return s.removeLarge(d)
+		}
+		if err := s.makeRoom(d); err != nil {
+			return false, err
+		}
 	}
-	return s.removeWithRoom(p)
 }
 
-func (s *Store) removeWithRoom(p put) (existed bool, err error) {
-	err = s.withRoom(&p, func() (err error) {
-		existed, err = s.tryRemove(&p)
-		return err
-	})
-	return existed, err
-}
-
-// tryRemove is Delete up to the point where the deletion is visible; errNoRoom when it lacks a segment.
-func (s *Store) tryRemove(p *put) (existed bool, err error) {
-	if s.disk != nil {
+// tryRemove appends the tombstone to the lane of its id, in a store that has any, and takes the id
+// out of the index; ok is false when the lane has no room.
+func (s *Store) tryRemove(d *draft) (existed, ok bool, err error) {
+	if s.mayFault() {
 		defer s.catchFault(armFaults(), &err)
 	}
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	if s.closed {
-		return false, ErrClosed
+		return false, false, ErrClosed
 	}
-	sh, ln := p.shard, p.shard.lane
+	ln := d.shard.lane
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-
-	var m match
-	exists, err := s.probe(&m, sh, p.tag, p.id)
-	if err == nil && !exists {
-		sh.deleteMisses.Add(1)
-		s.loads.supersede(p.id)
-	}
+	var old match
+	exists, err := s.probeToRemove(&old, d)
 	if err != nil || !exists {
-		return false, err
+		return false, err == nil, err
 	}
-	if err := s.appendTombstone(ln, p); err != nil {
-		return false, err
+	if s.leavesTombstones() && !s.appendTombstoneLocked(ln, d) {
+		return false, false, nil
 	}
+	s.removeLocked(d, &old)
+	return true, true, nil
+}
+
+// probeToRemove looks up the id that d deletes. A Delete that finds nothing supersedes a load as
+// well. REQUIRES: the lane's lock held, contentMu read-held.
+func (s *Store) probeToRemove(m *match, d *draft) (exists bool, err error) {
+	exists, err = s.probe(m, d.shard, d.tag, d.id)
+	if err == nil && !exists {
+		d.shard.deleteMisses.Add(1)
+		s.loads.supersede(d.id)
+	}
+	return exists, err
+}
+
+// leavesTombstones reports whether deletions are recorded, as they are in a directory: its next
+// Open may find older records of the id.
+func (s *Store) leavesTombstones() bool { return s.disk != nil }
+
+// appendTombstoneLocked appends d, a tombstone, to ln; ok is false when there is no room.
+// REQUIRES: as beginLocked.
+func (s *Store) appendTombstoneLocked(ln *lane, d *draft) (ok bool) {
+	w, ok := ln.beginLocked(d)
+	if !ok {
+		return false
+	}
+	defer w.clearUnfinished()
+	record.PutBody(w.rec, d.id, nil)
+	s.finishLocked(&w, d)
+	w.seg.addTombstone(w.offset, d.size)
+	return true
+}
+
+// removeLocked takes the memory at m, whose deletion is recorded, out of the index.
+// REQUIRES: the lane's lock held, contentMu read-held.
+func (s *Store) removeLocked(d *draft, m *match) {
 	_ = s.hooks.fire(pointDeleteAppended)
-	s.removeSlot(sh, m.pos, m.h.Size())
-	s.loads.supersede(p.id)
-	if p.large != nil {
-		p.large.seal(false) // not earlier: a compaction would find nothing dead that it is needed for
-	}
+	s.removeSlot(d.shard, m.pos, m.h.Size())
+	s.loads.supersede(d.id)
 	// A table that cannot be made smaller stays as it is: nothing is wrong with it.
-	_ = s.prepare(sh, int(sh.memories.Load()))
-	return true, nil
+	_ = s.prepare(d.shard, int(d.shard.memories.Load()))
 }
 
-// appendTombstone records a deletion in a directory store, where the records of the memory may be
-// found again. The caller seals a segment made for it. REQUIRES: as appendLocked.
-func (s *Store) appendTombstone(ln *lane, p *put) error {
-	if s.disk == nil {
-		return nil
-	}
-	if p.size > s.largestShared() && p.large == nil {
-		return errNoRoom
-	}
-	seg, err := s.writeLocked(ln, p, func() error { return nil }) // it was looked up before
-	if err != nil {
-		return err
-	}
-	seg.addTombstone(int(seg.tail.Load())-p.size, p.size)
-	return nil
-}
-
-// removeSlot empties the slot at pos, of a record of size bytes. REQUIRES: as pointTo.
+// removeSlot empties the slot at pos, which leads to a record of size bytes. REQUIRES: as pointTo.
 func (s *Store) removeSlot(sh *shard, pos, size int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -361,7 +371,7 @@ func (s *Store) removeSlot(sh *shard, pos, size int) {
 	t := sh.current()
 	seg, _ := s.resolve(t.get(pos).location())
 	seg.live.Add(-int64(size))
-	sh.shifts.Add(1) // odd: no miss is to be believed
+	sh.shifts.Add(1) // odd: no miss is believed
 	t.remove(pos)
 	sh.shifts.Add(1)
 	sh.memories.Add(-1)

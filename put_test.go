@@ -66,7 +66,7 @@ func TestPut_ContentSizes(t *testing.T) {
 			header := record.HeaderSize + len(id(0))
 			var sizes []int
 			for _, limit := range []int{
-				1, 8 - header%8, copyChunk - header, maxLockedCopy,
+				1, 8 - header%8, chunkSize - header, maxLockedCopy,
 				segmentSize/largeShare - header,
 				s.largeSize() - header,                   // shares a segment
 				segmentSize - layout.HeaderSize - header, // fills one

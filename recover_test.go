@@ -85,7 +85,7 @@ func remainsOf(t *testing.T, sealed bool) (lost *shadow.FS, name string) {
 	header := slices.Clone(d.Files[segmentNames(d)[0]].Durable[:layout.HeaderSize])
 	put(2)
 	seg := s.lanes[0].active
-	name, end := seg.name(), int(seg.synced.Load())
+	name, end := seg.name(), int(seg.inFile.synced.Load())
 	lost = d.Crash(allKept)
 	for _, b := range [][]byte{lost.Files[name].Current, lost.Files[name].Durable} {
 		if sealed {
@@ -164,7 +164,7 @@ func TestPower_NoRecordComesBack(t *testing.T) {
 	require.NoError(t, s.Put("lost", contentOf(1, 1, 1000)))
 	require.NoError(t, s.Put("lost with it", nil))
 	seg := s.lanes[0].active
-	at := seg.synced.Load()
+	at := seg.inFile.synced.Load()
 	name := seg.name()
 	kept := func() bool { return true }
 	lost := d.Crash(shadow.Loss{Sector: kept, Operation: func(int, int) bool { return true }})

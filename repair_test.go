@@ -158,7 +158,7 @@ func TestRecover_RepairCutOffAfterPowerLoss(t *testing.T) {
 			}
 			require.NoError(t, s.Sync())
 			seg := s.lanes[0].active
-			end := int(seg.synced.Load())
+			end := int(seg.inFile.synced.Load())
 			require.NoError(t, s.Put("torn", contentOf(1, 2, 1000)))
 			require.NoError(t, s.Put("behind", nil))
 			lost := d.Crash(allKept)

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -155,7 +154,8 @@ func TestDirectory_FittingReadsNothing(t *testing.T) {
 	s.sealLanes(0)
 	deleteWhere(t, s, 0, 150, odd)
 	s.sealLanes(0)
-	c := &compaction{s: s, start: time.Now(), maxTargets: 1}
+	c := s.newCompaction(triggerManual)
+	c.maxTargets = 1
 	c.chooseVictims()
 	c.work = c.victims
 	buried := 0

@@ -2,7 +2,6 @@ package warmtier
 
 import (
 	"context"
-	"math"
 	"runtime"
 	"sync/atomic"
 
@@ -12,13 +11,9 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// lostRecord is a damaged record that a repair goes on without.
-type lostRecord struct {
-	digest uint32 // of its id
-	bound  uint64 // it has no higher sequence number
-}
-
-// scan reads the segments in parallel.
+// scan makes the index from the records: each goroutine takes one segment after the other and
+// verifies all of it. Tombstones are in the index until dropTombstones, so that they win over older
+// records whichever is read first.
 func (r *recovery) scan() error {
 	expected := 0
 	for _, f := range r.found {
@@ -36,8 +31,8 @@ func (r *recovery) scan() error {
 					return err
 				}
 			}
-			for number := range batches {
-				if err := r.putBatch(&batches, number); err != nil {
+			for shardIndex := range batches {
+				if err := r.putBatch(&batches, shardIndex); err != nil {
 					return err
 				}
 			}
@@ -48,7 +43,7 @@ func (r *recovery) scan() error {
 }
 
 // scanSegment reads the records of one segment into batches, and so into the index.
-func (r *recovery) scanSegment(ctx context.Context, f *recovered, batches *shardBatches) error {
+func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *shardBatches) error {
 	seg := f.seg
 	var tombstones []slotPlace
 	torn := false
@@ -59,11 +54,16 @@ func (r *recovery) scanSegment(ctx context.Context, f *recovered, batches *shard
 		rec := seg.mem[offset:f.end()]
 		h, ok := record.Decode(rec)
 		if !ok || !record.Intact(rec, h, seg.seedAt(offset)) {
-			next, err := r.damage(f, offset)
-			if err != nil {
-				return err
+			if r.mayEndAt(f, offset) {
+				r.cutTail(f, offset)
+				torn = true
+				break
 			}
-			if torn = next < 0; torn {
+			if r.salvage == nil {
+				return &CorruptError{File: seg.name(), Offset: int64(offset), Reason: "damaged record"}
+			}
+			next, ok := r.salvage.resync(f, offset)
+			if torn = !ok; torn {
 				break
 			}
 			seg.tail.Store(int64(next))
@@ -84,25 +84,24 @@ func (r *recovery) scanSegment(ctx context.Context, f *recovered, batches *shard
 		offset += h.Size()
 	}
 	seg.seal(!seg.large && int64(seg.room(1)) > r.s.mergeableRoom())
+	if r.salvage != nil {
+		r.salvage.checkEnd(f, torn)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known := seg.records.Load()
-	cut := f.noDigests && (known < int64(f.state.Records) || !f.state.Sealed && !torn)
-	if cut || f.rebuilt && known == 0 {
-		r.loseUnidentified(&CorruptError{File: seg.name(), Offset: seg.tail.Load(), Reason: "no record can be read from here on"})
-	}
 	r.tombstones = append(r.tombstones, tombstones...)
 	r.maxSeq = max(r.maxSeq, seg.maxSeq)
 	r.records += int(seg.records.Load())
 	return nil
 }
 
-// checkDigest holds the id of the next record against its digest. A power loss may have kept the one
-// and not the other.
-func (r *recovery) checkDigest(f *recovered, offset int, id []byte) {
+// checkDigest compares the id of the next record with its digest. A power loss may have kept the
+// record and not the digest: then the digest is written again. Otherwise the segment is damaged,
+// though its records are not.
+func (r *recovery) checkDigest(f *foundSegment, offset int, id []byte) {
 	n := int(f.seg.records.Load())
 	switch {
-	case f.noDigests || f.seg.digestOf(n) == layout.Digest(id):
+	case f.lost.digests || f.seg.digestOf(n) == layout.Digest(id):
 	case !f.state.Sealed && offset >= int(f.state.Synced) && !r.s.opts.ReadOnly:
 		f.redigest = append(f.redigest, missingDigest{n: n, id: id})
 	default:
@@ -110,110 +109,50 @@ func (r *recovery) checkDigest(f *recovered, offset int, id []byte) {
 	}
 }
 
-// end is where records end at the latest.
-func (f *recovered) end() int {
+// end returns the offset at which records end at the latest.
+func (f *foundSegment) end() int {
 	switch {
 	case f.state.Sealed:
 		return min(int(f.state.Synced), len(f.seg.mem))
-	case f.noDigests:
+	case f.lost.digests:
 		return len(f.seg.mem)
 	}
 	return layout.DigestAt(len(f.seg.mem), int(f.seg.records.Load()))
 }
 
-func (f *recovered) ended(offset int) bool {
+// ended reports whether no record can begin at offset.
+func (f *foundSegment) ended(offset int) bool {
 	if f.state.Sealed {
 		return offset >= f.end()
 	}
 	return offset+record.HeaderSize > f.end()
 }
 
-// damage decides what it means that there is no record at offset: the end of the segment (next is
-// negative), an error, or with Repair the offset to go on at.
-func (r *recovery) damage(f *recovered, offset int) (next int, err error) {
+// mayEndAt reports whether the records of f may end at offset, where there is none, because the
+// process was killed or the power went before one was finished. If not, something is damaged.
+func (r *recovery) mayEndAt(f *foundSegment, offset int) bool {
 	mem := f.seg.mem
-	unsynced := !f.state.Sealed && !f.rebuilt && offset >= int(f.state.Synced)
-	if unsynced && offset+record.HeaderSize <= len(mem) &&
-		(!r.powered || layout.IsZero(mem[offset:offset+4]) && !f.goesOn(offset)) {
-		if !layout.IsZero(mem[offset : offset+record.HeaderSize]) {
-			r.mu.Lock()
-			r.torn += int64(f.end() - offset)
-			r.mu.Unlock()
-		}
-		return -1, nil
+	if f.state.Sealed || f.lost.state || offset < int(f.state.Synced) || offset+record.HeaderSize > len(mem) {
+		return false
 	}
-	if !r.s.opts.Repair {
-		return 0, &CorruptError{File: f.seg.name(), Offset: int64(offset), Reason: "damaged record"}
-	}
-	f.damaged = true
-	return r.resync(f, offset), nil
+	return !r.sameBoot || layout.IsZero(mem[offset:offset+4]) && !f.hasRecordAfter(offset)
 }
 
-// goesOn reports whether a record was written behind the one at offset: its digest came first.
-func (f *recovered) goesOn(offset int) bool {
+// hasRecordAfter reports whether a record was begun after the one at offset: the digest of a record
+// is written before it.
+func (f *foundSegment) hasRecordAfter(offset int) bool {
 	at := layout.DigestAt(len(f.seg.mem), int(f.seg.records.Load())+1)
-	return !f.noDigests && at >= offset+record.HeaderSize && !layout.IsZero(f.seg.mem[at:at+layout.DigestSize])
+	return !f.lost.digests && at >= offset+record.HeaderSize && !layout.IsZero(f.seg.mem[at:at+layout.DigestSize])
 }
 
-// resync finds the next record behind the damaged one at offset, and remembers what was lost. next is
-// negative when nothing behind it is intact.
-func (r *recovery) resync(f *recovered, offset int) (next int) {
-	seg := f.seg
-	first := int(seg.records.Load())
-	rec := seg.mem[offset:f.end()]
-	if h, ok := record.Decode(rec); ok && record.IntactPrefix(rec, h, seg.seedAt(offset)) { // only the content
-		seg.records.Add(1)
-		seg.noteSeq(h.Seq)
-		// A copy with the same number is the same version, and may be intact.
-		r.lose(lostRecord{digest: layout.Digest(record.ID(rec, h)), bound: h.Seq - 1})
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.lostIDs = append(r.lostIDs, string(record.ID(rec, h)))
-		return offset + h.Size()
+// cutTail counts what is cut off f from offset on, unless no record was begun there.
+func (r *recovery) cutTail(f *foundSegment, offset int) {
+	if layout.IsZero(f.seg.mem[offset : offset+record.HeaderSize]) {
+		return
 	}
-	number, lostTo, bound := -1, -1, f.state.MaxSeq
-	for next = offset + record.Align; !f.ended(next); next += record.Align {
-		rec := seg.mem[next:f.end()]
-		h, ok := record.Decode(rec)
-		if !ok || !record.Intact(rec, h, seg.seedAt(next)) {
-			continue
-		}
-		if !f.noDigests {
-			number, lostTo = f.numberOf(first+1, next)
-		}
-		if seg.kind == layout.KindLane {
-			bound = h.Seq - 1
-		}
-		break
-	}
-	if f.noDigests {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.loseUnidentified(&CorruptError{File: seg.name(), Offset: int64(offset), Reason: "damaged record in a file cut short"})
-		if f.ended(next) {
-			return -1
-		}
-		return next
-	}
-	if number < 0 { // nothing intact behind it
-		next = -1
-		number = seg.lastNumber(first, f.state)
-		lostTo = number
-		if !f.state.Sealed {
-			bound = math.MaxUint64 // beyond what the state knows
-		}
-	}
-	for n := first; n < lostTo; n++ { // too many do no harm: bound is below what they may be
-		r.lose(lostRecord{digest: seg.digestOf(n), bound: bound})
-	}
-	seg.records.Store(int64(number))
-	return next
-}
-
-func (r *recovery) lose(l lostRecord) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lost = append(r.lost, l)
+	r.tornBytes += int64(f.end() - offset)
 }
 
 // scanBatch is how many records of one shard a scan collects before it takes the shard's locks: its
@@ -228,30 +167,31 @@ type scanned struct {
 	size uint32 // 0 for a tombstone: it makes nothing live
 }
 
-// shardBatches are the records that one goroutine has collected.
+// shardBatches are the records that one goroutine has collected, by shard.
 type shardBatches [shardCount][]scanned
 
-// add collects the record at offset, and says where its slot will be if it is the newest of its id.
+// add puts the record at offset into b, and returns where its slot will be if it is the newest of
+// its id.
 func (r *recovery) add(b *shardBatches, seg *segment, offset int, id []byte, h record.Header) (slotPlace, error) {
 	s := r.s
-	number, tag := splitHash(s.hashBytes(id))
+	shardIndex, tag := splitHash(s.hashBytes(id))
 	sc := scanned{w: makeSlot(tag, s.locate(seg, offset)), seg: seg, seq: h.Seq}
 	if h.Kind == record.KindMemory {
 		sc.size = uint32(h.Size())
 	}
-	b[number] = append(b[number], sc)
-	place := slotPlace{sh: &s.shards[number], w: sc.w}
-	if len(b[number]) < scanBatch {
+	b[shardIndex] = append(b[shardIndex], sc)
+	place := slotPlace{sh: &s.shards[shardIndex], w: sc.w}
+	if len(b[shardIndex]) < scanBatch {
 		return place, nil
 	}
-	return place, r.putBatch(b, number)
+	return place, r.putBatch(b, shardIndex)
 }
 
-// putBatch puts what b has for a shard into the index.
-func (r *recovery) putBatch(b *shardBatches, number int) error {
-	s, sh := r.s, &r.s.shards[number]
-	batch := b[number]
-	b[number] = batch[:0]
+// putBatch puts the records that b has for a shard into the index.
+func (r *recovery) putBatch(b *shardBatches, shardIndex int) error {
+	s, sh := r.s, &r.s.shards[shardIndex]
+	batch := b[shardIndex]
+	b[shardIndex] = batch[:0]
 	if len(batch) == 0 {
 		return nil
 	}
@@ -268,9 +208,9 @@ func (r *recovery) putBatch(b *shardBatches, number int) error {
 	return nil
 }
 
-// putScanned puts a record into the index, unless a newer one of its id is there. Equal sequence
-// numbers are copies: the one at the lower location stays, whichever came first, so that recovery
-// always ends the same. REQUIRES: sh.mu held.
+// putScanned puts a record into the index, unless a newer one of its id is there. Of two copies of
+// one version, which have equal sequence numbers, the one at the lower location stays whichever
+// came first, so that recovery always ends the same. REQUIRES: sh.mu held.
 func (s *Store) putScanned(sh *shard, sc scanned) {
 	pos, old := sh.current().first(sc.w.tag())
 	for ; old != 0; pos, old = sh.current().following(pos, sc.w.tag()) {
@@ -292,8 +232,8 @@ func (s *Store) putScanned(sh *shard, sc scanned) {
 	sh.liveBytes.Add(int64(sc.size))
 }
 
-// sameID compares the ids of two records, which are known to be intact, and returns segment and header
-// of the first.
+// sameID reports whether two records, which are known to be intact, have one id. It returns the
+// segment and the header of the first.
 func (s *Store) sameID(a, b slot) (seg *segment, h record.Header, same bool) {
 	seg, offset := s.resolve(a.location())
 	other, at := s.resolve(b.location())
@@ -302,7 +242,7 @@ func (s *Store) sameID(a, b slot) (seg *segment, h record.Header, same bool) {
 	return seg, h, string(record.ID(seg.mem[offset:], h)) == string(record.ID(other.mem[at:], oh))
 }
 
-// countDead takes the bytes of a memory's record off the live ones.
+// countDead takes a record's bytes off the live ones. Those of a tombstone never were.
 func countDead(sh *shard, seg *segment, h record.Header) {
 	if h.Kind == record.KindMemory {
 		seg.live.Add(-int64(h.Size()))

@@ -1,12 +1,10 @@
 package warmtier
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math"
-	"math/bits"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,28 +18,23 @@ import (
 )
 
 /*
-A segment is one mapped region that holds records back to back behind a header. Its life:
+A segment is one mapped region that holds a header and then records back to back. Its life:
 
 	active ──seal──▶ sealed ──swap──▶ retired ──last unpin──▶ memory unmapped or used again
 
-Active: one lane appends to it. Sealed: immutable. Retired: out of the segment table, mapped as
-long as someone holds a pin.
-
-I4 (references): the table counts as one reference, every pin as another; whoever drops the last
-one owns the memory. A pin is only taken with contentMu held, on a segment found in the table; the
-swap takes segments out under contentMu's write lock. So no pin can come after the table's
-reference is gone, and a segment is never touched after its memory was given away.
+One lane appends to an active segment. A sealed one is immutable. A retired one is out of the
+segment table, and mapped as long as it is pinned.
 */
 
 const (
 	// A record over 1/16 of a segment, and over 1 MiB, gets a segment of its own. So a segment that
-	// was sealed because the next record did not fit is at least 15/16 full, and what is copied
-	// into a shared segment with locks held takes no longer than 1/16 of one.
+	// was sealed because the next record did not fit is at least 15/16 full, and no copy into a
+	// shared segment, which is made with locks held, is longer than the larger of the two.
 	largeShare   = 16
 	minLargeSize = 1 << 20 // bytes
 
-	// prefetchLimit is how many bytes of a record are asked for ahead: the processor itself sees that
-	// more of the same will be needed.
+	// prefetchLimit is how many bytes of a record are asked for ahead. The processor notices by
+	// itself that more of the same will be needed.
 	prefetchLimit = 1024
 )
 
@@ -53,15 +46,15 @@ const (
 	stateRetired
 )
 
-// segment is safe for concurrent use as far as each field says. What readers load and what others
-// write lie on cache lines of their own, and the last ones apart from the next object on the heap.
+// segment is safe for concurrent use as far as each field says. What readers load lies on other
+// cache lines than what writers change, and that on others than the next object on the heap.
 type segment struct {
 	id    uint64       // never used twice in a store
-	mem   []byte       // the bytes below tail are immutable (I1)
+	mem   []byte       // I1 (immutability): bytes below tail never change while a reader can reach them
 	tail  atomic.Int64 // bytes in use, header included; grows under the lane's lock while active
 	seed  uint32       // seedAt(0)
-	index int          // in the segment table: part of the location of each record
-	file  dir.File     // what mem is a mapping of; nil in a memory store
+	index int          // in the segment table; part of the location of each record
+	file  dir.File     // mem is its mapping; nil in a memory store
 	kind  layout.SegmentKind
 	large bool // made for the one record it holds, whatever its size
 	spare bool // made from the space kept back: tombstones only
@@ -72,27 +65,24 @@ type segment struct {
 }
 
 type segmentShared struct {
-	live        atomic.Int64 // bytes of records the index points to; changes under shard locks
-	refs        atomic.Int64 // 1 for the table and 1 for each pin
-	records     atomic.Int64 // before tail; changes with it
+	live atomic.Int64 // bytes of records the index points to; changes under shard locks
+	// I4 (references): the table counts as one reference, every pin as another; the holder that
+	// drops the last one owns the memory.
+	refs        atomic.Int64
+	records     atomic.Int64 // how many lie below tail; changes with it
 	state       atomic.Int32
-	damaged     atomic.Bool // a compaction met damage here; written by compactions
+	damaged     atomic.Bool // a compaction met damage in it; written by compactions
 	sealedEarly atomic.Bool // sealed although it had room: compactions merge such segments
-	victim      atomic.Bool // of the compaction under way, which writes it
-	made        time.Time   // or found by Open
+	victim      atomic.Bool // of the compaction under way, which sets it
+	made        time.Time   // when it was made, or found by Open
 
-	durable       atomic.Bool // the file, its header included, was synced once
-	sealedInFile  atomic.Bool // the state in the header says so
-	stateUnsynced atomic.Bool // the state in the header has changed since the last sync of it
-	// What follows is used by directory stores. minSeq and tombstones are guarded by the lock of
-	// the lane or round that appends; whoever finds the segment sealed may read them.
-	minSeq         uint64       // the lowest sequence number in it
-	maxSeq         uint64       // the highest
-	tombstones     []uint32     // their offsets, in units of 8 bytes
-	tombstoneBytes int64        // bytes of tombstones
-	committed      atomic.Bool  // belongs into manifests: every lane's segment, and targets of finished rounds
-	generation     uint32       // of the newest state in the file; written by one flush at a time
-	synced         atomic.Int64 // bytes up to here are durable
+	// The rest is used by directory stores. The lock of the lane or round that appends guards
+	// sequence numbers and tombstones. They are read without it once the segment is sealed.
+	minSeq         uint64   // the lowest sequence number in it
+	maxSeq         uint64   // the highest
+	tombstones     []uint32 // offsets of tombstones, in units of 8 bytes
+	tombstoneBytes int64    // bytes of tombstones
+	inFile         fileState
 }
 
 func newSegment(id uint64, mem []byte, kind layout.SegmentKind) *segment {
@@ -100,15 +90,15 @@ func newSegment(id uint64, mem []byte, kind layout.SegmentKind) *segment {
 	seg.minSeq, seg.made = math.MaxUint64, time.Now()
 	seg.tail.Store(layout.HeaderSize)
 	seg.refs.Store(1)
-	seg.committed.Store(kind == layout.KindLane)
 	return seg
 }
 
 // seedAt returns the seed of the prefix checksum of a record at offset.
 func (seg *segment) seedAt(offset int) uint32 { return record.SeedAt(seg.seed, offset) }
 
-// room is the number of bytes left for n records; a file keeps some for their digests, and for one more:
-// recovery looks there whether a record was begun behind the last one, and must find no bytes of that.
+// room returns how many bytes are left for n records. A file keeps some for their digests, and for
+// one more: there recovery looks for the digest of a record begun after the last one, and must find
+// no bytes of that record.
 func (seg *segment) room(n int) int {
 	if seg.large && seg.records.Load() > 0 {
 		return 0
@@ -120,19 +110,24 @@ func (seg *segment) room(n int) int {
 	return end - int(seg.tail.Load())
 }
 
-// grew accounts for n records, of size bytes together, written at the tail.
+// rest returns what lies between the records of seg and their digests.
+func (seg *segment) rest() []byte {
+	return seg.mem[seg.tail.Load() : len(seg.mem)-layout.DigestSize*int(seg.records.Load())]
+}
+
+// addRecords accounts for n records, of size bytes together, written at the tail.
 func (seg *segment) addRecords(n, size int) {
 	seg.records.Add(int64(n))
 	seg.tail.Add(int64(size))
 }
 
-// holdsTombstone accounts for a tombstone of size bytes at offset.
+// addTombstone accounts for a tombstone of size bytes at offset.
 func (seg *segment) addTombstone(offset, size int) {
 	seg.tombstones = append(seg.tombstones, uint32(offset/record.Align))
 	seg.tombstoneBytes += int64(size)
 }
 
-// contains accounts for a record with this sequence number.
+// noteSeq accounts for a record with this sequence number.
 func (seg *segment) noteSeq(seq uint64) {
 	seg.minSeq = min(seg.minSeq, seq)
 	seg.maxSeq = max(seg.maxSeq, seq)
@@ -146,7 +141,7 @@ func (seg *segment) is(st segmentState) bool {
 	return segmentState(seg.state.Load()) == st
 }
 
-// written is how many bytes of it were written by Put and Delete.
+// written returns how many bytes of its records were written by Put and Delete.
 func (seg *segment) written() int64 {
 	if seg.kind != layout.KindLane {
 		return 0 // copies
@@ -161,7 +156,8 @@ func written(segs []*segment) (bytes int64) {
 	return bytes
 }
 
-// pins is how many there are. The table's reference counts as one until the segment is retired.
+// pins returns how many pins there are. Until the segment is retired one more reference is the
+// table's.
 func (seg *segment) pins() int {
 	pins := seg.refs.Load()
 	if !seg.is(stateRetired) {
@@ -184,7 +180,7 @@ func (seg *segment) publicState() SegmentState {
 
 func (seg *segment) stats() SegmentStats {
 	total := seg.recordBytes()
-	live := min(seg.live.Load(), total) // writers may have come between the two
+	live := min(seg.live.Load(), total) // writes may have come between the two loads
 	return SegmentStats{
 		ID:          seg.id,
 		State:       seg.publicState(),
@@ -197,7 +193,7 @@ func (seg *segment) stats() SegmentStats {
 	}
 }
 
-// name is what errors call the segment.
+// name returns what errors call the segment.
 func (seg *segment) name() string {
 	if seg.file != nil {
 		return layout.SegmentFileName(seg.id)
@@ -206,28 +202,29 @@ func (seg *segment) name() string {
 }
 
 // seal makes seg immutable; early says that more records would have fitted. REQUIRES: the lock of
-// the lane that appends to it, or nobody else knows seg yet.
+// the lane that appends to seg held, or nobody else knows seg yet.
 func (seg *segment) seal(early bool) {
 	seg.sealedEarly.Store(early)
 	seg.state.Store(int32(stateSealed))
 }
 
-// pin keeps seg mapped. REQUIRES: contentMu held, seg found in the table.
+// pin keeps seg mapped. REQUIRES: contentMu held, seg found in the table, whose reference then
+// lasts as long as the hold (I4).
 func (seg *segment) pin() {
 	lockrank.AssertHeld[contentRank]()
 	seg.refs.Add(1)
 }
 
-// unpin drops a pin, and unmaps a retired segment with its last one.
+// unpin drops a pin, and frees a retired segment with the last one.
 func (s *Store) unpin(seg *segment) {
 	if seg.refs.Add(-1) == 0 {
 		s.retiredBytes.Add(-int64(len(seg.mem)))
 		s.retired.remove(seg)
-		s.free(seg)
+		s.medium.free(seg)
 	}
 }
 
-// retire drops the table's reference. last is true when no pin is left: the memory is the caller's
+// retire drops the table's reference. last reports that no pin is left: the memory is the caller's
 // then. REQUIRES: seg is out of the table.
 func (s *Store) retire(seg *segment) (last bool) {
 	seg.state.Store(int32(stateRetired))
@@ -241,7 +238,7 @@ func (s *Store) retire(seg *segment) (last bool) {
 	return true
 }
 
-// retiredSegments are those that pins alone keep mapped, for Stats and Segments.
+// retiredSegments are the segments that pins alone keep mapped, for Stats and Segments.
 type retiredSegments struct {
 	mu   sync.Mutex // a leaf
 	segs map[*segment]bool
@@ -268,213 +265,9 @@ func (r *retiredSegments) all() []*segment {
 	return slices.Collect(maps.Keys(r.segs))
 }
 
-// free unmaps a segment nobody can reach.
-func (s *Store) free(seg *segment) {
-	if seg.file != nil {
-		s.warn("segment file could not be unmapped", s.detach(seg))
-		return
-	}
-	s.release(seg.mem)
-}
-
-// warn logs what no caller can do anything about, unless err is nil. Any lock may be held.
+// warn logs an error that no caller can do anything about, unless it is nil. Any lock may be held.
 func (s *Store) warn(what string, err error) {
 	if err != nil {
 		s.logLater(slog.LevelWarn, what, "error", err)
 	}
-}
-
-// segmentTable turns the segment part of a location into a segment. Entries come one by one, with
-// contentMu read-held; they go under its write lock. A reader needs no more than contentMu.
-type segmentTable struct {
-	mu      lockrank.Mutex[tableRank] // guards what follows, not the loads of entries
-	entries atomic.Pointer[[]atomic.Pointer[segment]]
-	used    int   // entries[used:] were never used
-	free    []int // entries that were, and are empty
-	lastID  uint64
-	pending map[uint64]bool // ids of segments that lanes have asked for and not published yet
-	taken   map[uint64]bool // ids in names of unfinished files that Open has found; not changed afterwards
-	// unfilled are segments of lanes that the last Close, or this Open, sealed with room left. A lane that
-	// needs one goes on with one of these, until the first compaction.
-	partial []*segment
-}
-
-// at returns the segment at index, nil when there is none.
-func (t *segmentTable) at(index int) *segment {
-	entries := *t.entries.Load()
-	if index >= len(entries) {
-		return nil
-	}
-	return entries[index].Load()
-}
-
-// all returns the segments of the table, in no particular order.
-func (t *segmentTable) all() []*segment {
-	entries := *t.entries.Load()
-	list := make([]*segment, 0, len(entries))
-	for i := range entries {
-		if seg := entries[i].Load(); seg != nil {
-			list = append(list, seg)
-		}
-	}
-	return list
-}
-
-// count is how many segments the table has a place for that is taken.
-func (t *segmentTable) count() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.used - len(t.free)
-}
-
-// newID draws an id. One for a lane is pending until publish or abandon: a manifest written meanwhile
-// must not take the file for a leftover.
-func (t *segmentTable) newID(kind layout.SegmentKind) uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for t.lastID++; t.taken[t.lastID]; {
-		t.lastID++
-	}
-	if kind == layout.KindLane {
-		t.pending[t.lastID] = true
-	}
-	return t.lastID
-}
-
-// newestID is the highest id drawn.
-func (t *segmentTable) newestID() uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.lastID
-}
-
-// abandon ends the pending state of a segment that will not be published.
-func (t *segmentTable) abandon(id uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.pending, id)
-}
-
-// assign gives seg an index, so that locations can name it.
-func (t *segmentTable) assign(seg *segment, limit int) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if n := len(t.free); n > 0 {
-		seg.index = t.free[n-1]
-		t.free = t.free[:n-1]
-		return nil
-	}
-	if t.used == limit {
-		return fmt.Errorf("%w: the store has %d segments, the most it can address", ErrNoSpace, limit)
-	}
-	seg.index = t.used
-	t.used++
-	return nil
-}
-
-// publish puts seg into the table; from here on locations can be followed to it. REQUIRES: contentMu
-// read-held, seg has an index.
-func (t *segmentTable) publish(seg *segment) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	entries := *t.entries.Load()
-	if seg.index >= len(entries) {
-		grown := make([]atomic.Pointer[segment], max(16, seg.index+1, 2*len(entries)))
-		for i := range entries {
-			grown[i].Store(entries[i].Load())
-		}
-		t.entries.Store(&grown)
-		entries = grown
-	}
-	entries[seg.index].Store(seg)
-	delete(t.pending, seg.id)
-}
-
-// removeLocked takes segs out of the table. REQUIRES: contentMu write-held. It does nothing else, so
-// that the hold stays short; reuse makes the entries available afterwards.
-func (t *segmentTable) removeLocked(segs []*segment) {
-	entries := *t.entries.Load()
-	for _, seg := range segs {
-		entries[seg.index].Store(nil)
-	}
-}
-
-// reuse lets other segments have the indexes of segs. REQUIRES: segs are not in the table.
-func (t *segmentTable) reuse(segs []*segment) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, seg := range segs {
-		t.free = append(t.free, seg.index)
-	}
-}
-
-// offsetBitsFor is the number of location bits for offsets in segments of this size; the others
-// number segments. A large segment may be longer: its one record starts right behind the header.
-func offsetBitsFor(segmentSize int) uint {
-	return uint(bits.Len(uint(segmentSize/record.Align - 1)))
-}
-
-func (s *Store) locate(seg *segment, offset int) location {
-	return location(seg.index)<<s.offsetBits | location(offset/record.Align)
-}
-
-func (s *Store) resolve(loc location) (seg *segment, offset int) {
-	return s.segments.at(int(loc >> s.offsetBits)), int(loc&(1<<s.offsetBits-1)) * record.Align
-}
-
-// maxSegments is how many segments locations can tell apart.
-func (s *Store) maxSegments() int { return 1 << min(locationBits-s.offsetBits, 30) }
-
-// segmentSpec says what segment is wanted.
-type segmentSpec struct {
-	kind  layout.SegmentKind
-	size  int  // bytes
-	large bool // for one record
-	least int  // on a full disk: the size of what is kept back that would do, bytes; 0 for none
-}
-
-// createSegment makes a segment that is in no table yet.
-func (s *Store) createSegment(spec segmentSpec) (*segment, error) {
-	id := s.segments.newID(spec.kind)
-	seg, err := s.mapSegment(id, spec)
-	if err != nil {
-		s.segments.abandon(id)
-		return nil, err
-	}
-	seg.large = spec.large
-	_ = s.hooks.fire(pointSegmentMade)
-	return seg, nil
-}
-
-func (s *Store) mapSegment(id uint64, spec segmentSpec) (*segment, error) {
-	if s.disk != nil {
-		return s.createFile(id, spec)
-	}
-	forLane := spec.size == s.opts.SegmentSize && spec.kind == layout.KindLane
-	var mem []byte
-	if forLane {
-		mem = s.pool.take()
-	}
-	if mem == nil {
-		var err error
-		if mem, err = s.acquire(spec.size); err != nil {
-			return nil, err
-		}
-	}
-	if forLane {
-		s.pool.begun()
-	}
-	return newSegment(id, mem, spec.kind), nil
-}
-
-// discardSegment gets rid of a segment that never was in the table. What goes wrong goes with the error
-// that made it useless.
-func (s *Store) discardSegment(seg *segment) error {
-	s.segments.abandon(seg.id)
-	if seg.file == nil {
-		return s.mapper.release(seg.mem)
-	}
-	err := s.detach(seg)
-	_ = s.hooks.fire(pointUnlink)
-	return errors.Join(err, s.disk.fs.Remove(seg.name()))
 }

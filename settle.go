@@ -12,7 +12,7 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// settle makes what was found durable, and the directory as a running store has it.
+// settle makes what was found durable, and the directory one of a running store.
 func (r *recovery) settle() error {
 	s, d := r.s, r.s.disk
 	r.dropEmpty()
@@ -20,11 +20,12 @@ func (r *recovery) settle() error {
 		return err
 	}
 	_ = s.hooks.fire(pointRecoverSealed)
-	// The hint is of the past from the next write on: its removal must be durable before that, or it
-	// could come back and be believed; a repair needs it to the end. Spares are made anew: the old
-	// ones may be of another size, or unfinished, and on a full disk the manifest needs some of it.
+	// Spares are made again: the old ones may be of another size, or unfinished, and on a full disk
+	// the manifest needs some of their space.
 	names := []string{layout.ManifestTempName}
-	if !s.opts.Repair {
+	if r.salvage == nil { // which needs the hint to its end
+		// From the next write on the hint is of the past. Its removal has to be durable before
+		// that, or it could come back and be believed.
 		names = append(names, hintName)
 	}
 	for i := range laneSpares + maxLanes {
@@ -40,7 +41,7 @@ func (r *recovery) settle() error {
 	if err := d.fs.Sync(); err != nil {
 		return err
 	}
-	if _, err := s.writeManifest(s.snapshotManifest(nil, nil)); err != nil {
+	if _, err := d.writeManifest(d.snapshotManifest(nil, nil)); err != nil {
 		return err
 	}
 	_ = s.hooks.fire(pointRecoverListed)
@@ -49,16 +50,16 @@ func (r *recovery) settle() error {
 			return err
 		}
 	}
-	s.keepSpares()
+	d.keepSpares()
 	return nil
 }
 
-// dropEmpty takes segments without a record out of the store: the process ended between making and
-// filling them, a large one while its content was copied.
+// dropEmpty takes segments without a record out of the store. The process ended between making and
+// filling them; a large one, while its content was copied.
 func (r *recovery) dropEmpty() {
 	s := r.s
 	var empty []*segment
-	r.found = slices.DeleteFunc(r.found, func(f *recovered) bool {
+	r.found = slices.DeleteFunc(r.found, func(f *foundSegment) bool {
 		if f.damaged || f.seg.recordBytes() > 0 {
 			return false
 		}
@@ -72,24 +73,26 @@ func (r *recovery) dropEmpty() {
 	for _, seg := range empty {
 		r.leftover = append(r.leftover, seg.name())
 		if s.retire(seg) {
-			s.free(seg)
+			s.medium.free(seg)
 		}
 	}
 }
 
-// offerUnfilled lets lanes go on in segments that have room.
+// offerPartial lets lanes resume segments that have room. A repair offers none: it needs the hint,
+// which knows segments as they were.
 func (r *recovery) offerPartial() {
 	var segs []*segment
 	for _, f := range r.found {
 		seg := f.seg
-		if seg.kind == layout.KindLane && !seg.large && seg.sealedEarly.Load() && len(seg.mem) == r.s.opts.SegmentSize && !f.damaged {
+		if !f.damaged && seg.kind == layout.KindLane && !seg.large && seg.sealedEarly.Load() &&
+			len(seg.mem) == r.s.opts.SegmentSize {
 			segs = append(segs, seg)
 		}
 	}
 	r.s.segments.setPartial(segs)
 }
 
-// settleSegments does all at once: each waits for the disk.
+// settleSegments settles several segments at a time, since each waits for the disk.
 func (r *recovery) settleSegments() error {
 	var g errgroup.Group
 	g.SetLimit(cmp.Or(r.s.hooks.settlers, settlers))
@@ -102,23 +105,23 @@ func (r *recovery) settleSegments() error {
 	return g.Wait()
 }
 
-// settlers is how many segments are made durable at a time.
+// settlers is how many segments are settled at a time.
 const settlers = 8
 
-// settleSegment seals a segment at the end of its records.
-func (r *recovery) settleSegment(f *recovered) error {
+// settleSegment seals a segment at the end of its records, durably.
+func (r *recovery) settleSegment(f *foundSegment) error {
 	seg := f.seg
 	e := seg.extent()
-	seg.sealedInFile.Store(true)
-	seg.synced.Store(e.tail)
-	settled := f.state.Sealed && int64(f.state.Synced) == e.tail
+	// It will be in a moment, and nobody else knows the segment yet.
+	seg.inFile.flushed(e, true)
+	sealed := f.state.Sealed && int64(f.state.Synced) == e.tail // in the file too
 	switch {
-	case f.damaged && r.s.opts.Repair:
-		return nil // it is replaced; without Repair no more than digests are damaged
-	case settled && r.hinted:
+	case f.damaged && r.salvage != nil:
+		return nil // it is replaced; in a strict Open no more than digests are damaged
+	case sealed && r.fromHint:
 		return nil
-	case settled && (r.powered || !seg.clearRemains()):
-		// After a kill it may be in the page cache only.
+	case sealed && r.sameBoot, sealed && !seg.clearRemains():
+		// After a kill the header may be in the page cache only.
 		seg.file.Rewrite(0, layout.HeaderSize)
 		return seg.syncFile(0, layout.HeaderSize)
 	}
@@ -136,10 +139,11 @@ func (r *recovery) settleSegment(f *recovered) error {
 	return seg.syncFile(0, layout.HeaderSize)
 }
 
-// clearRemains makes zero what lies behind the records of seg, and reports whether anything did. Records
-// that were cut off may be intact there: they would count again if the state that says where the segment
-// ends were damaged, and behind a new record of the right length. After a power loss they may lie behind
-// a sealed segment too: a lane had gone on in it, and its old header is back.
+// clearRemains zeroes what lies between the records of seg and their digests, and reports whether
+// anything did. Records that were cut off may be intact there. They would count again after a new
+// record of the right length, or if the state that says where the segment ends were damaged. After
+// a power loss they may lie in a sealed segment too, where a lane had resumed it and its old header
+// is back.
 func (seg *segment) clearRemains() (found bool) {
 	for rest := seg.rest(); len(rest) > 0; rest = rest[min(vm.PageSize, len(rest)):] {
 		if part := rest[:min(vm.PageSize, len(rest))]; !layout.IsZero(part) {
@@ -149,34 +153,3 @@ func (seg *segment) clearRemains() (found bool) {
 	}
 	return found
 }
-
-// rest is what lies between the records of seg and their digests.
-func (seg *segment) rest() []byte {
-	return seg.mem[seg.tail.Load() : len(seg.mem)-layout.DigestSize*int(seg.records.Load())]
-}
-
-// report says in the log what recovery met.
-func (r *recovery) report() {
-	st := r.s.sizes()
-	log := r.s.opts.Logger
-	if len(r.found) > 0 && !r.hinted && !r.s.opts.Repair {
-		log.Info("the last close was not clean, every record was read", "segments", len(r.found), "records", r.records)
-	}
-	if len(r.leftover) > 0 {
-		log.Info("files removed that a crash had left", "files", len(r.leftover))
-	}
-	if r.torn > 0 {
-		log.Warn("tails cut that were not finished", "bytes", r.torn)
-	}
-	if st.FragmentationRatio > warnFragmentation && st.TotalBytes > warnBytes {
-		r.s.maintenance.startup = true
-		log.Warn("store is fragmented, the first maintenance cycle will compact it",
-			"fragmentation", st.FragmentationRatio, "total_bytes", st.TotalBytes)
-	}
-}
-
-// Open warns of stores with more dead bytes than this.
-const (
-	warnFragmentation = 0.7        // ratio
-	warnBytes         = 50_000_000 // bytes
-)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 
 	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
@@ -11,107 +12,113 @@ import (
 )
 
 /*
-Space kept back, so that deletions and compactions go on when the disk is full: a file for the target
-of a compaction, one for the tombstones of each lane, and one for a manifest. Whoever takes one
-renames it. Nobody may take other space for a Put while one is missing: so what a compaction gives
-back fills them up again before a writer that tries again and again can have it.
+Spares are files that keep space back, so that deletions and compactions go on when the disk is
+full: one for the target of a compaction, one for a manifest, and one for the tombstones of each
+lane. A segment takes a spare by renaming it; a manifest, by removing it first. No Put gets a file
+while a spare is missing: so what a compaction gives back fills the spares up again before a writer
+that tries again and again can have it.
 */
 
-// spares is how many files keep space back.
-func (s *Store) spares() int { return 2 + len(s.lanes) }
-
-// spareSize is the size of one of them when it is made, bytes.
-func (s *Store) spareSize(i int) int {
-	switch i {
-	case targetSpare:
-		return s.opts.SegmentSize
-	case manifestSpare:
-		return vm.RoundUp(layout.ManifestSize(2*s.segments.count()+2*manifestReserve), vm.PageSize)
-	}
-	return max(minSegmentSize, s.opts.SegmentSize/largeShare)
+// spares is the space kept back. See laneSpares for their numbers.
+type spares struct {
+	// mu is held for reading to make a file for a segment from free space, and for writing to take
+	// or to make a spare.
+	mu   sync.RWMutex
+	kept []int // bytes kept back by each spare, 0 when it is missing
 }
 
-// keepsEnough reports whether spare i need not be made. That for a manifest grows with the store.
-// REQUIRES: d.spaceMu held.
-func (s *Store) keepsEnough(i int) bool {
-	kept := s.disk.kept[i]
-	return kept > 0 && (i != manifestSpare || kept >= layout.ManifestSize(s.segments.count()+manifestReserve))
-}
-
-// manifestReserve is how many segments a manifest may list beyond those in the table when its space is
-// kept back: tombstones and targets that come when the disk is full.
-const manifestReserve = 64
-
-// Numbers of spares; from laneSpares on they are for tombstones.
+// Numbers of spares. Each lane has its own for tombstones, since one for all runs out: see
+// docs/design.md, section 15, "Full disks".
 const (
 	targetSpare   = 0
 	manifestSpare = 1
-	laneSpares    = 2
+	laneSpares    = 2 // the first of them; the last ones are those of lanes
 )
+
+// manifestReserve is how many segments a manifest may list beyond those in the table when its space
+// is kept back: tombstones and targets that come when the disk is full.
+const manifestReserve = 64
 
 func spareFileName(i int) string { return fmt.Sprintf("%s.%d", layout.SpareName, i) }
 
-// reserveFile makes a file for a segment. On a full disk one may be made of space kept back, but not for
-// a Put: that gets none before everything is kept back.
-func (s *Store) reserveFile(name string, spec segmentSpec) (file dir.File, spare bool, err error) {
-	d := s.disk
-	if spec.least == 0 {
-		return s.reserveForPut(name, spec.size)
+// spareSize returns the size that spare i gets when it is made, bytes.
+func (d *disk) spareSize(i int) int {
+	switch i {
+	case targetSpare:
+		return d.s.opts.SegmentSize
+	case manifestSpare:
+		return vm.RoundUp(layout.ManifestSize(2*d.s.segments.count()+2*manifestReserve), vm.PageSize)
 	}
-	d.spaceMu.RLock()
+	return max(minSegmentSize, d.s.opts.SegmentSize/largeShare)
+}
+
+// keepsEnough reports whether spare i is there and large enough. What a manifest needs grows with
+// the store. REQUIRES: d.spares.mu held.
+func (d *disk) keepsEnough(i int) bool {
+	kept := d.spares.kept[i]
+	return kept > 0 && (i != manifestSpare || kept >= layout.ManifestSize(d.s.segments.count()+manifestReserve))
+}
+
+// reserveFile makes a file for a segment. On a full disk a spare may become that file, which spare
+// says; for a Put, whose spec has no least, none may.
+func (d *disk) reserveFile(name string, spec segmentSpec) (file dir.File, spare bool, err error) {
+	if spec.least == 0 {
+		file, err = d.reserveForPut(name, spec.size)
+		return file, false, err
+	}
+	d.spares.mu.RLock()
 	file, err = d.fs.Create(name, spec.size)
-	d.spaceMu.RUnlock()
+	d.spares.mu.RUnlock()
 	if !errors.Is(err, ErrNoSpace) {
 		return file, false, err
 	}
-	d.spaceMu.Lock()
-	defer d.spaceMu.Unlock()
-	file, failed := s.takeSpareLocked(name, spec)
+	d.spares.mu.Lock()
+	defer d.spares.mu.Unlock()
+	file, failed := d.takeSpareLocked(name, spec)
 	if file == nil {
 		return nil, false, errors.Join(err, failed)
 	}
 	return file, true, nil
 }
 
-func (s *Store) reserveForPut(name string, size int) (file dir.File, spare bool, err error) {
-	d := s.disk
-	d.spaceMu.RLock()
+// reserveForPut makes a file of free space once all spares are there.
+func (d *disk) reserveForPut(name string, size int) (file dir.File, err error) {
+	d.spares.mu.RLock()
 	complete := true
-	for i := range d.kept {
-		complete = complete && s.keepsEnough(i)
+	for i := range d.spares.kept {
+		complete = complete && d.keepsEnough(i)
 	}
 	if complete {
 		file, err = d.fs.Create(name, size)
 	}
-	d.spaceMu.RUnlock()
+	d.spares.mu.RUnlock()
 	if complete {
-		return file, false, err
+		return file, err
 	}
-	d.spaceMu.Lock()
-	defer d.spaceMu.Unlock()
-	if err := s.refillLocked(); err != nil {
-		return nil, false, fmt.Errorf("space for deletions and compactions comes first: %w", err)
+	d.spares.mu.Lock()
+	defer d.spares.mu.Unlock()
+	if err := d.refillLocked(); err != nil {
+		return nil, fmt.Errorf("space for deletions and compactions comes first: %w", err)
 	}
-	file, err = d.fs.Create(name, size)
-	return file, false, err
+	return d.fs.Create(name, size)
 }
 
-// takeSpareLocked makes space kept back the file name, nil when none of it will do; then err says why,
-// unless there just is none. REQUIRES: d.spaceMu held for writing.
-func (s *Store) takeSpareLocked(name string, spec segmentSpec) (_ dir.File, err error) {
-	d := s.disk
+// takeSpareLocked renames a spare of spec's kind that is large enough to name, and maps it. file is
+// nil when none would do; then err says why, unless there is none at all. REQUIRES: d.spares.mu
+// held for writing.
+func (d *disk) takeSpareLocked(name string, spec segmentSpec) (_ dir.File, err error) {
 	from, to := targetSpare, targetSpare+1
 	if spec.kind == layout.KindLane {
-		from, to = laneSpares, s.spares()
+		from, to = laneSpares, len(d.spares.kept)
 	}
 	for i := from; i < to; i++ {
-		size := d.kept[i]
+		size := d.spares.kept[i]
 		if size < spec.least {
 			continue
 		}
 		failed := d.fs.Rename(spareFileName(i), name)
 		if failed == nil || errors.Is(failed, fs.ErrNotExist) {
-			d.kept[i] = 0
+			d.spares.kept[i] = 0
 		}
 		if failed != nil {
 			err = errors.Join(err, failed)
@@ -129,69 +136,67 @@ func (s *Store) takeSpareLocked(name string, spec segmentSpec) (_ dir.File, err 
 	return nil, err
 }
 
-// keepSpares keeps space back for the next time the disk is full, if it can and has none. REQUIRES: no
-// lock held.
-func (s *Store) keepSpares() {
-	s.disk.spaceMu.Lock()
-	err := s.refillLocked()
-	s.disk.spaceMu.Unlock()
-	s.warn("no space could be kept back for deletions and compactions", err)
+func (d *disk) keepSpares() {
+	d.spares.mu.Lock()
+	err := d.refillLocked()
+	d.spares.mu.Unlock()
+	d.s.warn("no space could be kept back for deletions and compactions", err)
 }
 
-// refillLocked makes the spares that are missing or too small. REQUIRES: d.spaceMu held for writing.
-func (s *Store) refillLocked() (err error) {
-	d := s.disk
-	for i := range d.kept {
-		if s.keepsEnough(i) {
+// refillLocked makes the spares that are missing or too small. REQUIRES: d.spares.mu held for
+// writing.
+func (d *disk) refillLocked() (err error) {
+	for i := range d.spares.kept {
+		if d.keepsEnough(i) {
 			continue
 		}
-		size, before := s.spareSize(i), d.kept[i]
-		if failed := s.dropSpareLocked(i); failed != nil {
+		size, before := d.spareSize(i), d.spares.kept[i]
+		if failed := d.dropSpareLocked(i); failed != nil {
 			err = errors.Join(err, failed)
 			continue
 		}
-		failed := s.makeSpareLocked(i, size)
+		failed := d.makeSpareLocked(i, size)
 		if failed != nil && before > 0 { // what there was is better than nothing
-			failed = errors.Join(failed, s.makeSpareLocked(i, before))
+			failed = errors.Join(failed, d.makeSpareLocked(i, before))
 		}
 		err = errors.Join(err, failed)
 	}
 	return err
 }
 
-// dropSpareLocked gives free what spare i keeps back. REQUIRES: d.spaceMu held for writing.
-func (s *Store) dropSpareLocked(i int) error {
-	d := s.disk
-	if d.kept[i] == 0 {
+// dropSpareLocked removes spare i, and so frees its space. REQUIRES: d.spares.mu held for writing.
+func (d *disk) dropSpareLocked(i int) error {
+	if d.spares.kept[i] == 0 {
 		return nil
 	}
 	if err := d.fs.Remove(spareFileName(i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	d.kept[i] = 0
+	d.spares.kept[i] = 0
 	return nil
 }
 
-func (s *Store) makeSpareLocked(i, size int) error {
-	file, err := s.disk.fs.Create(spareFileName(i), size)
+// makeSpareLocked makes spare i. REQUIRES: d.spares.mu held for writing, the spare is missing.
+func (d *disk) makeSpareLocked(i, size int) error {
+	file, err := d.fs.Create(spareFileName(i), size)
 	if err == nil {
 		err = file.Close()
-		s.disk.kept[i] = size
+		d.spares.kept[i] = size
 	}
 	return err
 }
 
-// writeFromSpares is writeFile with space kept back.
-func (s *Store) writeFromSpares(name string, data []byte) (err error) {
-	d := s.disk
-	d.spaceMu.Lock()
-	defer d.spaceMu.Unlock()
+// writeFromSpares writes a file into space kept back: the space of the manifest's spare, or if that
+// is not enough, of the target's too.
+func (d *disk) writeFromSpares(name string, data []byte) (err error) {
+	d.spares.mu.Lock()
+	defer d.spares.mu.Unlock()
 	err = ErrNoSpace
 	for _, i := range []int{manifestSpare, targetSpare} {
-		if d.kept[i] == 0 {
+		if d.spares.kept[i] == 0 {
 			continue
 		}
-		if failed := s.dropSpareLocked(i); failed != nil {
+		if failed := d.dropSpareLocked(i); failed != nil {
 			err = errors.Join(err, failed)
 			continue
 		}

@@ -173,14 +173,14 @@ type CompactionStats struct {
 	PeakOverheadBytes   int64         // most memory held in addition to that before: targets and staging
 }
 
-// before takes down what the compaction starts from.
+// before notes what the compaction starts from.
 func (c *CompactionStats) before(st Stats) {
 	c.SegmentsBefore, c.SegmentsAfter = st.Segments, st.Segments
 	c.BytesBefore, c.BytesAfter = st.TotalBytes, st.TotalBytes
 	c.FragmentationBefore, c.FragmentationAfter = st.FragmentationRatio, st.FragmentationRatio
 }
 
-// after takes down what the compaction left.
+// after notes what the compaction left.
 func (c *CompactionStats) after(st Stats, d time.Duration) {
 	c.Duration = d
 	c.SegmentsAfter = st.Segments
@@ -215,7 +215,8 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// sizes returns only what decides about compactions: how much is live and how much is dead.
+// sizes returns only the figures that decide about compactions: how much is live and how much is
+// dead.
 func (s *Store) sizes() (st Stats) {
 	for i := range s.shards {
 		sh := &s.shards[i]
@@ -243,9 +244,7 @@ func (s *Store) addSegments(st *Stats) {
 	st.Writes.Bytes = s.writtenGone
 	for _, seg := range s.segments.all() {
 		st.Writes.Bytes += seg.written()
-		if s.disk != nil && !s.opts.ReadOnly && seg.committed.Load() {
-			st.Sync.UnsyncedBytes += max(0, seg.tail.Load()-seg.synced.Load())
-		}
+		st.Sync.UnsyncedBytes += s.medium.unsynced(seg)
 		details.Pins += seg.pins()
 		switch seg.publicState() {
 		case SegmentActive:
@@ -278,8 +277,8 @@ func (s *Store) Segments() []SegmentStats {
 		list = append(list, seg.stats())
 	}
 	slices.SortFunc(list, func(a, b SegmentStats) int { return cmp.Compare(a.ID, b.ID) })
-	// A segment that was retired between the two loops is in the list twice: as it was, and as it
-	// is.
+	// A segment that was retired between the two loops is in the list twice, as it was before and
+	// as it is.
 	return slices.CompactFunc(list, func(a, b SegmentStats) bool { return a.ID == b.ID })
 }
 

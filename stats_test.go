@@ -81,12 +81,12 @@ func TestStats_OperationErrors(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	require.NoError(t, s.Put("a", []byte("0123456789")))
 	var m match
-	hold, err := s.lookup(&m, "a", 0)
-	require.NoError(t, err)
-	s.contentMu.RUnlock(hold)
+	var h readHold
+	require.NoError(t, s.lookup(&h, &m, "a", false))
+	h.release()
 	content := record.Content(m.rec, m.h)
 	content[0] ^= 1
-	_, err = s.Get("a")
+	_, err := s.Get("a")
 	require.ErrorIs(t, err, ErrCorrupt)
 	require.ErrorIs(t, s.View("a", func([]byte) error { return nil }), ErrCorrupt)
 	content[0] ^= 1

@@ -5,43 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/vm"
 )
-
-// extent is what a segment holds at one moment.
-type extent struct {
-	tail, records int64
-	maxSeq        uint64
-}
-
-// extent is that of now. REQUIRES: nobody appends.
-func (seg *segment) extent() extent {
-	return extent{tail: seg.tail.Load(), records: seg.records.Load(), maxSeq: seg.maxSeq}
-}
-
-// writeState writes to the header of seg that e is durable. It becomes durable itself with the next
-// sync of the header.
-func (seg *segment) writeState(e extent, sealed bool) {
-	seg.generation++
-	layout.State{
-		Generation: seg.generation,
-		Records:    uint32(e.records),
-		Synced:     uint64(e.tail),
-		MaxSeq:     e.maxSeq,
-		Sealed:     sealed,
-	}.Encode(seg.mem)
-}
-
-// makeDurable ends a Put or Delete with SyncWrites.
-func (s *Store) makeDurable() error {
-	if s.disk == nil || !s.opts.SyncWrites {
-		return nil
-	}
-	return s.flush()
-}
 
 // Sync makes everything acknowledged before it survive a power loss. In a memory store there is
 // nothing to do. Concurrent calls share one flush.
@@ -53,91 +24,290 @@ func (s *Store) Sync() error {
 		return err
 	}
 	defer done()
-	if s.disk == nil || s.opts.ReadOnly {
-		return nil
-	}
-	return s.flush()
+	return s.medium.sync()
 }
 
-// flush returns when a flush that began after the call has ended. REQUIRES: no lock held.
-func (s *Store) flush() error {
-	d := s.disk
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for wanted := d.begun + 1; d.ended < wanted; {
-		if err := s.failedSync(); err != nil {
+// makeDurable ends a Put or Delete with SyncWrites.
+func (s *Store) makeDurable() error {
+	if !s.opts.SyncWrites {
+		return nil
+	}
+	return s.medium.sync()
+}
+
+// syncQuietly is Sync for the background: what fails is logged. more is false when it failed for
+// good.
+func (s *Store) syncQuietly() (more bool) {
+	err := s.medium.sync()
+	if errors.Is(err, ErrSyncFailed) {
+		return false // logged where it failed
+	}
+	if err != nil { // no space for a manifest: the next one tries again
+		s.opts.Logger.Warn("sync failed, nothing was lost", "error", err)
+	}
+	return true
+}
+
+// failedSync returns the first failed flush, which every write reports from then on; nil while
+// there is none.
+func (s *Store) failedSync() error {
+	if err := s.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// fail makes err the store's failure, unless it has one already, and returns the failure. Any lock
+// may be held.
+func (s *Store) fail(err error) error {
+	err = fmt.Errorf("%w: %w", ErrSyncFailed, err)
+	if s.failure.CompareAndSwap(nil, &err) {
+		s.logLater(slog.LevelError, "sync failed, the store takes no more writes", "error", err)
+	}
+	return *s.failure.Load()
+}
+
+// groupCommit lets one flush serve all who ask for one (docs/design.md, section 15, "A flush"): a
+// caller waits for a flush that began after it came, and the first to wait runs that flush for the
+// others.
+type groupCommit struct {
+	mu      sync.Mutex
+	changed *sync.Cond // running ended
+	running bool       // a flush is under way
+	begun   uint64     // flushes
+	ended   uint64     // the newest flush that ended well; flushes are counted from 1
+}
+
+func (d *disk) syncs() bool { return true }
+
+// sync returns when a flush that began after the call has ended.
+func (d *disk) sync() error {
+	g := &d.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for wanted := g.begun + 1; g.ended < wanted; {
+		if err := d.s.failedSync(); err != nil {
 			return err
 		}
-		if d.running {
-			d.changed.Wait()
+		if g.running {
+			g.changed.Wait()
 			continue
 		}
-		d.running = true
-		d.begun++
-		turn := d.begun
-		d.mu.Unlock()
-		err := s.measuredFlush()
-		d.mu.Lock()
-		d.running = false
-		d.changed.Broadcast()
+		g.running = true
+		g.begun++
+		turn := g.begun
+		g.mu.Unlock()
+		err := d.measuredFlush()
+		g.mu.Lock()
+		g.running = false
+		g.changed.Broadcast()
 		if errors.Is(err, ErrNoSpace) {
 			return err // of the manifest: nothing was lost, and the next flush tries again
 		}
 		if err != nil {
-			return d.fail(err)
+			return d.s.fail(err)
 		}
-		d.ended = turn
+		g.ended = turn
 	}
 	return nil
 }
 
-func (s *Store) measuredFlush() error {
+func (d *disk) measuredFlush() error {
+	meters := &d.s.meters
 	start := time.Now()
-	err := s.flushAll()
-	s.meters.syncDurations.observe(time.Since(start))
+	err := d.flushAll()
+	meters.syncDurations.observe(time.Since(start))
 	if err != nil {
-		s.meters.syncErrors.Add(1)
+		meters.syncErrors.Add(1)
 		return err
 	}
-	s.meters.syncs.Add(1)
+	meters.syncs.Add(1)
 	return nil
 }
 
-// flushAll makes every segment durable up to its tail of now. REQUIRES: d.running set by the caller.
-func (s *Store) flushAll() error {
-	dirty := s.pinDirty()
+// flushAll makes every segment durable up to its tail of now, and lists the new ones. REQUIRES:
+// group.running set by the caller.
+func (d *disk) flushAll() error {
+	dirty := d.pinDirty()
 	defer func() {
-		for _, d := range dirty {
-			s.unpin(d.seg)
+		for _, dirty := range dirty {
+			d.s.unpin(dirty.seg)
 		}
 	}()
-	for _, d := range dirty {
-		if err := s.flushSegment(d); err != nil {
-			return fmt.Errorf("%s: %w", d.seg.name(), err)
+	for _, dirty := range dirty {
+		if err := d.flushSegment(dirty); err != nil {
+			return fmt.Errorf("%s: %w", dirty.seg.name(), err)
 		}
 	}
-	return s.listSegments()
+	return d.listSegments()
 }
 
-// flushSegment makes one segment durable, and says so in its header.
-func (s *Store) flushSegment(d dirtySegment) (err error) {
-	defer s.catchFault(armFaults(), &err)
-	seg := d.seg
-	if err := seg.syncRecords(d.extent); err != nil {
+// dirtySegment is a pinned segment with something to be flushed.
+type dirtySegment struct {
+	seg *segment
+	extent
+	sealed bool
+}
+
+// pinDirty pins the committed segments that have grown, or were sealed, since their last flush.
+// Targets are flushed by the compaction that fills them.
+func (d *disk) pinDirty() (dirty []dirtySegment) {
+	s := d.s
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	taken := map[*segment]bool{}
+	pin := func(seg *segment, sealed bool) {
+		taken[seg] = true
+		e := seg.extent()
+		if e.tail > seg.inFile.synced.Load() || sealed && !seg.inFile.sealed.Load() {
+			seg.pin()
+			dirty = append(dirty, dirtySegment{seg: seg, extent: e, sealed: sealed})
+		}
+	}
+	for i := range s.lanes {
+		ln := &s.lanes[i]
+		ln.mu.Lock()
+		if ln.active != nil {
+			pin(ln.active, false)
+		}
+		ln.mu.Unlock()
+	}
+	// A sealed segment changes only when a lane resumes it, and no lane does with the table's lock
+	// held. A large segment whose Put has not returned yet is neither sealed nor active.
+	s.segments.mu.Lock()
+	defer s.segments.mu.Unlock()
+	for _, seg := range s.segments.all() {
+		if seg.inFile.committed.Load() && seg.is(stateSealed) && !taken[seg] {
+			pin(seg, true)
+		}
+	}
+	return dirty
+}
+
+// flushSegment makes one segment durable, and then says so in its header. The header becomes
+// durable with a later sync of it: it makes no promise, but tells damage from a torn tail.
+func (d *disk) flushSegment(dirty dirtySegment) (err error) {
+	defer d.s.catchFault(armFaults(), &err)
+	seg := dirty.seg
+	if err := seg.syncRecords(dirty.extent); err != nil {
 		return err
 	}
-	_ = s.hooks.fire(pointFlushed)
-	seg.writeState(d.extent, d.sealed)
-	seg.synced.Store(d.tail)
-	seg.durable.Store(true)
-	seg.sealedInFile.Store(d.sealed)
-	seg.stateUnsynced.Store(true)
-	_ = s.hooks.fire(pointStateWritten)
+	_ = d.s.hooks.fire(pointFlushed)
+	seg.writeState(dirty.extent, dirty.sealed)
+	seg.inFile.flushed(dirty.extent, dirty.sealed)
+	seg.inFile.stateUnsynced.Store(true)
+	_ = d.s.hooks.fire(pointStateWritten)
 	return nil
 }
 
-// syncRecords makes header, records and digests durable, and leaves alone what a lane may be writing
-// to meanwhile.
+func (d *disk) finish() error {
+	d.s.sealLanes(0)
+	_ = d.s.hooks.fire(pointCloseSealed)
+	if err := d.sync(); err != nil {
+		return err
+	}
+	_ = d.s.hooks.fire(pointCloseFlushed)
+	if err := d.flushStates(); err != nil {
+		return err
+	}
+	d.hint()
+	_ = d.s.hooks.fire(pointCloseHinted)
+	return nil
+}
+
+// flushStates makes durable what flushes wrote into headers.
+func (d *disk) flushStates() error {
+	for _, seg := range d.s.segments.all() {
+		if !seg.inFile.stateUnsynced.Load() {
+			continue
+		}
+		if err := seg.syncFile(0, layout.HeaderSize); err != nil {
+			return d.s.fail(fmt.Errorf("%s: %w", seg.name(), err))
+		}
+	}
+	return nil
+}
+
+// unsynced counts committed segments only: a compaction has synced a target before it counts.
+func (d *disk) unsynced(seg *segment) int64 {
+	if !seg.inFile.committed.Load() {
+		return 0
+	}
+	return max(0, seg.tail.Load()-seg.inFile.synced.Load())
+}
+
+// fileState is what is known of a segment's file: how much of it a power loss would leave, and what
+// its header says of that. It is written by one goroutine at a time: at first by the one that makes
+// or finds the segment; then by the flush under way, a target by the compaction that fills it; and
+// by a lane that resumes the segment, in which no flush has anything to do at that moment.
+type fileState struct {
+	// committed says that manifests may list the segment. A segment of a lane has it from the
+	// start. When a round is committed its targets get it and its victims lose it, with manifestMu
+	// held, so that no manifest has half of a round. A flush that reads it a moment too late misses
+	// nothing: the commit has synced the targets, and all that is live in the victims.
+	committed atomic.Bool
+	// durable says that a flush has synced the file, its header included. A manifest that does not
+	// see it yet names the segment as pending, and the flush that has set it lists the segment.
+	durable atomic.Bool
+	// sealed says that the header says so. It is cleared with segmentTable.mu held, with which
+	// flushes read it.
+	sealed atomic.Bool
+	// stateUnsynced says that a flush wrote to the header after it had synced it. Close reads it,
+	// after the last flush.
+	stateUnsynced atomic.Bool
+	// generation is that of the newest state in the header; only writeState reads it.
+	generation uint32
+	// synced is how far records are durable, an offset. Flushes read what the flush before them
+	// wrote; the statistics may count bytes that were synced a moment ago.
+	synced atomic.Int64
+}
+
+// made notes that the file has a header and no records.
+func (f *fileState) made(kind layout.SegmentKind) {
+	f.synced.Store(layout.HeaderSize)
+	f.committed.Store(kind == layout.KindLane)
+}
+
+// found notes that recovery has found the file, with st in its header, and that a manifest may list
+// it.
+func (f *fileState) found(st layout.State) {
+	f.committed.Store(true)
+	f.generation = st.Generation
+	f.durable.Store(true)
+}
+
+// flushed notes that the records in e are durable, and that the header says e and sealed.
+func (f *fileState) flushed(e extent, sealed bool) {
+	f.synced.Store(e.tail)
+	f.durable.Store(true)
+	f.sealed.Store(sealed)
+}
+
+// extent is what a segment holds at one moment.
+type extent struct {
+	tail, records int64
+	maxSeq        uint64
+}
+
+// extent returns what seg holds now. REQUIRES: nobody appends.
+func (seg *segment) extent() extent {
+	return extent{tail: seg.tail.Load(), records: seg.records.Load(), maxSeq: seg.maxSeq}
+}
+
+// writeState writes to the header of seg that e is durable, and whether the segment ends there. The
+// state becomes durable itself with the next sync of the header.
+func (seg *segment) writeState(e extent, sealed bool) {
+	seg.inFile.generation++
+	layout.State{
+		Generation: seg.inFile.generation,
+		Records:    uint32(e.records),
+		Synced:     uint64(e.tail),
+		MaxSeq:     e.maxSeq,
+		Sealed:     sealed,
+	}.Encode(seg.mem)
+}
+
+// syncRecords makes header, records and digests durable, and leaves alone what lies between them,
+// where a lane may be writing.
 func (seg *segment) syncRecords(e extent) error {
 	if err := seg.syncFile(0, int(e.tail)); err != nil || e.records == 0 {
 		return err
@@ -155,97 +325,13 @@ func (seg *segment) syncFile(from, to int) error {
 	return err
 }
 
-// dirtySegment is a pinned segment with something to be flushed.
-type dirtySegment struct {
-	seg *segment
-	extent
-	sealed bool
-}
-
-// pinDirty pins the committed segments that have grown or were sealed since they were flushed. Targets
-// are flushed by the compaction that fills them.
-func (s *Store) pinDirty() (dirty []dirtySegment) {
-	defer s.contentMu.RUnlock(s.contentMu.RLock())
-	taken := map[*segment]bool{}
-	pin := func(seg *segment, sealed bool) {
-		taken[seg] = true
-		e := seg.extent()
-		if e.tail > seg.synced.Load() || sealed && !seg.sealedInFile.Load() {
-			seg.pin()
-			dirty = append(dirty, dirtySegment{seg: seg, extent: e, sealed: sealed})
-		}
-	}
-	for i := range s.lanes {
-		ln := &s.lanes[i]
-		ln.mu.Lock()
-		if ln.active != nil {
-			pin(ln.active, false)
-		}
-		ln.mu.Unlock()
-	}
-	// What is sealed does not change, unless a lane goes on in it: not under the table's lock. Neither
-	// sealed nor active is a large one whose Put has not returned yet.
-	s.segments.mu.Lock()
-	defer s.segments.mu.Unlock()
-	for _, seg := range s.segments.all() {
-		if seg.committed.Load() && seg.is(stateSealed) && !taken[seg] {
-			pin(seg, true)
-		}
-	}
-	return dirty
-}
-
-// syncQuietly is Sync for the background: what fails is logged. more is false when it failed for good.
-func (s *Store) syncQuietly() (more bool) {
-	err := s.flush()
-	if errors.Is(err, ErrSyncFailed) {
-		return false // logged where it failed
-	}
-	if err != nil { // no space for a manifest: the next one tries again
-		s.opts.Logger.Warn("sync failed, nothing was lost", "error", err)
-	}
-	return true
-}
-
-// finishDisk makes everything durable and seals every segment, so that the next Open finds no tail
-// to look for. REQUIRES: no background work left, and no more writes.
-func (s *Store) finishDisk() error {
-	if s.disk == nil || s.opts.ReadOnly {
-		return nil
-	}
-	s.sealLanes(0)
-	_ = s.hooks.fire(pointCloseSealed)
-	if err := s.flush(); err != nil {
-		return err
-	}
-	_ = s.hooks.fire(pointCloseFlushed)
-	if err := s.flushStates(); err != nil {
-		return err
-	}
-	s.writeHint()
-	_ = s.hooks.fire(pointCloseHinted)
-	return nil
-}
-
-// flushStates makes the headers durable that flushAll wrote after the data.
-func (s *Store) flushStates() error {
-	for _, seg := range s.segments.all() {
-		if !seg.stateUnsynced.Load() {
-			continue
-		}
-		if err := seg.syncFile(0, layout.HeaderSize); err != nil {
-			return s.disk.fail(fmt.Errorf("%s: %w", seg.name(), err))
-		}
-	}
-	return nil
-}
-
-// putDigest remembers the id of record n.
+// putDigest writes the digest of record n, whose id is id, to its place near the end of seg.
 func (seg *segment) putDigest(n int, id []byte) {
 	at := layout.DigestAt(len(seg.mem), n)
 	binary.LittleEndian.PutUint32(seg.mem[at:at+layout.DigestSize], layout.Digest(id))
 }
 
+// digestOf returns the digest of record n.
 func (seg *segment) digestOf(n int) uint32 {
 	return binary.LittleEndian.Uint32(seg.mem[layout.DigestAt(len(seg.mem), n):])
 }

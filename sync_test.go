@@ -18,7 +18,7 @@ import (
 // unsynced is how many bytes a power loss could take.
 func unsynced(s *Store) (n int64) {
 	for _, seg := range s.segments.all() {
-		n += seg.tail.Load() - seg.synced.Load()
+		n += seg.tail.Load() - seg.inFile.synced.Load()
 	}
 	return n
 }
@@ -158,7 +158,7 @@ func TestDirectory_WritersShareFlush(t *testing.T) {
 			require.NoError(t, <-returned)
 		}
 		require.Zero(t, unsynced(s))
-		require.EqualValues(t, 2, s.disk.ended, "flushes, one of them of all writers but the first")
+		require.EqualValues(t, 2, s.disk.group.ended, "flushes, one of them of all writers but the first")
 		closeIntact(t, s)
 	})
 }
@@ -189,7 +189,7 @@ func TestDirectory_SyncWrites(t *testing.T) {
 	}
 	group.Wait()
 	require.Zero(t, unsynced(s))
-	t.Logf("%d writes, %d flushes", writers*each*3/2, s.disk.ended)
+	t.Logf("%d writes, %d flushes", writers*each*3/2, s.disk.group.ended)
 	requireContents(t, s, 0, writers*each, 100, func(i int) bool { return !odd(i % each) })
 	closeIntact(t, s)
 	s = openDir(t, dir, opts)
@@ -213,7 +213,7 @@ func TestDirectory_SyncBetweenCommitAndSwap(t *testing.T) {
 			meanwhile.Go(func() {
 				defer s.contentMu.RUnlock(s.contentMu.RLock()) // the swap has to wait
 				close(holding)
-				if err := s.listSegments(); err != nil { // the last step of a Sync; has to wait for the commit
+				if err := s.disk.listSegments(); err != nil { // the last step of a Sync; has to wait for the commit
 					t.Errorf("sync: %v", err)
 				}
 			})

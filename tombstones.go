@@ -6,25 +6,26 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// carryTombstones copies, at the end of a build, the tombstones of the victims about to leave that
-// are needed on. A tombstone can go when no segment that stays can hold an older record of its id:
-// such a record is dead, so it would be in a segment with dead bytes, and has a lower sequence
-// number. Segments that stay are all but those whose live records have all been copied.
-func (r *round) carryTombstones() (err error) {
-	c := r.c
-	if c.s.disk == nil {
-		return nil
-	}
-	defer c.s.catchFault(armFaults(), &err)
+/*
+A tombstone says that an id was deleted, to the recovery that finds an older record of the id in
+some file. A compaction drops a tombstone together with the victim it is in, once no segment that
+stays can hold such a record. That record would be dead, so it would be in a segment with dead bytes
+that are no tombstones, and its sequence number would be lower. Segments that stay are all but the
+victims whose live records have all been copied. The rule keeps some tombstones that could go; they
+go with a later compaction.
+*/
+
+func (d *disk) carryTombstones(r *round) (err error) {
+	defer d.s.catchFault(armFaults(), &err)
 	leaving := map[*segment]bool{}
-	for _, v := range c.work {
+	for _, v := range r.c.work {
 		leaving[v.seg] = len(v.live) == 0
 	}
-	oldest := c.s.oldestDead(leaving)
+	oldest := d.s.oldestDead(leaving)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.full, r.maxTargets = false, math.MaxInt // a target more, rather than a victim that cannot leave
-	for _, v := range c.work {
+	r.full, r.maxTargets = false, math.MaxInt // one target more, rather than a victim that cannot leave
+	for _, v := range r.c.work {
 		if !leaving[v.seg] {
 			continue
 		}
@@ -37,13 +38,15 @@ func (r *round) carryTombstones() (err error) {
 	return nil
 }
 
-// oldestDead returns the lowest sequence number that a dead record, other than a tombstone, can have
-// outside of leaving.
+// oldestDead returns the lowest sequence number that a dead record, other than a tombstone, can
+// have outside of leaving.
+//
+// Active segments count too: they may have dead records, and their minSeq is the lane's to change.
+// Lanes are asked before sealed segments. A segment that is sealed between the two looks is found
+// by the second, and one made in between has nothing old. In the opposite order neither look would
+// see a segment that a lane had resumed and that is sealed between them.
 func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	oldest := uint64(math.MaxUint64)
-	// Active segments may have dead records, and their minSeq belongs to a lane. They come first: one that
-	// is sealed meanwhile is found below, and one that is made meanwhile has nothing old. The other way
-	// round, a segment that a lane went on in is seen by neither look when it is sealed between them.
 	for i := range s.lanes {
 		ln := &s.lanes[i]
 		ln.mu.Lock()
@@ -61,6 +64,9 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	return oldest
 }
 
+// carryTombstone copies the tombstone of v at offset to a target, unless it is older than every
+// dead record that stays: oldest is the lowest of their sequence numbers. REQUIRES: r.mu held,
+// r.maxTargets has no bound.
 func (r *round) carryTombstone(v *victim, offset int, oldest uint64) error {
 	rec := v.seg.mem[offset:int(v.seg.tail.Load())]
 	h, ok := record.Decode(rec)
@@ -71,7 +77,7 @@ func (r *round) carryTombstone(v *victim, offset int, oldest uint64) error {
 		return nil
 	}
 	ch := chunk{v: v, headers: []record.Header{h}, size: h.Size()}
-	if _, err := r.allocate(&ch); err != nil { // true without an error: maxTargets has no bound now
+	if _, err := r.allocate(&ch); err != nil { // without an error there was room: maxTargets has no bound
 		return err
 	}
 	target := ch.target

@@ -81,7 +81,8 @@ func TestDirectory_UnfinishedFileIsRemoved(t *testing.T) {
 	for _, d := range killed {
 		before, err := d.Names()
 		require.NoError(t, err)
-		require.True(t, slices.ContainsFunc(before, func(name string) bool { return strings.HasSuffix(name, layout.NewSuffix) }))
+		unnamed := func(name string) bool { return strings.HasSuffix(name, layout.NewSuffix) }
+		require.True(t, slices.ContainsFunc(before, unnamed))
 		s, err := openShadow(d, shadowOptions(), hooks{})
 		require.NoError(t, err)
 		strays, err := strays(d)
@@ -108,7 +109,8 @@ func TestDirectory_UnfinishedFileInDirectory(t *testing.T) {
 		{what: "zeros", content: func(layout.StoreID) []byte { return make([]byte, minSegmentSize) }},
 		{what: "part of a header", content: func(own layout.StoreID) []byte { return header(own)[:40] }},
 		{what: "header", content: header},
-		{what: "header of another store", content: func(layout.StoreID) []byte { return header(layout.StoreID{1}) }, stays: true},
+		{what: "header of another store", stays: true,
+			content: func(layout.StoreID) []byte { return header(layout.StoreID{1}) }},
 		{what: "other bytes", content: func(layout.StoreID) []byte { return []byte("notes") }, stays: true},
 	} {
 		for _, beside := range []string{"nothing", "lock", "store"} {

@@ -12,7 +12,7 @@ import (
 // maxFindings is how many findings a report lists; the others are counted.
 const maxFindings = 1000
 
-// Finding is one thing that is not as it must be.
+// Finding is one place where a store is not as it must be.
 type Finding struct {
 	File    string // as in CorruptError; "index" when the index itself is wrong
 	Offset  int64  // of the record, bytes
@@ -29,17 +29,17 @@ type VerifyReport struct {
 	// Findings lists what is wrong, at most 1000 of the FindingCount there are.
 	Findings     []Finding
 	FindingCount int
-	// Quiescent is true when no write and no compaction came between. Only then could counts and
-	// bytes be held against the index; records and slots are checked one by one in any case.
+	// Quiescent is true when no write and no compaction ran during the call. Only then are counts
+	// and bytes compared with the index; records and slots are checked one by one in any case.
 	Quiescent bool
 	Duration  time.Duration
 }
 
 // Verify reads every record of every segment, and every slot of the index, and checks each
-// invariant: records lie back to back within bounds and have their checksums; each slot leads to a
-// live record whose id belongs to that slot; no id has two; counts, live and dead bytes agree with
-// the index. It runs beside reads, writes and compactions, and holds locks for a batch at a time.
-// Cost: about that of reading all content once, and two look-ups per record.
+// invariant: records lie back to back within bounds and match their checksums; each slot leads to a
+// live record whose id belongs in that slot; no id has two slots; counts, live and dead bytes agree
+// with the index. It runs beside reads, writes and compactions, and holds locks for a batch at a
+// time. It costs about as much as reading all content once, and two look-ups per record.
 //
 // Errors: [ErrCorrupt] when there is a finding (the report lists them), [ErrClosed], ctx's error.
 func (s *Store) Verify(ctx context.Context) (VerifyReport, error) {
@@ -70,8 +70,9 @@ func (s *Store) Verify(ctx context.Context) (VerifyReport, error) {
 	return v.report, err
 }
 
-// changes grows before and after every change of the index and of the byte counts, and with every
-// compaction that ends. So what was read between two equal results was of one moment.
+// changes returns a number that grows before and after every change of the index and of the byte
+// counts, and with every compaction that ends. So everything read between two equal results belongs
+// to one moment.
 func (s *Store) changes() (n int64) {
 	for i := range s.shards {
 		n += s.shards[i].version.Load()
@@ -86,7 +87,7 @@ type verifier struct {
 	s         *Store
 	report    VerifyReport
 	reachable int              // records that the index points to, counted while reading segments
-	live      map[uint64]int64 // bytes of them by segment id
+	live      map[uint64]int64 // their bytes, by segment id
 }
 
 func (v *verifier) found(f Finding) {
@@ -120,7 +121,7 @@ func (v *verifier) checkSegments(ctx context.Context) error {
 	}
 }
 
-// checkSegment reads the records of one segment back to back.
+// checkSegment reads the records of one segment, one after the other.
 func (v *verifier) checkSegment(ctx context.Context, seg *segment) (err error) {
 	defer v.s.catchFault(armFaults(), &err)
 	v.report.Segments++
@@ -134,7 +135,8 @@ func (v *verifier) checkSegment(ctx context.Context, seg *segment) (err error) {
 		rec := seg.mem[offset:tail]
 		h, ok := record.Decode(rec)
 		if !ok {
-			// Where the next record begins is unknown; those the index points to are checked with it.
+			// Where the next record begins is unknown. Those that the index points to are checked
+			// by checkIndex.
 			v.found(Finding{File: seg.name(), Offset: int64(offset), Problem: "no valid header"})
 			return nil
 		}
@@ -156,7 +158,7 @@ func (v *verifier) checkSegment(ctx context.Context, seg *segment) (err error) {
 	return nil
 }
 
-// pointsTo reports whether the index has loc for id.
+// pointsTo reports whether the index has the record at loc for id.
 func (s *Store) pointsTo(id string, loc location) bool {
 	sh, tag := s.place(id)
 	sh.mu.Lock()
@@ -179,8 +181,9 @@ func (v *verifier) checkIndex(ctx context.Context) error {
 	return nil
 }
 
-// checkSlots checks the slots of a few tags, from one on, and returns the tag to go on with.
-func (v *verifier) checkSlots(number int, from uint32, slots []slot) (_ []slot, to uint32) {
+// checkSlots checks the slots of a few tags, from the given one on, and returns the tag to continue
+// with.
+func (v *verifier) checkSlots(shardIndex int, from uint32, slots []slot) (_ []slot, to uint32) {
 	var fault error
 	defer func() {
 		if fault != nil {
@@ -189,7 +192,7 @@ func (v *verifier) checkSlots(number int, from uint32, slots []slot) (_ []slot, 
 	}()
 	defer v.s.catchFault(armFaults(), &fault)
 	s := v.s
-	sh := &s.shards[number]
+	sh := &s.shards[shardIndex]
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -205,8 +208,8 @@ func (v *verifier) checkSlots(number int, from uint32, slots []slot) (_ []slot, 
 		}
 		id := string(record.ID(m.rec, m.h))
 		place := Finding{File: m.seg.name(), Offset: int64(m.offset), ID: id}
-		if n, tag := splitHash(s.hash(id)); n != number || tag != w.tag() {
-			place.Problem = fmt.Sprintf("its slot is in shard %d with tag %#x, not %d with %#x", number, w.tag(), n, tag)
+		if n, tag := splitHash(s.hash(id)); n != shardIndex || tag != w.tag() {
+			place.Problem = fmt.Sprintf("its slot is in shard %d with tag %#x, not %d with %#x", shardIndex, w.tag(), n, tag)
 			v.found(place)
 		}
 		if ids[id] {
@@ -222,8 +225,8 @@ func (v *verifier) checkSlots(number int, from uint32, slots []slot) (_ []slot, 
 	return slots, to
 }
 
-// checkTotals holds the counters against what was read. Its findings mean something only when
-// nothing changed meanwhile.
+// checkTotals compares the counters with what was read. Its findings mean something only when
+// nothing changed in the meantime.
 func (v *verifier) checkTotals() (findings []Finding) {
 	s := v.s
 	check := func(file string, counted, found int64, what string) {

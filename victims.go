@@ -13,20 +13,83 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
+const (
+	// walkBatch is how many slots are read in one hold of a shard's lock, which takes a few us.
+	walkBatch = 1024
+
+	// walkAhead is how many rounds one walk of the index lists the live records for. A listed
+	// record takes 4 bytes, and a move 24, so all of it stays within 48 bytes per memory of a
+	// round.
+	walkAhead = 5
+)
+
+// policy decides how much a compaction takes on. Its trigger decides which policy it has.
+type policy interface {
+	// sealShare returns the share of dead bytes at which an active segment is sealed, so that it can
+	// be a victim.
+	sealShare() float64
+	// choose returns the victims to compact in a store of these sizes. victims are sorted, the best
+	// first.
+	choose(victims []*victim, sizes Stats) []*victim
+	// keepForLanes returns for how many segments memory is kept for lanes, which have begun this
+	// many lately.
+	keepForLanes(begun int) int
+}
+
+// policy returns the policy of a compaction that t started. A caller of Compact, and a store that
+// Open found fragmented, get everything; a maintenance cycle does what is worthwhile.
+func (t trigger) policy(o MaintenanceOptions) policy {
+	if t == triggerAuto {
+		return worthwhile{threshold: o.FragmentationThreshold}
+	}
+	return everything{}
+}
+
+// everything gives back all there is to give back, and keeps none of it.
+type everything struct{}
+
+func (everything) sealShare() float64                          { return 0 }
+func (everything) choose(victims []*victim, _ Stats) []*victim { return victims }
+func (everything) keepForLanes(int) int                        { return 0 }
+
+// worthwhile compacts each victim that is itself as fragmented as the store may be, and further
+// ones until the store is half as fragmented as it may be. Segments that are nearly all live are
+// left alone that way: copying nine tenths of one for the other tenth would cost more than it
+// gives, and later there will be more to give. So less is done at a time, and more often.
+type worthwhile struct{ threshold float64 }
+
+// sealShare returns half the threshold, the fragmentation that choose leaves a store with.
+func (w worthwhile) sealShare() float64 { return w.threshold / 2 }
+
+func (w worthwhile) choose(victims []*victim, sizes Stats) (chosen []*victim) {
+	dead, total := sizes.DeadBytes, sizes.TotalBytes
+	for _, v := range victims {
+		if v.share() >= w.threshold || fragmentation(dead, total) > w.threshold/2 {
+			chosen = append(chosen, v)
+			dead -= v.dead
+			total -= v.dead
+		}
+	}
+	return chosen
+}
+
+func (worthwhile) keepForLanes(begun int) int { return begun }
+
 // victim is a segment on its way out.
 type victim struct {
 	seg     *segment
 	live    []uint32 // offsets of live records not copied yet, in units of 8 bytes, ascending
-	dead    int64    // bytes, when it was chosen
+	dead    int64    // bytes, when it was rated
 	benefit float64  // of compacting it, over the cost
 }
 
-// newVictim rates seg, where newest is the id of the newest segment. The rating is that of RAMCloud's
-// cleaner ((1 - u) x age / u, where u is the live share: Rumble, Kejriwal, Ousterhout, "Log-structured
-// Memory for DRAM-based Storage", FAST '14, section 3.5, after Rosenblum and Ousterhout, "The Design and
-// Implementation of a Log-Structured File System", TOCS 10(1), 1992, section 3.5): what is young will
-// have more dead bytes soon, so waiting pays; what has been left alone long will not change. Age is
-// counted in segments made since, which is the clock of a log.
+// newVictim rates seg; newest is the id of the newest segment. The rating is that of RAMCloud's
+// cleaner, (1 - u) x age / u where u is the live share (Rumble, Kejriwal, Ousterhout,
+// "Log-structured Memory for DRAM-based Storage", FAST '14, section 3.5, after Rosenblum and
+// Ousterhout, "The Design and Implementation of a Log-Structured File System", TOCS 10(1), 1992,
+// section 3.5): a young segment will have more dead bytes soon, so waiting pays; one that has been
+// left alone for long will not change. Age is the number of segments made since, which is the clock
+// of a log.
 func newVictim(seg *segment, newest uint64) *victim {
 	live := seg.live.Load() // read once: the rating must not change while victims are sorted
 	v := &victim{seg: seg, dead: seg.recordBytes() - live, benefit: math.Inf(1)}
@@ -36,15 +99,17 @@ func newVictim(seg *segment, newest uint64) *victim {
 	return v
 }
 
-// share of it that was dead, ratio.
+// share returns the share of v that was dead when it was rated, 0 to 1.
 func (v *victim) share() float64 { return fragmentation(v.dead, v.seg.recordBytes()) }
 
+// damaged marks v, so that later compactions leave it alone, and returns the error that names the
+// place.
 func (v *victim) damaged(offset int, reason string) error {
 	v.seg.damaged.Store(true)
 	return &CorruptError{File: v.seg.name(), Offset: int64(offset), Reason: reason}
 }
 
-// prefetchHeads has the heads of the next n records of v fetched.
+// prefetchPrefixes asks for the prefixes of the next n records of v.
 func (v *victim) prefetchPrefixes(n int) {
 	for _, unit := range v.live[:min(n, len(v.live))] {
 		if at := int(unit) * record.Align; at < len(v.seg.mem) {
@@ -53,8 +118,9 @@ func (v *victim) prefetchPrefixes(n int) {
 	}
 }
 
-// markDamaged marks the victim that err, the end of a round, is about. Who read a damaged record has done
-// that; a page that cannot be had ends a worker wherever it is.
+// markDamaged marks the victim that err, the error of a round, names. A worker that read a damaged
+// record has marked its victim itself; one that touched a page the kernel could not supply had no
+// chance to.
 func markDamaged(work []*victim, err error) {
 	var damage *CorruptError
 	if !errors.As(err, &damage) {
@@ -67,7 +133,8 @@ func markDamaged(work []*victim, err error) {
 	}
 }
 
-// fitting is how many victims at the front of c.work fit into one target together, at least one.
+// fitOneTarget returns how many victims at the front of c.work fit into one target together, at
+// least 1.
 func (c *compaction) fitOneTarget() int {
 	room := c.s.opts.SegmentSize - layout.HeaderSize
 	for n, v := range c.work {
@@ -79,12 +146,12 @@ func (c *compaction) fitOneTarget() int {
 	return len(c.work)
 }
 
-// chooseVictims lists the sealed segments with dead bytes, those worth it most first; and the ones sealed
-// early, when there is something to merge them with.
+// chooseVictims makes victims of the sealed segments with dead bytes that the policy chooses, the
+// best first, and of those that were sealed early, if there is something to merge them with.
 func (c *compaction) chooseVictims() {
 	var merge []*victim
 	segs := c.s.segments.all()
-	newest := c.s.segments.newestID() // after that: lanes make segments meanwhile, and no age is below 1
+	newest := c.s.segments.newestID() // read after the table, to which lanes add: so no age is below 1
 	for _, seg := range segs {
 		if !seg.is(stateSealed) || (seg.live.Load() > 0 || len(seg.tombstones) > 0) && seg.damaged.Load() {
 			continue
@@ -96,11 +163,9 @@ func (c *compaction) chooseVictims() {
 		}
 	}
 	slices.SortStableFunc(c.victims, func(a, b *victim) int { return cmp.Compare(b.benefit, a.benefit) })
-	if c.threshold > 0 {
-		c.victims = c.worthwhile(c.victims)
-	}
+	c.victims = c.policy.choose(c.victims, c.s.sizes())
 	copying := slices.ContainsFunc(c.victims, func(v *victim) bool { return v.share() < 1 })
-	// One segment sealed early is what every compaction leaves behind.
+	// A single segment that was sealed early is what every compaction leaves.
 	if copying || len(merge) > 1 {
 		c.victims = append(c.victims, merge...)
 	}
@@ -112,25 +177,8 @@ func (c *compaction) chooseVictims() {
 	c.publishProgress(StageBuild, nil)
 }
 
-// worthwhile leaves those of victims, best first, that automatic maintenance compacts: each one that is
-// itself as fragmented as the store may be, and further ones until the store is half as fragmented as it
-// may be. What is nearly all live is left alone that way: copying nine tenths of a segment for one tenth
-// would cost more than it gives, and in a while there will be more to give. It is done less, more often.
-func (c *compaction) worthwhile(victims []*victim) (chosen []*victim) {
-	st := c.s.sizes()
-	dead, total := st.DeadBytes, st.TotalBytes
-	for _, v := range victims {
-		if v.share() >= c.threshold || fragmentation(dead, total) > c.threshold/2 {
-			chosen = append(chosen, v)
-			dead -= v.dead
-			total -= v.dead
-		}
-	}
-	return chosen
-}
-
-// fillWork walks the index for further victims until the next round's targets can be filled: a
-// target is left half empty only when no victim is left.
+// fillWork walks the index for further victims until the next round can fill its targets: a target
+// is left half empty only when no victim is left.
 func (c *compaction) fillWork(ctx context.Context) error {
 	for len(c.victims) > 0 && (c.unbounded() || c.liveWork() < int64(c.maxTargets)*c.segmentSize()) {
 		n := c.groupSize()
@@ -147,8 +195,8 @@ func (c *compaction) fillWork(ctx context.Context) error {
 	return nil
 }
 
-// groupSize is how many victims the next walk looks for. It goes over the whole index, so it looks
-// ahead.
+// groupSize returns how many victims the next walk looks for. A walk reads the whole index, so it
+// looks ahead.
 func (c *compaction) groupSize() int {
 	if c.unbounded() {
 		return len(c.victims)
@@ -162,10 +210,12 @@ func (c *compaction) groupSize() int {
 	return len(c.victims)
 }
 
+// unbounded reports whether one round takes everything.
 func (c *compaction) unbounded() bool { return c.maxTargets == math.MaxInt }
 
 func (c *compaction) segmentSize() int64 { return int64(c.s.opts.SegmentSize) }
 
+// liveWork returns the live bytes of c.work.
 func (c *compaction) liveWork() (total int64) {
 	for _, v := range c.work {
 		total += v.seg.live.Load()
@@ -173,12 +223,13 @@ func (c *compaction) liveWork() (total int64) {
 	return total
 }
 
-// walk lists the live records of group. It need not see one moment: a record that is live when its
-// shard is read may be superseded later, which the flip will find; none can become live.
+// walk lists the live records of group. It need not see one moment of the index: a record that is
+// live when its shard is read may be superseded later, which the flip will find out, and none can
+// become live.
 func (c *compaction) walk(ctx context.Context, group []*victim) error {
-	number := make([]int, len(*c.s.segments.entries.Load())) // segment index -> 1 + position in group
+	places := make([]int, len(*c.s.segments.entries.Load())) // segment index -> 1 + position in group
 	for i, v := range group {
-		number[v.seg.index] = i + 1
+		places[v.seg.index] = i + 1
 	}
 	found := make([][][]uint32, c.s.opts.Compaction.Workers)
 	for worker := range found {
@@ -188,7 +239,7 @@ func (c *compaction) walk(ctx context.Context, group []*victim) error {
 		}
 	}
 	err := c.parallel(ctx, func(ctx context.Context, worker, shard int) error {
-		c.walkShard(&c.s.shards[shard], number, found[worker])
+		c.walkShard(&c.s.shards[shard], places, found[worker])
 		return context.Cause(ctx)
 	})
 	var sorter offsetSorter
@@ -202,16 +253,17 @@ func (c *compaction) walk(ctx context.Context, group []*victim) error {
 	return err
 }
 
-// expectedLive estimates how many live records seg has, from their average size in the store, with
-// a tenth more.
+// expectedLive estimates how many live records seg has, from their average size in the store, and
+// adds a tenth.
 func (c *compaction) expectedLive(seg *segment) int {
 	return int(float64(seg.live.Load()) / c.recordSize * 1.1)
 }
 
-// offsetSorter sorts offsets of one segment by setting a bit for each (Bentley, "Programming Pearls",
-// column 1), which takes a fifth of the time of a sort that compares.
+// offsetSorter sorts the offsets of records in one segment by setting a bit for each (Bentley,
+// "Programming Pearls", column 1), which takes a fifth of the time of a sort that compares.
 type offsetSorter struct{ bits []uint64 }
 
+// sort sorts offsets, which are all different.
 func (o *offsetSorter) sort(offsets []uint32) {
 	for _, u := range offsets {
 		for int(u/64) >= len(o.bits) {
@@ -229,8 +281,8 @@ func (o *offsetSorter) sort(offsets []uint32) {
 	}
 }
 
-// walkShard appends the offset of each slot of sh that lies in a victim to the list of that victim.
-func (c *compaction) walkShard(sh *shard, number []int, found [][]uint32) {
+// walkShard appends the offset in each slot of sh that names a victim to the list of that victim.
+func (c *compaction) walkShard(sh *shard, places []int, found [][]uint32) {
 	slots := make([]slot, 0, 2*walkBatch)
 	var y yielder
 	for from := uint32(0); from < tagCount; {
@@ -240,10 +292,10 @@ func (c *compaction) walkShard(sh *shard, number []int, found [][]uint32) {
 		sh.mu.Unlock()
 		for _, w := range slots {
 			index := int(w.location() >> c.s.offsetBits)
-			if index >= len(number) || number[index] == 0 {
+			if index >= len(places) || places[index] == 0 {
 				continue
 			}
-			list := &found[number[index]-1]
+			list := &found[places[index]-1]
 			*list = append(*list, uint32(w.location()&(1<<c.s.offsetBits-1)))
 		}
 		from = to

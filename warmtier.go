@@ -121,11 +121,20 @@ type Store struct {
 	opts     Options
 	hooks    hooks
 	hashSeed maphash.Seed
-	disk     *disk // nil in a memory store
+	medium   medium
+	disk     *disk                 // the medium of a directory store, for hot paths and recovery; else nil
+	failure  atomic.Pointer[error] // the first failed flush; set once
 
 	// Lock order: lane.rolling < contentMu < lane.mu < shard.mu < segmentTable.mu; "a < b" means a
-	// must be acquired before b if both are held. No goroutine holds two locks of one kind, or one lock
-	// twice, not even for reading. No user code runs with any of them held.
+	// must be acquired before b if both are held. No goroutine holds two locks of one kind, or one
+	// lock twice, not even for reading. No user code runs with any of them held. Locks that call
+	// themselves leaves stand outside of the order: nothing is acquired under them. So do
+	// maintenance.mu, which is only ever tried, the locks of disk, which say what they come before,
+	// and round.mu, which is a compaction's own and comes before segmentTable.mu.
+	//
+	// A directory store has three more. disk.manifestMu comes before all of these and is held while a
+	// manifest is written. spares.mu comes after it, after lane.rolling and round.mu, and before
+	// segmentTable.mu; no other lock is held with it. groupCommit.mu is let go while a flush runs.
 	//
 	// contentMu is the lock of the content buffer. Read-held: the segments in the table stay there,
 	// so every location in the index can be followed, and tables of the index that were replaced
@@ -137,12 +146,12 @@ type Store struct {
 	closed     bool // guarded by contentMu
 
 	// lane.mu makes one writer at a time of all who write to the lane's shards, and guards the
-	// lane's active segment. One record is written under it. A segment is made under lane.rolling,
-	// for which only those wait that need it.
+	// lane's active segment. One record is written under it. A segment is made under lane.rolling:
+	// only writers that need that segment wait.
 	lanes []lane
 
-	// shard.mu guards one part of the index. Slots are written under it, and read by all who cannot
-	// do without (see index.go); nothing is allocated, mapped or written to a segment.
+	// shard.mu guards one part of the index. Slots are written under it, and read where a reader cannot
+	// do without (see index.go); nothing is allocated, mapped or written to a segment under it.
 	_        [cpu.CacheLines]byte
 	shards   [shardCount]shard
 	replaced replacedTables
@@ -170,7 +179,7 @@ type Store struct {
 	// Background work: lifetime ends when Close begins, and running counts what Close waits for.
 	lifetime    context.Context
 	endLife     context.CancelCauseFunc
-	lifeMu      sync.Mutex // guards the step from open to closing, and running's Add against it
+	lifeMu      sync.Mutex // a leaf; guards the step from open to closing, and running's Add against it
 	closing     bool
 	running     sync.WaitGroup
 	closeDone   chan struct{}
@@ -201,7 +210,7 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 		return nil, err
 	}
 	if dir == "" {
-		s.makeLanes(2 * runtime.GOMAXPROCS(0)) // they cost nothing but memory, and fewer writers meet in one
+		s.openMemory()
 	} else if err := s.openDirectory(dir); err != nil {
 		s.waitForLog()
 		return nil, err
@@ -211,7 +220,8 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 	return s, nil
 }
 
-// newStore returns an empty store, in memory as yet, without anything in the background.
+// newStore returns an empty store in memory, with nothing running in the background. openDirectory makes
+// it one in a directory.
 func newStore(opts *Options, h hooks) (*Store, error) {
 	if opts == nil {
 		opts = &Options{}
@@ -259,7 +269,7 @@ func (s *Store) startBackground() {
 			return true
 		})
 	}
-	if s.disk != nil && s.opts.SyncInterval >= 0 {
+	if s.medium.syncs() && s.opts.SyncInterval >= 0 {
 		s.repeat(s.opts.SyncInterval, s.syncQuietly)
 	}
 }
@@ -285,7 +295,7 @@ func (s *Store) repeat(interval time.Duration, fn func() (more bool)) {
 // Close ends the background work, cancels a running compaction and waits for it, and unmaps the
 // store. It waits for calls that are making a segment or, with SyncWrites, flush. It does not wait for
 // callbacks of [Store.View] and loops over [Store.All]: what they hold stays mapped until they return.
-// Later calls, and calls meanwhile, wait for the first and return nil. It must not be called from
+// Further calls, also concurrent ones, wait for the first and return nil. It must not be called from
 // CompactionOptions.OnProgress.
 func (s *Store) Close() error {
 	s.lifeMu.Lock()
@@ -300,9 +310,9 @@ func (s *Store) Close() error {
 	s.endLife(ErrClosed)
 	s.running.Wait()
 	s.contentMu.Lock()
-	s.closed = true // nothing is acknowledged behind the last flush
+	s.closed = true // nothing is acknowledged after the last flush
 	s.contentMu.Unlock()
-	err := s.finishDisk()
+	err := s.medium.finish()
 
 	s.contentMu.Lock()
 	tables := s.replaced.takeLocked()
@@ -321,14 +331,13 @@ func (s *Store) Close() error {
 	s.tableBytes.Store(0)
 	s.contentMu.Unlock()
 	s.releaseTables(tables)
-	unused, _ := s.pool.takeAll(0)
-	s.releaseAll(unused)
+	s.releasePool()
 	for _, seg := range segs {
 		if s.retire(seg) {
-			s.free(seg)
+			s.medium.free(seg)
 		}
 	}
-	err = errors.Join(err, s.closeDisk())
+	err = errors.Join(err, s.medium.close())
 	s.opts.Logger.Info("store closed")
 	s.waitForLog()
 	return err
@@ -345,8 +354,7 @@ func (s *Store) enter() (done func(), err error) {
 	return s.running.Done, nil
 }
 
-// begin is enter for work that ends early when ctx, the context it is given, is cancelled by the caller
-// or by Close.
+// begin does what enter does, for work that takes a context: ctx ends with parent, and when Close begins.
 func (s *Store) begin(parent context.Context) (ctx context.Context, done func(), err error) {
 	left, err := s.enter()
 	if err != nil {

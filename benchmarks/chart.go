@@ -14,7 +14,7 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// colours, warmtier's first: told apart by people who do not see red or green as others do
+// colours, warmtier's first: people who do not see red or green as others do can tell them apart
 // (Okabe and Ito).
 var colours = []color.Color{
 	color.RGBA{0xd5, 0x5e, 0x00, 0xff}, color.RGBA{0x00, 0x72, 0xb2, 0xff}, color.RGBA{0x00, 0x9e, 0x73, 0xff},
@@ -172,7 +172,7 @@ func savePlots(plots [][]*plot.Plot, name string) error {
 		return err
 	}
 	if _, err := canvas.WriteTo(f); err != nil {
-		_ = f.Close() // the first error is the one that tells
+		_ = f.Close() // the first error says more
 		return err
 	}
 	return f.Close()

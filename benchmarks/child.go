@@ -15,11 +15,11 @@ import (
 
 /*
 Each peer lives in a child process of its own, so that its garbage, its resident memory and its
-collections are its own. The parent sends requests to one child at a time; the others wait for input
-meanwhile, so turns of all peers follow each other in one run.
+collections are its own. The parent sends requests to one child at a time, and the others wait for
+input: turns of all peers follow each other in one run.
 */
 
-// childVariable in the environment makes the program a child.
+// childVariable, set in the environment, makes the program a child.
 const childVariable = "WARMTIER_BENCHMARKS_CHILD"
 
 // request is one line from the parent.
@@ -35,7 +35,7 @@ type request struct {
 // reply is one line to the parent.
 type reply struct {
 	Err     string             `json:",omitempty"`
-	Value   float64            // in the unit of what was asked for
+	Value   float64            // in the unit of the request
 	Hits    float64            // share of the reads that found something
 	Samples []float64          `json:",omitempty"` // single measurements, where Value sums up several
 	Extra   map[string]float64 `json:",omitempty"`
@@ -95,7 +95,8 @@ func (c *child) close() error {
 	return c.peer.close()
 }
 
-// open makes the store and fills it. Value is the resident memory per memory beyond id and content.
+// open makes the store and fills it. Value of the reply is the resident memory per memory beyond id
+// and content.
 func (c *child) open(q request) (r reply, err error) {
 	var ok bool
 	if c.kind, ok = kinds[q.Peer]; !ok {
@@ -117,7 +118,7 @@ func (c *child) open(q request) (r reply, err error) {
 	if s, ok := c.peer.(settler); ok {
 		s.settle()
 	}
-	after := resident(true) // for all: garbage of the filling must not stay beside other children
+	after := resident(true) // for every peer: garbage of filling must not stay beside other children
 	r.Value = float64(after-before-c.contents.bytes()) / float64(c.contents.N)
 	runtime.KeepAlive(c.contents)
 	return r, nil
@@ -132,7 +133,8 @@ func (c *child) stream(kind string) (*stream, error) {
 	return st, err
 }
 
-// resident returns what the process has in memory, garbage and free memory given back before.
+// resident returns the resident memory of the process, after garbage and free memory were given
+// back.
 func resident(exact bool) int64 {
 	if exact {
 		runtime.GC() // twice: the first one may end with garbage that finalizers held
@@ -155,7 +157,7 @@ const collections = 20
 
 // collect times whole garbage collections, µs.
 func collect() reply {
-	runtime.GC() // what others left to sweep
+	runtime.GC() // sweeps what others have left
 	var r reply
 	for range collections {
 		start := time.Now()

@@ -4,5 +4,5 @@ package main
 
 import "time"
 
-// processorTime is not to be had here.
+// processorTime returns 0: it is unknown on this system.
 func processorTime() time.Duration { return 0 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// processorTime is what the process has used, in all its threads; 0 where that is not to be had.
+// processorTime returns what the process has used, in all its threads; 0 where that is unknown.
 func processorTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -76,7 +76,8 @@ func (p badgerPeer) get(dst []byte, id string) (content []byte, found bool, err 
 	return content, found, err
 }
 
-// put copies: badger keeps both slices until the transaction is over, and the id beyond that.
+// put copies id and content: badger keeps both slices until the transaction is over, and the id
+// longer.
 func (p badgerPeer) put(id string, content []byte) error {
 	return p.Update(func(tx *badger.Txn) error { return tx.Set([]byte(id), bytes.Clone(content)) })
 }
@@ -115,7 +116,7 @@ func (p pebblePeer) get(dst []byte, id string) ([]byte, bool, error) {
 func (p pebblePeer) put(id string, content []byte) error { return p.Set(view(id), content, p.write) }
 func (p pebblePeer) close() error                        { return p.Close() }
 
-// quietLogger keeps pebble's news out of the terminal, but not what ends the process.
+// quietLogger keeps pebble's messages off the terminal, except for one that ends the process.
 type quietLogger struct{}
 
 func (quietLogger) Infof(string, ...any) {}

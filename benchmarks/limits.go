@@ -8,7 +8,7 @@ import (
 )
 
 /*
-What the machine itself can do, to hold the stores against: a read of a random memory in a store much
+What the machine itself can do, to compare the stores with: a read of a random memory in a store much
 larger than the caches cannot take less than a miss for its slot, one for its record, the copy and the
 checksum.
 */
@@ -21,11 +21,12 @@ var limits = map[string]func(size int) float64{
 	"crc 16 KiB": func(int) float64 { return crcLimit(16 << 10) },
 }
 
-// memcpyLimit copies within memory already touched, far beyond the caches: ns per KiB.
+// memcpyLimit returns how long copying takes in memory already touched, far beyond the caches: ns
+// per KiB.
 func memcpyLimit(size int) float64 {
 	size /= 2
 	from, to := make([]byte, size), make([]byte, size)
-	for i := range from { // touched, both: a fresh page would be measured, and zeros need no page
+	for i := range from { // touch both: fresh pages would be measured, and zeros need no page
 		from[i], to[i] = byte(i), 1
 	}
 	start := time.Now()
@@ -35,7 +36,8 @@ func memcpyLimit(size int) float64 {
 	return float64(elapsed) / float64(size>>10)
 }
 
-// missLimit follows a random cycle through memory, each step known only after the one before: ns.
+// missLimit returns how long a step takes in a random cycle through memory, where the address of
+// each step comes from the step before: ns.
 func missLimit(size int) float64 {
 	const (
 		line  = 16 // uint32s in a cache line
@@ -58,11 +60,11 @@ func missLimit(size int) float64 {
 		at = next[int(at)*line]
 	}
 	elapsed := time.Since(start)
-	runtime.KeepAlive(at) // so that no compiler leaves the loop out
+	runtime.KeepAlive(at) // so that the compiler keeps the loop
 	return float64(elapsed) / steps
 }
 
-// crcLimit checks size bytes that are in the cache: ns.
+// crcLimit returns how long a checksum of size bytes takes that are in the cache: ns.
 func crcLimit(size int) float64 {
 	const rounds = 100_000
 	block := make([]byte, size)

@@ -1,5 +1,5 @@
-// Command benchmarks measures warmtier beside what its users would otherwise pick, and writes tables
-// and charts into docs/performance.md.
+// Command benchmarks measures warmtier beside the stores that its users would otherwise pick, and
+// writes tables and charts into docs/performance.md.
 package main
 
 import (
@@ -34,7 +34,7 @@ func main() {
 	}
 }
 
-// arguments of the command line.
+// arguments are the arguments of the command line.
 type arguments struct {
 	quick, tiny, list, render, cpu, sustained, utilisation bool
 	only, traces, results, document, scratch               string
@@ -144,7 +144,7 @@ func benchmarks(ctx context.Context, args []string, out *os.File) error {
 		result.Profile = p.name
 		failures = append(failures, result.errors())
 		all[s.name] = result
-		// After each suite: an hour's work must not hang on the last one.
+		// Written after each suite: an hour's work must not depend on the last one.
 		if err := errors.Join(all.save(a.results), writeReport(all, a.document)); err != nil {
 			return err
 		}

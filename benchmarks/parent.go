@@ -21,7 +21,7 @@ type process struct {
 	dir      string
 }
 
-// start makes a child. Peers that need a folder get one of their own under scratch.
+// start starts a child. Peers that need a folder get one of their own under scratch.
 func start(ctx context.Context, scratch string) (*process, error) {
 	program, err := os.Executable()
 	if err != nil {
@@ -67,7 +67,7 @@ func (p *process) end() {
 	_ = p.in.Close() // a child that is gone
 	_ = p.cmd.Wait() // has said so in its last reply, or on stderr
 	if p.dir != "" {
-		_ = os.RemoveAll(p.dir) // what stays is in the folder for temporary files
+		_ = os.RemoveAll(p.dir) // anything left is in the folder for temporary files
 	}
 }
 
@@ -79,8 +79,9 @@ type runner struct {
 	progress progress
 }
 
-// measure runs a suite: for each dataset all its peers are filled, each in its process; then all
-// cells over that dataset are measured by turns. Failures are kept in the cells, and joined.
+// measure runs a suite: for each dataset all its peers are filled, each in a process of its own;
+// then all cells over that dataset are measured by turns. Failures are kept in the cells, and
+// joined.
 func (r *runner) measure(s suite) suiteResult {
 	result := newSuiteResult(s)
 	r.progress.begin(s.name, r.steps(s))
@@ -105,7 +106,7 @@ func (r *runner) steps(s suite) int {
 	return n
 }
 
-// rounds: what a sample series measures, and a fill, is done once.
+// rounds returns how often c is measured: once for a fill and for a series of samples.
 func (r *runner) rounds(c cell) int {
 	switch c.do {
 	case "open":
@@ -145,7 +146,7 @@ func (r *runner) measureDataset(s suite, d dataset, result *suiteResult) {
 		if p != nil {
 			opened[name] = p
 		}
-		if memory && p != nil { // nobody else is needed beside it, and memory may be short
+		if memory && p != nil { // it is measured alone, and memory may be short
 			p.end()
 			delete(opened, name)
 		}
@@ -153,7 +154,7 @@ func (r *runner) measureDataset(s suite, d dataset, result *suiteResult) {
 	}
 	for _, c := range cells {
 		for round := range r.rounds(c) {
-			for i := range c.peers { // another one begins each round
+			for i := range c.peers { // each round begins with another peer
 				name := c.peers[(i+round)%len(c.peers)]
 				r.progress.step(fmt.Sprintf("%s, %s: %s", c.table, c.column, name))
 				v, err := values[name], failed[name]
@@ -183,8 +184,8 @@ func (r *runner) open(name string, d dataset, memory bool) (*process, reply, err
 	return p, v, err
 }
 
-// need is a guess of what a peer and its garbage take: a store that would make the machine swap, or
-// the kernel end a process, is left out instead.
+// need guesses how much memory a peer and its garbage take: a store that would make the machine
+// swap, or the kernel end a process, is left out.
 func (d dataset) need() int64 {
 	content := d.Content
 	if content == 0 {
@@ -193,7 +194,7 @@ func (d dataset) need() int64 {
 	return int64(d.N) * (3*int64(content+idLen) + 150)
 }
 
-// availableMemory is MemAvailable; where that is not to be had, no limit.
+// availableMemory returns MemAvailable, and no limit where that is unknown.
 func availableMemory() int64 {
 	info, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
@@ -208,7 +209,7 @@ func availableMemory() int64 {
 	return 1 << 62
 }
 
-// median sorts a copy.
+// median returns the median of values, and leaves their order alone.
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -218,12 +219,12 @@ func median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// profile is how large and how long everything is.
+// profile says how large everything is, and how long it takes.
 type profile struct {
 	name     string
 	maxN     int           // memories
 	maxBytes int           // of all contents of a store
-	rounds   int           // of which the median is taken
+	rounds   int           // the median is taken over them
 	turn     time.Duration // the least of one measurement
 	samples  int           // of a sustained run, one a second
 }

@@ -19,10 +19,10 @@ import (
 
 // peer is a store under measurement. Every method is safe for concurrent use.
 type peer interface {
-	// get returns the content of id: copied to dst where the peer can do that, else as the peer
-	// hands it out.
+	// get returns the content of id: copied to dst where the peer can do that, otherwise as the
+	// peer hands it out.
 	get(dst []byte, id string) (content []byte, found bool, err error)
-	// put stores a content that the caller goes on using.
+	// put stores a content, whose bytes stay the caller's.
 	put(id string, content []byte) error
 	close() error
 }
@@ -30,7 +30,7 @@ type peer interface {
 // settler is a peer that stores later than put returns.
 type settler interface{ settle() }
 
-// kind is how a peer is made and shown.
+// kind says how a peer is made and shown.
 type kind struct {
 	label string
 	open  func(c *contents, dir string) (peer, error)
@@ -38,7 +38,7 @@ type kind struct {
 	ring func(c *contents) int64
 }
 
-// kinds are all peers, by the names used on the command line and in results.
+// kinds has all peers, by the names used on the command line and in results.
 var kinds = map[string]kind{
 	"warmtier":        {"warmtier", openWarmtier, nil},
 	"warmtier-get":    {"warmtier, Get allocates the copy", openWarmtierGet, nil},
@@ -61,10 +61,11 @@ var caches = []string{"warmtier", "fastcache", "bigcache", "freecache", "otter",
 
 var directories = []string{"warmtier", "bbolt", "badger", "pebble"}
 
-// view reads an id as bytes without a copy, for peers whose ids are bytes; none of them writes to it.
+// view returns an id as bytes without a copy, for peers whose ids are bytes; none of these writes
+// to it.
 func view(id string) []byte { return unsafe.Slice(unsafe.StringData(id), len(id)) }
 
-// defaultThreshold is that of warmtier's own background cycle.
+// defaultThreshold is the threshold of warmtier's own background cycle.
 const defaultThreshold = 0.5
 
 // warmtierPeer compacts in the goroutine that writes, as the harness asks it to, so that the time it
@@ -107,7 +108,7 @@ func warmtierResult(content []byte, err error) ([]byte, bool, error) {
 func (p warmtierPeer) put(id string, content []byte) error { return p.Put(id, content) }
 func (p warmtierPeer) close() error                        { return p.Close() }
 
-// maintain compacts when the threshold is reached, and says how many memories were moved.
+// maintain compacts when the threshold is reached, and returns how many memories were moved.
 func (p warmtierPeer) maintain() (compacted bool, moved int64, err error) {
 	r, err := p.Maintain(context.Background())
 	return r.Compacted, r.Compaction.MemoriesMoved, err
@@ -127,8 +128,8 @@ func (p warmtierGetPeer) get(_ []byte, id string) ([]byte, bool, error) {
 	return warmtierResult(p.Get(id))
 }
 
-// ringFactor is the room of a ring over its live records: more than the twice that warmtier takes
-// before it compacts, and with random overwriting a ring of it still holds 95 % of the memories.
+// ringFactor is the room of a ring over its live records: more than the factor of two that warmtier
+// takes before it compacts. With random overwriting such a ring still holds 95 % of the memories.
 const ringFactor = 3
 
 func ringRoom(c *contents, header int64) int64 {
@@ -139,15 +140,15 @@ func ringRoom(c *contents, header int64) int64 {
 	return live * ringFactor
 }
 
-// unevenly is the room that a cache of so many parts needs beyond the mean, since hashes do not
-// spread memories evenly: it matters where a part holds few of them.
+// unevenly returns the room that a cache of so many parts needs beyond the mean, since hashes do
+// not spread memories evenly: it matters where a part holds few memories.
 func unevenly(c *contents, parts int64) int64 {
 	return parts * 16 * (c.bytes()/int64(c.N) + 24)
 }
 
 type fastcachePeer struct{ *fastcache.Cache }
 
-// fastcacheRoom: 512 parts of whole chunks of 64 KiB.
+// fastcacheRoom returns room for 512 parts of whole chunks of 64 KiB.
 func fastcacheRoom(c *contents) int64 { return max(ringRoom(c, 4)+unevenly(c, 512), 512*64<<10) }
 
 func openFastcache(c *contents, _ string) (peer, error) {
@@ -171,8 +172,8 @@ func (p fastcachePeer) close() error {
 
 type bigcachePeer struct{ *bigcache.BigCache }
 
-// bigcacheRoom: 1024 parts, each with room for the largest content and as much else: one that has held
-// others does not take a content of its whole size.
+// bigcacheRoom returns room for 1024 parts, each with room for the largest content and as much
+// again: a part that has held contents does not take one of its whole size.
 func bigcacheRoom(c *contents) int64 {
 	return max(ringRoom(c, 20)+unevenly(c, 1024), 2*1024*int64(c.largest()+1024)) + 1<<20
 }
@@ -202,8 +203,9 @@ func (p bigcachePeer) close() error                        { return p.Close() }
 
 type freecachePeer struct{ *freecache.Cache }
 
-// openFreecache gives twice the room, and enough for the largest content, which may take 1/1024 of
-// it. Contents are overwritten in place, so there are no old versions to have room for.
+// openFreecache opens a cache with twice the room of the live records, and enough for the largest
+// content, which may take 1/1024 of the room. Contents are overwritten in place, so old versions
+// need none.
 func openFreecache(c *contents, _ string) (peer, error) {
 	room := 2*(c.bytes()+int64(c.N)*24) + unevenly(c, 256)
 	room = max(room, 1200*int64(c.largest()+idLen+24), 8<<20)
@@ -221,7 +223,8 @@ func (p freecachePeer) get(dst []byte, id string) ([]byte, bool, error) {
 func (p freecachePeer) put(id string, content []byte) error { return p.Set(view(id), content, 0) }
 func (p freecachePeer) close() error                        { p.Clear(); return nil }
 
-// otterPeer and the other peers below keep the slice they are given, so put gives them one.
+// otterPeer and the peers below it keep the slice they are given, so put gives them one of their
+// own.
 type otterPeer struct{ *otter.Cache[string, []byte] }
 
 func openOtter(c *contents, _ string) (peer, error) {
@@ -284,7 +287,7 @@ func (p ristrettoPeer) get(_ []byte, id string) ([]byte, bool, error) {
 	return content, found, nil
 }
 
-// put tries again, since ristretto drops new memories when they come too fast.
+// put tries again, up to 1,000 times: ristretto drops new memories when they come too fast.
 func (p ristrettoPeer) put(id string, content []byte) error {
 	content = bytes.Clone(content)
 	for range 1000 {

@@ -14,7 +14,7 @@ import (
 // progress shows how far a run is: a bar on a terminal, a line for each suite and step elsewhere.
 type progress interface {
 	begin(name string, steps int)
-	note(text string) // not a step
+	note(text string) // outside of the steps
 	step(text string) // one of the steps begins
 	end()
 }
@@ -47,7 +47,7 @@ func (p *lineProgress) step(text string) {
 	p.print(text)
 }
 
-// print leaves out what comes within seconds: a log is read by people.
+// print leaves out lines that follow within seconds: a log is read by people.
 func (p *lineProgress) print(text string) {
 	if time.Since(p.shown) < 5*time.Second {
 		return

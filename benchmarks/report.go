@@ -16,7 +16,7 @@ const (
 	endMark   = "<!-- benchmarks: end -->"
 )
 
-// order is that of the sections in the document.
+// order is the order of sections in the document.
 var order = []string{"figure-get", "figure-cached", "figure-mixed", "figure-put", "figure-memory",
 	"figure-gc", "limits", "contents",
 	"counts", "goroutines", "production", "trace", "directories", "memory", "gc", "sustained", "utilisation"}
@@ -54,7 +54,7 @@ const intro = "Each store lives in a process of its own and holds the same ids (
 	"```sh\ncd benchmarks && go run . -only figures   # the rows that matter most\n" +
 	"go run .                                  # all of it, about 30 minutes; -quick: about 3\n```\n"
 
-// replaceSection leaves everything but the section as it is; without one it goes to the end.
+// replaceSection replaces the section of a document; one that is not there yet goes to the end.
 func replaceSection(document, section string) string {
 	section = beginMark + "\n\n" + strings.TrimSpace(section) + "\n\n" + endMark
 	begin, end := strings.Index(document, beginMark), strings.Index(document, endMark)
@@ -150,7 +150,8 @@ func (m *measured) median() float64 {
 	return median(m.Values)
 }
 
-// String is median, lowest and highest, hits where some were missed, and moves where some were made.
+// String returns median, lowest and highest, hits where some were missed, and moves where some were
+// made.
 func (m *measured) String() string {
 	switch {
 	case m == nil:
@@ -173,7 +174,7 @@ func (m *measured) String() string {
 	return s
 }
 
-// number has three digits or so.
+// number returns v with about three digits.
 func number(v float64) string {
 	switch {
 	case v >= 1000 || v <= -1000:
@@ -184,7 +185,8 @@ func number(v float64) string {
 	return fmt.Sprintf("%.1f", v)
 }
 
-// writeSustained shows time series: their first and last third, so that a drift is seen, and extremes.
+// writeSustained shows time series by their extremes and by their first and last third, where a
+// drift shows.
 func writeSustained(b *strings.Builder, s suiteResult, images string) error {
 	for _, t := range s.Tables {
 		fmt.Fprintf(b, "| ids | calls/s | lowest, highest | first third, last third | fragmentation | "+

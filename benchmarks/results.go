@@ -11,10 +11,11 @@ import (
 	"time"
 )
 
-// results are all suites ever measured into one file, by name: a run replaces those it measured.
+// results holds all suites ever measured into one file, by name: a run replaces the suites it
+// measured.
 type results map[string]suiteResult
 
-// suiteResult is what one run of a suite found, raw.
+// suiteResult holds the raw figures of one run of a suite.
 type suiteResult struct {
 	Name    string
 	Title   string
@@ -50,7 +51,7 @@ func newSuiteResult(s suite) suiteResult {
 		Machine: machine()}
 }
 
-// machine is what figures depend on.
+// machine describes what figures depend on.
 func machine() string {
 	cpu := "unknown processor"
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {

@@ -11,20 +11,20 @@ import (
 
 // workload is what one turn does.
 type workload struct {
-	IDs        string // order of ids, see newStream; of a limit: its name
+	IDs        string // order of ids, see newStream; for a limit: its name
 	Limit      int    // bytes of memory that measuring a limit may take
-	WriteEvery int    // every so many calls one is a Put: 0 none, 1 all
+	WriteEvery int    // one call in so many is a Put: 0 none, 1 all
 	Goroutines int
-	Turn       time.Duration // the least; one that overwrites goes on to the end of a compaction
+	Turn       time.Duration // at least; one that overwrites continues to the end of a compaction
 	Latency    bool          // time each read
 	Miss       bool          // no read may find anything
 	Strict     bool          // each read must find something, of the right length
 }
 
-// processorTimeUnit names what a call takes of the processors, background work of the peer included.
+// processorTimeUnit is the unit of processor time per call, background work of the peer included.
 const processorTimeUnit = "processor-ns/call"
 
-// longestTurn is when a turn that waits for the end of a compaction is given up.
+// longestTurn bounds a turn that waits for the end of a compaction.
 const longestTurn = 60 * time.Second
 
 // maintainer is a peer whose compactions run where the harness says, in the measured loop.
@@ -32,7 +32,7 @@ type maintainer interface {
 	maintain() (compacted bool, moved int64, err error)
 }
 
-// turn is one measurement: some workers, until told to stop.
+// turn is one measurement: some workers, until they are told to stop.
 type turn struct {
 	*child
 	workload
@@ -60,7 +60,7 @@ type worker struct {
 	err        error
 }
 
-// run measures one turn. Value is wall time over calls, all goroutines together, ns.
+// run measures one turn. Value of the reply is wall time over calls, all goroutines together, ns.
 func (c *child) run(w workload) (reply, error) {
 	st, err := c.stream(w.IDs)
 	if err != nil {
@@ -85,9 +85,9 @@ func (c *child) newTurn(w workload, st *stream) *turn {
 	return t
 }
 
-// warmUp brings caches back after the turns of others, and before the first overwriting turn the
-// store into its steady state: a ring is full, warmtier has just compacted. Turns that overwrite end
-// with a compaction, so it still has when the next one begins.
+// warmUp fills the processor's caches again after the turns of others. Before the first overwriting
+// turn it also brings the store into its steady state: a ring is full, warmtier has just compacted.
+// Turns that overwrite end with a compaction, so the steady state lasts until the next one begins.
 func (c *child) warmUp(w workload, st *stream) error {
 	if w.WriteEvery == 0 {
 		w.Turn /= 5
@@ -153,8 +153,8 @@ func (t *turn) measure() ([]*worker, error) {
 	return workers, nil
 }
 
-// maintainEvery is how many Puts of one worker lie between two looks at the fragmentation ratio: all
-// workers together make an eighth of the dead bytes that are allowed.
+// maintainEvery returns how many Puts of one worker lie between two looks at the fragmentation
+// ratio: in that time all workers together make an eighth of the dead bytes that are allowed.
 func (t *turn) maintainEvery() int {
 	threshold := t.contents.Threshold
 	if threshold == 0 {
@@ -171,7 +171,7 @@ func (wk *worker) loop() {
 				return
 			}
 		}
-		if wk.stop.Load() { // at the end, so that no turn is without a call
+		if wk.stop.Load() { // asked at the end, so that no turn is without a call
 			return
 		}
 	}
@@ -196,7 +196,7 @@ func (wk *worker) read(i int, id string) error {
 	}
 	content, found, err := wk.peer.get(wk.buf, id)
 	if wk.latency != nil {
-		_ = wk.latency.RecordValue(int64(time.Since(start))) // longer ones than the turn there are not
+		_ = wk.latency.RecordValue(int64(time.Since(start))) // none is longer than the turn
 	}
 	wk.reads++
 	switch {
@@ -274,8 +274,8 @@ func (t *turn) sum(workers []*worker) reply {
 	return r
 }
 
-// replay asks an empty store for the memories of a trace, and stores those it misses. Value is wall
-// time over requests, ns.
+// replay asks an empty store for the memories of a trace, and stores those it misses. Value of the
+// reply is wall time over requests, ns.
 func (c *child) replay(w workload) (reply, error) {
 	st, err := c.stream(w.IDs)
 	if err != nil {

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// suite is what is measured together and shown as one section.
+// suite is a set of measurements that are taken together and shown as one section.
 type suite struct {
 	name  string
 	title string
 	note  string
 	cells []cell
-	extra bool // not part of a run that selects nothing
+	extra bool // only run when selected
 }
 
 // cell is one column of one table: a workload over a dataset, for several peers.
@@ -36,7 +36,8 @@ func (c cell) request() string {
 	return c.do
 }
 
-// suites makes all suites for a profile. Those that need traces are left out without a folder.
+// suites returns all suites for a profile. Without a folder of traces, suites that need it are left
+// out.
 func suites(p profile, traces string) []suite {
 	all := []suite{
 		figureGet(p, "figure-get", 1_000_000), figureGet(p, "figure-cached", 10_000),
@@ -59,7 +60,8 @@ func suites(p profile, traces string) []suite {
 	return all
 }
 
-// selectSuites keeps those whose name begins with one of the names; with none, the ordinary ones.
+// selectSuites returns the suites whose name begins with one of names; without names, the ordinary
+// ones.
 func selectSuites(all []suite, names []string) ([]suite, error) {
 	var chosen []suite
 	if len(names) == 0 {
@@ -88,18 +90,18 @@ func selectSuites(all []suite, names []string) ([]suite, error) {
 	return chosen, nil
 }
 
-// sized is a dataset no larger than the profile allows.
+// sized returns a dataset no larger than the profile allows.
 func (p profile) sized(n, content int) dataset {
 	return dataset{N: max(1000, min(n, p.maxN, p.maxBytes/content)), Content: content}
 }
 
-// readOnly is for cells that write nothing.
+// readOnly returns d for cells that write nothing.
 func readOnly(d dataset) dataset {
 	d.ReadOnly = true
 	return d
 }
 
-// calls makes a cell of single calls.
+// calls returns a cell of single calls.
 func calls(table, column string, peers []string, d dataset, w workload) cell {
 	w.Goroutines = max(w.Goroutines, 1)
 	w.Strict = w.WriteEvery == 0 && !w.Miss && d.Content > 0
@@ -130,7 +132,7 @@ func goroutines(n int) string {
 	return strconv.Itoa(n) + " goroutines"
 }
 
-// The figures are suites of a minute or so each, so that one can be measured alone.
+// The figures are suites of about a minute each, so that one can be measured alone.
 
 func figureGet(p profile, name string, n int) suite {
 	s := suite{name: name, title: "Get of random memories, " + countName(n),
@@ -240,7 +242,7 @@ func goroutineSuite(p profile) suite {
 	for i, n := range []int{10_000, 1_000_000} {
 		d := p.sized(n, 256)
 		if i > 0 && d.N <= 10_000 {
-			break // not a second time: its rings no longer hold everything
+			break // not measured twice: its rings no longer hold everything
 		}
 		for _, w := range []struct {
 			table string
@@ -311,7 +313,8 @@ func gcSuite(p profile) suite {
 	return s
 }
 
-// recordBytes is what warmtier takes for a memory of the benchmarks: header, id, content, padding.
+// recordBytes returns what warmtier takes for a memory of the benchmarks: header, id, content,
+// padding.
 func recordBytes(content int) int { return (24 + idLen + content + 7) &^ 7 }
 
 const sustainedContent = 256
@@ -363,7 +366,7 @@ func (d dataset) String() string {
 	return countName(d.N) + " x " + size
 }
 
-// countName writes n with commas.
+// countName returns n with commas.
 func countName(n int) string {
 	s := strconv.Itoa(n)
 	for i := len(s) - 3; i > 0; i -= 3 {

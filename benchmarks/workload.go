@@ -11,7 +11,7 @@ import (
 	"sort"
 )
 
-// dataset says which memories a store holds. It is all that a child process needs to make the same
+// dataset says which memories a store holds. A child process needs nothing else to make the same
 // ids and contents as every other.
 type dataset struct {
 	N       int
@@ -34,8 +34,8 @@ type contents struct {
 	block []byte
 }
 
-// window is where contents begin in the block: small, so that taking a content to write costs no
-// cache miss of the benchmark's own.
+// window bounds where contents begin in the block. It is small, so that taking a content to write
+// costs no cache miss of the benchmark's own.
 const window = 64 << 10 // bytes
 
 func newContents(d dataset) (*contents, error) {
@@ -82,7 +82,7 @@ func (c *contents) of(i int) []byte {
 	return c.block[from : from+c.size(i)]
 }
 
-// bytes is what a store cannot do without: all ids and contents.
+// bytes returns the size of all ids and contents, which no store can do without.
 func (c *contents) bytes() int64 {
 	total := int64(c.N) * (idLen + int64(c.Content))
 	for _, n := range c.sizes {
@@ -91,7 +91,7 @@ func (c *contents) bytes() int64 {
 	return total
 }
 
-// largest is the size of the largest content.
+// largest returns the size of the largest content.
 func (c *contents) largest() int { return len(c.block) - window }
 
 // idLen is the length of every id, bytes.
@@ -106,14 +106,16 @@ func appendID(dst []byte, i int) []byte {
 	return dst
 }
 
-// newID allocates, so that a store that keeps the string keeps nothing else alive.
+// newID returns an id in memory of its own, so that a store that keeps the string keeps nothing
+// else alive.
 func newID(i int) string {
 	var buf [idLen]byte
 	return string(appendID(buf[:0], i))
 }
 
 // stream is an order in which memories are asked for. The ids lie back to back and are read from
-// front to back: neither formatting nor a cache miss of the benchmark's own counts as the store's.
+// front to back: neither formatting nor a cache miss of the benchmark's own is counted as the
+// store's.
 type stream struct {
 	memory []uint32
 	ids    string
@@ -123,8 +125,8 @@ func (st *stream) id(pos int) string { return st.ids[pos*idLen : (pos+1)*idLen] 
 
 const longestStream = 2_000_000 // calls, after which it begins again
 
-// newStream makes a stream over the memories of c: uniform, zipf, popular (as the production cache
-// is asked), trace, or miss: ids that no store holds.
+// newStream returns a stream over the memories of c: uniform, zipf, popular (as the production
+// cache is asked), trace, or miss: ids that no store holds.
 func newStream(c *contents, kind string) (*stream, error) {
 	r := rand.New(rand.NewPCG(1, 1))
 	st := &stream{}
@@ -163,16 +165,16 @@ func newStream(c *contents, kind string) (*stream, error) {
 	return st, nil
 }
 
-// popularity returns a function that draws the rank of a memory. Zipf: the k-th most popular with
-// weight 1/(k+1)^1.1.
+// popularity returns a function that draws the rank of a memory. With Zipf the k-th most popular
+// has the weight 1/(k+1)^1.1.
 func popularity(c *contents, kind string, r *rand.Rand) (func() int, error) {
 	if kind == "zipf" {
 		zipf := rand.NewZipf(r, 1.1, 1, uint64(c.N-1))
 		return func() int { return int(zipf.Uint64()) }, nil
 	}
 	var pop struct {
-		Buckets []float64 `json:"popularityBuckets"` // how many memories are in it
-		Weights []float64 `json:"popularityWeights"` // how often any of them is asked for
+		Buckets []float64 `json:"popularityBuckets"` // how many memories are in each
+		Weights []float64 `json:"popularityWeights"` // how often any of its memories is asked for
 	}
 	if err := readJSON(filepath.Join(c.Traces, "kvcache_pop.json"), &pop); err != nil {
 		return nil, err
@@ -188,8 +190,8 @@ func popularity(c *contents, kind string, r *rand.Rand) (func() int, error) {
 	}, nil
 }
 
-// loadSizes returns a function that draws the size of a content of the production cache: sizes are
-// the upper ends of ranges.
+// loadSizes returns a function that draws the size of a content of the production cache: the upper
+// end of a range of sizes.
 func loadSizes(dir string) (func(*rand.Rand) uint32, error) {
 	var file struct {
 		Sizes         []float64 `json:"valSizeRange"`
@@ -205,14 +207,14 @@ func loadSizes(dir string) (func(*rand.Rand) uint32, error) {
 	return func(r *rand.Rand) uint32 { return uint32(file.Sizes[pick(weights, r)]) }, nil
 }
 
-// loadTrace reads lines of time, id and size. Ids become numbers in the order they first appear;
-// the size of a memory is the first that the trace gives.
+// loadTrace reads lines of time, id and size. Ids become numbers in the order in which they first
+// appear; the size of a memory is the first one that the trace gives.
 func loadTrace(dir string) (requests, sizes []uint32, err error) {
 	f, err := os.Open(filepath.Join(dir, "adapt_size.txt.gz"))
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() { _ = f.Close() }() // only read
+	defer func() { _ = f.Close() }() // it was only read
 	z, err := gzip.NewReader(f)
 	if err != nil {
 		return nil, nil, err

@@ -13,10 +13,10 @@ import (
 
 const (
 	maxSegments = 10_000 // in one answer
-	maxJobs     = 64     // compactions nobody waited for whose status is kept
+	maxJobs     = 64     // background compactions whose status is kept
 )
 
-// errClosed is what becomes of requests when the handler is closed and the store is not.
+// errClosed is returned for requests when the handler is closed and the store is not.
 var errClosed = errors.New("warmtierhttp: handler is closed")
 
 func (h *Handler) stats(w http.ResponseWriter, _ *http.Request) {
@@ -28,7 +28,7 @@ func (h *Handler) metrics(w http.ResponseWriter, _ *http.Request) {
 	_ = h.store.Stats().WritePrometheus(w) // fails when the client is gone
 }
 
-// segments answers with those behind ?after, in the order of their numbers.
+// segments answers with the segments that follow ?after, in the order of their numbers.
 func (h *Handler) segments(w http.ResponseWriter, r *http.Request) {
 	limit, after, behind := maxSegments, uint64(0), false
 	var err error
@@ -60,7 +60,8 @@ func (h *Handler) segments(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, out)
 }
 
-// compact runs a compaction for a client that waits, until that goes away, or begins one.
+// compact runs a compaction for a client that waits, and ends it when the client goes away; for a
+// client that does not wait it begins one.
 func (h *Handler) compact(w http.ResponseWriter, r *http.Request) {
 	wait := true
 	if v := r.URL.Query().Get("wait"); v != "" {
@@ -82,7 +83,7 @@ func (h *Handler) compact(w http.ResponseWriter, r *http.Request) {
 	h.ended(w, done, err, toWireCompaction(done))
 }
 
-// ended answers with body, or with why the compaction came to no good end.
+// ended answers with body, or with the reason why the compaction failed.
 func (h *Handler) ended(w http.ResponseWriter, done warmtier.CompactionStats, err error, body any) {
 	h.look()
 	status := http.StatusOK
@@ -92,14 +93,15 @@ func (h *Handler) ended(w http.ResponseWriter, done warmtier.CompactionStats, er
 	writeJSON(w, status, body)
 }
 
-// untilClosed is ctx, done with Close at the latest.
+// untilClosed returns a context that ends with ctx, and with Close.
 func (h *Handler) untilClosed(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(h.lifetime, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 
-// outcome is err, which says so when Close was why. The store logs how its compactions end.
+// outcome returns err, as errClosed when Close was the reason. The store logs how its compactions
+// end.
 func (h *Handler) outcome(err error) error {
 	if errors.Is(err, context.Canceled) && h.lifetime.Err() != nil {
 		return fmt.Errorf("%w: %w", errClosed, err)
@@ -117,20 +119,20 @@ func (h *Handler) maintain(w http.ResponseWriter, r *http.Request) {
 	h.ended(w, report.Compaction, err, toWireReport(report))
 }
 
-// jobs are the compactions nobody waited for.
+// jobs are the compactions in the background, which no client waits for.
 type jobs struct {
 	last     int
 	byNumber map[int]*job
 }
 
-// job is one of them.
+// job is one compaction in the background.
 type job struct {
 	done  chan struct{} // closed when it ended
 	stats warmtier.CompactionStats
 	err   error // both written before done is closed
 }
 
-// wireJob is what a status address says.
+// wireJob is the answer of a status address.
 type wireJob struct {
 	Status     string          `json:"status"` // running, done or failed
 	Location   string          `json:"location,omitempty"`
@@ -139,7 +141,7 @@ type wireJob struct {
 	Failure    *wireError      `json:"failure,omitempty"`
 }
 
-// compactInBackground answers when the compaction has begun, or could not.
+// compactInBackground answers when the compaction has begun, or could not begin.
 func (h *Handler) compactInBackground(w http.ResponseWriter) {
 	if h.store.Stats().CompactionInProgress {
 		status, body := toWireError(warmtier.CompactionStats{}, warmtier.ErrCompactionInProgress)
@@ -153,7 +155,7 @@ func (h *Handler) compactInBackground(w http.ResponseWriter) {
 		return
 	}
 	if err := h.begun(j); err != nil && !errors.Is(err, warmtier.ErrCompactionFailed) {
-		status, body := toWireError(j.stats, err) // it did not even begin
+		status, body := toWireError(j.stats, err) // it did not begin
 		writeJSON(w, status, body)
 		return
 	}
@@ -163,7 +165,7 @@ func (h *Handler) compactInBackground(w http.ResponseWriter) {
 	writeJSON(w, http.StatusAccepted, wireJob{Status: "running", Location: location})
 }
 
-// begin starts a compaction in the background; nil when the handler is closed.
+// begin starts a compaction in the background; j is nil when the handler is closed.
 func (h *Handler) begin() (number int, j *job) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -183,8 +185,9 @@ func (h *Handler) begin() (number int, j *job) {
 	return h.jobs.last, j
 }
 
-// begun waits until the compaction of j runs, or has ended with the error returned. Nothing tells when
-// it runs; that takes microseconds, so a look each millisecond costs less than a hook would.
+// begun waits until the compaction of j runs, or has ended with the error that it returns. Nothing
+// tells when it runs; that takes microseconds, so a look each millisecond costs less than a hook
+// would.
 func (h *Handler) begun(j *job) error {
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
@@ -198,7 +201,7 @@ func (h *Handler) begun(j *job) error {
 	return nil
 }
 
-// compactStatus is the status address of a compaction nobody waited for.
+// compactStatus serves the status address of a compaction in the background.
 func (h *Handler) compactStatus(w http.ResponseWriter, r *http.Request) {
 	number, _ := strconv.Atoi(r.PathValue("number")) // there is no job 0
 	h.mu.Lock()

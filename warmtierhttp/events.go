@@ -8,24 +8,24 @@ import (
 )
 
 const (
-	maxStreams   = 64               // open at once
+	maxStreams   = 64               // open at the same time
 	writeTimeout = 10 * time.Second // for one message to a client that does not read
 )
 
-// wireSamples is the event samples: the history first, then a sample each second.
+// wireSamples is the event "samples": the history first, then a sample each second.
 type wireSamples struct {
-	Reset   bool     `json:"reset,omitempty"` // these are the history: forget what came before
+	Reset   bool     `json:"reset,omitempty"` // these samples are the history: forget earlier ones
 	Columns []string `json:"columns"`
 	Samples []row    `json:"samples"`
 }
 
-// wirePast is the event compactions: those of the past first, then each one as it ends.
+// wirePast is the event "compactions": past compactions first, then each one as it ends.
 type wirePast struct {
 	Reset       bool             `json:"reset,omitempty"`
 	Compactions []pastCompaction `json:"compactions"`
 }
 
-// events streams samples, statistics, progress and ended compactions. There is no buffer for a client: it
+// events streams samples, statistics, progress and ended compactions. Clients have no buffers: each
 // gets what it has not seen when it is ready for it.
 func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	if h.streams.Add(1) > maxStreams {

@@ -25,20 +25,20 @@ import (
 )
 
 const (
-	// maxBody bounds what a request may bring; no endpoint wants any of it. Bytes.
+	// maxBody bounds the body of a request, bytes; no endpoint reads one.
 	maxBody = 4096
-	// bodyTimeout is how long it may take to bring that.
+	// bodyTimeout bounds how long a body may take to arrive.
 	bodyTimeout = 10 * time.Second
 )
 
-// Options configure a [Handler]. The zero value serves loopback names to whoever can reach them.
+// Options configure a [Handler]. The zero value serves loopback names to anyone who can reach them.
 type Options struct {
-	// Token, when not empty, is what requests that change state must bring in the header
+	// Token, when not empty, must come with requests that change state, in the header
 	// "Authorization: Bearer TOKEN".
 	Token string
-	// Hosts are the names, without a port, by which clients may address the handler, beside localhost
-	// and loopback addresses. Requests with another Host are refused: a name that an attacker lets
-	// point to this machine makes the attacker's page one of the same origin.
+	// Hosts are the names, without a port, by which clients may address the handler, beside
+	// localhost and loopback addresses. Requests with another Host are refused: an attacker who
+	// lets a name point to this machine gives a page of that name the same origin as the handler.
 	Hosts []string
 	// Logger receives what was asked to change state and what was refused; nil is silent. It never
 	// sees ids, contents or tokens.
@@ -58,14 +58,14 @@ type Handler struct {
 	mux      *http.ServeMux
 	recorder *recorder
 	streams  atomic.Int32  // open event streams
-	wake     chan struct{} // makes the sampler look at once
+	wake     chan struct{} // makes the sampler look immediately
 
 	lifetime context.Context // until Close
 	end      context.CancelFunc
 
 	mu         sync.Mutex
-	closed     bool           // guarded by mu: nothing is added to background from then on
-	background sync.WaitGroup // the sampler, and compactions nobody waits for
+	closed     bool           // guarded by mu; nothing is added to background once it is set
+	background sync.WaitGroup // the sampler, and compactions in the background
 	jobs       jobs           // guarded by mu
 }
 
@@ -105,8 +105,9 @@ func New(store *warmtier.Store, opts Options) *Handler {
 	return h
 }
 
-// Close ends event streams, cancels compactions that were asked for here, and waits for those nobody
-// waits for and for the sampler. What changes state is refused from then on. It returns nil.
+// Close ends event streams, cancels compactions that were asked for here, and waits for the sampler
+// and for compactions in the background. Afterwards requests that change state are refused. It
+// returns nil.
 func (h *Handler) Close() error {
 	h.mu.Lock()
 	h.closed = true
@@ -131,11 +132,11 @@ func (h *Handler) sample() {
 	}
 }
 
-// look makes the sampler look at the store at once.
+// look makes the sampler look at the store immediately.
 func (h *Handler) look() {
 	select {
 	case h.wake <- struct{}{}:
-	default: // it is about to
+	default: // it is about to look
 	}
 }
 
@@ -164,7 +165,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.mux.ServeHTTP(w, r)
 }
 
-// secure sets what keeps a browser from doing more with an answer than it should.
+// secure sets headers that keep a browser from doing more with an answer than it should.
 func secure(header http.Header) {
 	header.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; "+
 		"connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
@@ -195,7 +196,7 @@ func (h *Handler) knownHost(header string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// normalHost is a host name without what may be written in several ways.
+// normalHost returns host in lower case, without a dot at its end and without brackets.
 func normalHost(host string) string {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
@@ -211,10 +212,10 @@ func (h *Handler) authorized(r *http.Request) bool {
 	return subtle.ConstantTimeCompare(given[:], h.token[:]) == 1 && strings.EqualFold(scheme, "Bearer")
 }
 
-// readBody reads a body to its end, without which the server would not notice a client that goes away,
-// and reports whether it was short and came in time.
+// readBody reads a body to its end, and reports whether it was short and came in time. The server
+// would not notice otherwise that a client goes away.
 func readBody(w http.ResponseWriter, r *http.Request) bool {
-	// Where deadlines cannot be set, the bound of bytes still holds, and the server's timeouts.
+	// Where deadlines cannot be set, maxBody and the server's timeouts still hold.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	_, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxBody))
 	return err == nil
@@ -224,6 +225,6 @@ func readBody(w http.ResponseWriter, r *http.Request) bool {
 // like a client that went away.
 func takeTime(w http.ResponseWriter) {
 	c := http.NewResponseController(w)
-	// Unsupported below a middleware that hides it: then the server's timeouts stay in force.
+	// A middleware may hide that deadlines can be set: then the server's timeouts stay in force.
 	_, _ = c.SetReadDeadline(time.Time{}), c.SetWriteDeadline(time.Time{})
 }

@@ -38,10 +38,11 @@ func (h *Handler) asset(w http.ResponseWriter, r *http.Request) {
 	serveFile(w, r, a.file, a.kind)
 }
 
-// serveFile lets a browser keep the file, and ask each time whether it is still the same.
+// serveFile serves a file that a browser may keep, if it asks each time whether it is still the
+// same.
 func serveFile(w http.ResponseWriter, r *http.Request, file, kind string) {
 	content, err := files.ReadFile(file)
-	if err != nil { // a test asks for each of them
+	if err != nil { // a test asks for each file
 		http.Error(w, "no such file", http.StatusInternalServerError)
 		return
 	}

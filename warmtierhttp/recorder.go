@@ -12,11 +12,11 @@ import (
 )
 
 const (
-	lookEvery      = 200 * time.Millisecond // at the store: how fine progress is
+	lookEvery      = 200 * time.Millisecond // between two looks at the store: how fine progress is
 	sampleEvery    = time.Second
-	maxSamples     = 3600 // an hour of them
-	maxCompactions = 200  // of the past
-	latencySamples = 10   // that percentiles of reads are taken over: one read in 256 is measured
+	maxSamples     = 3600 // an hour
+	maxCompactions = 200  // that are kept
+	latencySamples = 10   // for one percentile of reads, of which one in 256 is measured
 )
 
 // columns are the figures of a sample, in order.
@@ -47,7 +47,7 @@ func (r row) MarshalJSON() ([]byte, error) {
 	return append(b, ']'), nil
 }
 
-// pastCompaction is a compaction in the timeline, as the statistics before and after it tell.
+// pastCompaction is a compaction in the timeline, derived from the statistics before and after it.
 type pastCompaction struct {
 	End            time.Time `json:"end"`
 	Trigger        string    `json:"trigger"` // manual, auto or startup
@@ -60,13 +60,13 @@ type pastCompaction struct {
 }
 
 // recorder keeps what a page shows of the past. It is fed with statistics and asks the store for
-// nothing, so compactions that a maintenance cycle began are seen just as those of clients.
+// nothing, so it sees the compactions of maintenance cycles as well as those of clients.
 type recorder struct {
 	mu          sync.Mutex
-	samples     []row // the last ones, oldest first
-	sampled     int   // how many there were
+	samples     []row // the last maxSamples, oldest first
+	sampled     int   // samples taken so far
 	compactions []pastCompaction
-	compacted   int // how many there were
+	compacted   int // compactions seen so far
 	stats       warmtier.Stats
 	at          time.Time     // of stats; zero before the first
 	changed     chan struct{} // closed, and replaced, when there is news
@@ -79,7 +79,7 @@ type recorder struct {
 
 func newRecorder() *recorder { return &recorder{changed: make(chan struct{})} }
 
-// observe takes in the statistics of a moment.
+// observe records the statistics of one moment.
 func (r *recorder) observe(now time.Time, st warmtier.Stats) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -105,12 +105,12 @@ func (r *recorder) observe(now time.Time, st warmtier.Stats) {
 	}
 }
 
-// keep drops what is more than limit at the front.
+// keep shortens list to limit, from the front.
 func keep[T any](list []T, limit int) []T {
 	return slices.Delete(list, 0, max(0, len(list)-limit))
 }
 
-// take makes a sample of what changed since the last one.
+// take returns a sample of what changed since the last one.
 func (r *recorder) take(now time.Time, st warmtier.Stats) row {
 	before, seconds := r.sampledStats, now.Sub(r.sampledAt).Seconds()
 	rate := func(now, before int64) float64 { return math.Round(float64(now-before)/seconds*10) / 10 }
@@ -132,7 +132,7 @@ func (r *recorder) take(now time.Time, st warmtier.Stats) row {
 	}
 }
 
-// ended is what ended since the last look, if anything did.
+// ended returns the compactions that ended since the last look, as one; ok is false when none did.
 func (r *recorder) ended(st warmtier.Stats) (c pastCompaction, ok bool) {
 	var triggers, results []string
 	now, before := st.CompactionDetails, r.stats.CompactionDetails
@@ -165,7 +165,7 @@ func (r *recorder) ended(st warmtier.Stats) (c pastCompaction, ok bool) {
 	return c, true
 }
 
-// news is what a stream has not sent.
+// news holds what a stream has not sent yet.
 type news struct {
 	first       bool
 	samples     []row
@@ -175,13 +175,13 @@ type news struct {
 	changed     <-chan struct{} // closed when there is more
 }
 
-// position is how far a stream is.
+// position says how far a stream has come.
 type position struct {
 	begun              bool
 	sampled, compacted int
 }
 
-// since returns what came behind p, and moves p.
+// since returns what came after p, and moves p.
 func (r *recorder) since(p *position) news {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -195,5 +195,5 @@ func (r *recorder) since(p *position) news {
 	return n
 }
 
-// tail is a copy of the last n of list.
+// tail returns a copy of the last n elements of list.
 func tail[T any](list []T, n int) []T { return slices.Clone(list[max(0, len(list)-n):]) }

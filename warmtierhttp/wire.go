@@ -9,8 +9,8 @@ import (
 	"github.com/warmtier/warmtier"
 )
 
-// The JSON of answers: names with their units, as in metrics. Durations are seconds, sizes bytes, ratios
-// 0 to 1; a time that never was is left out.
+// The JSON of answers: names with their units, as in metrics. Durations are seconds, sizes bytes,
+// ratios 0 to 1; the time of something that never happened is left out.
 
 type wireStats struct {
 	Time     time.Time `json:"time"`
@@ -61,7 +61,7 @@ type wireOperations struct {
 
 // wireHistogram is a distribution of durations since Open.
 type wireHistogram struct {
-	Count int64   `json:"count"` // measured ones: a sample, of operations
+	Count int64   `json:"count"` // of durations measured, which for operations is a sample
 	Sum   float64 `json:"sum_seconds"`
 	P50   float64 `json:"p50_seconds"`
 	P99   float64 `json:"p99_seconds"`
@@ -129,7 +129,7 @@ type wireRecovery struct {
 	Records        int     `json:"records"`
 	TruncatedBytes int64   `json:"truncated_bytes"`
 
-	// What a repair gave up; no ids.
+	// What a repair gave up, without ids.
 	RecordsLost      int `json:"records_lost"`
 	MemoriesDeleted  int `json:"memories_deleted"`
 	SegmentsReplaced int `json:"segments_replaced"`
@@ -189,7 +189,7 @@ func toWireHistogram(h warmtier.Histogram) wireHistogram {
 	}
 }
 
-// toWireProgress is nil when no compaction runs.
+// toWireProgress returns the progress of the compaction under way, nil when none runs.
 func toWireProgress(st warmtier.Stats) *wireProgress {
 	if !st.CompactionInProgress {
 		return nil
@@ -204,8 +204,8 @@ func toWireProgress(st warmtier.Stats) *wireProgress {
 
 type wireSegments struct {
 	Segments []wireSegment `json:"segments"`
-	Count    int           `json:"count"`           // of all
-	Next     *uint64       `json:"after,omitempty"` // for the next request, when these are not all
+	Count    int           `json:"count"`           // of all segments
+	Next     *uint64       `json:"after,omitempty"` // for the next request, when segments are left
 }
 
 type wireSegment struct {
@@ -284,8 +284,8 @@ type wireError struct {
 	Compaction     *wireCompaction `json:"compaction,omitempty"` // what was done before the error
 }
 
-// toWireError says what became of a compaction, and with which status. The texts of the store's errors
-// have no ids in them.
+// toWireError returns the status and the body for a compaction that ended with err. The texts of
+// the store's errors have no ids in them.
 func toWireError(done warmtier.CompactionStats, err error) (status int, e wireError) {
 	e = wireError{Error: err.Error()}
 	if errors.Is(err, warmtier.ErrCompactionFailed) {
@@ -312,7 +312,7 @@ func toWireError(done warmtier.CompactionStats, err error) (status int, e wireEr
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	text, err := json.Marshal(body)
-	if err != nil { // no type above can make this happen
+	if err != nil { // no type above causes one
 		http.Error(w, "encoding failed", http.StatusInternalServerError)
 		return
 	}

@@ -4,8 +4,8 @@
 //	prometheus.MustRegister(warmtierprom.NewCollector(store))
 //	http.Handle("GET /metrics", promhttp.Handler())
 //
-// Everything is read when it is scraped, and from counters that the store has anyway: a collector adds
-// nothing to Get and Put. The names are those of [warmtier.Stats.Metrics].
+// Figures are read at each scrape, from counters that the store has anyway: a collector adds
+// nothing to Get and Put. [warmtier.Stats.Metrics] has the names.
 package warmtierprom
 
 import (
@@ -16,8 +16,8 @@ import (
 // NewCollector returns a collector of the figures of store, for a registry with one store.
 func NewCollector(store *warmtier.Store) prometheus.Collector { return newCollector(store, nil) }
 
-// NewNamedCollector is [NewCollector] for a registry with several stores: every metric has the label
-// store with this name.
+// NewNamedCollector returns a collector for a registry with several stores: every metric has the
+// label store with this name.
 func NewNamedCollector(store *warmtier.Store, name string) prometheus.Collector {
 	return newCollector(store, prometheus.Labels{"store": name})
 }
@@ -56,7 +56,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// constant is a metric with the value of s.
+// constant returns a metric with the value of s.
 func constant(d *prometheus.Desc, kind warmtier.MetricType, s warmtier.Sample) prometheus.Metric {
 	values := make([]string, 0, len(s.Labels))
 	for _, l := range s.Labels {
@@ -77,7 +77,7 @@ func constant(d *prometheus.Desc, kind warmtier.MetricType, s warmtier.Sample) p
 	default:
 		m, err = prometheus.NewConstMetric(d, prometheus.GaugeValue, s.Value, values...)
 	}
-	if err != nil { // the scrape reports it, and the program lives on
+	if err != nil { // the scrape reports it, and the program continues
 		return prometheus.NewInvalidMetric(d, err)
 	}
 	return m

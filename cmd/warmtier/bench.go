@@ -41,20 +41,20 @@ Latencies are corrected for coordinated omission. With --rate they count from th
 operation was due; without, each one that took longer than usual stands for those that it held up, too.`
 }
 
-// bench is one run.
+// bench is one run of the benchmark.
 type bench struct {
 	c        *benchCmd
 	s        *warmtier.Store
 	w        *workload
-	content  []byte // of which contents are parts
+	content  []byte // contents are parts of it
 	deadline time.Time
 
 	notFound    atomic.Int64
 	compactions int
-	compaction  time.Duration // of all
+	compaction  time.Duration // of all compactions
 }
 
-// lane is one goroutine of it.
+// lane is one goroutine of a run.
 type lane struct {
 	b       *bench
 	rng     *rand.Rand
@@ -143,10 +143,11 @@ func (b *bench) load(a *app) error {
 
 func appendBenchID(b []byte, n int64) []byte { return fmt.Appendf(b, "user%012d", n) }
 
-// newContent is a part of what was filled with random bytes once, since that takes longer than a Put.
+// newContent returns a part of content, which was filled with random bytes once: that takes longer
+// than a Put.
 func (b *bench) newContent(rng *rand.Rand) []byte { return b.content[:b.c.Size.choose(rng)] }
 
-// compactLoop runs one compaction after the other until ctx ends.
+// compactLoop runs one compaction after another until ctx ends.
 func (b *bench) compactLoop(ctx context.Context) error {
 	for b.c.CompactEvery > 0 {
 		select {
@@ -159,15 +160,15 @@ func (b *bench) compactLoop(ctx context.Context) error {
 		case err == nil:
 			b.compactions++
 			b.compaction += st.Duration
-		case ctx.Err() == nil: // else it was cut short
+		case ctx.Err() == nil: // it was not cut short
 			return err
 		}
 	}
 	return nil
 }
 
-// run works until the deadline. With a rate, operation n of this lane is due at a time that was fixed
-// before, however long those before it take.
+// run works until the deadline. With a rate, the time at which operation n of this lane is due was
+// fixed beforehand, however long earlier operations take.
 func (l *lane) run(ctx context.Context, number int) error {
 	interval := time.Duration(0)
 	due := l.started
@@ -206,7 +207,7 @@ func (l *lane) run(ctx context.Context, number int) error {
 	return nil
 }
 
-// spinBelow is what a timer may be late by: the rest is waited for by looking at the clock.
+// spinBelow bounds how late a timer may be: the rest is waited for by looking at the clock.
 const spinBelow = 200 * time.Microsecond
 
 func waitUntil(ctx context.Context, due time.Time) error {
@@ -259,8 +260,8 @@ func (l *lane) do(op operation) (err error) {
 	return err
 }
 
-// corrected adds what a closed loop has not seen: while one operation took long, others would have come
-// at the usual interval, and waited for it. With a rate there is nothing to add.
+// corrected adds what a closed loop has not seen: while one operation took long, others would have
+// come at the usual interval, and would have waited for it. With a rate there is nothing to add.
 func corrected(h *hdrhistogram.Histogram, interval int64) *hdrhistogram.Histogram {
 	out := newHistogram()
 	for _, bar := range h.Distribution() {
@@ -337,7 +338,7 @@ func (b *bench) report(a *app, lanes []*lane, took time.Duration) error {
 	return b.print(a, ops, took, behind, list, table)
 }
 
-// writePercentiles writes microseconds.
+// writePercentiles writes the percentiles of h in microseconds.
 func writePercentiles(w io.Writer, h *hdrhistogram.Histogram) error {
 	buffered := bufio.NewWriter(w)
 	if _, err := h.PercentilesPrint(buffered, 5, 1e3); err != nil {

@@ -190,7 +190,7 @@ func (compactCmd) Help() string {
 	return `Examples:
   warmtier compact -d data
   warmtier compact --url http://127.0.0.1:7077
-A server goes on serving meanwhile. Interrupted, it stops: finished rounds stay, nothing is lost.`
+A server keeps serving during the compaction. Interrupted, it stops: finished rounds stay, nothing is lost.`
 }
 
 func (c *compactCmd) Run(a *app) error {
@@ -225,7 +225,7 @@ func (c *compactCmd) compact(a *app, bar *progress) (body json.RawMessage, err e
 	err = a.with(c.Dir, changing, opts, func(s *warmtier.Store) error {
 		st, err := s.Compact(a.ctx)
 		if err == nil {
-			body, err = json.Marshal(figures(st)) // as a server says it
+			body, err = json.Marshal(figures(st)) // as a server puts it
 		}
 		return err
 	})
@@ -300,7 +300,7 @@ func (c *repairCmd) Run(a *app) error {
 	return nil
 }
 
-// salvage repairs dir, a copy, and looks at what came out.
+// salvage repairs dir, which is a copy, and reports what came out.
 func salvage(a *app, dir string) (r repaired, err error) {
 	opts := unattended(0)
 	opts.Repair = true
@@ -326,7 +326,7 @@ func salvage(a *app, dir string) (r repaired, err error) {
 	return r, err
 }
 
-// copyStore copies the files of a store, without the lock and the space kept back.
+// copyStore copies the files of a store, except for the lock and the space kept back.
 func copyStore(a *app, from, to string) error {
 	entries, err := os.ReadDir(from)
 	if err != nil {
@@ -355,7 +355,7 @@ func copyStore(a *app, from, to string) error {
 	return nil
 }
 
-// copyFile makes the copy durable: the store believes that what its headers call durable is.
+// copyFile copies a file and makes the copy durable: the store believes what headers call durable.
 func copyFile(ctx context.Context, from, to string, bar *progress) error {
 	in, err := os.Open(from)
 	if err != nil {

@@ -38,7 +38,7 @@ func (loadCmd) Help() string {
 Symbolic links and special files below a directory are left out, and counted.`
 }
 
-// loader stores what it is given, and counts.
+// loader stores memories and counts them.
 type loader struct {
 	c   *loadCmd
 	a   *app
@@ -77,7 +77,7 @@ func (c *loadCmd) Run(a *app) error {
 	})
 }
 
-// size is that of the sources that are files, for the progress.
+// size returns the size of all sources that are files, for the progress bar.
 func (c *loadCmd) size() (n int64) {
 	for _, source := range c.Sources {
 		if info, err := os.Stat(source); err == nil && info.Mode().IsRegular() {
@@ -119,7 +119,7 @@ func (l *loader) load(source string) error {
 	return l.loadStream(f, info.Size(), format, filepath.ToSlash(source))
 }
 
-// loadStream loads what r has; size is how much that is, if known.
+// loadStream loads what r has: size bytes, if that is known.
 func (l *loader) loadStream(r io.Reader, size int64, format, id string) error {
 	r = l.bar.reader(r)
 	switch format {
@@ -139,7 +139,8 @@ func (l *loader) loadStream(r io.Reader, size int64, format, id string) error {
 	return l.put(id, l.buf.Bytes())
 }
 
-// loadDirectory makes a memory of each file. The store itself may lie below the directory.
+// loadDirectory makes a memory of each file, but not of the store's own, which may lie below the
+// directory.
 func (l *loader) loadDirectory(dir string) error {
 	own, err := os.Stat(l.c.Dir)
 	if err != nil {
@@ -173,7 +174,7 @@ func (l *loader) loadDirectory(dir string) error {
 	})
 }
 
-// openFile opens a file that is only read, and says what it is.
+// openFile opens a file for reading, and returns what it is.
 func openFile(path string) (*os.File, os.FileInfo, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -203,7 +204,7 @@ func (l *loader) put(id string, content []byte) error {
 	return nil
 }
 
-// loadJSON takes objects one behind the other, on lines of their own or not.
+// loadJSON loads objects that follow each other, each on a line of its own or not.
 func (l *loader) loadJSON(r io.Reader) error {
 	d := json.NewDecoder(r)
 	for n := 1; ; n++ {
@@ -226,7 +227,7 @@ func (l *loader) loadJSON(r io.Reader) error {
 	}
 }
 
-// badInput tells what is wrong with the input from what is wrong with reading it.
+// badInput tells faults of the input from faults while reading it.
 func badInput(where string, err error) error {
 	if _, isIO := errors.AsType[*fs.PathError](err); isIO {
 		return err
@@ -258,7 +259,7 @@ func (l *loader) fieldsOf(object json.RawMessage) (id string, content []byte, er
 	return string(name), textOf(raw), nil
 }
 
-// textOf is a JSON string without its quotes, and any other JSON as it is.
+// textOf returns a JSON string without its quotes, and any other JSON as it is.
 func textOf(raw json.RawMessage) []byte {
 	var text string
 	if raw[0] == '"' && json.Unmarshal(raw, &text) == nil {
@@ -308,7 +309,7 @@ func (l *loader) loadCSV(r io.Reader) error {
 	}
 }
 
-// rowContent is one column, or all of them as a JSON object in the order of the header.
+// rowContent returns one column, or all of them as a JSON object in the order of the header.
 func rowContent(header, row []string, column int) ([]byte, error) {
 	if column >= 0 {
 		return []byte(row[column]), nil

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// lockShared keeps stores that write out of dir, as a store that only reads does: a repair copies files
-// of a store that cannot be opened.
+// lockShared keeps stores that write out of dir, as a read-only store does: a repair copies the
+// files of a store that cannot be opened.
 func lockShared(dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "LOCK"), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {

@@ -54,7 +54,7 @@ type cli struct {
 	Completion completionCmd `cmd:"" group:"Tools" help:"Print a completion script for a shell."`
 }
 
-// app is what every command gets.
+// app holds what every command needs.
 type app struct {
 	ctx      context.Context // ends with SIGINT and SIGTERM
 	in       io.Reader
@@ -112,7 +112,7 @@ func (a *app) configure(c cli) {
 	}
 }
 
-// usageError is one in the command line.
+// usageError is a mistake in the command line.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
@@ -148,13 +148,13 @@ func exitCode(err error) int {
 	return exitIO
 }
 
-// fail says what went wrong, if anything, and returns the exit code.
+// fail prints what went wrong, if anything, and returns the exit code.
 func (a *app) fail(err error) int {
 	code := exitCode(err)
 	if err == nil {
 		return code
 	}
-	// Errors of the package carry its name each; once is enough.
+	// Each error of the package carries its name; once is enough.
 	text := strings.ReplaceAll(err.Error(), "warmtier: ", "")
 	if errors.Is(err, context.Canceled) && a.ctx.Err() != nil {
 		text = "interrupted: " + text

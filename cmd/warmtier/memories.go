@@ -83,7 +83,7 @@ func (c *putCmd) Run(a *app) error {
 	})
 }
 
-// readAll reads a file, or standard input for "-", as far as a content may be long.
+// readAll reads a file, or standard input for "-", up to the longest content.
 func (a *app) readAll(name string) ([]byte, error) {
 	in := a.in
 	if name != "-" {
@@ -187,7 +187,7 @@ func (c *lsCmd) list(a *app, id string, size int) error {
 	return err
 }
 
-// unread is the error of an iteration that had to leave memories out.
+// unread returns the error of an iteration that had to leave memories out.
 func unread(s *warmtier.Store) error {
 	if n := s.Stats().Reads.CorruptRecords; n > 0 {
 		return finding("%d damaged memories are missing here: see warmtier verify", n)

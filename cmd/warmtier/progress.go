@@ -12,18 +12,18 @@ import (
 )
 
 const (
-	progressDelay = time.Second            // what is over before that shows nothing
+	progressDelay = time.Second            // a task that ends sooner shows nothing
 	progressTick  = 100 * time.Millisecond // between two looks
 )
 
-// unit is what a progress counts.
+// unit says what a progress bar counts.
 type unit int
 
 const (
 	unitMemories unit = iota
 	unitBytes
 	unitTime    // milliseconds, which pass by themselves
-	unitNothing // how far it is, nobody knows
+	unitNothing // nobody knows how far the task is
 )
 
 // progress shows how far one task is. All methods may be called from any goroutine.
@@ -64,7 +64,7 @@ func noProgress(string, int64, unit) *progress {
 	return p
 }
 
-// terminalProgress draws on w, which is a terminal; options are for tests.
+// terminalProgress returns a progress bar on w, a terminal; options are for tests.
 func terminalProgress(w io.Writer, options ...mpb.ContainerOption) func(string, int64, unit) *progress {
 	return func(title string, total int64, u unit) *progress {
 		p := &progress{start: time.Now(), drawn: true, stop: make(chan struct{}), ended: make(chan struct{})}
@@ -81,14 +81,14 @@ func terminalProgress(w io.Writer, options ...mpb.ContainerOption) func(string, 
 	}
 }
 
-// draw returns when the task has ended, and leaves no bar behind.
+// draw draws until the task has ended, and then removes the bar.
 func (p *progress) draw(options []mpb.ContainerOption, title string, u unit) {
 	container := mpb.New(options...)
 	style, counters := mpb.BarFillerBuilder(mpb.BarStyle()), map[unit]decor.Decorator{
 		unitMemories: decor.CountersNoUnit("%d / %d", decor.WCSyncSpace),
 		unitBytes:    decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncSpace),
 	}
-	if p.total.Load() == 0 { // nobody knows it
+	if p.total.Load() == 0 { // unknown
 		style, counters = mpb.SpinnerStyle().PositionLeft(), map[unit]decor.Decorator{
 			unitMemories: decor.CurrentNoUnit("%d", decor.WCSyncSpace),
 			unitBytes:    decor.CurrentKibiByte("% .1f", decor.WCSyncSpace),
@@ -104,7 +104,7 @@ func (p *progress) draw(options []mpb.ContainerOption, title string, u unit) {
 		if u == unitTime {
 			done = time.Since(p.start).Milliseconds()
 		}
-		// A total of what is done so far where it is not known: a bar that is full would end.
+		// An unknown total is set beyond what is done so far: a bar that is full would end.
 		bar.SetTotal(max(p.total.Load(), done+1), false)
 		bar.SetCurrent(done)
 		select {

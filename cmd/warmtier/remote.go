@@ -32,7 +32,7 @@ func (w whereFlag) Validate() error {
 	return nil
 }
 
-// client asks a server, or a handler in this process, which answers the same.
+// client asks a server, or a handler in this process that gives the same answers.
 type client struct {
 	base, token string
 	http        http.Client
@@ -47,10 +47,10 @@ func localClient(s *warmtier.Store) (c *client, closeHandler func() error) {
 	return &client{base: "http://localhost", http: http.Client{Transport: handlerTransport{h}}}, h.Close
 }
 
-// maxAnswer bounds what is read of an answer, bytes.
+// maxAnswer bounds how many bytes of an answer are read.
 const maxAnswer = 64 << 20
 
-// do returns the body of an answer that is no error.
+// do sends a request and returns the body of the answer, or an error when the answer is one.
 func (c *client) do(ctx context.Context, method, path string) (json.RawMessage, error) {
 	r, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
 	if err != nil {
@@ -102,7 +102,7 @@ func (w *answerWriter) Header() http.Header         { return w.header }
 func (w *answerWriter) WriteHeader(status int)      { w.status = status }
 func (w *answerWriter) Write(b []byte) (int, error) { return w.body.Write(b) }
 
-// statsAnswer is what is shown of the statistics.
+// statsAnswer holds the statistics that are shown.
 type statsAnswer struct {
 	Memories      int     `json:"memories"`
 	TotalBytes    int64   `json:"total_bytes"`
@@ -151,7 +151,7 @@ type segmentAnswer struct {
 	Age        float64 `json:"age_seconds"`
 }
 
-// compactionAnswer is what is shown of a compaction.
+// compactionAnswer holds the figures of a compaction that are shown.
 type compactionAnswer struct {
 	Duration            float64 `json:"duration_seconds"`
 	SegmentsBefore      int     `json:"segments_before"`
@@ -165,7 +165,7 @@ type compactionAnswer struct {
 	MaxSwapPause        float64 `json:"max_swap_pause_seconds"`
 }
 
-// segments asks until it has all of them.
+// segments asks for segments until it has all.
 func (c *client) segments(ctx context.Context) (all segmentsAnswer, err error) {
 	all.Segments = []json.RawMessage{}
 	for path := "/api/v1/segments"; ; {
@@ -195,7 +195,7 @@ func (c *client) compact(ctx context.Context, bar *progress) (json.RawMessage, e
 	return c.do(ctx, http.MethodPost, "/api/v1/maintenance/compact")
 }
 
-// watch keeps bar up to date; what goes wrong is left to whoever waits for the compaction.
+// watch keeps bar up to date; errors are left to the caller that waits for the compaction.
 func (c *client) watch(ctx context.Context, bar *progress) {
 	tick := time.NewTicker(progressDelay / 2)
 	defer tick.Stop()

@@ -25,12 +25,12 @@ func (serveCmd) Help() string {
   WARMTIER_TOKEN=secret warmtier serve -d data --listen :7077 --host metrics.example
   warmtier stats --url http://127.0.0.1:7077
 The page is at /, metrics for Prometheus are at /metrics. Background maintenance runs as in every program.
-Ids and contents are never served. Whoever reaches the address may compact, unless there is a token; an
+Ids and contents are never served. Anyone who reaches the address may compact, unless there is a token; an
 address that is not a loopback one needs one.`
 }
 
-// Bounds for clients that are slow or gone. What takes long, compactions and events, is exempt from
-// reading and writing in time: the handler sees to that.
+// Bounds for clients that are slow or gone. The handler exempts compactions and events, which take
+// long, from those on reading and writing.
 const (
 	headerTimeout   = 5 * time.Second
 	requestTimeout  = 30 * time.Second
@@ -60,7 +60,7 @@ func (c *serveCmd) Run(a *app) error {
 			[][]string{{"page", address}, {"metrics", address + "metrics"}}); err != nil {
 			return errors.Join(err, steering.Close(), server.Close())
 		}
-		_ = a.out.Flush() // who started it may have gone: that is no reason to stop
+		_ = a.out.Flush() // the process that started it may have gone, which is no reason to stop
 		select {
 		case err = <-served:
 			return errors.Join(err, steering.Close())

@@ -16,13 +16,13 @@ type dirFlag struct {
 	Dir string `short:"d" required:"" env:"WARMTIER_DIR" placeholder:"DIR" help:"Directory of the store."`
 }
 
-// newDirFlag names a store that is made when it is not there.
+// newDirFlag names a store that is made when it is missing.
 type newDirFlag struct {
 	dirFlag
 	SegmentSize byteSize `placeholder:"BYTES" help:"Size of a new segment; default: as the store has them, 32MiB for a new one."`
 }
 
-// access is what a command does with a directory.
+// access says what a command does with a directory.
 type access int
 
 const (
@@ -63,8 +63,8 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 	return s, err
 }
 
-// segmentSize is the one that the store was opened with before, 0 when that is unknown: the space kept
-// back for compactions has that size. A store that finds another one cannot use its hint.
+// segmentSize returns the segment size that the store was last opened with, 0 when it is unknown:
+// the space kept back for compactions has that size. With another size a store cannot use its hint.
 func segmentSize(dir string) int {
 	info, err := os.Stat(filepath.Join(dir, "SPARE.0"))
 	if err != nil || info.Size() > 1<<30 {
@@ -73,7 +73,7 @@ func segmentSize(dir string) int {
 	return int(info.Size())
 }
 
-// unattended are the options of commands that end soon: what they change, they change themselves.
+// unattended are the options of commands that end soon: nothing is changed in the background.
 func unattended(segmentSize byteSize) warmtier.Options {
 	return warmtier.Options{
 		SegmentSize: int(segmentSize),
@@ -110,8 +110,8 @@ func checkDirectory(dir string, how access) error {
 	return nil
 }
 
-// lockedError names the process that holds dir. A process that only reads does not write its id into
-// the lock file, so the system is asked first, where it tells.
+// lockedError names the process that holds dir. A process that only reads does not write its id
+// into the lock file, so the system is asked first, where it keeps a list.
 func lockedError(dir string) error {
 	path := filepath.Join(dir, "LOCK")
 	holder := lockHolder(path)

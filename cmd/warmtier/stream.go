@@ -40,7 +40,7 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// errNoStream is that of a stream that is none, or not whole.
+// errNoStream is returned for input that is no export, or not a whole one.
 var errNoStream = errors.New("not a whole export")
 
 // streamWriter writes an export.
@@ -89,8 +89,8 @@ type streamReader struct {
 	buf   bytes.Buffer
 }
 
-// readStream calls put for each memory, whose content is valid until put returns, and fails unless the
-// stream is whole and intact. Then put has been called for the memories before the damage.
+// readStream calls put for each memory, whose content is valid until put returns. It fails unless
+// the stream is whole and intact; put was called for the memories before the damage.
 func readStream(r *bufio.Reader, put func(id string, content []byte) error) error {
 	s := &streamReader{r: r, all: crc32.New(castagnoli)}
 	head, err := s.read(12)
@@ -125,13 +125,13 @@ func readStream(r *bufio.Reader, put func(id string, content []byte) error) erro
 	}
 }
 
-// read returns the next n bytes. It takes memory as they come, not as a damaged length promises them.
+// read returns the next n bytes. It allocates as they come in, not by a length that may be damaged.
 func (s *streamReader) read(n int) ([]byte, error) {
 	s.buf.Reset()
 	return s.more(n)
 }
 
-// more adds n bytes to those read, and returns all of them.
+// more reads n bytes more, and returns all that were read.
 func (s *streamReader) more(n int) ([]byte, error) {
 	got, err := io.CopyN(&s.buf, s.r, int64(n))
 	if errors.Is(err, io.EOF) {
@@ -141,10 +141,10 @@ func (s *streamReader) more(n int) ([]byte, error) {
 }
 
 func (s *streamReader) damaged(what string) error {
-	return findingError{fmt.Errorf("%w: behind %d memories: %s", errNoStream, s.count, what)}
+	return findingError{fmt.Errorf("%w: after %d memories: %s", errNoStream, s.count, what)}
 }
 
-// readMemory reads what is behind the mark, which is still in buf.
+// readMemory reads what follows the mark, which is still in buf.
 func (s *streamReader) readMemory() (id string, content []byte, err error) {
 	b, err := s.more(6)
 	if err != nil {
@@ -166,7 +166,7 @@ func (s *streamReader) readMemory() (id string, content []byte, err error) {
 	return string(body[7 : 7+idLen]), body[7+idLen:], nil
 }
 
-// readEnd reads what is behind the last mark, which is still in buf.
+// readEnd reads what follows the last mark, which is still in buf.
 func (s *streamReader) readEnd() error {
 	b, err := s.more(12)
 	if err != nil {

@@ -19,7 +19,7 @@ func lockHolder(path string) string {
 	if err != nil {
 		return ""
 	}
-	// 1: FLOCK  ADVISORY  WRITE 4711 fe:01:1234 0 EOF; a line with "->" is one who waits.
+	// 1: FLOCK  ADVISORY  WRITE 4711 fe:01:1234 0 EOF; a line with "->" is a process that waits.
 	file := fmt.Sprintf(":%d", st.Ino)
 	for line := range strings.Lines(string(locks)) {
 		f := strings.Fields(line)
@@ -30,8 +30,8 @@ func lockHolder(path string) string {
 	return ""
 }
 
-// processExists leaves out ids of other containers, which are 0 here, and of processes that have
-// left their lock to a child.
+// processExists reports false for ids of other containers, which are 0 here, and for processes that
+// have left their lock to a child.
 func processExists(pid string) bool {
 	_, err := os.Stat("/proc/" + pid)
 	return err == nil
@@ -49,7 +49,7 @@ var fileSystems = map[int64]struct {
 	0x65735546: {"fuse", true}, 0x00c36400: {"ceph", true},
 }
 
-// systemChecks looks at what the kernel says of dir, and of the limits of this process.
+// systemChecks checks what the kernel says about dir, and about the limits of this process.
 func systemChecks(dir string) (checks []check) {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(dir, &fs); err != nil {
@@ -104,7 +104,7 @@ func tryFallocate(dir string) check {
 	return check{name, true, "space is reserved before it is used"}
 }
 
-// limit is one of setrlimit, and how much of it is enough.
+// limit checks that a limit of the process (setrlimit) is enough.
 func limit(name string, resource int, enough uint64) check {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(resource, &l); err != nil {

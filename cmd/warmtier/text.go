@@ -20,7 +20,7 @@ import (
 // hexPrefix marks ids in hexadecimal, in what is printed and in what is typed.
 const hexPrefix = "hex:"
 
-// id is one on the command line: as it is, or hex:... for what cannot be typed.
+// id is an id on the command line: as it is, or hex:... for bytes that cannot be typed.
 type id string
 
 // UnmarshalText makes id an argument.
@@ -32,14 +32,15 @@ func (i *id) UnmarshalText(text []byte) error {
 	}
 	b, err := hex.DecodeString(digits)
 	if err != nil {
-		return fmt.Errorf("%q: want an even number of hexadecimal digits behind %q: %w", text, hexPrefix, err)
+		return fmt.Errorf("%q: want an even number of hexadecimal digits after %q: %w", text, hexPrefix, err)
 	}
 	*i = id(b)
 	return nil
 }
 
-// showID is safe for a terminal and for other programs: an id of printable characters as it is, every
-// other one in hexadecimal. Typed as an argument, what it returns is that id again.
+// showID returns an id in a form that is safe for a terminal and for other programs: printable
+// characters as they are, any other id in hexadecimal. Typed as an argument, the result is that id
+// again.
 func showID(id string) string {
 	if printable(id) && !strings.HasPrefix(id, hexPrefix) && strings.TrimSpace(id) == id {
 		return id
@@ -115,7 +116,7 @@ func showDuration(d time.Duration) string {
 
 func showShare(f float64) string { return fmt.Sprintf("%.1f %%", 100*f) }
 
-// rows prints a table without borders; numbers behind a name line up to the right.
+// rows prints a table without borders, its columns aligned.
 func rows(w io.Writer, table [][]string) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range table {
@@ -124,7 +125,7 @@ func rows(w io.Writer, table [][]string) error {
 	return tw.Flush()
 }
 
-// result prints v with --json, otherwise the table.
+// result prints v with --json, and the table without.
 func (a *app) result(v any, table [][]string) error {
 	if a.json {
 		return writeJSON(a.out, v)
@@ -187,7 +188,8 @@ func (m memoryJSON) memory() (id string, content []byte, err error) {
 	return id, *m.ContentBase64, nil
 }
 
-// figures makes a JSON object of a struct of the package: names in snake case, durations in seconds.
+// figures turns a struct of the package into a JSON object: names in snake case, durations in
+// seconds.
 func figures(v any) map[string]any {
 	fields := map[string]any{}
 	value := reflect.ValueOf(v)
@@ -214,7 +216,7 @@ func figures(v any) map[string]any {
 	return fields
 }
 
-// snakeCase keeps abbreviations together: ID is id, OK is ok.
+// snakeCase returns name in snake case. It keeps abbreviations together: ID is id, OK is ok.
 func snakeCase(name string) string {
 	var b strings.Builder
 	for i, r := range name {

@@ -15,7 +15,7 @@ import (
 	"github.com/warmtier/warmtier"
 )
 
-// formatVersion is that of the directories which this build reads and writes.
+// formatVersion is the version of the directories that this build reads and writes.
 const formatVersion = 1
 
 type versionCmd struct{}
@@ -85,7 +85,7 @@ func failedCheck(name string, err error) check {
 	return check{Name: name, Value: strings.ReplaceAll(err.Error(), "warmtier: ", "")}
 }
 
-// tryStore uses a real store: it needs shared mappings, reserved space, locks and flushes.
+// tryStore tries a real store: it needs shared mappings, reserved space, locks and flushes.
 func tryStore(dir string) check {
 	const name = "mapping, locking, flushing"
 	temp, err := os.MkdirTemp(dir, ".warmtier-doctor-*")
@@ -127,7 +127,7 @@ func useStore(dir string) error {
 	return nil
 }
 
-// storeFormat looks at the version in the manifest, which is there whether or not a store is open.
+// storeFormat reads the version in the manifest, which is there whether or not a store is open.
 func storeFormat(dir string) check {
 	const name = "format version"
 	f, err := os.Open(filepath.Join(dir, "MANIFEST"))
@@ -181,7 +181,7 @@ func (c *completionCmd) Run(a *app, k *kong.Kong) error {
 		"zsh":  "#compdef warmtier\nautoload -U +X bashcompinit && bashcompinit\n" + bashCompletion,
 		"fish": "%[1]s",
 	}[c.Shell]
-	// Both arguments are used by each script: one that is not would be printed as an error.
+	// Each script uses both arguments: one left over would be printed as an error.
 	_, err := fmt.Fprintf(a.out, strings.ReplaceAll(script, "COMMANDS", strings.Join(commands, " ")), cases.String())
 	return err
 }

@@ -55,8 +55,8 @@ func (c *exportCmd) Run(a *app) error {
 	})
 }
 
-// write exports the store, which nobody changes meanwhile, and makes the stream whole only when nothing
-// is missing.
+// write exports the store, which nobody changes during the call, and makes the stream whole only
+// when nothing is missing.
 func (c *exportCmd) write(a *app, s *warmtier.Store, w io.Writer, bar *progress) (count int, err error) {
 	put := func(id string, content []byte) error { return writeJSON(w, newMemoryJSON(id, content)) }
 	end := func() error { return nil }
@@ -83,7 +83,7 @@ func (c *exportCmd) write(a *app, s *warmtier.Store, w io.Writer, bar *progress)
 	return count, end()
 }
 
-// writeWhole makes a file that is there under its name only when write has succeeded.
+// writeWhole makes a file that appears under its name only when write has succeeded.
 func writeWhole(name string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*.part") // of mode 0600
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 )
 
-// operation is what a workload does at one moment.
+// operation is one step of a workload.
 type operation int
 
 const (
@@ -81,7 +81,7 @@ func (w *workload) choose(rng *rand.Rand) int64 {
 	case "latest":
 		return n - 1 - w.zipf.rank(rng)
 	}
-	// Popular ids are spread over all of them: neighbours in rank were not stored side by side.
+	// Popular ids are spread over all ids: neighbours in rank were not stored side by side.
 	return int64(uint64(w.zipf.rank(rng)) * 0x9e3779b97f4a7c15 % uint64(w.zipf.n))
 }
 
@@ -114,7 +114,8 @@ func (z *zipf) rank(rng *rand.Rand) int64 {
 	return min(z.n-1, int64(float64(z.n)*math.Pow(z.eta*u-z.eta+1, z.alpha)))
 }
 
-// sizeRange is the sizes of contents: one, or a range in which orders of magnitude are alike.
+// sizeRange gives the sizes of contents: one size, or a range in which each order of magnitude is
+// as likely.
 type sizeRange struct{ least, most byteSize }
 
 // UnmarshalText makes sizeRange a flag.

@@ -66,7 +66,7 @@ bool crashed;
 
 #define IMMORTAL provided (!crashed)
 
-/* [createSegment, newID, createFile] */
+/* [createSegment, newID, disk.make] */
 inline draw(g) { lastID++; g = lastID; assert(g < SEGS) }
 
 /* [put] and [remove]: roll if need be, append, point the index to it. That the record comes before the
@@ -78,7 +78,7 @@ proctype Writer() IMMORTAL {
 		if :: id = 0 :: k > 0 -> id = 1 fi;                         /* the first id is id 0 */
 		if :: del = false :: slot[id] != 0 -> del = true fi; k++ };
 		if
-		:: lane == 0 || tail[lane] == CAP ->                        /* [reserveLocked] */
+		:: lane == 0 || tail[lane] == CAP ->                        /* [makeRoom] */
 			d_step { draw(g); drawn = drawn | BIT(g); exists = exists | BIT(g) };
 			d_step {                                                /* [publish, seal] */
 				intable = intable | BIT(g); committed = committed | BIT(g);
@@ -87,7 +87,7 @@ proctype Writer() IMMORTAL {
 				lane = g; state[g] = ACTIVE; g = 0 }
 		:: else
 		fi;
-		d_step {                                                    /* [appendLocked, pointTo, removeSlot] */
+		d_step {                                                    /* [finishLocked, pointTo, removeSlot] */
 			v = nextv; nextv++; idOf[v] = id;
 			if :: del -> tomb = tomb | BIT(v); removed[id] = v :: else fi;
 			rec[lane * CAP + tail[lane]] = v; tail[lane]++;
@@ -105,7 +105,7 @@ proctype Writer() IMMORTAL {
 #define PENDING(leaving)          ((intable & committed & ~durable & ~(leaving)) | drawn)
 #endif
 
-/* [fs.syncDir] */
+/* [dir.FS.Sync] */
 inline syncDir() { d_step { named = exists; dlisted = listed; dpending = pending; dnext = next } }
 
 /* i becomes the next segment to be flushed */
@@ -175,7 +175,7 @@ proctype Syncer() IMMORTAL {
 	od
 }
 
-/* [segment.deadBytes > buried] a dead record that is no tombstone; m becomes the lowest number */
+/* [segment.deadBytes > tombstoneBytes] a dead record that is no tombstone; m becomes the lowest number */
 inline examine(seg) {
 	dead = false; m = SEQS;
 	for (j : 0 .. CAP - 1) {
@@ -244,7 +244,7 @@ proctype Compactor() IMMORTAL {
 #ifdef REMOVED_EARLY
 		d_step { exists = exists & ~victims };
 #endif
-		/* [commitTargets] */
+		/* [disk.commit] */
 #ifndef FLUSH_LEFT_OUT
 		flush(ok);
 		if :: !ok || failed -> goto undo :: else fi;
@@ -273,7 +273,7 @@ proctype Compactor() IMMORTAL {
 #endif
 			manifestMu = false; l = 0; p = 0; n = 0 };
 		atomic { contentR == 0 -> intable = intable & ~victims };   /* [swap] */
-		i = 1;                                                      /* [removeFile] one by one */
+		i = 1;                                                      /* [disk.remove] one by one */
 		do
 		:: d_step { i < SEGS -> do :: i < SEGS && !HAS(victims, i) -> i++ :: else -> break od;
 			if :: i < SEGS -> exists = exists & ~BIT(i); i++ :: else fi }
@@ -379,7 +379,7 @@ proctype Crash() {
 #endif
 		fi;
 		recover();
-		/* [settle, settleSegment] What lies beyond the synced mark is written anew, then synced: where
+		/* [settle, settleSegment] What lies beyond the synced mark is rewritten, then synced: where
 		 * a sync has failed the kernel believes it clean, and a sync alone would write nothing. */
 		d_step {
 			first[0] = VALUE(got[0]); first[1] = VALUE(got[1]);
@@ -394,7 +394,7 @@ proctype Crash() {
 			named = exists; listed = counts; pending = 0; next = SEGS };
 		if
 		:: dlisted = listed; dpending = pending; dnext = next; exists = counts; opened = true
-		:: skip                                                     /* cut short behind the rename */
+		:: skip                                                     /* cut short after the rename */
 		fi;
 		powerLoss();
 		recover();

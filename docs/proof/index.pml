@@ -23,7 +23,7 @@
 byte cell[2 * SLOTS];      /* two tables: the second one replaces the first */
 bool mapped[2];
 byte current;              /* shard.table */
-bool limbo;                /* the first table waits to be unmapped */
+bool replaced;             /* the first table waits to be unmapped */
 byte shifts;
 bool shardMu;
 byte readers;              /* contentMu; who holds it for writing does so in one step */
@@ -91,14 +91,14 @@ proctype Writer() {
 						AT(1, pos) = IDS - id
 					:: else
 					fi } id = 0 };
-			d_step { current = 1; shardMu = false; limbo = true }
+			d_step { current = 1; shardMu = false; replaced = true }
 		fi;
 		if
-		:: limbo ->                                                 /* [trimLimbo, emptyLimbo] */
+		:: replaced ->                                              /* [trimReplaced, releaseReplaced] */
 #ifdef RELEASED_AT_ONCE
-			d_step { limbo = false; mapped[0] = false }
+			d_step { replaced = false; mapped[0] = false }
 #else
-			atomic { readers == 0 -> limbo = false; mapped[0] = false }
+			atomic { readers == 0 -> replaced = false; mapped[0] = false }
 #endif
 		:: skip
 		fi;

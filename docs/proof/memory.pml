@@ -52,7 +52,7 @@ byte cell[SEGS * CAP];     /* the bytes of each mapping */
 /* The index, the lane, the locks. */
 byte slot[IDS];
 byte lane;                 /* the active segment, 0 for none */
-byte unfilled;             /* one that the last Close sealed with room left: lanes may go on in it */
+byte partial;              /* one that the last Close sealed with room left: lanes may resume it */
 byte readers;              /* contentMu */
 bool writing, waiting;     /* contentMu: held by a writer; a writer waits, and readers queue behind it */
 bool laneMu, shardMu[IDS];
@@ -66,7 +66,7 @@ byte rid[READERS + 1];     /* which id, IDS when no read is under way */
 bool touched[IDS];         /* written since the round began */
 byte finished;             /* processes */
 
-/* [contentLock, rankedMutex] A waiting writer stops new readers; lock.pml takes the lock apart. */
+/* [contentLock, lockrank.Mutex] A waiting writer stops new readers; lock.pml takes the lock apart. */
 #define RLOCK(x)   atomic { !writing && !waiting -> readers++; x }
 #define RUNLOCK    readers--
 #define LOCK       waiting = true; atomic { readers == 0 -> waiting = false; writing = true }
@@ -104,7 +104,7 @@ inline create(seg) {
 	owner[mem[seg]] = seg; refs[seg] = 1
 }
 
-/* [mapSegment, reserve.takeForLane] for a lane: in memory of the reserve, or fresh. */
+/* [memory.make, segmentPool.take] for a lane: in memory of the reserve, or fresh. */
 inline createForLane(seg) {
 	if
 	:: reserve != 0 -> assert(nseg < SEGS && owner[reserve] == 0);
@@ -117,15 +117,15 @@ inline createForLane(seg) {
 /* Bytes may only be touched while the mapping belongs to the segment. */
 inline touch(seg) { assert(seg != 0 && owner[mem[seg]] == seg) }
 
-/* [Store.roll] The segment is made with no lock held but rolling. That somebody else may have rolled
- * meanwhile is left out: of several writers only one puts. */
+/* [Store.roll] The segment is made with no lock held but rolling. That another writer may have rolled
+ * in between is left out: of several writers only one puts. */
 inline roll() {
 	ROLL_LOCK;
 	if
-	:: d_step { unfilled != 0 -> seg = unfilled; unfilled = 0 }     /* [takeUnfilled] */
-	:: d_step { unfilled == 0 -> createForLane(seg); assign(seg, n) }  /* [createSegment] */
+	:: d_step { partial != 0 -> seg = partial; partial = 0 }        /* [takePartial] */
+	:: d_step { partial == 0 -> createForLane(seg); assign(seg, n) }   /* [createSegment] */
 	fi;
-	RLOCK(skip);                                                    /* [install, goOn] */
+	RLOCK(skip);                                                    /* [install, resume] */
 	LANE_LOCK;
 	d_step { table[num[seg]] = seg; state[seg] = ACTIVE;
 		if :: lane != 0 -> state[lane] = SEALED :: else fi;
@@ -138,7 +138,7 @@ inline put(id, isLarge) {
 	RLOCK(skip);
 	LANE_LOCK;
 	if
-	:: !isLarge && (lane == 0 || tail[lane] == CAP) ->              /* errNoRoom: [withRoom] */
+	:: !isLarge && (lane == 0 || tail[lane] == CAP) ->              /* no room: [makeRoom] */
 		d_step { LANE_UNLOCK; RUNLOCK };
 		roll();
 		goto write
@@ -147,7 +147,7 @@ inline put(id, isLarge) {
 	d_step { old = slot[id];                                        /* [probe] the position, I3 */
 		if :: !isLarge -> seg = lane :: else fi };
 #ifndef SLOT_FIRST
-	d_step { touch(seg); v = nextv; nextv++; cell[mem[seg] * CAP + tail[seg]] = v };  /* [appendLocked] */
+	d_step { touch(seg); v = nextv; nextv++; cell[mem[seg] * CAP + tail[seg]] = v };  /* [beginLocked, finishLocked] */
 	d_step {
 		tail[seg]++;
 		if :: isLarge -> assign(seg, n); table[num[seg]] = seg :: else fi
@@ -296,17 +296,17 @@ inline swap() {
  * leaves fewer orders than here. */
 inline exchange(a, b) { live[table[NUM(a)]]--; live[table[NUM(b)]]++; slot[i] = b }
 
-#define FAIL goto undo                      /* a target that cannot be had, damage, cancellation ... */
+#define FAIL goto undo                      /* no memory for a target, damage, cancellation ... */
 
 proctype Compactor() {
 	byte i, n, round, pool, target, c;
 	bool victim[SEGS], leaving[SEGS], published, filled, any, flipped[IDS];
 	byte list[IDS], from[IDS], to[IDS], before[IDS];
 compaction: skip;
-	d_step { pool = reserve; reserve = 0 };                         /* [reserve.takeAll] */
+	d_step { pool = reserve; reserve = 0 };                         /* [segmentPool.takeAll] */
 	/* [sealLanes] */
-#if !defined(UNFILLED_KEPT) && !defined(UNSEALED)
-	unfilled = 0;                                                   /* [setUnfilled] */
+#if !defined(PARTIAL_KEPT) && !defined(UNSEALED)
+	partial = 0;                                                    /* [setPartial] */
 #endif
 	ROLL_LOCK;
 	RLOCK(skip);
@@ -402,7 +402,7 @@ flip:
 		if :: FAIL :: skip fi                                       /* the last moment for it */
 	:: else
 	fi;
-	/* [sortOut] A victim with records left to copy stays for the next round. I6: the others are empty. */
+	/* [splitFinished] A victim with records left to copy stays for the next round. I6: the others are empty. */
 	d_step { any = false; for (i : 1 .. SEGS - 1) {
 		if
 		:: victim[i] ->
@@ -493,7 +493,7 @@ init {
 			create(lane); assign(lane, n); table[num[lane]] = lane;
 			cell[mem[lane] * CAP] = nextv; tail[lane] = 1; live[lane] = 1; state[lane] = SEALED;
 			slot[IDS-1] = LOC(num[lane], 0); cur[IDS-1] = nextv; nextv++;
-			unfilled = lane; lane = 0;
+			partial = lane; lane = 0;
 			for (n : 0 .. READERS) { rid[n] = IDS } };
 		n = 0; do :: n < WRITERS -> run Writer(n == 0); n++ :: else -> break od;
 		n = 0; do :: n < READERS -> run Reader(n); n++ :: else -> break od;

@@ -3,7 +3,7 @@
  * update every offset, swap the buffers under the write lock." Each order of the last two is wrong, and
  * so is doing both under one lock, when what was written since the build is forgotten.
  *
- *	(no define)      everything under one write lock: right, and everybody stands still meanwhile
+ *	(no define)      everything under one write lock: right, and everybody waits for it
  *	-DOFFSETS_FIRST  offsets, then buffers
  *	-DSWAP_FIRST     buffers, then offsets
  *	-DLOST_WRITE     build under the read lock, offsets and buffers together under the write lock

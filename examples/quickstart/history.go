@@ -19,7 +19,8 @@ func digestOf(content []byte) digest { return digest(maphash.Bytes(seed, content
 // maxVersions is how many versions a memory has at most: loaded, deleted, stored again, deleted.
 const maxVersions = 4
 
-// memory is what is known about one memory of the store: each version it had, is getting, or has.
+// memory keeps what is known about one memory of the store: each version it had, is getting, or
+// has.
 //
 // One goroutine writes. It sets begun before it changes the store and done after, so a read sees a
 // version from done, as it was before the read, to begun, as it is after. Any other is wrong.
@@ -50,5 +51,5 @@ func (m *memory) had(d digest, oldest, newest uint32) bool {
 	return false
 }
 
-// last is the version the memory ended with.
+// last returns the version that the memory ended with.
 func (m *memory) last() digest { return m.versions[m.done.Load()] }

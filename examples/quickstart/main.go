@@ -1,9 +1,9 @@
 // Quickstart shows what warmtier does, on real text.
 //
 // It stores the source of the machine's Go installation, one memory per top-level declaration.
-// Then it rewrites a third of the memories and deletes another third, does both once more while
-// compactions run, and all the while readers compare what they read with what must be there. At the
-// end it prints what that took, and exits with 1 if a single read was wrong.
+// Then it rewrites a third of the memories and deletes another third, and does both once more while
+// compactions run. All the while readers compare what they read with what must be there. At the end
+// it prints what that took, and exits with 1 if a single read was wrong.
 //
 //	go run ./examples/quickstart
 //	go run ./examples/quickstart -dir path/to/other/go/source
@@ -35,7 +35,7 @@ func main() {
 	case err == nil:
 	case ctx.Err() != nil:
 		fmt.Fprintln(os.Stderr, "\nquickstart: interrupted")
-		os.Exit(130) // what shells use for it
+		os.Exit(130) // the code that shells use for an interrupt
 	default:
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 		os.Exit(1)
@@ -159,8 +159,8 @@ func remove(store *warmtier.Store, m *memory, other string, buf []byte) (_ []byt
 	})
 }
 
-// changeAndCompact runs compactions one after another until the changes are made, and one more
-// then. It returns what each of them did.
+// changeAndCompact runs compactions one after another until the changes are made, and then one
+// more. It returns what each compaction did.
 func changeAndCompact(
 	ctx context.Context, store *warmtier.Store, memories []*memory, p *progress,
 ) (done []warmtier.CompactionStats, err error) {
@@ -171,7 +171,7 @@ func changeAndCompact(
 		defer close(changed)
 		changeErr = change(ctx, store, memories, p)
 	}()
-	defer func() { // whoever writes must be gone before the store is closed
+	defer func() { // the writer must be gone before the store is closed
 		cancel()
 		<-changed
 		err = errors.Join(err, changeErr)
@@ -191,7 +191,7 @@ func changeAndCompact(
 	return done, nil
 }
 
-// compareAll holds every memory of the store against what it must be, and the store against its own
+// compareAll compares every memory of the store with what it must be, and checks the store's own
 // invariants.
 func compareAll(ctx context.Context, store *warmtier.Store, memories []*memory, p *progress) error {
 	left := make(map[string]*memory, len(memories))

@@ -29,7 +29,7 @@ type readers struct {
 func startReaders(ctx context.Context, store *warmtier.Store, memories []*memory) *readers {
 	r := &readers{store: store, memories: memories}
 	ctx, r.cancel = context.WithCancel(ctx)
-	for range max(1, runtime.GOMAXPROCS(0)/2) { // the other half is for whoever writes and compacts
+	for range max(1, runtime.GOMAXPROCS(0)/2) { // the other half is for writing and compacting
 		r.running.Go(func() { r.read(ctx) })
 	}
 	return r
@@ -41,8 +41,9 @@ func (r *readers) stop() {
 	r.running.Wait()
 }
 
-// yieldEvery is after how many calls readers and the writer offer their processor to others. Whoever
-// never does is stopped in the middle of a call every 10 ms, and takes the wait for latency.
+// yieldEvery is after how many calls readers and the writer offer their processor to others. One
+// that never did would be stopped in the middle of a call every 10 ms, and take the wait for
+// latency.
 const yieldEvery = 64
 
 // read is one reader.
@@ -66,7 +67,7 @@ func (r *readers) read(ctx context.Context) {
 	r.latencies.merge(&taken)
 }
 
-// check holds the result of a read against the versions it may have seen.
+// check compares the result of a read with the versions it may have seen.
 func (r *readers) check(m *memory, oldest, newest uint32, content []byte, err error) {
 	saw := absent
 	if err == nil {
@@ -87,7 +88,7 @@ func (r *readers) check(m *memory, oldest, newest uint32, content []byte, err er
 	r.firstWrong = fmt.Errorf("%s is none of its versions %d to %d: %w", m.id, oldest, newest, err)
 }
 
-// verdict is an error when any read was wrong. The readers must have been stopped.
+// verdict returns an error when any read was wrong. The readers must have been stopped.
 func (r *readers) verdict() error {
 	if r.wrong > 0 {
 		return fmt.Errorf("%d wrong reads, the first: %w", r.wrong, r.firstWrong)
@@ -116,14 +117,14 @@ func (l *latencies) merge(other *latencies) {
 	l.longest = max(l.longest, other.longest)
 }
 
-// class is d itself below 64 ns, then the power of two followed by the next five bits.
+// class returns d itself below 64 ns, above it the power of two followed by the next five bits.
 func class(d time.Duration) int {
 	ns := uint64(max(0, d))
 	shift := max(0, bits.Len64(ns)-6)
 	return shift*32 + int(ns>>shift)
 }
 
-// percentile is the lower end of the class that holds the p-th (0 to 1) of all durations.
+// percentile returns the lower end of the class that holds the p-th (0 to 1) of all durations.
 func (l *latencies) percentile(p float64) time.Duration {
 	rank := int64(p * float64(l.n))
 	for i, n := range l.counts {

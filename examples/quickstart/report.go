@@ -20,14 +20,15 @@ type snapshot struct {
 	resident string
 }
 
-// takeSnapshot lets the Go heap go down to what is in use first: the resident memory should say
-// what the store takes, not how much garbage parsing has left.
+// takeSnapshot first reduces the Go heap to what is in use: the resident memory should say what the
+// store takes, not how much garbage parsing has left.
 func takeSnapshot(store *warmtier.Store) snapshot {
 	debug.FreeOSMemory()
 	return snapshot{Stats: store.Stats(), resident: residentMemory()}
 }
 
-// residentMemory is the resident set of this process, "unknown" where the system has no such file.
+// residentMemory returns the resident set of this process, "unknown" where the system has no such
+// file.
 func residentMemory() string {
 	statm, _ := os.ReadFile("/proc/self/statm")
 	fields := bytes.Fields(statm)
@@ -41,7 +42,7 @@ func residentMemory() string {
 	return mib(pages * int64(os.Getpagesize()))
 }
 
-// report is what the program prints at the end.
+// report holds what the program prints at the end.
 type report struct {
 	dir                        string
 	loaded, changed, compacted snapshot
@@ -96,8 +97,8 @@ func line(w io.Writer, name string, figures ...string) {
 	fmt.Fprintln(w)
 }
 
-// printCompactions sums up the compactions. The first one found all that was dead, the others what
-// the writer left behind meanwhile.
+// printCompactions sums up the compactions. The first one found all that was dead by then, each
+// later one what the writer had left since.
 func (r *report) printCompactions(out io.Writer) error {
 	first := r.compactions[0]
 	var pause time.Duration
@@ -118,7 +119,7 @@ wrong reads: %d
 
 func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
-// short writes d with one decimal.
+// short returns d with one decimal.
 func short(d time.Duration) string {
 	if d < time.Millisecond {
 		return fmt.Sprintf("%.1f µs", float64(d)/float64(time.Microsecond))
@@ -126,7 +127,7 @@ func short(d time.Duration) string {
 	return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond))
 }
 
-// thousands writes n, not negative, with a comma before every three digits.
+// thousands returns n, not negative, with a comma before every three digits.
 func thousands(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	for i := len(s) - 3; i > 0; i -= 3 {
@@ -135,8 +136,8 @@ func thousands(n int64) string {
 	return s
 }
 
-// progress tells a human what goes on: one line that is drawn anew on a terminal, else one line for
-// each step.
+// progress tells a human what is happening: on a terminal in one line that is redrawn, elsewhere in
+// one line for each step.
 type progress struct {
 	w        io.Writer
 	terminal bool

@@ -114,7 +114,7 @@ type declaration struct {
 // left out.
 func declarations(source []byte) (list []declaration) {
 	fset := token.NewFileSet()
-	// An error still leaves everything up to it.
+	// In spite of an error, everything before it was parsed.
 	file, _ := parser.ParseFile(fset, "", source, parser.ParseComments|parser.SkipObjectResolution)
 	if file == nil {
 		return nil

@@ -214,15 +214,7 @@ func (l *Lock) Counts() (hits, misses int64) {
 	return hits, misses
 }
 
-// Miss makes the gets of a hold misses.
-func (h *Hold) Miss() {
-	if h.Gets > 0 {
-		h.slot.misses.Add(h.Gets)
-		h.Gets = 0
-	}
-}
-
-// Misses counts n gets that found nothing, beyond the gets of the hold.
+// Misses counts n gets that found nothing, beside the gets of the hold.
 func (h *Hold) Misses(n uint64) { h.slot.misses.Add(n) }
 
 // Counted returns how many gets the counter of the hold had counted before it, misses included: one

@@ -1,5 +1,6 @@
 // Package layout is the bytes of a store's directory: the names of its files, the headers and digests
-// of segment files, and the manifest. It knows nothing of stores, and reads and writes no file.
+// of segment files, the manifest, and the hint. It knows nothing of stores, and reads and writes no
+// file.
 package layout
 
 import (

@@ -2,7 +2,6 @@ package layout
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"testing"
 
@@ -135,7 +134,7 @@ func TestIsZero(t *testing.T) {
 				break
 			}
 			b[at] = 1
-			require.False(t, IsZero(b), fmt.Sprintf("%d of %d", at, n))
+			require.False(t, IsZero(b), "%d of %d", at, n)
 			b[at] = 0
 		}
 	}

@@ -13,7 +13,7 @@ var faults = []fault{
 		test: "TestDirectory_LaneGoesOnInNoVictim",
 	},
 	{
-		name: "large put sealed early", file: "put.go",
+		name: "large put sealed early", file: "large.go",
 		old: "s.segments.publish(seg)", new: "seg.seal(false); s.segments.publish(seg)",
 		test: "TestCompact_LargePutUnderWay",
 	},
@@ -24,7 +24,7 @@ var faults = []fault{
 	},
 	{
 		name: "failed put leaves its body", file: "put.go",
-		old: "\t\tclear(rec)\n", new: "\t\t_ = rec\n",
+		old: "\t\tclear(w.rec)\n", new: "\t\t_ = w\n",
 		test: "TestDirectory_FailedPutLeavesNoBody",
 	},
 	{
@@ -74,7 +74,7 @@ var faults = []fault{
 		test: "TestCompact_OperationAtEveryPoint/workers=1",
 	},
 	{
-		name: "no undo", file: "compact.go",
+		name: "no undo", file: "flip.go",
 		old: "c.s.unflip(&c.s.shards[i], batch)", new: "_ = batch",
 		test: "TestCompact_OperationThenUndo/workers=1",
 	},
@@ -115,7 +115,7 @@ var faults = []fault{
 	},
 	{
 		name: "no flush before the manifest", file: "manifest.go",
-		old: "s.flush(); err != nil {\n\t\treturn false, err", new: "error(nil); err != nil {\n\t\treturn false, err",
+		old: "d.sync(); err != nil {\n\t\treturn false, err", new: "error(nil); err != nil {\n\t\treturn false, err",
 		test: "TestPower_NewVersionBeforeVictimGoes",
 	},
 	{
@@ -125,11 +125,11 @@ var faults = []fault{
 	},
 	{
 		name: "victims listed again", file: "manifest.go",
-		old: "seg.committed.Store(false)", new: "_ = seg",
+		old: "seg.inFile.committed.Store(false)", new: "_ = seg",
 		test: "TestDirectory_SyncBetweenCommitAndSwap",
 	},
 	{
-		name: "failed flush forgotten", file: "disk.go",
+		name: "failed flush forgotten", file: "sync.go",
 		old: "return *err\n", new: "return nil\n",
 		test: "TestPower_EveryCallFails/sync",
 	},
@@ -144,13 +144,13 @@ var faults = []fault{
 		test: "TestDirectory_UnfinishedFileIsRemoved",
 	},
 	{
-		name: "lost pages not written anew", file: "settle.go",
+		name: "lost pages not rewritten", file: "settle.go",
 		old: "seg.file.Rewrite(min(int(f.state.Synced), int(e.tail)), int(e.tail))", new: "_ = e",
 		test: "TestRecover_FailedFlush",
 	},
 	{
 		name: "older record wins", file: "scan.go",
-		old: "oldHeader.Seq > sc.seq ||", new: "oldHeader.seq < sc.seq ||",
+		old: "oldHeader.Seq > sc.seq ||", new: "oldHeader.Seq < sc.seq ||",
 		test: "TestDirectory_RandomHistory",
 	},
 }

@@ -1,14 +1,14 @@
-// Command mutate tests the tests: it puts one fault after the other into the package, builds the tests
-// with it, and runs the one test that must fail. Run it in the root of the repository:
+// Command mutate tests the tests: it puts one fault after another into the package, builds the
+// tests with it, and runs the one test that must fail. Run it in the root of the repository:
 //
 //	go run ./internal/mutate            # all of them
 //	go run ./internal/mutate flip       # those with "flip" in their name
 //
-// No file is changed: the compiler is given the altered text as an overlay. A fault whose text is not
-// found exactly once, or that does not compile, is an error, so that this list cannot rot unnoticed; so
-// is a test that ends in another way than its fault says: a panic that comes first says little about
-// what the test looks for. The exit code is 0 only if every fault was caught by its test, and every such
-// test passes without.
+// No file is changed: the compiler is given the altered text as an overlay. A fault whose text is
+// not found exactly once, or that does not compile, is an error, so that this list cannot rot
+// unnoticed. It is an error too if a test ends in another way than its fault says: a panic that
+// comes first says little about what the test looks for. The exit code is 0 only if every fault was
+// caught by its test, and every such test passes without the fault.
 package main
 
 import (
@@ -106,7 +106,7 @@ func passesWithout(scratch string, chosen []fault) error {
 // Results of a fault.
 const (
 	caught  = "caught"            // by an assertion
-	panics  = "caught by a panic" // of the code itself, or of what it keeps when it is built with tags
+	panics  = "caught by a panic" // of the code itself, or of checks that are built with tags
 	timeout = "did not end"       // in testLimit
 	missed  = "missed"
 )
@@ -115,10 +115,10 @@ const (
 type fault struct {
 	name     string
 	file     string
-	old, new string // old is in file once
+	old, new string // old occurs in file once
 	test     string // the one that must fail; with "/" a part of it
 	tags     string // of the build
-	by       string // how it must fail; "" for caught
+	by       string // how the test must fail; "" for caught
 }
 
 func (f fault) caughtBy() string {
@@ -164,7 +164,7 @@ func (f fault) try(scratch string) (string, error) {
 		return timeout, nil
 	}
 	for line := range strings.Lines(out) {
-		switch { // what comes first: cleanup may well panic after an assertion
+		switch { // the first one counts: cleanup may well panic after an assertion
 		case strings.Contains(line, "Error Trace:"):
 			return caught, nil
 		case strings.HasPrefix(line, "panic: "), strings.HasPrefix(line, "fatal error: "):
@@ -174,7 +174,7 @@ func (f fault) try(scratch string) (string, error) {
 	return caught, nil
 }
 
-// pattern is the one that runs test only.
+// pattern returns the pattern for -test.run that matches test only.
 func pattern(test string) string {
 	return "^" + strings.ReplaceAll(test, "/", "$/^") + "$"
 }

@@ -40,6 +40,7 @@ const (
 	MaxContentLen = 1 << 30 // bytes, 1 GiB
 )
 
+// Layout of a record.
 const (
 	HeaderSize = 24 // bytes
 	Align      = 8  // bytes: records begin at multiples of it

@@ -52,7 +52,7 @@ func main() {
 func run(ctx context.Context, dir, addr, token string, idle bool, out, logs io.Writer) (err error) {
 	logger := slog.New(slog.NewTextHandler(logs, nil))
 	store, err := warmtier.Open("", &warmtier.Options{
-		SegmentSize: 1 << 20, // small ones, so that the map has many
+		SegmentSize: 1 << 20, // small, so that the map has many segments
 		Logger:      logger,
 		Maintenance: warmtier.MaintenanceOptions{ // so that compactions can be watched
 			Interval: 10 * time.Second, MinBytes: 1 << 20, MinPeriod: 30 * time.Second,
@@ -84,7 +84,7 @@ func run(ctx context.Context, dir, addr, token string, idle bool, out, logs io.W
 	return serve(ctx, listener, warmtierhttp.New(store, warmtierhttp.Options{Token: token, Logger: logger}))
 }
 
-// serve serves page until ctx is done, with the timeouts that its README gives.
+// serve serves page until ctx is done, with the timeouts that the README of warmtierhttp gives.
 func serve(ctx context.Context, listener net.Listener, page *warmtierhttp.Handler) error {
 	server := &http.Server{
 		Handler:           page,
@@ -125,7 +125,7 @@ func load(ctx context.Context, store *warmtier.Store, dir string) (ids []string,
 			return nil // not ours to read, or gone
 		}
 		if info, err := entry.Info(); err != nil || !entry.Type().IsRegular() || info.Size() > maxFile {
-			return nil //nolint:nilerr // gone meanwhile
+			return nil //nolint:nilerr // removed in between
 		}
 		content, err := root.ReadFile(filepath.FromSlash(path))
 		if err != nil {
@@ -146,12 +146,12 @@ func read(ctx context.Context, store *warmtier.Store, ids []string) {
 	var content []byte
 	each(ctx, 5*time.Millisecond, func() {
 		for range 200 {
-			content, _ = store.AppendContent(content[:0], ids[popular.Uint64()]) // deleted ones are missed
+			content, _ = store.AppendContent(content[:0], ids[popular.Uint64()]) // some are deleted
 		}
 	})
 }
 
-// write deletes memories and stores others again, under a newer version, until ctx is done.
+// write deletes memories and stores others again, in a newer version, until ctx is done.
 func write(ctx context.Context, store *warmtier.Store, ids []string) {
 	each(ctx, 10*time.Millisecond, func() {
 		id, from := ids[rand.IntN(len(ids))], ids[rand.IntN(len(ids))]

@@ -1,0 +1,139 @@
+package warmtier
+
+import (
+	"errors"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/record"
+)
+
+/*
+A large record has a segment of its own. The segment is made, and the body written into it, with no
+lock held. The rest happens under the locks of any write: the header, the tail, the segment table,
+the index. So a segment is in the table only with its record whole, and a write that fails before
+that removes it without a trace. It is sealed when the index has changed, and not earlier: a
+compaction would see a sealed segment without a live byte, or a tombstone without a dead record that
+needs it, and remove it.
+*/
+
+// putLarge stores d in a segment of its own.
+func (s *Store) putLarge(d *draft, load *loadCall) error {
+	return s.withOwnSegment(d, func(seg *segment) (published bool, err error) {
+		err = s.putIn(seg, d, load)
+		return err == nil, err
+	})
+}
+
+// putIn makes the body in seg a record, and points the index to it.
+func (s *Store) putIn(seg *segment, d *draft, load *loadCall) (err error) {
+	defer s.catchFault(armFaults(), &err)
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	s.prefetchPrefix(d.shard, d.tag)
+	_ = s.hooks.fire(pointPutFound)
+	ln := d.shard.lane
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if err := s.admitLocked(d, load); err != nil {
+		return err
+	}
+	var old match
+	exists, err := s.probe(&old, d.shard, d.tag, d.id)
+	if err != nil {
+		return err
+	}
+	if err := s.publishLocked(seg, d); err != nil {
+		return err
+	}
+	s.pointTo(d, seg, layout.HeaderSize, &old, exists)
+	if load == nil {
+		s.loads.supersede(d.id)
+	}
+	seg.seal(false)
+	return nil
+}
+
+// removeLarge deletes a memory whose tombstone needs a segment of its own.
+func (s *Store) removeLarge(d *draft) (existed bool, err error) {
+	err = s.withOwnSegment(d, func(seg *segment) (published bool, err error) {
+		existed, err = s.removeIn(seg, d)
+		return existed, err
+	})
+	return existed, err
+}
+
+// removeIn makes the body in seg a tombstone, and takes the id out of the index.
+func (s *Store) removeIn(seg *segment, d *draft) (existed bool, err error) {
+	defer s.catchFault(armFaults(), &err)
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	ln := d.shard.lane
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	var old match
+	exists, err := s.probeToRemove(&old, d)
+	if err != nil || !exists {
+		return false, err
+	}
+	if err := s.publishLocked(seg, d); err != nil {
+		return false, err
+	}
+	seg.addTombstone(layout.HeaderSize, d.size)
+	s.removeLocked(d, &old)
+	seg.seal(false)
+	return true, nil
+}
+
+// withOwnSegment calls write with a segment that is in no table and has the body of d in it, and
+// discards the segment unless write has published it. Close waits for it: the store stays open for
+// write, and no file is removed that the next owner of the directory may have listed.
+func (s *Store) withOwnSegment(d *draft, write func(*segment) (published bool, err error)) error {
+	lockrank.AssertUnlocked()
+	done, err := s.enter()
+	if err != nil {
+		return err
+	}
+	defer done()
+	seg, err := s.newLargeSegment(d)
+	if err != nil {
+		return err
+	}
+	published, err := write(seg)
+	if published {
+		return err
+	}
+	failed := s.discardSegment(seg)
+	if err == nil { // there was nothing to delete
+		s.warn("segment could not be given back", failed)
+		return nil
+	}
+	return errors.Join(err, failed)
+}
+
+// newLargeSegment returns a segment, in no table, that holds the body of d and no record.
+func (s *Store) newLargeSegment(d *draft) (seg *segment, err error) {
+	seg, err = s.createSegment(segmentSpec{kind: layout.KindLane, size: segmentSizeFor(d.size), large: true})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.discardSegment(seg))
+			seg = nil
+		}
+	}()
+	defer s.catchFault(armFaults(), &err)
+	record.PutBody(seg.mem[layout.HeaderSize:], d.id, d.content)
+	return seg, nil
+}
+
+// publishLocked makes the body in seg a record, and puts seg into the table. REQUIRES: the lock of
+// d's lane held, contentMu read-held.
+func (s *Store) publishLocked(seg *segment, d *draft) error {
+	w := writing{seg: seg, offset: layout.HeaderSize, rec: seg.mem[layout.HeaderSize : layout.HeaderSize+d.size]}
+	s.finishLocked(&w, d)
+	if err := s.segments.assign(seg, s.maxSegments()); err != nil {
+		return err
+	}
+	s.segments.publish(seg)
+	return nil
+}
