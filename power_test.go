@@ -349,18 +349,18 @@ func everyCrash() []int { return []int{0, 1, 2, 3, mixedVariant, killedVariant} 
 
 // crashesAtCall returns the variants that are tried at call n; the first of two rounds gets more.
 func crashesAtCall(t testing.TB, n int, first bool) []int {
-	long := stride(t, 4, 1) == 1
+	step := stride(t, 2, 1)
 	switch {
 	case thoroughCrashes(t):
 		return everyCrash()
 	case raceEnabled:
-		return everyNth(n, 16)
-	case first && long:
+		step = 16
+	case first && step == 1:
 		return []int{0, 1 + n%3, mixedVariant, killedVariant}
-	case first || long:
-		return everyNth(n, 1)
+	case !first:
+		step = stride(t, 8, 1)
 	}
-	return everyNth(n, 4)
+	return everyNth(n, step)
 }
 
 // crashesAtPoint returns the variants that are tried at the n-th passing of a point.
@@ -371,7 +371,7 @@ func crashesAtPoint(t testing.TB, n int) []int {
 	case raceEnabled:
 		return everyNth(n, 32)
 	}
-	return everyNth(n, stride(t, 4, 1))
+	return everyNth(n, stride(t, 6, 1))
 }
 
 // everyNth returns one variant for the first of each stride numbers from 1, another one each time.
