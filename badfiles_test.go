@@ -130,7 +130,7 @@ func openInTime(t *testing.T, dir string, opts *Options, path string) (*Store, e
 		s, err := Open(dir, opts)
 		done <- result{s, err}
 	}()
-	timer := time.NewTimer(5 * time.Second)
+	timer := time.NewTimer(time.Minute)
 	defer timer.Stop()
 	select {
 	case r := <-done:

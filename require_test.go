@@ -26,12 +26,7 @@ func requireReleased(t testing.TB, s *Store, goroutines int) {
 	t.Helper()
 	require.Zero(t, s.mapper.bytes.Load(), "bytes mapped after Close")
 	require.Zero(t, s.mapper.mappings.Load(), "mappings after Close")
-	for range 1_000_000 {
-		if runtime.NumGoroutine() <= goroutines {
-			return
-		}
-		runtime.Gosched()
-	}
+	waitFor(func() bool { return runtime.NumGoroutine() <= goroutines })
 	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines, "goroutines after Close")
 }
 
