@@ -113,8 +113,8 @@ func TestAll_BodyCallsStore(t *testing.T) {
 	require.Equal(t, 1, steps)
 }
 
-// Goal: All leaves a damaged record out, counts it and logs it, without id and content in the log,
-// and yields no other memory in its place. Method: damage one byte of one record, in each part of it.
+// Goal: All leaves out a damaged record, counts it, logs it without its id and content, and yields no
+// other memory in its place. Method: damage one byte of one record, in each part of it.
 func TestAll_DamagedRecordLeftOut(t *testing.T) {
 	const size = 40
 	for _, c := range []struct {

@@ -19,7 +19,7 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// Files of others stay as they are, whatever their names.
+// Goal: files that are not the store's stay as they are, whatever their names.
 func TestDirectory_LeavesOtherFilesAlone(t *testing.T) {
 	dir := fastDir(t)
 	others := []string{"notes.txt", "1.seg", "000000000000000G.seg", "0000000000000001.seg.bak", "0000000000000000.seg",
@@ -43,8 +43,8 @@ func TestDirectory_LeavesOtherFilesAlone(t *testing.T) {
 	}
 }
 
-// What is not what its name says is refused: symbolic links, directories, pipes. Who can plant them
-// could have the store write elsewhere, or wait for ever.
+// Goal: Open refuses a symbolic link, a directory or a pipe under the name of a file of the store. Anybody
+// able to plant one could make the store write elsewhere, or wait for ever.
 func TestDirectory_RefusesOddFiles(t *testing.T) {
 	kinds := map[string]func(t *testing.T, path, elsewhere string){
 		"symbolic link": func(t *testing.T, path, elsewhere string) {
@@ -56,7 +56,7 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 		"directory": func(t *testing.T, path, _ string) { require.NoError(t, os.Mkdir(path, 0o700)) },
 		"pipe":      func(t *testing.T, path, _ string) { require.NoError(t, syscall.Mkfifo(path, 0o600)) },
 	}
-	// What these are can be put out of the way.
+	// Open may move these out of the way.
 	aside := []string{layout.ManifestTempName, spareFileName(targetSpare), hintName}
 	for kind, plant := range kinds {
 		for _, name := range []string{
@@ -118,7 +118,7 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 	}
 }
 
-// openInTime fails the test when Open waits for somebody to open the pipe at path.
+// openInTime opens a store, and fails the test when Open waits for somebody to open the pipe at path.
 func openInTime(t *testing.T, dir string, opts *Options, path string) (*Store, error) {
 	t.Helper()
 	type result struct {
@@ -162,8 +162,8 @@ func TestDirectory_NotADirectory(t *testing.T) {
 	require.NoError(t, err, out)
 }
 
-// closedStore fills dir with a store of several segments, some of them targets, and returns what is
-// in it.
+// closedStore fills dir with a closed store of several segments, some of which are targets, and returns
+// its contents.
 func closedStore(t testing.TB, dir string, version int) map[string][]byte {
 	t.Helper()
 	opts := quietly()
@@ -209,8 +209,8 @@ func firstOfKind(t testing.TB, dir string, kind layout.SegmentKind) string {
 	return ""
 }
 
-// Segment files that are missing, exchanged, doubled or another store's: not opened, and nothing is
-// changed, least of all removed.
+// Goal: a store whose segment files are missing, exchanged, doubled or another store's is not opened, and
+// nothing in its directory is changed, least of all removed.
 func TestDirectory_WrongSegmentFiles(t *testing.T) {
 	move := func(t *testing.T, from, to string) { require.NoError(t, os.Rename(from, to)) }
 	duplicate := func(t *testing.T, from, to string) {
@@ -218,7 +218,7 @@ func TestDirectory_WrongSegmentFiles(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(to, b, 0o600))
 	}
-	// A free id below next is that of a victim that is gone.
+	// An id below the next one that no file has belonged to a victim that is gone.
 	gone := func(t *testing.T, dir string) string {
 		m := readManifestOf(t, dir)
 		for id := m.Next - 1; id > 0; id-- {
@@ -318,7 +318,7 @@ func TestDirectory_WrongSegmentFiles(t *testing.T) {
 	}
 }
 
-// A file of a later format version is refused, and nothing is changed.
+// Goal: Open refuses a file of a later format version, and changes nothing.
 func TestDirectory_LaterFormatVersion(t *testing.T) {
 	later := func(t *testing.T, path string, sum func(b []byte)) {
 		b, err := os.ReadFile(path)
@@ -371,7 +371,7 @@ func TestDirectory_LaterFormatVersion(t *testing.T) {
 			})
 		}
 	}
-	t.Run("hint", func(t *testing.T) { // worth nothing but time
+	t.Run("hint", func(t *testing.T) { // saves time, and nothing else
 		dir := fastDir(t)
 		want := closedStore(t, dir, 1)
 		later(t, filepath.Join(dir, hintName), func([]byte) {})

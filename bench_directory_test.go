@@ -14,16 +14,16 @@ import (
 )
 
 /*
-What a directory store costs beside a memory store, and how long Open takes. Each ratio is of medians
-of turns taken one after the other in one process. Files are in the directory of TMPDIR, and in the
-page cache.
+These benchmarks show what a directory store costs beside a memory store, and how long Open takes. What
+a ratio compares is measured by turns in one process, and the ratio is that of the medians. Files are in
+the directory of TMPDIR, and in the page cache.
 */
 
 func directoryBenchOptions() *Options {
 	return &Options{SyncInterval: -1, Maintenance: MaintenanceOptions{Disabled: true}}
 }
 
-// turns keeps the times of several things done by turns.
+// turns holds the times of things done by turns.
 type turns map[string][]time.Duration
 
 func (t turns) take(name string, fn func()) {
@@ -62,7 +62,8 @@ func readAndChecksum(b *testing.B, dir string) {
 	}
 }
 
-// Open with and without the hint, against reading and checksumming the same files on one core.
+// BenchmarkDirectoryOpen times Open with and without the hint, against reading and checksumming the same
+// files on one core.
 func BenchmarkDirectoryOpen(b *testing.B) {
 	n := inShort(10_000, 1_000_000)
 	dir := b.TempDir()
@@ -107,7 +108,7 @@ func BenchmarkDirectoryOpen(b *testing.B) {
 	times.report(b, "hint", "read", "hint-x-read")
 }
 
-// Put and Get in a directory store, against those in a memory store.
+// BenchmarkDirectoryCalls times Put and Get in a directory store, against those in a memory store.
 func BenchmarkDirectoryCalls(b *testing.B) {
 	z := benchSize{inShort(10_000, 1_000_000), 256}
 	content := make([]byte, z.content)
@@ -156,8 +157,8 @@ func BenchmarkDirectoryCalls(b *testing.B) {
 	}
 }
 
-// The fault guard alone, around a copy of 512 B: what each call on a directory store pays for it once or
-// more. The copy is in a function of its own in both cases, and does not fault.
+// BenchmarkFaultGuard times the fault guard alone, around a copy of 512 B: each call on a directory store
+// pays for it once or more. The copy is in a function of its own in both cases, and does not fault.
 func BenchmarkFaultGuard(b *testing.B) {
 	s := &Store{}
 	src, dst := make([]byte, 512), make([]byte, 512)

@@ -14,7 +14,7 @@ import (
 // latencies counts how often a call took how many ns.
 type latencies struct {
 	short [1 << 16]uint32 // by ns
-	long  []int64         // those that took longer, ns
+	long  []int64         // of calls that took longer, ns
 	calls int
 }
 

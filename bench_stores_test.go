@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// benchSize is a store of n memories.
+// benchSize is the size of a store.
 type benchSize struct {
 	n       int
 	content int // bytes of each
@@ -36,7 +36,7 @@ func countName(n int) string {
 	return strconv.Itoa(n)
 }
 
-// inShort is full, or short under -short.
+// inShort returns short under -short, and full otherwise.
 func inShort[T any](short, full T) T {
 	if testing.Short() {
 		return short
@@ -44,7 +44,7 @@ func inShort[T any](short, full T) T {
 	return full
 }
 
-// callSizes are the stores that single calls are measured on.
+// callSizes returns the sizes of the stores that single calls are measured on.
 func callSizes() []benchSize {
 	return inShort(
 		[]benchSize{{1000, 256}, {10_000, 1024}},
@@ -69,7 +69,7 @@ func benchID(i int) string {
 	return string(appendBenchID(buf[:0], i))
 }
 
-// idList is ids back to back: no pointer per id, nothing for the garbage collector to trace.
+// idList holds ids back to back: no pointer per id, nothing for the garbage collector to trace.
 type idList string
 
 func (l idList) count() int      { return len(l) / benchIDLen }
@@ -84,7 +84,7 @@ func uniformIDs(n int) idList {
 	return idList(b)
 }
 
-// zipfIDs draws n ids, some of them very often: the k-th most popular with weight 1/(k+1)^1.1.
+// zipfIDs draws n ids, a few very often: the k-th most popular with weight 1/(k+1)^1.1.
 func zipfIDs(n int) idList {
 	r := rand.New(rand.NewPCG(1, 2))
 	memory := r.Perm(n) // by popularity, so that popular ones do not lie side by side
@@ -121,7 +121,7 @@ type benchStore struct {
 
 var sharedStores = map[benchSize]*benchStore{}
 
-// sharedStore returns the store of size z. It has all its memories and no dead bytes, and whoever
+// sharedStore returns the store of size z. It has all its memories and no dead bytes, and a benchmark that
 // changes that puts it right again with tidy.
 func sharedStore(b *testing.B, z benchSize) *benchStore {
 	b.Helper()
@@ -142,8 +142,8 @@ func sharedStore(b *testing.B, z benchSize) *benchStore {
 	return f
 }
 
-// dropSharedStores leaves the process as it was before them: benchmarks that weigh the whole
-// process start with it.
+// dropSharedStores gives the shared stores back: a benchmark that weighs the whole process begins with
+// it.
 func dropSharedStores(b *testing.B) {
 	b.Helper()
 	for z, f := range sharedStores {
@@ -152,7 +152,7 @@ func dropSharedStores(b *testing.B) {
 		}
 		delete(sharedStores, z)
 	}
-	debug.FreeOSMemory() // before anything is measured: what earlier benchmarks left on the heap
+	debug.FreeOSMemory() // what earlier benchmarks left on the heap
 }
 
 func (f *benchStore) tidy(b *testing.B) {
@@ -194,7 +194,7 @@ func deleteBench(b *testing.B, s *Store, i int) {
 	}
 }
 
-// metrics are what the iterations of a benchmark found, by unit; their medians are reported.
+// metrics holds what the iterations of a benchmark found, by unit; the medians are reported.
 type metrics map[string][]float64
 
 func (m *metrics) add(unit string, v float64) {
@@ -210,7 +210,7 @@ func (m *metrics) report(b *testing.B) {
 	}
 }
 
-// median sorts values.
+// median returns the median of values, which it sorts.
 func median[T ~int64 | ~float64](values []T) T {
 	slices.Sort(values)
 	n := len(values)

@@ -22,7 +22,7 @@ Ids are ready before the clock starts: an idList is one string, read front to ba
 formatting nor a cache miss of the benchmark's own counts as the store's. Its order is shuffled, so
 each call meets a random memory.
 
-Whoever overwrites pays for the compactions that takes: they run inside the measured loop, each time
+A benchmark that overwrites pays for the compactions that takes: they run inside the measured loop, each time
 as many memories were overwritten as there are (fragmentation ratio 0.5, the default threshold of
 maintenance).
 
@@ -71,7 +71,7 @@ func runParallel(b *testing.B, f *benchStore, list idList, call newCall) {
 	var goroutines atomic.Int64
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
-		// A start of its own: else all would follow the same memories through the cache.
+		// Each goroutine starts elsewhere, or all would follow the same memories through the cache.
 		start := int(goroutines.Add(1)) * (list.count() / 7) % list.count()
 		op := call(f, &idStream{ids: list, pos: start})
 		for pb.Next() {
@@ -124,7 +124,7 @@ func BenchmarkGet(b *testing.B) {
 
 func BenchmarkAppendContent(b *testing.B) { benchCall(b, "uniform", newAppendContent) }
 
-// newGetMany is one id of a batch per call, so that its figures compare with those of one Get.
+// newGetMany returns a call that gets one id of a batch, so that its figures compare with those of Get.
 func newGetMany(f *benchStore, ids *idStream) func() error {
 	list := make([]string, 0, batchIDs)
 	var failed error
@@ -175,14 +175,14 @@ func (u *upkeep) add(n int64) error {
 	return nil
 }
 
-// report gives the compactions of a benchmark that made puts puts.
+// report reports the compactions of a benchmark that made this many puts.
 func (u *upkeep) report(b *testing.B) {
 	st := u.f.Stats()
 	compactions := st.Compactions - u.before.Compactions
 	b.ReportMetric(float64(compactions), "compactions")
 }
 
-// writers measures calls of which one in writeEvery overwrites a memory, and the others get one.
+// writers measures calls one in writeEvery of which overwrites a memory, while the others get one.
 func writers(b *testing.B, writeEvery int) {
 	for _, z := range callSizes() {
 		for _, mode := range []string{"serial", "parallel"} {
@@ -221,7 +221,7 @@ func newMixed(u *upkeep, ids *idStream, writeEvery int) func() error {
 	}
 }
 
-// BenchmarkMixed is nine AppendContents to one Put that overwrites, compactions included.
+// BenchmarkMixed makes nine calls of AppendContent to one Put that overwrites, compactions included.
 func BenchmarkMixed(b *testing.B) { writers(b, 10) }
 
 // BenchmarkPut overwrites, compactions included (ids=uniform), or fills an empty store (ids=new).
@@ -245,8 +245,8 @@ func BenchmarkPut(b *testing.B) {
 	}
 }
 
-// BenchmarkDelete deletes the memories of a full store in random order. The space is not given back
-// in the measured time: BenchmarkCompact measures that.
+// BenchmarkDelete deletes the memories of a full store in random order. Giving the space back is not part
+// of it: BenchmarkCompact measures that.
 func BenchmarkDelete(b *testing.B) {
 	for _, z := range callSizes() {
 		for _, workers := range []int{1, runtime.GOMAXPROCS(0)} {
@@ -302,8 +302,8 @@ func inPasses(b *testing.B, n, workers int, before func(), op func(i int) error)
 	}
 }
 
-// halfDead is a store that can be brought back to the same state over and over: all memories once,
-// a random half of them deleted, nothing else.
+// halfDead is a store that can be brought back to the same state over and over: all memories put once, a
+// random half deleted, nothing else.
 type halfDead struct {
 	*Store
 	benchSize
@@ -311,7 +311,7 @@ type halfDead struct {
 	content []byte
 }
 
-// dead says whether memory i is deleted in this pass: a coin for each pass and memory (splitmix64).
+// dead reports whether memory i is deleted in this pass: a coin for each pass and memory (splitmix64).
 func (h *halfDead) dead(pass uint64, i int) bool {
 	x := (pass<<40 + uint64(i)) * 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
@@ -353,8 +353,8 @@ func (h *halfDead) liveIDs(list []int) idList {
 	return idList(b)
 }
 
-// memcpyTime is how long one copy of size bytes takes a single goroutine, between two stretches of
-// private mapped memory, mapped as segments are, all of it touched: the median of three.
+// memcpyTime returns how long one copy of size bytes takes a single goroutine, between two stretches of
+// private memory, mapped as segments are and touched before: the median of three.
 func memcpyTime(b *testing.B, size int64) time.Duration {
 	b.Helper()
 	var m mapper

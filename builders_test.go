@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fill stores memories from to to-1, version 0.
+// fill stores version 0 of the memories from up to, not including, to.
 func fill(t testing.TB, s *Store, from, to, size int) {
 	t.Helper()
 	for i := from; i < to; i++ {
@@ -18,7 +18,7 @@ func all(int) bool   { return true }
 func odd(i int) bool { return i%2 == 1 }
 func none(int) bool  { return false }
 
-// deleteWhere deletes memories from to to-1 for which drop says so.
+// deleteWhere deletes those memories from up to, not including, to that drop names.
 func deleteWhere(t testing.TB, s *Store, from, to int, drop func(i int) bool) {
 	t.Helper()
 	for i := from; i < to; i++ {
@@ -30,12 +30,14 @@ func deleteWhere(t testing.TB, s *Store, from, to int, drop func(i int) bool) {
 	}
 }
 
-// bounded are quiet options with rounds of one segment, unbounded those with a single round.
-func bounded(workers int) *Options   { return compacting(workers, 1) }
+// bounded returns quiet options with rounds of one segment.
+func bounded(workers int) *Options { return compacting(workers, 1) }
+
+// unbounded returns quiet options with one round for everything.
 func unbounded(workers int) *Options { return compacting(workers, -1) }
 
-// compactionKinds are the kinds of rounds: small ones and one for everything, by one worker and by
-// several. The race detector has something to see with several only.
+// compactionKinds returns options for all kinds of rounds: small ones and one for everything, by one worker
+// and by several. The detectors have something to see with several workers only.
 func compactionKinds() []struct {
 	name string
 	opts *Options
@@ -61,14 +63,14 @@ func compactionKinds() []struct {
 	return kinds
 }
 
-// In the layout of these tests the first memory is flipped first and the last one last, when there
-// is one worker: they have the lowest and the highest shard to themselves.
+// One worker flips firstMoved first and lastMoved last: they have the lowest and the highest shard to
+// themselves.
 const (
 	firstMoved  = 0
 	lastMoved   = 1
 	layoutCount = 600
 	layoutSize  = 200
-	layoutMoved = layoutCount / 2 // those that are live: lastMoved, and every even one but the last
+	layoutMoved = layoutCount / 2 // live: lastMoved, and every even number but the last
 )
 
 func layoutShard(i int) int {
@@ -78,11 +80,11 @@ func layoutShard(i int) int {
 	case lastMoved:
 		return shardCount - 1
 	}
-	return 1 + i/2%30 // as many dead ones as live ones in each, and so in each lane
+	return 1 + i/2%30 // as many dead memories as live ones in each shard, and so in each lane
 }
 
-// layout returns a store with layoutMoved live memories among as many dead ones, and what it holds:
-// versions by number.
+// fragmentedStore returns a store with layoutMoved live memories among as many dead ones, and the version
+// of each live memory by its number.
 func fragmentedStore(t *testing.T, opts *Options) (s *Store, model map[int]int) {
 	s = openTest(t, opts, hooks{hash: placedBy(layoutShard)})
 	fill(t, s, 0, layoutCount, layoutSize)
@@ -99,7 +101,7 @@ func fragmentedStore(t *testing.T, opts *Options) (s *Store, model map[int]int) 
 
 const faultMemories = 1200
 
-// faultStore holds memories 0 to faultMemories-1 of which the even ones were deleted, in segments
+// faultStore returns a store of faultMemories memories of which the even ones were deleted, in segments
 // enough for several rounds.
 func faultStore(t *testing.T, opts *Options) *Store {
 	s := openTest(t, opts, hooks{})
@@ -108,8 +110,8 @@ func faultStore(t *testing.T, opts *Options) *Store {
 	return s
 }
 
-// overwriteAndDelete changes a fifth of what lives in a faultStore: of every ten odd memories one is
-// overwritten and one deleted.
+// overwriteAndDelete changes a fifth of what lives in a faultStore: it overwrites one and deletes one of
+// every ten odd memories.
 func overwriteAndDelete(t *testing.T, s *Store) {
 	for i := 1; i < faultMemories; i += 20 {
 		require.NoError(t, s.Put(idOf(i), contentOf(i, 1, 300)))
@@ -119,6 +121,7 @@ func overwriteAndDelete(t *testing.T, s *Store) {
 	}
 }
 
+// requireOverwrittenAndDeleted checks that a faultStore is as overwriteAndDelete left it.
 func requireOverwrittenAndDeleted(t *testing.T, s *Store) {
 	t.Helper()
 	for i := 1; i < faultMemories; i += 20 {

@@ -20,8 +20,8 @@ import (
 	"github.com/warmtier/warmtier/internal/dir"
 )
 
-// allPoints are the points where a child is killed. The test fails when one of them is never passed,
-// and when a point is passed that is not here.
+// allPoints are the points where a child is killed. The test fails when one of these is never passed, and
+// when a point is passed that is not listed.
 var allPoints = []point{
 	pointPutFound, pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
 	pointLaneRolled, pointViewPinned,
@@ -33,17 +33,17 @@ var allPoints = []point{
 	pointRecoverScanned, pointRecoverSealed, pointRecoverListed,
 }
 
-// recoveryPoints are those of allPoints that a plain Open passes.
+// recoveryPoints are the points that a plain Open passes.
 var recoveryPoints = []point{
 	pointRecoverScanned, pointManifestTemp, pointManifestWritten, pointRecoverSealed, pointManifestRenamed,
 	pointManifestSynced, pointRecoverListed,
 }
 
-// repairPoints are passed by a repair alone.
+// repairPoints are the points that only a repair passes.
 var repairPoints = []point{pointRepairBuried, pointRepairRescued, pointRepairCommitted}
 
-// filePoints are made by the test: before and after each kind of call on the directory, by whoever
-// makes it once the store is open.
+// filePoints are points that the test adds: before and after each kind of call on the directory, as soon as
+// the store is open.
 var filePoints = func() (points []point) {
 	for _, call := range []string{
 		"create", "write file", "sync file", "rename", "remove", "sync directory", "sync segment",
@@ -62,7 +62,7 @@ type crashOp struct {
 
 const (
 	crashIDs     = 50 // of each writer
-	defaultKills = 60 // at random instants; more than that makes the other tests here try more too
+	defaultKills = 60 // at random instants; when more are asked for, other tests of kills do more too
 )
 
 // randomOp returns operation n of a writer.
@@ -96,8 +96,8 @@ func randomOp(seed uint64, writer, n int) crashOp {
 	return op
 }
 
-// scriptOp returns operation n of the child that passes every point: what randomOp says, with a
-// compaction, a large content and a reopening at fixed places.
+// scriptOp returns operation n of the child that passes every point: that of randomOp, with compactions,
+// large contents and reopenings at fixed places.
 func scriptOp(seed uint64, n int) crashOp {
 	switch n {
 	case 60, 190, 191, 410:
@@ -122,7 +122,7 @@ const scriptLength = 420
 type crashConfig struct {
 	Dir     string
 	Seed    uint64
-	Script  bool  // scriptOp by one writer and Close, else randomOp by all until killed
+	Script  bool  // one writer follows scriptOp and closes; otherwise all follow randomOp until killed
 	Open    bool  // only Open and Close
 	Next    []int // number of the next operation, by writer
 	KillAt  point // "" counts the points instead, in file Dir + ".points"
@@ -154,7 +154,7 @@ func crashOptions(script bool) *Options {
 	return o
 }
 
-// TestCrashChild is the child.
+// TestCrashChild is the child process.
 func TestCrashChild(t *testing.T) {
 	text := os.Getenv(crashVariable)
 	if text == "" {
@@ -200,7 +200,7 @@ func (child *crashChild) open(t *testing.T) {
 	}
 }
 
-// reach counts the passings of a point, and ends the process at the one it was told.
+// reach counts the passings of a point, and kills the process at the one it was told.
 func (child *crashChild) reach(p point) error {
 	child.mu.Lock()
 	defer child.mu.Unlock()
@@ -212,7 +212,7 @@ func (child *crashChild) reach(p point) error {
 }
 
 func killSelf() {
-	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // cannot fail, and there is no going on
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // cannot fail, and the process goes no further
 	select {}
 }
 

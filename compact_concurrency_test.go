@@ -15,15 +15,13 @@ import (
 )
 
 /*
-What may happen while a compaction runs. There are two kinds of tests here:
+Compaction runs beside reads and writes, and these tests force the interleavings that could go wrong: a
+hook stops the compaction at a named point and makes exactly one other thing happen there. Every point of
+hooks.go is visited, with and without a failure of the round afterwards. Interleavings that nobody thought
+of are left to the scheduler in stress_test.go.
 
-  - Forced: a hook stops the compaction at a named point and makes exactly one other thing happen
-    there. Each point of hooks.go is visited, with and without a failure of the round afterwards.
-  - Free: goroutines run against each other for a while (WARMTIER_TEST_DURATION, a Go duration) and
-    every single answer is held against what a linearizable store may say: see ledger.
-
-Hooks run with the locks of their point held, so what they make happen runs on a goroutine of its
-own (elsewhere), as it would in a program; the lock-order checker sees the difference.
+A hook runs with the locks of its point held. What it makes happen therefore runs on a goroutine of its
+own (elsewhere), as it would in a program; the checker of the lock order sees the difference.
 */
 
 // operation is something done to one memory while a compaction stands still.
@@ -60,7 +58,7 @@ var operations = []operation{
 		run: func(s *Store, i int) error { return errors.Join(putVersion(s, i, 1), putVersion(s, i, 2)) }},
 }
 
-// expectVersion reads memory i in every way there is; version -1 is none.
+// expectVersion reads memory i in every way there is, and reports anything but this version; -1 is none.
 func expectVersion(s *Store, i, version int) error {
 	want := contentOf(i, version, layoutSize)
 	check := func(how string, got []byte, err error) error {
@@ -98,12 +96,12 @@ type moment struct {
 	pass    int64
 	order   int   // of moments in a round
 	touches []int // memories an operation may touch there
-	staged  int   // of them, those whose operation is found by the flip as superseded
+	staged  int   // how many of those the flip finds superseded
 	listed  bool  // live records have been listed
 }
 
-// possible reports whether an operation may wait for its end at m. At a flip the lock of one shard is
-// held: with one worker it is known which; with more, only that it is not the last one's at first.
+// possible reports whether the compaction can wait at m for the end of an operation. A flip holds the lock
+// of one shard: with one worker it is known which; with more, only that the first flip is not in the last.
 func (m moment) possible(workers int) bool {
 	return workers == 1 || m.at != pointCompactFlip || m.pass == 1
 }
@@ -129,7 +127,7 @@ var failures = []moment{
 	{name: "commit", at: pointCompactCommitted, pass: 1, order: 10},
 }
 
-// Goal: whatever is done to a memory at whatever point of the round that moves it, newest wins, a
+// Goal: whatever is done to a memory, at any point of the round that moves it, the newest version wins, a
 // delete uncovers nothing, and the counts are exact.
 //
 // What would break: a flip that does not compare brings back the version that was overwritten after
@@ -153,11 +151,11 @@ func TestCompact_OperationAtEveryPoint(t *testing.T) {
 	}
 }
 
-// Goal: the same when the round fails after the operation: undo brings back what was, and nothing
-// of what was overwritten or deleted meanwhile.
+// Goal: when the round fails after the operation, undo brings back what was, and nothing that has been
+// overwritten or deleted since.
 //
 // What would break: an undo that does not compare takes a memory written after its flip back to the
-// old version; one that is left out leaves the index pointing into targets that are gone.
+// old version; an undo left out leaves the index pointing into targets that are gone.
 func TestCompact_OperationThenUndo(t *testing.T) {
 	for _, workers := range []int{1, 4} {
 		for _, failure := range failures {
@@ -217,7 +215,7 @@ func compactWithOperation(t *testing.T, workers int, m moment, op operation, fai
 	requireModel(t, s, model)
 }
 
-// requireMoved checks what a compaction says of the memories of its one round.
+// requireMoved checks the statistics of a compaction of one round.
 func requireMoved(t *testing.T, stats CompactionStats, workers int, m moment, op operation) {
 	t.Helper()
 	listed, superseded := layoutMoved, 0
@@ -228,19 +226,19 @@ func requireMoved(t *testing.T, stats CompactionStats, workers int, m moment, op
 		listed -= len(m.touches)
 	}
 	require.EqualValues(t, listed, stats.MemoriesMoved+stats.MemoriesSuperseded)
-	if workers == 1 || m.at != pointCompactFlip { // else other workers may flip the memory meanwhile
+	if workers == 1 || m.at != pointCompactFlip { // otherwise another worker may have flipped the memory
 		require.EqualValues(t, superseded, stats.MemoriesSuperseded)
 	}
 }
 
 // Goal: a Put that has written its record and not yet reached the index, while a compaction moves the
-// older version, subtracts the older version where it is by then.
+// older version, takes the live bytes of the older version from the segment it has been moved to.
 //
 // What would break: using the location found before the record was written takes the live bytes from
 // the victim, which has none left, and leaves the copy in the target live for ever.
 //
-// Method: started after the seal (a Put under way would hold up the seal), held at the point between
-// record and index, let go after the flips, and for a second time after a flip that is undone.
+// Method: the Put starts after the seal, which would have to wait for it, is held between record and index,
+// and is let go after the flips; in a second run, after a flip that is undone.
 func TestCompact_MovesMemoryUnderPut(t *testing.T) {
 	for _, fails := range []bool{false, true} {
 		t.Run(fmt.Sprintf("fails=%v", fails), func(t *testing.T) {
@@ -268,7 +266,7 @@ func TestCompact_MovesMemoryUnderPut(t *testing.T) {
 				require.ErrorIs(t, err, errInjected)
 			} else {
 				require.NoError(t, err)
-				require.EqualValues(t, layoutMoved, stats.MemoriesMoved) // it was, and then was superseded
+				require.EqualValues(t, layoutMoved, stats.MemoriesMoved) // it was moved, and then superseded
 			}
 			requireModel(t, s, model)
 		})
@@ -278,11 +276,11 @@ func TestCompact_MovesMemoryUnderPut(t *testing.T) {
 // Goal: the swap waits for a Put that is under way, and takes nothing from it.
 //
 // The interleaving: a content larger than a segment has a segment of its own, sealed from the start.
-// Its Put has written the record and not yet reached the index; the segment is in the table, its one
-// record counts as dead. A compaction that lists victims then takes it for one, finds nothing live in
-// it, and gives it back: once the Put has finished its memory is gone.
+// Its Put has written the record and not yet reached the index; the segment is in the table, and its one
+// record counts as dead. A compaction that lists victims at this moment lists the segment too, finds
+// nothing live in it, and gives it back: once the Put has finished, its memory is gone.
 //
-// Method: the Put starts after the seal, and goes on either when the round is committed, or when the
+// Method: the Put starts after the seal, and continues either when the round is committed, or when the
 // swap waits for the lock that the Put holds.
 func TestCompact_LargePutUnderWay(t *testing.T) {
 	for _, when := range []string{"committed", "swapping"} {
@@ -324,8 +322,8 @@ func TestCompact_LargePutUnderWay(t *testing.T) {
 
 // Goal: a live record that the walk does not list fails the compaction; it is never dropped (I6).
 //
-// Method: a slot is taken out of the index while the walk goes by and put back afterwards, which is
-// what an error in the walk would look like.
+// Method: a slot is taken out of the index while the walk passes and put back afterwards, which is what an
+// error in the walk would look like.
 func TestCompact_WalkMissesMemory(t *testing.T) {
 	for _, workers := range []int{1, 4} {
 		t.Run(fmt.Sprintf("workers=%d", workers), func(t *testing.T) {
@@ -358,7 +356,7 @@ func TestCompact_WalkMissesMemory(t *testing.T) {
 	}
 }
 
-// Goal: while one compaction runs there is no second one, at any point of the first.
+// Goal: while one compaction runs, at whatever point, a second one is refused.
 //
 // What would break: two compactions that seal, list and retire the same segments.
 func TestCompact_SecondIsRefusedAtEveryPoint(t *testing.T) {
@@ -400,8 +398,8 @@ func TestCompact_SecondIsRefusedAtEveryPoint(t *testing.T) {
 	}
 }
 
-// Goal: cancelled at any point, a compaction stops, undoes the round it is in, keeps the rounds that
-// are finished, and leaves a store that the next one compacts.
+// Goal: a compaction that is cancelled at any point stops, undoes the round it is in, keeps the rounds that
+// are finished, and leaves a store that the next compaction compacts.
 func TestCompact_CancelledAtEveryPoint(t *testing.T) {
 	for _, workers := range []int{1, 4} {
 		for _, p := range compactionPoints {
@@ -430,7 +428,7 @@ func TestCompact_CancelledAtEveryPoint(t *testing.T) {
 	}
 }
 
-// derivedContext is a context that is never done, and tells when a context derived from it is.
+// derivedContext is a context that is never done, and reports when a context derived from it is done.
 type derivedContext struct {
 	context.Context
 	never chan struct{}
@@ -444,7 +442,7 @@ func newDerivedContext() *derivedContext {
 
 func (c *derivedContext) Done() <-chan struct{} { return c.never }
 
-// AfterFunc is what package context registers a derived context with, and stops when that is done.
+// AfterFunc is called by package context for a derived context, and the stop it returns when that is done.
 func (c *derivedContext) AfterFunc(func()) (stop func() bool) {
 	return func() bool {
 		c.once.Do(func() { close(c.ended) })

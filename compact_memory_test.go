@@ -42,7 +42,7 @@ func TestCompact_MemoryReturned(t *testing.T) {
 }
 
 // Goal: a compaction takes no more memory than it may: it shrinks its rounds first, and says what it
-// needed and what there was when not even one segment fits. Method: say what is available.
+// needed and what there was when not even one segment fits. Method: a hook says what is available.
 func TestCompact_MemoryBound(t *testing.T) {
 	const segment = minSegmentSize
 	for _, c := range []struct {
@@ -51,7 +51,7 @@ func TestCompact_MemoryBound(t *testing.T) {
 		known      bool
 		overhead   int64
 		fraction   float64
-		shortOf    int64 // 0: the compaction succeeds; else what InsufficientMemoryError.Available says
+		shortOf    int64 // 0: the compaction succeeds; otherwise InsufficientMemoryError.Available
 		leastRound int
 		mostRound  int
 	}{
@@ -103,8 +103,8 @@ func TestCompact_MemoryBound(t *testing.T) {
 	}
 }
 
-// Goal: memory that runs out between two rounds does not stop a compaction that has recycled some; the
-// figures of the error count when it has none. Method: nothing is available after the first round.
+// Goal: memory that runs out between two rounds does not stop a compaction that has recycled some.
+// Method: nothing is available after the first round.
 func TestCompact_MemoryGoneBetweenRounds(t *testing.T) {
 	opts := quiet()
 	opts.Compaction.Workers = 1

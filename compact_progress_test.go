@@ -52,8 +52,8 @@ func TestCompact_Progress(t *testing.T) {
 	require.Equal(t, stats.Rounds, seen[StageCommit], "rounds whose commit was reported")
 }
 
-// Goal: a panic of OnProgress reaches whoever called Compact, with the round undone, nothing locked,
-// nothing pinned, and the next compaction possible.
+// Goal: a panic of OnProgress reaches the caller of Compact, with the round undone, nothing locked, nothing
+// pinned, and the next compaction possible.
 //
 // Method: a first run counts the calls; then each of them panics in turn.
 func TestCompact_ProgressPanics(t *testing.T) {
@@ -79,7 +79,7 @@ func TestCompact_ProgressPanics(t *testing.T) {
 	}
 }
 
-// compactReporting compacts a store of a few rounds with this OnProgress, which may panic once.
+// compactReporting compacts a store in a few rounds with fn as OnProgress, which may panic once.
 func compactReporting(t *testing.T, workers int, fn func(CompactionProgress)) {
 	t.Helper()
 	var silent bool
@@ -105,7 +105,7 @@ func compactReporting(t *testing.T, workers int, fn func(CompactionProgress)) {
 		require.EqualValues(t, 1, seg.refs.Load())
 	}
 	requireModel(t, s, model)
-	elsewhere(func() { // every lock can be had
+	elsewhere(func() { // no lock is held
 		if err := errors.Join(putVersion(s, firstMoved, 0), putVersion(s, lastMoved, 0)); err != nil {
 			t.Error(err)
 		}

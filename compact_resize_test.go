@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Goal: a table that is resized between stage, flip and undo changes nothing but positions.
+// Goal: resizing a table between stage, flip and undo changes nothing but positions.
 //
 // What would break: a flip that remembers where it saw a slot, and sets it there after the table was
 // replaced.
@@ -71,11 +71,13 @@ func TestCompact_ShardResizedDuringRound(t *testing.T) {
 	}
 }
 
-// Goal: the same without order: one shard grows and shrinks all the time while flips, and undone
-// flips, run on it and readers look things up.
+// Goal: a shard may grow and shrink all the time while flips, and undone flips, run on it and readers look
+// memories up.
 //
 // What would break: a resize that does not hold the shard's lock loses the slots that are flipped
 // while it copies, and leads readers into a table that is gone.
+//
+// Method: all of it at once, left to the scheduler.
 func TestCompact_ShardResizesWhileFlipping(t *testing.T) {
 	const n, size = 600, 60
 	more := 3000
@@ -143,7 +145,7 @@ func TestCompact_ShardResizesWhileFlipping(t *testing.T) {
 // Goal: lanes roll, and the segment table grows, while slots are flipped and while flips are undone.
 //
 // What would break: a target published into a table that is replaced at the same time; an index of
-// the table given to two segments; a segment that is sealed meanwhile and taken for a victim.
+// the table given to two segments; a segment that is sealed during the round and taken for a victim.
 //
 // Method: at flips in the middle of the commit, Puts into other shards fill twenty segments.
 func TestCompact_LanesRollDuringCommit(t *testing.T) {
@@ -161,7 +163,7 @@ func TestCompact_LanesRollDuringCommit(t *testing.T) {
 				deleteWhere(t, s, 0, n, odd)
 				before := settled(s).Segments
 				rolled := 0
-				filled := make(chan struct{}) // other workers reach the second flip meanwhile
+				filled := make(chan struct{}) // other workers reach the second flip before that
 				s.hooks.at = both(
 					doAt(pointCompactFlip, 100, func() {
 						for i := n; i < n+more; i++ {

@@ -54,7 +54,7 @@ func TestCompact_ContentPreserved(t *testing.T) {
 	}
 }
 
-// Goal: the statistics of a compaction are those of what happened. Method: a store in one lane, where
+// Goal: the statistics of a compaction say what happened. Method: a store in one lane, where
 // everything can be worked out by hand.
 func TestCompact_Statistics(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
@@ -131,7 +131,7 @@ func TestCompact_CleanSegmentsStay(t *testing.T) {
 		offset int
 	}
 	where := map[int]place{}
-	for i := n/2 + 300; i < n-300; i++ { // of segments that hold no other half
+	for i := n/2 + 300; i < n-300; i++ { // in segments without memories of the other half
 		seg, offset := locationOf(t, s, idOf(i))
 		where[i] = place{seg, offset}
 	}
@@ -148,7 +148,7 @@ func TestCompact_CleanSegmentsStay(t *testing.T) {
 	require.Zero(t, stats.Rounds)
 }
 
-// Goal: what is written while a round builds wins over the round, and is counted. Method: overwrite
+// Goal: a write while a round builds wins over the round, and is counted. Method: overwrite
 // and delete between build and commit.
 func TestCompact_SupersededWhileBuilding(t *testing.T) {
 	for _, c := range compactionKinds() {
@@ -203,7 +203,7 @@ func TestCompact_ManyVersionsInOneSegment(t *testing.T) {
 	require.Equal(t, s.Stats().LiveBytes, s.Stats().TotalBytes)
 }
 
-// Goal: all of the above at size. Method: 100,000 and 1,000,000 memories, a fifth overwritten and a
+// Goal: all of the above holds for many memories. Method: 100,000 and 1,000,000 memories, a fifth overwritten and a
 // third deleted, everything read back.
 func TestCompact_ManyMemories(t *testing.T) {
 	for _, full := range []int{100_000, 1_000_000} {

@@ -15,7 +15,7 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// injectedFault is what injected faults fail with; errors.As finds it through every wrapping.
+// injectedFault is the error of injected faults; errors.As finds it through every wrapping.
 type injectedFault struct{ where string }
 
 func (e *injectedFault) Error() string { return "injected fault: " + e.where }
@@ -28,8 +28,8 @@ type fault struct {
 
 func (f fault) String() string { return fmt.Sprintf("time %d at %q", f.n, string(f.p)) }
 
-// faults has each point that can fail, and k-th slots at the beginning, in the middle and at the end
-// of a commit.
+// faults returns one fault for each point that can fail, and more for flips at the beginning, in the middle
+// and at the end of a commit.
 func faults() (list []fault) {
 	for _, p := range []point{
 		pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactBuilt, pointCompactCommitted,
@@ -43,7 +43,7 @@ func faults() (list []fault) {
 		fault{pointCompactTarget, 2}, fault{pointCompactFlip, faultMemories/2 - 1}, fault{pointCompactFlip, 333})
 }
 
-// Goal: whatever fails in a compaction, the round is undone: every memory readable, every figure as
+// Goal: whatever fails in a compaction, the round is undone: every memory is readable, every figure is as
 // before the round, and the next compaction succeeds. Method: each injected fault, with one worker and
 // with four, in a single round and in several.
 func TestCompact_UndoneOnFault(t *testing.T) {
@@ -76,8 +76,8 @@ func TestCompact_UndoneOnFault(t *testing.T) {
 	}
 }
 
-// requireFailed checks the error of a compaction that nobody wrote beside, and that Stats are those
-// before it but for the rounds it finished.
+// requireFailed checks the error of a compaction beside which nobody wrote, and that Stats differ from
+// those before it only by the rounds it finished.
 func requireFailed(t *testing.T, s *Store, before Stats, stats CompactionStats, err error) {
 	t.Helper()
 	require.ErrorIs(t, err, ErrCompactionFailed)
@@ -96,8 +96,8 @@ func requireFailed(t *testing.T, s *Store, before Stats, stats CompactionStats, 
 	}
 }
 
-// Goal: a compaction that meets several faults in a row, each in another round, ends as a compaction
-// without faults. Method: fail at the n-th flip, n growing, until one succeeds.
+// Goal: after several compactions that failed, each later than the one before, the next one ends as if
+// nothing had failed. Method: fail at the n-th flip, n growing, until one succeeds.
 func TestCompact_FaultAfterFault(t *testing.T) {
 	opts := quiet()
 	opts.Compaction.MaxOverhead = 1
@@ -136,9 +136,9 @@ func TestCompact_UndoneOnNoSpace(t *testing.T) {
 	requireContents(t, s, 0, faultMemories, 400, odd)
 }
 
-// Goal: a damaged live record fails the compaction with its place, undoes the round and stays readable
-// as damage; its segment is left alone from then on, others are given back, and it goes itself once
-// nothing live is in it. Method: flip a byte in each part of a record in a sealed segment.
+// Goal: a damaged live record fails the compaction with an error that says where it is; the round is undone,
+// and reads go on reporting the damage. Later compactions leave its segment alone, give others back, and
+// give this one back once nothing in it is live. Method: flip a byte in each part of a record in a sealed segment.
 func TestCompact_UndoneOnCorruptRecord(t *testing.T) {
 	for _, c := range compactionKinds() {
 		for _, damage := range []struct {
@@ -245,7 +245,7 @@ func TestCompact_CancelledAtEachPoint(t *testing.T) {
 	}
 }
 
-// Goal: a round that fails at any of its flips, with writers running, takes back exactly what is
+// Goal: a round that fails at any of its flips, with writers running, takes back exactly the slots that are
 // still its own.
 //
 // What would break: an undo that misses the batch in which the flip failed, or the flips of the other
@@ -305,8 +305,8 @@ func TestUndo_AtEveryFlipWithWriters(t *testing.T) {
 // Goal: undo looks at every slot it takes back: a memory that was written after its flip keeps what
 // was written.
 //
-// Method: as above, without chance: the round fails at its k-th flip, for every k, and right before
-// that most memories in other shards are overwritten or deleted, those flipped already included.
+// Method: as in the test above, but without chance: the round fails at its k-th flip, for every k, and
+// right before that most memories in other shards are overwritten or deleted, flipped or not.
 func TestUndo_AtEveryFlipAfterWrites(t *testing.T) {
 	const n, size = 24, 100
 	for k := 1; k <= n; k++ {
@@ -321,7 +321,7 @@ func TestUndo_AtEveryFlipAfterWrites(t *testing.T) {
 			}
 			s.hooks.at = both(doAt(pointCompactFlip, int64(k), func() {
 				for i := range n {
-					if i == k-1 || (i+k)%4 == 0 { // locked; left alone
+					if i == k-1 || (i+k)%4 == 0 { // its shard is locked; one in four stays as it is
 						continue
 					}
 					for range 1 + i%3 { // versions 3 to 5, 5 is a delete

@@ -31,13 +31,13 @@ Goal: kill -9 at any instant loses nothing that was acknowledged and brings noth
 Method: the test binary runs itself as a child (TestCrashChild), which works on a directory store and
 writes the number of each finished operation to a pipe. Operation n of writer w is a function of
 (seed, w, n), so the parent knows what was done without being told. The child dies by SIGKILL: at a
-random instant, sent by the parent; or at the n-th passing of a named point, sent by itself. Then the
-parent opens the directory and compares: every acknowledged operation is there, of each writer at most
-one more, and that as a whole or not at all. Verify must be clean, no file may be left over, and a
-second Open must find the same. In between, further children may be killed while they recover.
+random instant, sent by the parent, or at the n-th passing of a named point, sent by itself. Then the
+parent opens the directory and compares: every acknowledged operation is there, and at most one more of
+each writer, as a whole or not at all. Verify must be clean, no file may be left over, and a second Open
+must find the same. Before the parent looks, further children may be killed while they recover.
 
-WARMTIER_TEST_KILLS sets the number of random kills, and over 60 kills at more passings of each point;
-WARMTIER_TEST_SEED replays the operations.
+WARMTIER_TEST_KILLS sets the number of random kills; more than the default of 60 also kills at more
+passings of each point. WARMTIER_TEST_SEED replays the operations.
 */
 
 // crashRun is a directory and what must be in it.
@@ -54,7 +54,7 @@ func newCrashRun(t *testing.T, dir string, seed uint64, writers int) *crashRun {
 	}
 }
 
-// childResult is how a child ended.
+// childResult says how a child ended.
 type childResult struct {
 	killed bool
 	opened bool
@@ -62,8 +62,8 @@ type childResult struct {
 	output string
 }
 
-// run starts a child; kill is called with a channel that is closed when the store is open, and a
-// function that kills.
+// run runs a child to its end, and calls kill with a channel that is closed when the store is open and a
+// function that kills the child.
 func (r *crashRun) run(t *testing.T, c crashConfig, kill func(opened <-chan struct{}, kill func())) childResult {
 	t.Helper()
 	text, err := json.Marshal(c)
@@ -82,7 +82,7 @@ func (r *crashRun) run(t *testing.T, c crashConfig, kill func(opened <-chan stru
 	opened := make(chan struct{})
 	var killers sync.WaitGroup
 	if kill != nil {
-		killers.Go(func() { kill(opened, func() { _ = cmd.Process.Kill() }) }) // it may have ended
+		killers.Go(func() { kill(opened, func() { _ = cmd.Process.Kill() }) }) // the child may have ended
 	}
 	var ack [crashAckSize]byte
 	for {
@@ -141,7 +141,7 @@ func (r *crashRun) apply(c crashConfig, result childResult) (may map[string]cras
 	return may
 }
 
-// check opens the directory twice and compares. What is found is what must be there from now on.
+// check opens the directory twice and compares. What it finds must be there from now on.
 func (r *crashRun) check(t *testing.T, may map[string]crashOp) {
 	t.Helper()
 	s, err := Open(r.c.Dir, crashOptions(true))
@@ -178,7 +178,7 @@ func (r *crashRun) check(t *testing.T, may map[string]crashOp) {
 	r.must = found
 }
 
-// ids are all that the writers use.
+// ids returns every id that the writers use.
 func (r *crashRun) ids() map[string]bool {
 	ids := map[string]bool{"large": true}
 	for w := range max(2, len(r.c.Next)) {
@@ -189,7 +189,8 @@ func (r *crashRun) ids() map[string]bool {
 	return ids
 }
 
-// Kills at random instants, several in a row on the same directory, a few of them during Open.
+// Goal: no kill at a random instant loses anything. Method: several in a row on the same directory, a few of
+// them during Open.
 func TestCrash_RandomKills(t *testing.T) {
 	skipKillsUnderRace(t)
 	rng := seeded(t)
@@ -244,8 +245,8 @@ func (r *crashRun) killRandomly(t *testing.T, rng *rand.Rand) childResult {
 	return result
 }
 
-// A kill at every named point, at its first and at a later passing; then one during the recovery from
-// it.
+// Goal: no kill at a named point loses anything. Method: every point, at its first and at a later passing,
+// and then a kill during the recovery.
 func TestCrash_EveryPoint(t *testing.T) {
 	skipKillsUnderRace(t)
 	seed := seeded(t).Uint64()
@@ -291,7 +292,7 @@ func TestCrash_EveryPoint(t *testing.T) {
 	t.Logf("%d points, %d kills, %d late passings not reached", len(points), kills.Load(), unreached.Load())
 }
 
-// killRecovery kills an Open at p, and says how many kills that was: 1.
+// killRecovery kills an Open at p, and returns the number of kills: 1.
 func (r *crashRun) killRecovery(t *testing.T, p point) int64 {
 	t.Helper()
 	c := r.c
@@ -317,7 +318,8 @@ func countPoints(t *testing.T, seed uint64) map[point]int {
 	return passed
 }
 
-// A kill at every point that a recovery passes, and at every passing, from several crashes.
+// Goal: no kill during a recovery loses anything. Method: at every point that a recovery passes, twice in a
+// row, after several crashes.
 func TestCrash_DuringRecovery(t *testing.T) {
 	skipKillsUnderRace(t)
 	seed := seeded(t).Uint64()
@@ -346,10 +348,10 @@ func TestCrash_DuringRecovery(t *testing.T) {
 	t.Logf("%d kills", kills.Load())
 }
 
-// repairWrites are points that a repair passes where it writes like anybody else.
+// repairWrites are points that a repair passes where it writes as a Put does.
 var repairWrites = []point{pointPutBody, pointPutAppended, pointSegmentCreated, pointFlushed, pointStateWritten}
 
-// A repair that is killed at any point, at each passing, and then run again, ends as one that was not.
+// Goal: a repair that is killed at any point, at each passing, and then run again, ends as one that was not.
 func TestCrash_DuringRepair(t *testing.T) {
 	skipKillsUnderRace(t)
 	for _, d := range damageStores(t)[:2] { // with a hint, and without

@@ -20,7 +20,7 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// image is a directory in memory.
+// image holds the files of a directory in memory.
 type image map[string][]byte
 
 func loadImage(t testing.TB, dir string) image {
@@ -30,7 +30,7 @@ func loadImage(t testing.TB, dir string) image {
 	img := image{}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), layout.SpareName) {
-			continue // its bytes mean nothing
+			continue // nothing reads its bytes
 		}
 		img[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name()))
 		require.NoError(t, err)
@@ -38,7 +38,7 @@ func loadImage(t testing.TB, dir string) image {
 	return img
 }
 
-// write makes dir hold img and nothing else.
+// write makes img the contents of dir.
 func (img image) write(t testing.TB, dir string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -63,7 +63,7 @@ func (img image) segments() (names []string) {
 	return names
 }
 
-// damageStore is an image and what is in it.
+// damageStore is an image of a store, and the contents of that store.
 type damageStore struct {
 	name    string
 	img     image
@@ -78,18 +78,18 @@ type placedRecord struct {
 	file     string
 	from, to int
 	id       string
-	newest   bool // decides what its memory is
-	last     bool // of its segment
+	newest   bool // the newest one of its memory
+	last     bool // the last one of its segment
 }
 
 const damageIDs = 14
 
 func damageContent(i, version int) []byte {
-	// Records of 128 bytes, so that blocks copied from elsewhere begin with a record.
+	// Records have 128 bytes, so that blocks copied from elsewhere begin with a record.
 	return contentOf(i, version, 128-record.HeaderSize-len(idOf(i)))
 }
 
-// damageStores returns the stores.
+// damageStores returns the stores that damage is done to.
 func damageStores(t testing.TB) []damageStore {
 	dir := fastDir(t)
 	opts := quiet()
@@ -148,7 +148,7 @@ func damageStores(t testing.TB) []damageStore {
 	return stores
 }
 
-// parse finds the records.
+// parse finds the records of d.
 func (d *damageStore) parse(t testing.TB) {
 	t.Helper()
 	newest := map[string]uint64{}
@@ -178,7 +178,7 @@ func (d *damageStore) parse(t testing.TB) {
 	require.GreaterOrEqual(t, len(d.records), 20)
 }
 
-// used is where the records of a segment file end, and how many there are.
+// used returns where the records of a segment file end, and how many there are.
 func (d *damageStore) used(file string) (end, records int) {
 	end = layout.HeaderSize
 	for _, r := range d.records {
@@ -189,7 +189,7 @@ func (d *damageStore) used(file string) (end, records int) {
 	return end, records
 }
 
-// damage is one thing that happens to one file.
+// damage is one change of one file.
 type damage struct {
 	file     string
 	name     string
@@ -200,7 +200,7 @@ type damage struct {
 
 func (d damage) String() string { return d.file + ": " + d.name }
 
-// touched are the memories whose newest record a damage hits.
+// touched returns the memories whose newest record a damage hits.
 func (d *damageStore) touched(x damage) map[string]bool {
 	m := map[string]bool{}
 	for _, r := range d.records {
@@ -211,8 +211,8 @@ func (d *damageStore) touched(x damage) map[string]bool {
 	return m
 }
 
-// looksUnfinished are the memories a damage may take away unnoticed from a store that was killed: it
-// left the last record of a segment as a kill in the middle of its Put would have.
+// looksUnfinished returns the memories that a damage may take away unnoticed from a store that was killed:
+// it left the last record of a segment as a kill in the middle of its Put would have.
 func (d *damageStore) looksUnfinished(x damage) map[string]bool {
 	m := map[string]bool{}
 	if !d.killed {
@@ -227,7 +227,7 @@ func (d *damageStore) looksUnfinished(x damage) map[string]bool {
 	return m
 }
 
-// bitFlips are all single bits that mean something, and a sample of those that do not.
+// bitFlips returns flips of every single bit that means something, and of a sample of those that do not.
 func (d *damageStore) bitFlips(rng *rand.Rand) (list []damage) {
 	flip := func(file string, at, bit int, must bool) {
 		list = append(list, damage{file: file, name: fmt.Sprintf("bit %d of byte %d", bit, at),
@@ -250,7 +250,7 @@ func (d *damageStore) bitFlips(rng *rand.Rand) (list []damage) {
 			end, records = d.used(name)
 			structural = func(at int) bool { return at < layout.HeaderSize }
 		default:
-			continue // LOCK means nothing
+			continue // nothing reads LOCK
 		}
 		for at := range end {
 			first := rng.IntN(8)
@@ -261,7 +261,7 @@ func (d *damageStore) bitFlips(rng *rand.Rand) (list []damage) {
 		if !isSegment {
 			continue
 		}
-		for at := layout.DigestAt(len(b), records); at < len(b); at++ { // one digest more than there are
+		for at := layout.DigestAt(len(b), records); at < len(b); at++ { // and where the next digest would be
 			flip(name, at, rng.IntN(8), true)
 		}
 		for range 100 {
@@ -274,7 +274,7 @@ func (d *damageStore) bitFlips(rng *rand.Rand) (list []damage) {
 	return list
 }
 
-// truncations are the lengths a file can be cut to.
+// truncations returns cuts to the lengths that may matter, for each file.
 func (d *damageStore) truncations() (list []damage) {
 	for name, b := range d.img {
 		cut := func(n int, must bool) {
@@ -303,7 +303,7 @@ func (d *damageStore) truncations() (list []damage) {
 	return list
 }
 
-// blocks are sectors and pages that were zeroed, or overwritten with others.
+// blocks returns sectors and pages that were zeroed, or overwritten with others.
 func (d *damageStore) blocks(rng *rand.Rand) (list []damage) {
 	overwrite := func(file, name string, at int, with []byte, must bool) {
 		if bytes.Equal(d.img[file][at:at+len(with)], with) {

@@ -14,8 +14,8 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// damagedRecords holds dead records between live ones: memories 0 to 9 of 0 to 36 bytes, some of them
-// overwritten, and one deleted.
+// damagedRecords returns a store with dead records between live ones, and a model of it: memories 0 to 9 of
+// 0 to 36 bytes, some overwritten, and one deleted.
 func damagedRecords(t *testing.T, h hooks) (s *Store, model map[string][]byte) {
 	s = openTest(t, quiet(), h)
 	model = map[string][]byte{}
@@ -43,7 +43,7 @@ var damageHashes = []struct {
 	{"two tags", func(id string) uint64 { return uint64(id[len(id)-1]&1) << 40 }, true},
 }
 
-// flips are the changes each byte of a record is put through.
+// flips returns the changes that each byte of a record is put through.
 func flips() []byte {
 	if raceEnabled || lockOrderChecked() {
 		return []byte{0x01, 0x10}
@@ -51,7 +51,7 @@ func flips() []byte {
 	return []byte{0x01, 0x10, 0x80, 0xff}
 }
 
-// damageStride is 1, for every byte, but where each lock costs a stack trace.
+// damageStride returns 1, to damage every byte, and more where each lock costs a stack trace.
 func damageStride() int {
 	if lockOrderChecked() {
 		return 7
@@ -59,7 +59,7 @@ func damageStride() int {
 	return 1
 }
 
-// Where the fields of a record's header are, for tests that damage them.
+// Offsets of the fields of a record's header.
 const (
 	atContentSum = 4
 	atKind       = 8
@@ -69,10 +69,9 @@ const (
 	atSeq        = 16
 )
 
-// Goal: whatever byte is damaged, no call ever returns a wrong byte, and no memory that has a slot is
-// ever called absent; the error says where, and Verify finds every damage. Method: each byte of each
-// record, live or dead, flipped in turn and restored. Padding holds nothing, so damage in it changes
-// nothing.
+// Goal: whatever byte is damaged, no call returns a wrong byte or calls a memory absent that has a slot; the
+// error says where the damage is, and Verify finds it. Method: each byte of each record, live or dead, is
+// flipped in turn and restored. Padding holds nothing, so damage in it changes nothing.
 func TestGet_EveryByteDamaged(t *testing.T) {
 	for _, hash := range damageHashes {
 		t.Run(hash.name, func(t *testing.T) {
@@ -116,8 +115,8 @@ func TestGet_EveryByteDamaged(t *testing.T) {
 	}
 }
 
-// requireNeverWrong reads every memory of model in every way: the content is right, or check, called
-// for each read, agrees with the error.
+// requireNeverWrong reads every memory of model in every way: the content is right, or check, called for
+// each read, accepts the error.
 func requireNeverWrong(t *testing.T, s *Store, model map[string][]byte, check func(id string, err error)) {
 	t.Helper()
 	for id, content := range model {
@@ -136,7 +135,7 @@ func requireNeverWrong(t *testing.T, s *Store, model map[string][]byte, check fu
 	}
 }
 
-// requireCorrupt checks that err is damage of the record at offset.
+// requireCorrupt checks that err reports damage of the record at offset.
 func requireCorrupt(t *testing.T, err error, seg *segment, offset int) {
 	t.Helper()
 	require.ErrorIs(t, err, ErrCorrupt)
@@ -146,10 +145,11 @@ func requireCorrupt(t *testing.T, err error, seg *segment, offset int) {
 	require.EqualValues(t, offset, corrupt.Offset)
 }
 
-// Goal: Put and Delete beside a damaged record do what they say or return ErrCorrupt and do nothing;
-// counts and bytes stay right either way. Method: each byte of a record flipped, one call in a fresh
-// store, the byte restored; then the store must verify, hold what a map holds, and compact. The damaged
-// record comes first in its shard, and enough others behind it that a longer length stays in bounds.
+// Goal: Put and Delete beside a damaged record either do what they should, or return ErrCorrupt and do
+// nothing; counts and bytes stay right either way. Method: each byte of a record is flipped, one call made
+// in a fresh store, and the byte restored; then the store must verify, hold what a map holds, and compact.
+// The damaged record is the first of its shard, and enough records follow for a longer length to stay in
+// bounds.
 func TestPut_EveryByteDamaged(t *testing.T) {
 	calls := []struct {
 		name string
@@ -208,8 +208,7 @@ func TestPut_EveryByteDamaged(t *testing.T) {
 	}
 }
 
-// Goal: a damaged memory is cured by writing it anew, and gone when deleted, if its id can still be
-// read. Method: damage the content.
+// Goal: overwriting cures a damaged memory, and deleting removes it, if its id can still be read. Method: damage the content.
 func TestPut_CuresDamage(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	fill(t, s, 0, 10, 50)
@@ -234,7 +233,7 @@ func TestPut_CuresDamage(t *testing.T) {
 }
 
 // Goal: damage that was overwritten or deleted is out of the way: compactions succeed and give its bytes
-// back. Method: a wrong length in the header, which is what the bytes that die are counted by.
+// back. Method: a wrong length in the header, from which the bytes that die are counted.
 func TestCompact_AfterDamageReplaced(t *testing.T) {
 	for _, flip := range []byte{0x10, 0x20} { // a shorter content, and a longer one
 		for _, replace := range []string{"overwritten", "deleted"} {

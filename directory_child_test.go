@@ -18,10 +18,10 @@ import (
 
 const directoryVariable = "WARMTIER_TEST_DIRECTORY_CHILD"
 
-// nobody is a user without any rights.
+// nobody is the user id of a user without rights.
 const nobody = 65534
 
-// runDirectoryChild runs a scenario in a process of its own, as nobody when asked for and possible.
+// runDirectoryChild runs a scenario in a process of its own, and as nobody when asked to and able to.
 func runDirectoryChild(t *testing.T, scenario, dir string, asNobody bool) (output string, err error) {
 	t.Helper()
 	binary, err := os.Open(os.Args[0])
@@ -43,7 +43,7 @@ func runDirectoryChild(t *testing.T, scenario, dir string, asNobody bool) (outpu
 	return string(out[:min(len(out), 1500)]), err
 }
 
-// TestDirectoryChild is the child.
+// TestDirectoryChild is the child process.
 func TestDirectoryChild(t *testing.T) {
 	scenario, dir, ok := strings.Cut(os.Getenv(directoryVariable), "\n")
 	if !ok {

@@ -28,21 +28,21 @@ func openDir(t testing.TB, dir string, opts *Options) *Store {
 	return s
 }
 
-// quietly are quiet options without a background Sync.
+// quietly returns quiet options without a background Sync.
 func quietly() *Options {
 	o := quiet()
 	o.SyncInterval = -1
 	return o
 }
 
-// closeIntact verifies and closes.
+// closeIntact verifies s and closes it.
 func closeIntact(t testing.TB, s *Store) {
 	t.Helper()
 	requireIntact(t, s)
 	require.NoError(t, s.Close())
 }
 
-// requireSame compares a store with a map.
+// requireSame checks that s holds exactly the memories of want.
 func requireSame(t testing.TB, s *Store, want map[string][]byte) {
 	t.Helper()
 	got := contentsOf(t, s)
@@ -59,8 +59,8 @@ func requireSame(t testing.TB, s *Store, want map[string][]byte) {
 	}
 }
 
-// snapshot is what a directory looks like: mode, and content or target, by name. Who opens it for
-// writing leaves a process id in LOCK.
+// snapshot returns mode, and content or target, of each file in a directory, by name. The content of LOCK is
+// left out: Open for writing leaves a process id in it.
 func snapshot(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -95,14 +95,14 @@ func copyDir(t testing.TB, from, to string) {
 	for _, e := range entries {
 		b, err := os.ReadFile(filepath.Join(from, e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // gone since
+			continue // removed since the names were read
 		}
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(to, e.Name()), b, 0o600))
 	}
 }
 
-// segmentFiles are the names of the segment files in dir.
+// segmentFiles returns the names of the segment files in dir.
 func segmentFiles(t testing.TB, dir string) (names []string) {
 	t.Helper()
 	for name := range snapshot(t, dir) {
@@ -123,7 +123,7 @@ func readManifestOf(t testing.TB, dir string) layout.Manifest {
 	return m
 }
 
-// contentsOf reads a whole store by All, and each memory by Get.
+// contentsOf returns every memory of s, read by All and by Get.
 func contentsOf(t testing.TB, s *Store) map[string][]byte {
 	t.Helper()
 	m := map[string][]byte{}
@@ -154,7 +154,7 @@ func describe(content []byte, exists bool) string {
 	return fmt.Sprintf("version %d in %d bytes", binary.LittleEndian.Uint64(content[8:]), len(content))
 }
 
-// requireNoStrays checks the names in the directory of a closed store.
+// requireNoStrays checks that the directory of a closed store holds no file it should not.
 func requireNoStrays(t testing.TB, dir string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -176,7 +176,7 @@ func requireNoStrays(t testing.TB, dir string) {
 	require.GreaterOrEqual(t, len(entries), len(m.Listed)+2)
 }
 
-// fastDir is a directory in memory where there is one: what matters here is the page cache.
+// fastDir returns a new directory, in memory where the system has such: the page cache is what matters here.
 func fastDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "warmtier-test-*") //nolint:usetesting // not where TempDir is
@@ -187,7 +187,7 @@ func fastDir(t testing.TB) string {
 	return dir
 }
 
-// envInt is a number from the environment, or fallback.
+// envInt returns a number from the environment, or fallback when it is not set.
 func envInt(t testing.TB, name string, fallback int) int {
 	t.Helper()
 	v := os.Getenv(name)
@@ -211,7 +211,7 @@ func skipFaultsUnderRace(t *testing.T) {
 	}
 }
 
-// findInFiles returns where content is.
+// findInFiles returns the file and the offset where content is.
 func findInFiles(t testing.TB, dir string, content []byte) (name string, at int64) {
 	t.Helper()
 	for _, name := range segmentFiles(t, dir) {

@@ -24,17 +24,17 @@ import (
 )
 
 /*
-Goal: a directory store is a store, only that it stays: same content after any sequence of closing,
-reopening and compacting; one owner at a time; files that are not ours, or not as they should be, are
-neither touched nor believed; a file that loses its pages under an open store costs errors and not the
-process.
+Goal: a directory store is a store that stays: it has the same content after any sequence of closing,
+reopening and compacting, and one owner at a time; files that are not the store's, or not as they should
+be, are neither touched nor believed; a file that loses its pages under an open store costs errors, and
+not the process.
 
-Method: the public interface against a plain map; and for what the directory must look like, the bytes,
-modes and names of all its files before and after. Scenarios that need another user, or may end the
-process when they fail, run in a child: the test binary itself, as TestDirectoryChild.
+Method: the public interface is held against a plain map, and the directory against the bytes, modes and
+names of its files before. Scenarios that need another user, or could end the process when they fail,
+run in a child process: the test binary itself, as TestDirectoryChild.
 */
 
-// Whatever segment sizes a directory was written with, every other size reads it, and compacts it.
+// Goal: a directory written with one segment size is read and compacted with every other.
 func TestDirectory_ContentSurvivesReopening(t *testing.T) {
 	const k, m = 1 << 10, 1 << 20
 	for _, sizes := range [][]int{
@@ -65,7 +65,7 @@ func TestDirectory_ContentSurvivesReopening(t *testing.T) {
 					_, err := s.Delete(idOf(i + 200*round))
 					require.NoError(t, err)
 				}
-				// With large segments these share one; with small ones each has its own.
+				// Large segments hold all of these; small segments, one each.
 				for i := range 6 {
 					put(fmt.Sprintf("medium-%d", i+2*round), contentOf(i, round, 500*k+997*i))
 				}
@@ -100,8 +100,8 @@ func oddIDs() []string {
 	}
 }
 
-// A target for a record from larger segments may have room for small ones behind it: further from its
-// start than SegmentSize, which locations must reach in the next Open too.
+// Goal: a target made for a record from larger segments may have room for small records after it, further
+// from its start than SegmentSize, and locations reach there in the next Open too.
 func TestDirectory_RecordBeyondSegmentSize(t *testing.T) {
 	dir := fastDir(t)
 	opts := quietly()
@@ -114,7 +114,7 @@ func TestDirectory_RecordBeyondSegmentSize(t *testing.T) {
 		require.NoError(t, s.Put(id, want[id]))
 	}
 	n := 0
-	inLane := func() string { // the next id whose records go to the same segment
+	inLane := func() string { // returns the next id whose records go to the same segment
 		for ; ; n++ {
 			if sh, _ := s.place(idOf(n)); sh.lane == lane {
 				n++
@@ -144,7 +144,7 @@ func TestDirectory_RecordBeyondSegmentSize(t *testing.T) {
 	}
 }
 
-// Empty content is not nil, in the first step of an iteration either.
+// Goal: All yields empty content as such, and never nil, in the first step too.
 func TestDirectory_AllYieldsEmptyContent(t *testing.T) {
 	s := openDir(t, fastDir(t), quietly())
 	require.NoError(t, s.Put("empty", nil))
@@ -156,7 +156,7 @@ func TestDirectory_AllYieldsEmptyContent(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// A random history, with closings and compactions in it, against a map.
+// Goal: a random history of calls, with closings, kills and compactions, leaves what it would in a map.
 func TestDirectory_RandomHistory(t *testing.T) {
 	rng := seeded(t)
 	for range scaled(6) {
@@ -247,7 +247,7 @@ func TestDirectory_CloseThenUse(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// The same files give the same content, every time.
+// Goal: the same files give the same content every time.
 func TestDirectory_RecoveryIsDeterministic(t *testing.T) {
 	skipKillsUnderRace(t)
 	r := newCrashRun(t, fastDir(t), seeded(t).Uint64(), 1)
@@ -291,7 +291,7 @@ func TestDirectory_Modes(t *testing.T) {
 	check()
 }
 
-// A relative path names the directory that it named when the store was opened.
+// Goal: a relative path names the directory that it named when the store was opened.
 func TestDirectory_RelativePath(t *testing.T) {
 	base, elsewhere := t.TempDir(), t.TempDir()
 	t.Chdir(base)
@@ -310,8 +310,8 @@ func TestDirectory_RelativePath(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// A copy of a directory that is being written to, file after file: no point in time, but per memory
-// a version from while the copy was made; or it is refused.
+// Goal: a copy of a directory that is being written to, made file by file, is refused, or holds for each
+// memory a version from the time of the copy. The copy as a whole is of no point in time.
 func TestDirectory_CopyOfLiveStore(t *testing.T) {
 	if raceEnabled {
 		t.Skip("under the race detector segments reach their files with Sync and Close only")
@@ -397,7 +397,7 @@ func TestDirectory_CopyOfLiveStore(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// What was deleted is in no file after a compaction and a Sync.
+// Goal: after a compaction and a Sync no file contains what was deleted.
 func TestDirectory_DeletedBytesAreGone(t *testing.T) {
 	dir := fastDir(t)
 	s := openDir(t, dir, quietly())

@@ -32,7 +32,7 @@ func Example() {
 	// Output: likes tea
 }
 
-// mustOpen is for short examples, with segments as small; a program handles the error.
+// mustOpen opens a store with small segments for short examples; a program handles the error.
 func mustOpen() *warmtier.Store {
 	s, err := warmtier.Open("", &warmtier.Options{SegmentSize: 1 << 20})
 	if err != nil {

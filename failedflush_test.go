@@ -15,12 +15,12 @@ import (
 	"github.com/warmtier/warmtier/internal/layout"
 )
 
-// failedFlush returns the directory of a store whose last flush failed, as its end left it: of so many
-// memories the first hundred were durable.
+// failedFlush returns the directory of a store with this many memories whose last flush failed, as the end
+// of the store left it: the first hundred were durable before.
 func failedFlush(t *testing.T, memories int) *shadow.FS {
 	t.Helper()
 	d := newShadow()
-	s := oneLaneStore(t, d) // so that what is in which segment does not depend on the machine
+	s := oneLaneStore(t, d) // which segment a memory is in does not depend on the machine
 	fill(t, s, 0, 100, 1000)
 	require.NoError(t, s.Sync())
 	fill(t, s, 100, memories, 1000)
@@ -31,7 +31,7 @@ func failedFlush(t *testing.T, memories int) *shadow.FS {
 		return nil
 	}
 	require.ErrorIs(t, s.Sync(), ErrSyncFailed)
-	for _, f := range d.Files { // as the next tries of others may do
+	for _, f := range d.Files { // as the next attempts of others may do
 		f.FailSync(0, len(f.Current))
 	}
 	require.ErrorIs(t, s.Close(), ErrSyncFailed)
@@ -39,8 +39,8 @@ func failedFlush(t *testing.T, memories int) *shadow.FS {
 	return d
 }
 
-// After a failed flush the kernel believes clean what it has not written. What the next Open finds is
-// durable all the same.
+// Goal: what the next Open finds after a failed flush is durable, although the kernel believes clean what it
+// has not written.
 func TestRecover_FailedFlush(t *testing.T) {
 	d := failedFlush(t, 200)
 	s := shadowStore(t, d, shadowOptions())
@@ -53,9 +53,9 @@ func TestRecover_FailedFlush(t *testing.T) {
 	closeShadow(t, s, after)
 }
 
-// The kernel may also drop it from its cache before the next Open. Then it is gone, and called damage where
-// anything shows it; what was durable is there, and what Open does find is durable. Nothing shows it where all
-// of it is dropped, unless there are new segments.
+// Goal: when the kernel also drops from its cache what it has not written, the next Open finds what was
+// durable before, makes durable whatever else it finds, and calls the rest damage where anything shows that
+// it is gone. Nothing does where all of it is dropped, unless there are new segments.
 func TestRecover_FailedFlushAndEviction(t *testing.T) {
 	rng := seeded(t)
 	corrupt, opened := 0, 0
@@ -98,9 +98,9 @@ func TestRecover_FailedFlushAndEviction(t *testing.T) {
 	t.Logf("%d opened, %d called damaged", opened, corrupt)
 }
 
-// A sync of the directory that failed is final as that of a file is: no later one acknowledges records in
-// a file whose name a power loss may take. Method: of the syncs in a call the first one fails, in another
-// run the second, and so on, and the disk is well again at once.
+// Goal: a failed sync of the directory is as final as that of a file: no later one acknowledges records in
+// a file whose name a power loss may take. Method: the first sync of a call fails, in another run the
+// second, and so on, and the disk is well again at once.
 func TestRecover_FailedSyncOfDirectory(t *testing.T) {
 	for _, call := range []string{"sync", "compact", "put"} {
 		t.Run(call, func(t *testing.T) {
@@ -113,14 +113,14 @@ func TestRecover_FailedSyncOfDirectory(t *testing.T) {
 	}
 }
 
-// failedSyncOfDirectory reports whether the call syncs the directory so many times.
+// failedSyncOfDirectory fails the nth sync of the directory in a call, and reports whether there is one.
 func failedSyncOfDirectory(t *testing.T, call string, nth int) (failed bool) {
 	d := newShadow()
 	opts := shadowOptions()
 	opts.SyncWrites = call == "put"
 	s := shadowStore(t, d, opts)
 	fill(t, s, 0, 100, 1000)
-	fill(t, s, 0, 100, 1000) // so that a compaction has something to do
+	fill(t, s, 0, 100, 1000) // gives a compaction something to do
 	require.NoError(t, s.Sync())
 	written, durable := 100, 100
 	put := func() (err error) {
@@ -174,8 +174,8 @@ func failedSyncOfDirectory(t *testing.T, call string, nth int) (failed bool) {
 	return true
 }
 
-// The same with the headers that Close syncs last: what the next Open has verified must not pass for a tail
-// that was never durable.
+// Goal: when the headers that Close syncs last are not written, what the next Open has verified does not pass
+// for a tail that was never durable.
 func TestRecover_FailedFlushOfStates(t *testing.T) {
 	d := newShadow()
 	failing := false
@@ -203,7 +203,7 @@ func TestRecover_FailedFlushOfStates(t *testing.T) {
 	require.ErrorIs(t, err, ErrCorrupt)
 }
 
-// Goal: a failed flush is one error in the log, whoever asked for it.
+// Goal: a failed flush is one error in the log, whatever call asked for it.
 func TestLog_SyncFailed(t *testing.T) {
 	log := &recorder{t: t}
 	opts := quiet()

@@ -19,8 +19,8 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// A segment file cut short under an open store: calls that need its pages return ErrCorrupt, others
-// go on, no lock stays held, the process lives.
+// Goal: when a segment file is cut short under an open store, calls that need its pages return ErrCorrupt,
+// others succeed, no lock stays held, and the process lives.
 func TestDirectory_CutShortUnderOpenStore(t *testing.T) {
 	skipFaultsUnderRace(t)
 	for _, scenario := range []string{
@@ -37,7 +37,7 @@ func TestDirectory_CutShortUnderOpenStore(t *testing.T) {
 	}
 }
 
-// A file that loses its pages between its making and its first use.
+// Goal: a file that loses its pages between its making and its first use fails the call, not the process.
 func TestDirectory_CutShortWhenMade(t *testing.T) {
 	skipFaultsUnderRace(t)
 	for _, scenario := range []string{
@@ -51,7 +51,7 @@ func TestDirectory_CutShortWhenMade(t *testing.T) {
 	}
 }
 
-// The bytes a callback or a loop holds go away while it reads them.
+// Goal: when bytes that a callback or a loop is reading go away, the call fails, not the process.
 func TestDirectory_CutShortInCallback(t *testing.T) {
 	skipFaultsUnderRace(t)
 	for _, scenario := range []string{"cut in view", "cut in view of a retired segment", "cut in all"} {
@@ -63,7 +63,7 @@ func TestDirectory_CutShortInCallback(t *testing.T) {
 	}
 }
 
-// Bytes that change in the file behind the store's back are noticed.
+// Goal: a byte that another process changes in a file is noticed.
 func TestDirectory_PageChangedBehindTheStore(t *testing.T) {
 	skipFaultsUnderRace(t)
 	dir := fastDir(t)
@@ -110,7 +110,7 @@ func TestDirectory_PageChangedBehindTheStore(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// Goal: a segment of which a page cannot be had ends one compaction, and the next one does without it.
+// Goal: a segment with an unreadable page ends one compaction, and the next one does without it.
 func TestDirectory_UnreadableSegmentIsLeftAlone(t *testing.T) {
 	skipFaultsUnderRace(t)
 	dir := fastDir(t)
@@ -135,9 +135,9 @@ func TestDirectory_UnreadableSegmentIsLeftAlone(t *testing.T) {
 	require.ErrorIs(t, s.Close(), ErrCorrupt)
 }
 
-// Goal: a page that cannot be had is the error of the ids it is needed for, and no id counts twice. Method:
-// one of two segment files is cut under the open store, behind what is loaded ahead, and a missing id comes
-// before what is in it.
+// Goal: an unreadable page is an error of the ids it is needed for, and no id counts twice. Method: one of two
+// segment files is cut under the open store, after the part that is loaded ahead, and a missing id comes
+// before those in it.
 func TestGetMany_Fault(t *testing.T) {
 	skipFaultsUnderRace(t)
 	dir := t.TempDir()
@@ -146,7 +146,7 @@ func TestGetMany_Fault(t *testing.T) {
 	require.NoError(t, s.Put("cut", make([]byte, 20_000)))
 	s.sealLanes(0)
 	require.NoError(t, s.Put("whole", []byte("content")))
-	require.NoError(t, os.Truncate(filepath.Join(dir, segmentOf(t, s, "cut").name()), 4096)) // its head is not touched
+	require.NoError(t, os.Truncate(filepath.Join(dir, segmentOf(t, s, "cut").name()), 4096)) // the prefix is intact
 	before := s.Stats()
 	list := getMany(t, s, []string{"whole", "missing", "cut", "whole"})
 	after := s.Stats()
@@ -255,7 +255,7 @@ func childCut(t *testing.T, dir, which string, size int64) {
 	repair := quietly()
 	repair.Repair = true
 	s, err = Open(dir, repair)
-	if err != nil { // who knows what was in a file that was not closed
+	if err != nil { // nothing is known of a file that was not closed
 		require.ErrorIs(t, err, ErrCorrupt)
 		require.ErrorContains(t, err, "nothing says of which memories")
 		return
@@ -349,8 +349,8 @@ func childCutInView(t *testing.T, dir string) {
 	_ = s.Close() // returns
 }
 
-// childCutRetired: the callback holds the last pin of the segment that it has the fault on, so that the
-// segment is unmapped on the way out.
+// childCutRetired has a callback fault on a segment of which it holds the last pin, so that the segment is
+// unmapped on the way out.
 func childCutRetired(t *testing.T, dir string) {
 	s := openDir(t, dir, quietly())
 	require.NoError(t, s.Put("a", contentOf(1, 1, 100))) // dead bytes in the same segment
@@ -358,7 +358,7 @@ func childCutRetired(t *testing.T, dir string) {
 	reached := false
 	err := s.View("a", func(content []byte) error {
 		segs := s.segments.all()
-		var files []*os.File // by their names they are gone after the compaction
+		var files []*os.File // the names are gone after the compaction
 		for _, seg := range segs {
 			f, err := os.OpenFile(filepath.Join(dir, seg.name()), os.O_RDWR, 0)
 			require.NoError(t, err)

@@ -21,9 +21,10 @@ import (
 )
 
 /*
-Goal: docs/format.md is enough to read a directory, and what was written once stays readable. Method: a
-reader made from that document alone, which shares nothing with the package but constants of the
-standard library; and a store in testdata, written by the first version of the format.
+Goal: docs/format.md is enough to read a directory, and a directory once written stays readable.
+
+Method: a reader made from that document alone, which shares nothing with the package but constants of
+the standard library; and a store in testdata, written by the first version of the format.
 */
 
 var writeGolden = flag.Bool("golden", false, "write the golden store anew, for a new format version")
@@ -41,7 +42,7 @@ func u16(b []byte, at int) int    { return int(binary.LittleEndian.Uint16(b[at:]
 func u32(b []byte, at int) uint32 { return binary.LittleEndian.Uint32(b[at:]) }
 func u64(b []byte, at int) uint64 { return binary.LittleEndian.Uint64(b[at:]) }
 
-// read returns what each id is.
+// read returns the content of each id.
 func (r documentReader) read(dir string) map[string][]byte {
 	t := r.t
 	manifest, err := os.ReadFile(filepath.Join(dir, "MANIFEST"))
@@ -143,7 +144,7 @@ func (r documentReader) records(
 	}
 }
 
-// formatStore fills dir, and returns what is in it; it is closed, or as a kill would leave it.
+// formatStore fills dir with a store that is closed, or as a kill would leave it, and returns its contents.
 func formatStore(t testing.TB, dir string, closed bool) map[string][]byte {
 	opts := quietly()
 	opts.SegmentSize = minSegmentSize

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// awkwardIDs are ids that are no file names, and their names.
+// awkwardIDs has ids that are no file names, and the names that stand for them.
 var awkwardIDs = map[string]string{
 	"plain.txt":    "plain.txt",
 	".":            "%2E",
@@ -35,7 +35,7 @@ var awkwardIDs = map[string]string{
 	"index.html":   "index.html",
 }
 
-// Goal: every id has one valid name, and the file system is one as the standard library wants it.
+// Goal: every id has one valid name, and the file system is what the standard library expects of one.
 func TestFS_TestFS(t *testing.T) {
 	for name, dir := range map[string]string{"memory": "", "directory": t.TempDir()} {
 		t.Run(name, func(t *testing.T) {
@@ -64,7 +64,7 @@ func TestFS_TestFS(t *testing.T) {
 	}
 }
 
-// Goal: no second name leads to a memory, and errors are those of file systems.
+// Goal: no second name leads to a memory, and errors are the usual ones of file systems.
 func TestFS_Errors(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	require.NoError(t, s.Put("a", []byte("content")))

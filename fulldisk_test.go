@@ -21,11 +21,14 @@ import (
 )
 
 /*
-A full disk: the budget of the shadow, and a small file system in memory where the test may mount one.
+Goal: a store on a full disk stays alive: it reads, deletes, compacts, syncs and opens, and writes again
+once there is space.
+
+Method: the budget of the shadow, and a small file system in memory where the test may mount one.
 */
 
-// diskIsFull fills a store until there is no space, and checks that it is alive: reads, deletions,
-// compactions go on, and give the space back.
+// diskIsFull fills a store until there is no space, and checks that it reads, deletes and compacts, and has
+// space again.
 func diskIsFull(t *testing.T, s *Store, cycles int) {
 	version, next := map[int]int{}, 0
 	read := func() {
@@ -62,7 +65,7 @@ func diskIsFull(t *testing.T, s *Store, cycles int) {
 				continue
 			}
 			existed, err := s.Delete(idOf(i))
-			if errors.Is(err, ErrNoSpace) && deleted > 100 { // what is kept back is not without end
+			if errors.Is(err, ErrNoSpace) && deleted > 100 { // the bytes kept back for deletions may run out
 				_, err = s.Compact(context.Background())
 				require.NoError(t, err, "on a full disk")
 				existed, err = s.Delete(idOf(i))
@@ -101,7 +104,7 @@ func TestPower_FullDisk(t *testing.T) {
 	}
 }
 
-// A store whose disk has no byte left opens again, reads, deletes and compacts.
+// Goal: a store whose disk has no byte left opens again, reads, deletes and compacts.
 func TestPower_FullDiskOpens(t *testing.T) {
 	d := newShadow()
 	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
@@ -120,8 +123,8 @@ func TestPower_FullDiskOpens(t *testing.T) {
 	require.NoError(t, released(d, s))
 }
 
-// What a compaction gives back on a full disk fills up what is kept back first: a writer that tries again
-// and again beside it gets nothing before.
+// Goal: the space that a compaction gives back on a full disk first makes up what is kept back for
+// compactions: a writer that tries again and again beside it gets nothing before.
 func TestPower_FullDiskAndGreedyWriter(t *testing.T) {
 	d := newShadow()
 	d.Budget = 24 * minSegmentSize
@@ -147,7 +150,7 @@ func TestPower_FullDiskAndGreedyWriter(t *testing.T) {
 	greedy()
 	for cycle := range 4 {
 		for i := range next {
-			if i%8 == cycle { // little is dead in each segment: many victims for one target
+			if i%8 == cycle { // little is dead in each segment, so one target has many victims
 				_, err := s.Delete(idOf(i))
 				require.NoError(t, err)
 			}
@@ -160,12 +163,12 @@ func TestPower_FullDiskAndGreedyWriter(t *testing.T) {
 	require.NoError(t, released(d, s))
 }
 
-// The space kept back for a manifest grows with the number of segments.
+// Goal: the space kept back for a manifest grows with the number of segments.
 func TestPower_FullDiskWithManySegments(t *testing.T) {
 	d := newShadow()
 	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
 	require.NoError(t, err)
-	fill(t, s, 0, 300, 60_000) // one in each
+	fill(t, s, 0, 300, 60_000) // one memory in each segment
 	require.GreaterOrEqual(t, s.disk.spares.kept[manifestSpare], layout.ManifestSize(300))
 	d.Budget = d.Used
 	require.NoError(t, s.Sync(), "on a full disk")
@@ -176,7 +179,8 @@ func TestPower_FullDiskWithManySegments(t *testing.T) {
 	require.NoError(t, released(d, s))
 }
 
-// The disk becomes full at every step there is, by the page; some are left out unless long tests are asked for.
+// Goal: it does not matter at which step of a workload the disk becomes full. Method: budgets of one page, two
+// pages and so on; some are left out unless long tests are asked for.
 func TestPower_FullAnywhere(t *testing.T) {
 	rng := seeded(t)
 	base := rng.Uint64()
@@ -206,7 +210,7 @@ func empty(t *testing.T, s *Store) {
 	mustCompact(t, s)
 }
 
-// A real full disk: no SIGBUS, and the same.
+// Goal: a store on a real full disk stays alive too, and gets no SIGBUS.
 func TestPower_FullFileSystem(t *testing.T) {
 	for _, size := range []int{1 << 20, 1<<20 + 12<<10, 3 << 20} {
 		t.Run(fmt.Sprintf("size=%d", size), func(t *testing.T) {
@@ -224,7 +228,7 @@ func TestPower_FullFileSystem(t *testing.T) {
 				diskIsFull(t, s, 4)
 				require.NoError(t, s.Close())
 			}
-			// Not a byte is left, and the store opens and can be emptied all the same.
+			// With not a byte left the store opens, and can be emptied.
 			filler, err := os.Create(filepath.Join(dir, "filler"))
 			require.NoError(t, err)
 			_, err = filler.Write(make([]byte, 2*size))
