@@ -51,8 +51,8 @@ func TestAll_Break(t *testing.T) {
 	mustCompact(t, s)
 }
 
-// Goal: a memory that stays is yielded exactly once, and any other at most once, whatever the body of
-// the loop does to the others. Method: delete, add and compact in each step.
+// Goal: a memory that stays is yielded exactly once, and any other at most once, whatever the body
+// of the loop does to the others. Method: delete, add and compact in each step.
 func TestAll_OthersComeAndGo(t *testing.T) {
 	const stay = 1000
 	s := openTest(t, quiet(), hooks{})
@@ -81,8 +81,8 @@ func TestAll_OthersComeAndGo(t *testing.T) {
 	requireUnpinned(t, s)
 }
 
-// Goal: the body of a loop over All may delete what it was given, overwrite it, and close the store,
-// which ends the loop. Method: each in its own loop.
+// Goal: the body of a loop over All may delete what it was given, overwrite it, and close the
+// store, which ends the loop. Method: each in its own loop.
 func TestAll_BodyCallsStore(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	fill(t, s, 0, 1000, 100)
@@ -113,8 +113,8 @@ func TestAll_BodyCallsStore(t *testing.T) {
 	require.Equal(t, 1, steps)
 }
 
-// Goal: All leaves out a damaged record, counts it, logs it without its id and content, and yields no
-// other memory in its place. Method: damage one byte of one record, in each part of it.
+// Goal: All leaves out a damaged record, counts it, logs it without its id and content, and yields
+// no other memory in its place. Method: damage one byte of one record, in each part of it.
 func TestAll_DamagedRecordLeftOut(t *testing.T) {
 	const size = 40
 	for _, c := range []struct {

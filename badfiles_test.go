@@ -43,8 +43,8 @@ func TestDirectory_LeavesOtherFilesAlone(t *testing.T) {
 	}
 }
 
-// Goal: Open refuses a symbolic link, a directory or a pipe under the name of a file of the store. Anybody
-// able to plant one could make the store write elsewhere, or wait for ever.
+// Goal: Open refuses a symbolic link, a directory or a pipe under the name of a file of the store.
+// Anybody able to plant one could make the store write elsewhere, or wait for ever.
 func TestDirectory_RefusesOddFiles(t *testing.T) {
 	kinds := map[string]func(t *testing.T, path, elsewhere string){
 		"symbolic link": func(t *testing.T, path, elsewhere string) {
@@ -118,7 +118,8 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 	}
 }
 
-// openInTime opens a store, and fails the test when Open waits for somebody to open the pipe at path.
+// openInTime opens a store, and fails the test when Open waits for somebody to open the pipe at
+// path.
 func openInTime(t *testing.T, dir string, opts *Options, path string) (*Store, error) {
 	t.Helper()
 	type result struct {
@@ -162,8 +163,8 @@ func TestDirectory_NotADirectory(t *testing.T) {
 	require.NoError(t, err, out)
 }
 
-// closedStore fills dir with a closed store of several segments, some of which are targets, and returns
-// its contents.
+// closedStore fills dir with a closed store of several segments, some of which are targets, and
+// returns its contents.
 func closedStore(t testing.TB, dir string, version int) map[string][]byte {
 	t.Helper()
 	opts := quietly()
@@ -209,8 +210,8 @@ func firstOfKind(t testing.TB, dir string, kind layout.SegmentKind) string {
 	return ""
 }
 
-// Goal: a store whose segment files are missing, exchanged, doubled or another store's is not opened, and
-// nothing in its directory is changed, least of all removed.
+// Goal: a store whose segment files are missing, exchanged, doubled or another store's is not
+// opened, and nothing in its directory is changed, least of all removed.
 func TestDirectory_WrongSegmentFiles(t *testing.T) {
 	move := func(t *testing.T, from, to string) { require.NoError(t, os.Rename(from, to)) }
 	duplicate := func(t *testing.T, from, to string) {

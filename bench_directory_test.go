@@ -14,9 +14,9 @@ import (
 )
 
 /*
-These benchmarks show what a directory store costs beside a memory store, and how long Open takes. What
-a ratio compares is measured by turns in one process, and the ratio is that of the medians. Files are in
-the directory of TMPDIR, and in the page cache.
+These benchmarks show what a directory store costs beside a memory store, and how long Open takes.
+What a ratio compares is measured by turns in one process, and the ratio is that of the medians.
+Files are in the directory of TMPDIR, and in the page cache.
 */
 
 func directoryBenchOptions() *Options {
@@ -62,8 +62,8 @@ func readAndChecksum(b *testing.B, dir string) {
 	}
 }
 
-// BenchmarkDirectoryOpen times Open with and without the hint, against reading and checksumming the same
-// files on one core.
+// BenchmarkDirectoryOpen times Open with and without the hint, against reading and checksumming the
+// same files on one core.
 func BenchmarkDirectoryOpen(b *testing.B) {
 	n := inShort(10_000, 1_000_000)
 	dir := b.TempDir()
@@ -157,8 +157,9 @@ func BenchmarkDirectoryCalls(b *testing.B) {
 	}
 }
 
-// BenchmarkFaultGuard times the fault guard alone, around a copy of 512 B: each call on a directory store
-// pays for it once or more. The copy is in a function of its own in both cases, and does not fault.
+// BenchmarkFaultGuard times the fault guard alone, around a copy of 512 B: each call on a directory
+// store pays for it once or more. The copy is in a function of its own in both cases, and does not
+// fault.
 func BenchmarkFaultGuard(b *testing.B) {
 	s := &Store{}
 	src, dst := make([]byte, 512), make([]byte, 512)

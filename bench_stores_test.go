@@ -121,8 +121,8 @@ type benchStore struct {
 
 var sharedStores = map[benchSize]*benchStore{}
 
-// sharedStore returns the store of size z. It has all its memories and no dead bytes, and a benchmark that
-// changes that puts it right again with tidy.
+// sharedStore returns the store of size z. It has all its memories and no dead bytes, and a
+// benchmark that changes that puts it right again with tidy.
 func sharedStore(b *testing.B, z benchSize) *benchStore {
 	b.Helper()
 	if f := sharedStores[z]; f != nil {
@@ -142,8 +142,8 @@ func sharedStore(b *testing.B, z benchSize) *benchStore {
 	return f
 }
 
-// dropSharedStores gives the shared stores back: a benchmark that weighs the whole process begins with
-// it.
+// dropSharedStores gives the shared stores back: a benchmark that weighs the whole process begins
+// with it.
 func dropSharedStores(b *testing.B) {
 	b.Helper()
 	for z, f := range sharedStores {

@@ -22,9 +22,9 @@ Ids are ready before the clock starts: an idList is one string, read front to ba
 formatting nor a cache miss of the benchmark's own counts as the store's. Its order is shuffled, so
 each call meets a random memory.
 
-A benchmark that overwrites pays for the compactions that takes: they run inside the measured loop, each time
-as many memories were overwritten as there are (fragmentation ratio 0.5, the default threshold of
-maintenance).
+A benchmark that overwrites pays for the compactions that takes: they run inside the measured loop,
+each time as many memories were overwritten as there are (fragmentation ratio 0.5, the default
+threshold of maintenance).
 
 Ratios are taken within one run: what they compare is measured by turns with it, in one process.
 
@@ -124,7 +124,8 @@ func BenchmarkGet(b *testing.B) {
 
 func BenchmarkAppendContent(b *testing.B) { benchCall(b, "uniform", newAppendContent) }
 
-// newGetMany returns a call that gets one id of a batch, so that its figures compare with those of Get.
+// newGetMany returns a call that gets one id of a batch, so that its figures compare with those of
+// Get.
 func newGetMany(f *benchStore, ids *idStream) func() error {
 	list := make([]string, 0, batchIDs)
 	var failed error
@@ -221,7 +222,8 @@ func newMixed(u *upkeep, ids *idStream, writeEvery int) func() error {
 	}
 }
 
-// BenchmarkMixed makes nine calls of AppendContent to one Put that overwrites, compactions included.
+// BenchmarkMixed makes nine calls of AppendContent to one Put that overwrites, compactions
+// included.
 func BenchmarkMixed(b *testing.B) { writers(b, 10) }
 
 // BenchmarkPut overwrites, compactions included (ids=uniform), or fills an empty store (ids=new).
@@ -245,8 +247,8 @@ func BenchmarkPut(b *testing.B) {
 	}
 }
 
-// BenchmarkDelete deletes the memories of a full store in random order. Giving the space back is not part
-// of it: BenchmarkCompact measures that.
+// BenchmarkDelete deletes the memories of a full store in random order. Giving the space back is
+// not part of it: BenchmarkCompact measures that.
 func BenchmarkDelete(b *testing.B) {
 	for _, z := range callSizes() {
 		for _, workers := range []int{1, runtime.GOMAXPROCS(0)} {
@@ -302,8 +304,8 @@ func inPasses(b *testing.B, n, workers int, before func(), op func(i int) error)
 	}
 }
 
-// halfDead is a store that can be brought back to the same state over and over: all memories put once, a
-// random half deleted, nothing else.
+// halfDead is a store that can be brought back to the same state over and over: all memories put
+// once, a random half deleted, nothing else.
 type halfDead struct {
 	*Store
 	benchSize
@@ -311,7 +313,8 @@ type halfDead struct {
 	content []byte
 }
 
-// dead reports whether memory i is deleted in this pass: a coin for each pass and memory (splitmix64).
+// dead reports whether memory i is deleted in this pass: a coin for each pass and memory
+// (splitmix64).
 func (h *halfDead) dead(pass uint64, i int) bool {
 	x := (pass<<40 + uint64(i)) * 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
@@ -353,8 +356,8 @@ func (h *halfDead) liveIDs(list []int) idList {
 	return idList(b)
 }
 
-// memcpyTime returns how long one copy of size bytes takes a single goroutine, between two stretches of
-// private memory, mapped as segments are and touched before: the median of three.
+// memcpyTime returns how long one copy of size bytes takes a single goroutine, between two
+// stretches of private memory, mapped as segments are and touched before: the median of three.
 func memcpyTime(b *testing.B, size int64) time.Duration {
 	b.Helper()
 	var m mapper

@@ -36,8 +36,8 @@ func bounded(workers int) *Options { return compacting(workers, 1) }
 // unbounded returns quiet options with one round for everything.
 func unbounded(workers int) *Options { return compacting(workers, -1) }
 
-// compactionKinds returns options for all kinds of rounds: small ones and one for everything, by one worker
-// and by several. The detectors have something to see with several workers only.
+// compactionKinds returns options for all kinds of rounds: small ones and one for everything, by
+// one worker and by several. The detectors have something to see with several workers only.
 func compactionKinds() []struct {
 	name string
 	opts *Options
@@ -63,8 +63,8 @@ func compactionKinds() []struct {
 	return kinds
 }
 
-// One worker flips firstMoved first and lastMoved last: they have the lowest and the highest shard to
-// themselves.
+// One worker flips firstMoved first and lastMoved last: they have the lowest and the highest shard
+// to themselves.
 const (
 	firstMoved  = 0
 	lastMoved   = 1
@@ -83,8 +83,8 @@ func layoutShard(i int) int {
 	return 1 + i/2%30 // as many dead memories as live ones in each shard, and so in each lane
 }
 
-// fragmentedStore returns a store with layoutMoved live memories among as many dead ones, and the version
-// of each live memory by its number.
+// fragmentedStore returns a store with layoutMoved live memories among as many dead ones, and the
+// version of each live memory by its number.
 func fragmentedStore(t *testing.T, opts *Options) (s *Store, model map[int]int) {
 	s = openTest(t, opts, hooks{hash: placedBy(layoutShard)})
 	fill(t, s, 0, layoutCount, layoutSize)
@@ -101,8 +101,8 @@ func fragmentedStore(t *testing.T, opts *Options) (s *Store, model map[int]int) 
 
 const faultMemories = 1200
 
-// faultStore returns a store of faultMemories memories of which the even ones were deleted, in segments
-// enough for several rounds.
+// faultStore returns a store of faultMemories memories of which the even ones were deleted, in
+// segments enough for several rounds.
 func faultStore(t *testing.T, opts *Options) *Store {
 	s := openTest(t, opts, hooks{})
 	fill(t, s, 0, faultMemories, 400)
@@ -110,8 +110,8 @@ func faultStore(t *testing.T, opts *Options) *Store {
 	return s
 }
 
-// overwriteAndDelete changes a fifth of what lives in a faultStore: it overwrites one and deletes one of
-// every ten odd memories.
+// overwriteAndDelete changes a fifth of what lives in a faultStore: it overwrites one and deletes
+// one of every ten odd memories.
 func overwriteAndDelete(t *testing.T, s *Store) {
 	for i := 1; i < faultMemories; i += 20 {
 		require.NoError(t, s.Put(idOf(i), contentOf(i, 1, 300)))

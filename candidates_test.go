@@ -8,8 +8,9 @@ import (
 	"github.com/warmtier/warmtier/internal/layout"
 )
 
-// Goal: what Open takes a file for under the name of a segment follows from the manifest, from the file's header
-// and from whether the machine was restarted, as docs/format.md says. Method: every combination.
+// Goal: what Open takes a file for under the name of a segment follows from the manifest, from the
+// file's header and from whether the machine was restarted, as docs/format.md says. Method: every
+// combination.
 func TestCandidate_Outcomes(t *testing.T) {
 	const id = 7
 	store := layout.StoreID{1, 2}

@@ -20,8 +20,8 @@ import (
 	"github.com/warmtier/warmtier/internal/dir"
 )
 
-// allPoints are the points where a child is killed. The test fails when one of these is never passed, and
-// when a point is passed that is not listed.
+// allPoints are the points where a child is killed. The test fails when one of these is never
+// passed, and when a point is passed that is not listed.
 var allPoints = []point{
 	pointPutFound, pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
 	pointLaneRolled, pointViewPinned,
@@ -42,8 +42,8 @@ var recoveryPoints = []point{
 // repairPoints are the points that only a repair passes.
 var repairPoints = []point{pointRepairBuried, pointRepairRescued, pointRepairCommitted}
 
-// filePoints are points that the test adds: before and after each kind of call on the directory, as soon as
-// the store is open.
+// filePoints are points that the test adds: before and after each kind of call on the directory, as
+// soon as the store is open.
 var filePoints = func() (points []point) {
 	for _, call := range []string{
 		"create", "write file", "sync file", "rename", "remove", "sync directory", "sync segment",
@@ -96,8 +96,8 @@ func randomOp(seed uint64, writer, n int) crashOp {
 	return op
 }
 
-// scriptOp returns operation n of the child that passes every point: that of randomOp, with compactions,
-// large contents and reopenings at fixed places.
+// scriptOp returns operation n of the child that passes every point: that of randomOp, with
+// compactions, large contents and reopenings at fixed places.
 func scriptOp(seed uint64, n int) crashOp {
 	switch n {
 	case 60, 190, 191, 410:
@@ -262,7 +262,8 @@ func (child *crashChild) do(t *testing.T, op crashOp) error {
 	return fmt.Errorf("unknown operation %q", op.kind)
 }
 
-// reachingFiles is a directory that passes a point before and after each call that changes anything.
+// reachingFiles is a directory that passes a point before and after each call that changes
+// anything.
 type reachingFiles struct {
 	dir.FS
 	reach func(point) error

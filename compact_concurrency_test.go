@@ -15,13 +15,13 @@ import (
 )
 
 /*
-Compaction runs beside reads and writes, and these tests force the interleavings that could go wrong: a
-hook stops the compaction at a named point and makes exactly one other thing happen there. Every point of
-hooks.go is visited, with and without a failure of the round afterwards. Interleavings that nobody thought
-of are left to the scheduler in stress_test.go.
+Compaction runs beside reads and writes, and these tests force the interleavings that could go
+wrong: a hook stops the compaction at a named point and makes exactly one other thing happen there.
+Every point of hooks.go is visited, with and without a failure of the round afterwards.
+Interleavings that nobody thought of are left to the scheduler in stress_test.go.
 
-A hook runs with the locks of its point held. What it makes happen therefore runs on a goroutine of its
-own (elsewhere), as it would in a program; the checker of the lock order sees the difference.
+A hook runs with the locks of its point held. What it makes happen therefore runs on a goroutine of
+its own (elsewhere), as it would in a program; the checker of the lock order sees the difference.
 */
 
 // operation is something done to one memory while a compaction stands still.
@@ -58,7 +58,8 @@ var operations = []operation{
 		run: func(s *Store, i int) error { return errors.Join(putVersion(s, i, 1), putVersion(s, i, 2)) }},
 }
 
-// expectVersion reads memory i in every way there is, and reports anything but this version; -1 is none.
+// expectVersion reads memory i in every way there is, and reports anything but this version; -1 is
+// none.
 func expectVersion(s *Store, i, version int) error {
 	want := contentOf(i, version, layoutSize)
 	check := func(how string, got []byte, err error) error {
@@ -100,8 +101,9 @@ type moment struct {
 	listed  bool  // live records have been listed
 }
 
-// possible reports whether the compaction can wait at m for the end of an operation. A flip holds the lock
-// of one shard: with one worker it is known which; with more, only that the first flip is not in the last.
+// possible reports whether the compaction can wait at m for the end of an operation. A flip holds
+// the lock of one shard: with one worker it is known which; with more, only that the first flip is
+// not in the last.
 func (m moment) possible(workers int) bool {
 	return workers == 1 || m.at != pointCompactFlip || m.pass == 1
 }
@@ -127,8 +129,8 @@ var failures = []moment{
 	{name: "commit", at: pointCompactCommitted, pass: 1, order: 10},
 }
 
-// Goal: whatever is done to a memory, at any point of the round that moves it, the newest version wins, a
-// delete uncovers nothing, and the counts are exact.
+// Goal: whatever is done to a memory, at any point of the round that moves it, the newest version
+// wins, a delete uncovers nothing, and the counts are exact.
 //
 // What would break: a flip that does not compare brings back the version that was overwritten after
 // it was staged; victims that leave before the flips are done leave locations that lead nowhere; a
@@ -151,8 +153,8 @@ func TestCompact_OperationAtEveryPoint(t *testing.T) {
 	}
 }
 
-// Goal: when the round fails after the operation, undo brings back what was, and nothing that has been
-// overwritten or deleted since.
+// Goal: when the round fails after the operation, undo brings back what was, and nothing that has
+// been overwritten or deleted since.
 //
 // What would break: an undo that does not compare takes a memory written after its flip back to the
 // old version; an undo left out leaves the index pointing into targets that are gone.
@@ -231,14 +233,15 @@ func requireMoved(t *testing.T, stats CompactionStats, workers int, m moment, op
 	}
 }
 
-// Goal: a Put that has written its record and not yet reached the index, while a compaction moves the
-// older version, takes the live bytes of the older version from the segment it has been moved to.
+// Goal: a Put that has written its record and not yet reached the index, while a compaction moves
+// the older version, takes the live bytes of the older version from the segment it has been moved
+// to.
 //
-// What would break: using the location found before the record was written takes the live bytes from
-// the victim, which has none left, and leaves the copy in the target live for ever.
+// What would break: using the location found before the record was written takes the live bytes
+// from the victim, which has none left, and leaves the copy in the target live for ever.
 //
-// Method: the Put starts after the seal, which would have to wait for it, is held between record and index,
-// and is let go after the flips; in a second run, after a flip that is undone.
+// Method: the Put starts after the seal, which would have to wait for it, is held between record
+// and index, and is let go after the flips; in a second run, after a flip that is undone.
 func TestCompact_MovesMemoryUnderPut(t *testing.T) {
 	for _, fails := range []bool{false, true} {
 		t.Run(fmt.Sprintf("fails=%v", fails), func(t *testing.T) {
@@ -275,13 +278,14 @@ func TestCompact_MovesMemoryUnderPut(t *testing.T) {
 
 // Goal: the swap waits for a Put that is under way, and takes nothing from it.
 //
-// The interleaving: a content larger than a segment has a segment of its own, sealed from the start.
-// Its Put has written the record and not yet reached the index; the segment is in the table, and its one
-// record counts as dead. A compaction that lists victims at this moment lists the segment too, finds
-// nothing live in it, and gives it back: once the Put has finished, its memory is gone.
+// The interleaving: a content larger than a segment has a segment of its own, sealed from the
+// start. Its Put has written the record and not yet reached the index; the segment is in the table,
+// and its one record counts as dead. A compaction that lists victims at this moment lists the
+// segment too, finds nothing live in it, and gives it back: once the Put has finished, its memory
+// is gone.
 //
-// Method: the Put starts after the seal, and continues either when the round is committed, or when the
-// swap waits for the lock that the Put holds.
+// Method: the Put starts after the seal, and continues either when the round is committed, or when
+// the swap waits for the lock that the Put holds.
 func TestCompact_LargePutUnderWay(t *testing.T) {
 	for _, when := range []string{"committed", "swapping"} {
 		t.Run(when, func(t *testing.T) {
@@ -322,8 +326,8 @@ func TestCompact_LargePutUnderWay(t *testing.T) {
 
 // Goal: a live record that the walk does not list fails the compaction; it is never dropped (I6).
 //
-// Method: a slot is taken out of the index while the walk passes and put back afterwards, which is what an
-// error in the walk would look like.
+// Method: a slot is taken out of the index while the walk passes and put back afterwards, which is
+// what an error in the walk would look like.
 func TestCompact_WalkMissesMemory(t *testing.T) {
 	for _, workers := range []int{1, 4} {
 		t.Run(fmt.Sprintf("workers=%d", workers), func(t *testing.T) {
@@ -398,8 +402,8 @@ func TestCompact_SecondIsRefusedAtEveryPoint(t *testing.T) {
 	}
 }
 
-// Goal: a compaction that is cancelled at any point stops, undoes the round it is in, keeps the rounds that
-// are finished, and leaves a store that the next compaction compacts.
+// Goal: a compaction that is cancelled at any point stops, undoes the round it is in, keeps the
+// rounds that are finished, and leaves a store that the next compaction compacts.
 func TestCompact_CancelledAtEveryPoint(t *testing.T) {
 	for _, workers := range []int{1, 4} {
 		for _, p := range compactionPoints {
@@ -428,7 +432,8 @@ func TestCompact_CancelledAtEveryPoint(t *testing.T) {
 	}
 }
 
-// derivedContext is a context that is never done, and reports when a context derived from it is done.
+// derivedContext is a context that is never done, and reports when a context derived from it is
+// done.
 type derivedContext struct {
 	context.Context
 	never chan struct{}
@@ -442,7 +447,8 @@ func newDerivedContext() *derivedContext {
 
 func (c *derivedContext) Done() <-chan struct{} { return c.never }
 
-// AfterFunc is called by package context for a derived context, and the stop it returns when that is done.
+// AfterFunc is called by package context for a derived context, and the stop it returns when that
+// is done.
 func (c *derivedContext) AfterFunc(func()) (stop func() bool) {
 	return func() bool {
 		c.once.Do(func() { close(c.ended) })

@@ -10,9 +10,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Goal: memory really goes back to the operating system: the resident set of the process falls with a
-// mass delete and a compaction. Method: read the resident set; under the race detector segments lie on
-// the Go heap, which gives pages back when it likes, so the mapped bytes are held to the same bound.
+// Goal: memory really goes back to the operating system: the resident set of the process falls with
+// a mass delete and a compaction. Method: read the resident set; under the race detector segments
+// lie on the Go heap, which gives pages back when it likes, so the mapped bytes are held to the
+// same bound.
 func TestCompact_MemoryReturned(t *testing.T) {
 	n := sized(t, 100_000)
 	opts := quiet()
@@ -41,8 +42,9 @@ func TestCompact_MemoryReturned(t *testing.T) {
 	requireContents(t, s, 0, n, 1000, func(i int) bool { return i%10 == 0 })
 }
 
-// Goal: a compaction takes no more memory than it may: it shrinks its rounds first, and says what it
-// needed and what there was when not even one segment fits. Method: a hook says what is available.
+// Goal: a compaction takes no more memory than it may: it shrinks its rounds first, and says what
+// it needed and what there was when not even one segment fits. Method: a hook says what is
+// available.
 func TestCompact_MemoryBound(t *testing.T) {
 	const segment = minSegmentSize
 	for _, c := range []struct {
@@ -122,9 +124,9 @@ func TestCompact_MemoryGoneBetweenRounds(t *testing.T) {
 	requireContents(t, s, 0, faultMemories, 400, odd)
 }
 
-// Goal: a compaction holds no more target memory than MaxOverhead at any moment, whatever the number
-// of workers and the share of dead bytes, and 48 bytes per memory on top by its own account. Method:
-// read the mapped bytes at every point, and count the targets of each round.
+// Goal: a compaction holds no more target memory than MaxOverhead at any moment, whatever the
+// number of workers and the share of dead bytes, and 48 bytes per memory on top by its own account.
+// Method: read the mapped bytes at every point, and count the targets of each round.
 func TestCompact_OverheadBounded(t *testing.T) {
 	deadShares := []int{2, 10, 50, 90}
 	if raceEnabled || lockOrderChecked() {
@@ -186,8 +188,9 @@ func TestCompact_NoTrailOfSegments(t *testing.T) {
 	}
 }
 
-// Goal: overwriting everything and compacting, 100 times, needs no more memory at the end than at the
-// beginning. Method: segments and mapped bytes after each cycle, the resident set after the last.
+// Goal: overwriting everything and compacting, 100 times, needs no more memory at the end than at
+// the beginning. Method: segments and mapped bytes after each cycle, the resident set after the
+// last.
 func TestCompact_CyclesDoNotGrow(t *testing.T) {
 	opts := quiet()
 	opts.SegmentSize = 256 << 10

@@ -52,8 +52,8 @@ func TestCompact_Progress(t *testing.T) {
 	require.Equal(t, stats.Rounds, seen[StageCommit], "rounds whose commit was reported")
 }
 
-// Goal: a panic of OnProgress reaches the caller of Compact, with the round undone, nothing locked, nothing
-// pinned, and the next compaction possible.
+// Goal: a panic of OnProgress reaches the caller of Compact, with the round undone, nothing locked,
+// nothing pinned, and the next compaction possible.
 //
 // Method: a first run counts the calls; then each of them panics in turn.
 func TestCompact_ProgressPanics(t *testing.T) {

@@ -14,8 +14,8 @@ import (
 
 // Goal: resizing a table between stage, flip and undo changes nothing but positions.
 //
-// What would break: a flip that remembers where it saw a slot, and sets it there after the table was
-// replaced.
+// What would break: a flip that remembers where it saw a slot, and sets it there after the table
+// was replaced.
 //
 // Method: all memories share one shard, which grows tenfold after the build, shrinks after the
 // commit, and grows again before an undo.
@@ -71,8 +71,8 @@ func TestCompact_ShardResizedDuringRound(t *testing.T) {
 	}
 }
 
-// Goal: a shard may grow and shrink all the time while flips, and undone flips, run on it and readers look
-// memories up.
+// Goal: a shard may grow and shrink all the time while flips, and undone flips, run on it and
+// readers look memories up.
 //
 // What would break: a resize that does not hold the shard's lock loses the slots that are flipped
 // while it copies, and leads readers into a table that is gone.
@@ -142,10 +142,12 @@ func TestCompact_ShardResizesWhileFlipping(t *testing.T) {
 	t.Logf("%d flips", flips.Load())
 }
 
-// Goal: lanes roll, and the segment table grows, while slots are flipped and while flips are undone.
+// Goal: lanes roll, and the segment table grows, while slots are flipped and while flips are
+// undone.
 //
 // What would break: a target published into a table that is replaced at the same time; an index of
-// the table given to two segments; a segment that is sealed during the round and taken for a victim.
+// the table given to two segments; a segment that is sealed during the round and taken for a
+// victim.
 //
 // Method: at flips in the middle of the commit, Puts into other shards fill twenty segments.
 func TestCompact_LanesRollDuringCommit(t *testing.T) {

@@ -10,8 +10,9 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// Goal: a compaction changes no content, brings nothing deleted back and leaves no dead byte. Method:
-// contents of all sizes, a third overwritten, a third deleted, against a map; all kinds of rounds.
+// Goal: a compaction changes no content, brings nothing deleted back and leaves no dead byte.
+// Method: contents of all sizes, a third overwritten, a third deleted, against a map; all kinds of
+// rounds.
 func TestCompact_ContentPreserved(t *testing.T) {
 	for _, c := range compactionKinds() {
 		t.Run(c.name, func(t *testing.T) {
@@ -84,8 +85,8 @@ func TestCompact_Statistics(t *testing.T) {
 	requireContents(t, s, 0, n, 200, odd)
 }
 
-// Goal: after a compaction the index points into segments made by it, and the old segments are out of
-// the table and unmapped. Method: note where every record was, and compare.
+// Goal: after a compaction the index points into segments made by it, and the old segments are out
+// of the table and unmapped. Method: note where every record was, and compare.
 func TestCompact_LocationsUpdated(t *testing.T) {
 	for _, c := range compactionKinds() {
 		t.Run(c.name, func(t *testing.T) {
@@ -203,8 +204,8 @@ func TestCompact_ManyVersionsInOneSegment(t *testing.T) {
 	require.Equal(t, s.Stats().LiveBytes, s.Stats().TotalBytes)
 }
 
-// Goal: all of the above holds for many memories. Method: 100,000 and 1,000,000 memories, a fifth overwritten and a
-// third deleted, everything read back.
+// Goal: all of the above holds for many memories. Method: 100,000 and 1,000,000 memories, a fifth
+// overwritten and a third deleted, everything read back.
 func TestCompact_ManyMemories(t *testing.T) {
 	for _, full := range []int{100_000, 1_000_000} {
 		t.Run(fmt.Sprintf("%d memories", full), func(t *testing.T) {

@@ -28,8 +28,8 @@ type fault struct {
 
 func (f fault) String() string { return fmt.Sprintf("time %d at %q", f.n, string(f.p)) }
 
-// faults returns one fault for each point that can fail, and more for flips at the beginning, in the middle
-// and at the end of a commit.
+// faults returns one fault for each point that can fail, and more for flips at the beginning, in
+// the middle and at the end of a commit.
 func faults() (list []fault) {
 	for _, p := range []point{
 		pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactBuilt, pointCompactCommitted,
@@ -43,9 +43,9 @@ func faults() (list []fault) {
 		fault{pointCompactTarget, 2}, fault{pointCompactFlip, faultMemories/2 - 1}, fault{pointCompactFlip, 333})
 }
 
-// Goal: whatever fails in a compaction, the round is undone: every memory is readable, every figure is as
-// before the round, and the next compaction succeeds. Method: each injected fault, with one worker and
-// with four, in a single round and in several.
+// Goal: whatever fails in a compaction, the round is undone: every memory is readable, every figure
+// is as before the round, and the next compaction succeeds. Method: each injected fault, with one
+// worker and with four, in a single round and in several.
 func TestCompact_UndoneOnFault(t *testing.T) {
 	for _, c := range compactionKinds() {
 		for _, f := range faults() {
@@ -76,8 +76,8 @@ func TestCompact_UndoneOnFault(t *testing.T) {
 	}
 }
 
-// requireFailed checks the error of a compaction beside which nobody wrote, and that Stats differ from
-// those before it only by the rounds it finished.
+// requireFailed checks the error of a compaction beside which nobody wrote, and that Stats differ
+// from those before it only by the rounds it finished.
 func requireFailed(t *testing.T, s *Store, before Stats, stats CompactionStats, err error) {
 	t.Helper()
 	require.ErrorIs(t, err, ErrCompactionFailed)
@@ -96,8 +96,8 @@ func requireFailed(t *testing.T, s *Store, before Stats, stats CompactionStats, 
 	}
 }
 
-// Goal: after several compactions that failed, each later than the one before, the next one ends as if
-// nothing had failed. Method: fail at the n-th flip, n growing, until one succeeds.
+// Goal: after several compactions that failed, each later than the one before, the next one ends as
+// if nothing had failed. Method: fail at the n-th flip, n growing, until one succeeds.
 func TestCompact_FaultAfterFault(t *testing.T) {
 	opts := quiet()
 	opts.Compaction.MaxOverhead = 1
@@ -120,8 +120,8 @@ func TestCompact_FaultAfterFault(t *testing.T) {
 	requireContents(t, s, 0, faultMemories, 400, odd)
 }
 
-// Goal: no room for a target undoes the round, with ErrNoSpace as the cause. Method: no segment number
-// is left, so that the error is the store's own and not an injected one.
+// Goal: no room for a target undoes the round, with ErrNoSpace as the cause. Method: no segment
+// number is left, so that the error is the store's own and not an injected one.
 func TestCompact_UndoneOnNoSpace(t *testing.T) {
 	s := faultStore(t, quiet())
 	used := s.segments.used
@@ -136,9 +136,10 @@ func TestCompact_UndoneOnNoSpace(t *testing.T) {
 	requireContents(t, s, 0, faultMemories, 400, odd)
 }
 
-// Goal: a damaged live record fails the compaction with an error that says where it is; the round is undone,
-// and reads go on reporting the damage. Later compactions leave its segment alone, give others back, and
-// give this one back once nothing in it is live. Method: flip a byte in each part of a record in a sealed segment.
+// Goal: a damaged live record fails the compaction with an error that says where it is; the round
+// is undone, and reads go on reporting the damage. Later compactions leave its segment alone, give
+// others back, and give this one back once nothing in it is live. Method: flip a byte in each part
+// of a record in a sealed segment.
 func TestCompact_UndoneOnCorruptRecord(t *testing.T) {
 	for _, c := range compactionKinds() {
 		for _, damage := range []struct {
@@ -245,11 +246,11 @@ func TestCompact_CancelledAtEachPoint(t *testing.T) {
 	}
 }
 
-// Goal: a round that fails at any of its flips, with writers running, takes back exactly the slots that are
-// still its own.
+// Goal: a round that fails at any of its flips, with writers running, takes back exactly the slots
+// that are still its own.
 //
-// What would break: an undo that misses the batch in which the flip failed, or the flips of the other
-// workers; one that takes back a slot that a writer has replaced.
+// What would break: an undo that misses the batch in which the flip failed, or the flips of the
+// other workers; one that takes back a slot that a writer has replaced.
 //
 // Method: a small round fails at its k-th flip, for every k; before each flip the writers get the
 // processor. Each store is small, so that there are thousands of rounds.
@@ -305,8 +306,8 @@ func TestUndo_AtEveryFlipWithWriters(t *testing.T) {
 // Goal: undo looks at every slot it takes back: a memory that was written after its flip keeps what
 // was written.
 //
-// Method: as in the test above, but without chance: the round fails at its k-th flip, for every k, and
-// right before that most memories in other shards are overwritten or deleted, flipped or not.
+// Method: as in the test above, but without chance: the round fails at its k-th flip, for every k,
+// and right before that most memories in other shards are overwritten or deleted, flipped or not.
 func TestUndo_AtEveryFlipAfterWrites(t *testing.T) {
 	const n, size = 24, 100
 	for k := 1; k <= n; k++ {

@@ -28,13 +28,14 @@ import (
 /*
 Goal: kill -9 at any instant loses nothing that was acknowledged and brings nothing deleted back.
 
-Method: the test binary runs itself as a child (TestCrashChild), which works on a directory store and
-writes the number of each finished operation to a pipe. Operation n of writer w is a function of
+Method: the test binary runs itself as a child (TestCrashChild), which works on a directory store
+and writes the number of each finished operation to a pipe. Operation n of writer w is a function of
 (seed, w, n), so the parent knows what was done without being told. The child dies by SIGKILL: at a
-random instant, sent by the parent, or at the n-th passing of a named point, sent by itself. Then the
-parent opens the directory and compares: every acknowledged operation is there, and at most one more of
-each writer, as a whole or not at all. Verify must be clean, no file may be left over, and a second Open
-must find the same. Before the parent looks, further children may be killed while they recover.
+random instant, sent by the parent, or at the n-th passing of a named point, sent by itself. Then
+the parent opens the directory and compares: every acknowledged operation is there, and at most one
+more of each writer, as a whole or not at all. Verify must be clean, no file may be left over, and a
+second Open must find the same. Before the parent looks, further children may be killed while they
+recover.
 
 WARMTIER_TEST_KILLS sets the number of random kills; more than the default of 60 also kills at more
 passings of each point. WARMTIER_TEST_SEED replays the operations.
@@ -62,8 +63,8 @@ type childResult struct {
 	output string
 }
 
-// run runs a child to its end, and calls kill with a channel that is closed when the store is open and a
-// function that kills the child.
+// run runs a child to its end, and calls kill with a channel that is closed when the store is open
+// and a function that kills the child.
 func (r *crashRun) run(t *testing.T, c crashConfig, kill func(opened <-chan struct{}, kill func())) childResult {
 	t.Helper()
 	text, err := json.Marshal(c)
@@ -116,8 +117,8 @@ func (r *crashRun) run(t *testing.T, c crashConfig, kill func(opened <-chan stru
 	return result
 }
 
-// apply makes the acknowledged operations of a child part of what must be there, and returns what may
-// be there instead: the operation each writer had under way.
+// apply makes the acknowledged operations of a child part of what must be there, and returns what
+// may be there instead: the operation each writer had under way.
 func (r *crashRun) apply(c crashConfig, result childResult) (may map[string]crashOp) {
 	may = map[string]crashOp{}
 	for w, acked := range result.acked {
@@ -189,8 +190,8 @@ func (r *crashRun) ids() map[string]bool {
 	return ids
 }
 
-// Goal: no kill at a random instant loses anything. Method: several in a row on the same directory, a few of
-// them during Open.
+// Goal: no kill at a random instant loses anything. Method: several in a row on the same directory,
+// a few of them during Open.
 func TestCrash_RandomKills(t *testing.T) {
 	skipKillsUnderRace(t)
 	rng := seeded(t)
@@ -245,8 +246,8 @@ func (r *crashRun) killRandomly(t *testing.T, rng *rand.Rand) childResult {
 	return result
 }
 
-// Goal: no kill at a named point loses anything. Method: every point, at its first and at a later passing,
-// and then a kill during the recovery.
+// Goal: no kill at a named point loses anything. Method: every point, at its first and at a later
+// passing, and then a kill during the recovery.
 func TestCrash_EveryPoint(t *testing.T) {
 	skipKillsUnderRace(t)
 	seed := seeded(t).Uint64()
@@ -318,8 +319,8 @@ func countPoints(t *testing.T, seed uint64) map[point]int {
 	return passed
 }
 
-// Goal: no kill during a recovery loses anything. Method: at every point that a recovery passes, twice in a
-// row, after several crashes.
+// Goal: no kill during a recovery loses anything. Method: at every point that a recovery passes,
+// twice in a row, after several crashes.
 func TestCrash_DuringRecovery(t *testing.T) {
 	skipKillsUnderRace(t)
 	seed := seeded(t).Uint64()
@@ -351,7 +352,8 @@ func TestCrash_DuringRecovery(t *testing.T) {
 // repairWrites are points that a repair passes where it writes as a Put does.
 var repairWrites = []point{pointPutBody, pointPutAppended, pointSegmentCreated, pointFlushed, pointStateWritten}
 
-// Goal: a repair that is killed at any point, at each passing, and then run again, ends as one that was not.
+// Goal: a repair that is killed at any point, at each passing, and then run again, ends as one that
+// was not.
 func TestCrash_DuringRepair(t *testing.T) {
 	skipKillsUnderRace(t)
 	for _, d := range damageStores(t)[:2] { // with a hint, and without

@@ -211,8 +211,8 @@ func (d *damageStore) touched(x damage) map[string]bool {
 	return m
 }
 
-// looksUnfinished returns the memories that a damage may take away unnoticed from a store that was killed:
-// it left the last record of a segment as a kill in the middle of its Put would have.
+// looksUnfinished returns the memories that a damage may take away unnoticed from a store that was
+// killed: it left the last record of a segment as a kill in the middle of its Put would have.
 func (d *damageStore) looksUnfinished(x damage) map[string]bool {
 	m := map[string]bool{}
 	if !d.killed {
@@ -227,7 +227,8 @@ func (d *damageStore) looksUnfinished(x damage) map[string]bool {
 	return m
 }
 
-// bitFlips returns flips of every single bit that means something, and of a sample of those that do not.
+// bitFlips returns flips of every single bit that means something, and of a sample of those that do
+// not.
 func (d *damageStore) bitFlips(rng *rand.Rand) (list []damage) {
 	flip := func(file string, at, bit int, must bool) {
 		list = append(list, damage{file: file, name: fmt.Sprintf("bit %d of byte %d", bit, at),

@@ -17,8 +17,8 @@ import (
 	"github.com/warmtier/warmtier/internal/layout"
 )
 
-// tryRepair opens the damaged store with Repair, and then without. All says that every memory must be there
-// whose newest record was not hit.
+// tryRepair opens the damaged store with Repair, and then without. All says that every memory must
+// be there whose newest record was not hit.
 func (d *damageStore) tryRepair(t testing.TB, dir string, x damage, all bool, o *outcomes) {
 	damaged := maps.Clone(d.img)
 	damaged[x.file] = x.apply(bytes.Clone(d.img[x.file]))
@@ -84,14 +84,14 @@ func TestDamage_RepairBitFlips(t *testing.T) {
 	repairTest(t, 4, func(d *damageStore, rng *rand.Rand) []damage { return d.bitFlips(rng) })
 }
 
-// A truncation takes records away, and the digests with them: only the hint knows which memories they were.
-// Without it, a repair must refuse unless no record is missing.
+// A truncation takes records away, and the digests with them: only the hint knows which memories
+// they were. Without it, a repair must refuse unless no record is missing.
 func TestDamage_RepairTruncations(t *testing.T) {
 	repairTest(t, 8, func(d *damageStore, _ *rand.Rand) []damage { return d.truncations() })
 }
 
-// repairTest repairs each damage alone. A repair takes ten times as long as a look, so only one in share of
-// the damages that other tests always try is always tried.
+// repairTest repairs each damage alone. A repair takes ten times as long as a look, so only one in
+// share of the damages that other tests always try is always tried.
 func repairTest(t *testing.T, share int, damages func(*damageStore, *rand.Rand) []damage) {
 	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
 		o := newOutcomes()

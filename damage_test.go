@@ -25,18 +25,18 @@ import (
 
 /*
 Goal: damage is never silent. Whatever happens to a file, the store gives the right content, returns
-ErrCorrupt (ErrVersion where the version was hit), or does not open; it never gives wrong content, an
-older version or a deleted memory, and never calls a memory absent that is there. With Repair it opens,
-and loses nothing but what was hit.
+ErrCorrupt (ErrVersion where the version was hit), or does not open; it never gives wrong content,
+an older version or a deleted memory, and never calls a memory absent that is there. With Repair it
+opens, and loses nothing but what was hit.
 
 Method: the files of a small store are taken into memory; one damage at a time is done to them, and
-they are written out and opened. There are three stores: one closed, with its hint; the same without;
-and one as a kill leaves it. The files themselves tell where each record lies, and so which memory a
-damage touches. Problems are collected by kind, with a few examples of each.
+they are written out and opened. There are three stores: one closed, with its hint; the same
+without; and one as a kill leaves it. The files themselves tell where each record lies, and so which
+memory a damage touches. Problems are collected by kind, with a few examples of each.
 
 One bit of each byte of headers, manifests, states and digests is always tried. Of everything else a
-random part is, as far as the time allows: WARMTIER_TEST_DURATION is the time for each subtest (default
-200ms), and 1h does everything.
+random part is, as far as the time allows: WARMTIER_TEST_DURATION is the time for each subtest
+(default 200ms), and 1h does everything.
 */
 
 // outcomes counts the outcomes of the trials of a test.
@@ -69,8 +69,8 @@ func (o *outcomes) require(t testing.TB) {
 	}
 }
 
-// trials calls try for the damages of list that must be tried, and for as many others as there is time for,
-// in random order.
+// trials calls try for the damages of list that must be tried, and for as many others as there is
+// time for, in random order.
 func trials(t testing.TB, rng *rand.Rand, list []damage, try func(damage)) {
 	t.Helper()
 	enough, ok := askedDuration(t)
@@ -139,7 +139,8 @@ func copied(all iter.Seq2[string, []byte]) map[string][]byte {
 	return m
 }
 
-// checkDamaged reads every memory of an opened store. The memories in free may also be absent or older.
+// checkDamaged reads every memory of an opened store. The memories in free may also be absent or
+// older.
 func (d *damageStore) checkDamaged(s *Store, x damage, free map[string]bool, o *outcomes) {
 	corrupt := 0
 	listed := copied(s.All())
@@ -204,8 +205,8 @@ func TestDamage_Blocks(t *testing.T) {
 	})
 }
 
-// tryWriting opens the damaged store for writing, twice: what the first Open changes in the directory must
-// not make anything worse for the second.
+// tryWriting opens the damaged store for writing, twice: what the first Open changes in the
+// directory must not make anything worse for the second.
 func (d *damageStore) tryWriting(t testing.TB, dir string, x damage, o *outcomes) {
 	damaged := maps.Clone(d.img)
 	damaged[x.file] = x.apply(bytes.Clone(d.img[x.file]))
@@ -236,8 +237,8 @@ func TestDamage_OpenForWriting(t *testing.T) {
 	})
 }
 
-// Goal: a damaged length is not believed: memory and time stay bounded. Method: headers with lengths of all
-// sizes, where records begin and where the next one would.
+// Goal: a damaged length is not believed: memory and time stay bounded. Method: headers with
+// lengths of all sizes, where records begin and where the next one would.
 func TestDamage_HostileLengths(t *testing.T) {
 	d := damageStores(t)[1]
 	dir := fastDir(t)

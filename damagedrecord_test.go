@@ -14,8 +14,8 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// damagedRecords returns a store with dead records between live ones, and a model of it: memories 0 to 9 of
-// 0 to 36 bytes, some overwritten, and one deleted.
+// damagedRecords returns a store with dead records between live ones, and a model of it: memories 0
+// to 9 of 0 to 36 bytes, some overwritten, and one deleted.
 func damagedRecords(t *testing.T, h hooks) (s *Store, model map[string][]byte) {
 	s = openTest(t, quiet(), h)
 	model = map[string][]byte{}
@@ -69,9 +69,10 @@ const (
 	atSeq        = 16
 )
 
-// Goal: whatever byte is damaged, no call returns a wrong byte or calls a memory absent that has a slot; the
-// error says where the damage is, and Verify finds it. Method: each byte of each record, live or dead, is
-// flipped in turn and restored. Padding holds nothing, so damage in it changes nothing.
+// Goal: whatever byte is damaged, no call returns a wrong byte or calls a memory absent that has a
+// slot; the error says where the damage is, and Verify finds it. Method: each byte of each record,
+// live or dead, is flipped in turn and restored. Padding holds nothing, so damage in it changes
+// nothing.
 func TestGet_EveryByteDamaged(t *testing.T) {
 	for _, hash := range damageHashes {
 		t.Run(hash.name, func(t *testing.T) {
@@ -115,8 +116,8 @@ func TestGet_EveryByteDamaged(t *testing.T) {
 	}
 }
 
-// requireNeverWrong reads every memory of model in every way: the content is right, or check, called for
-// each read, accepts the error.
+// requireNeverWrong reads every memory of model in every way: the content is right, or check,
+// called for each read, accepts the error.
 func requireNeverWrong(t *testing.T, s *Store, model map[string][]byte, check func(id string, err error)) {
 	t.Helper()
 	for id, content := range model {
@@ -145,11 +146,11 @@ func requireCorrupt(t *testing.T, err error, seg *segment, offset int) {
 	require.EqualValues(t, offset, corrupt.Offset)
 }
 
-// Goal: Put and Delete beside a damaged record either do what they should, or return ErrCorrupt and do
-// nothing; counts and bytes stay right either way. Method: each byte of a record is flipped, one call made
-// in a fresh store, and the byte restored; then the store must verify, hold what a map holds, and compact.
-// The damaged record is the first of its shard, and enough records follow for a longer length to stay in
-// bounds.
+// Goal: Put and Delete beside a damaged record either do what they should, or return ErrCorrupt and
+// do nothing; counts and bytes stay right either way. Method: each byte of a record is flipped, one
+// call made in a fresh store, and the byte restored; then the store must verify, hold what a map
+// holds, and compact. The damaged record is the first of its shard, and enough records follow for a
+// longer length to stay in bounds.
 func TestPut_EveryByteDamaged(t *testing.T) {
 	calls := []struct {
 		name string
@@ -208,7 +209,8 @@ func TestPut_EveryByteDamaged(t *testing.T) {
 	}
 }
 
-// Goal: overwriting cures a damaged memory, and deleting removes it, if its id can still be read. Method: damage the content.
+// Goal: overwriting cures a damaged memory, and deleting removes it, if its id can still be read.
+// Method: damage the content.
 func TestPut_CuresDamage(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	fill(t, s, 0, 10, 50)
@@ -232,8 +234,8 @@ func TestPut_CuresDamage(t *testing.T) {
 	requireContents(t, s, 0, 10, 50, func(i int) bool { return i != 1 })
 }
 
-// Goal: damage that was overwritten or deleted is out of the way: compactions succeed and give its bytes
-// back. Method: a wrong length in the header, from which the bytes that die are counted.
+// Goal: damage that was overwritten or deleted is out of the way: compactions succeed and give its
+// bytes back. Method: a wrong length in the header, from which the bytes that die are counted.
 func TestCompact_AfterDamageReplaced(t *testing.T) {
 	for _, flip := range []byte{0x10, 0x20} { // a shorter content, and a longer one
 		for _, replace := range []string{"overwritten", "deleted"} {

@@ -21,7 +21,8 @@ const directoryVariable = "WARMTIER_TEST_DIRECTORY_CHILD"
 // nobody is the user id of a user without rights.
 const nobody = 65534
 
-// runDirectoryChild runs a scenario in a process of its own, and as nobody when asked to and able to.
+// runDirectoryChild runs a scenario in a process of its own, and as nobody when asked to and able
+// to.
 func runDirectoryChild(t *testing.T, scenario, dir string, asNobody bool) (output string, err error) {
 	t.Helper()
 	binary, err := os.Open(os.Args[0])

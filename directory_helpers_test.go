@@ -59,8 +59,8 @@ func requireSame(t testing.TB, s *Store, want map[string][]byte) {
 	}
 }
 
-// snapshot returns mode, and content or target, of each file in a directory, by name. The content of LOCK is
-// left out: Open for writing leaves a process id in it.
+// snapshot returns mode, and content or target, of each file in a directory, by name. The content
+// of LOCK is left out: Open for writing leaves a process id in it.
 func snapshot(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -176,7 +176,8 @@ func requireNoStrays(t testing.TB, dir string) {
 	require.GreaterOrEqual(t, len(entries), len(m.Listed)+2)
 }
 
-// fastDir returns a new directory, in memory where the system has such: the page cache is what matters here.
+// fastDir returns a new directory, in memory where the system has such: the page cache is what
+// matters here.
 func fastDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "warmtier-test-*") //nolint:usetesting // not where TempDir is

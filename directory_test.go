@@ -24,14 +24,14 @@ import (
 )
 
 /*
-Goal: a directory store is a store that stays: it has the same content after any sequence of closing,
-reopening and compacting, and one owner at a time; files that are not the store's, or not as they should
-be, are neither touched nor believed; a file that loses its pages under an open store costs errors, and
-not the process.
+Goal: a directory store is a store that stays: it has the same content after any sequence of
+closing, reopening and compacting, and one owner at a time; files that are not the store's, or not
+as they should be, are neither touched nor believed; a file that loses its pages under an open store
+costs errors, and not the process.
 
-Method: the public interface is held against a plain map, and the directory against the bytes, modes and
-names of its files before. Scenarios that need another user, or could end the process when they fail,
-run in a child process: the test binary itself, as TestDirectoryChild.
+Method: the public interface is held against a plain map, and the directory against the bytes, modes
+and names of its files before. Scenarios that need another user, or could end the process when they
+fail, run in a child process: the test binary itself, as TestDirectoryChild.
 */
 
 // Goal: a directory written with one segment size is read and compacted with every other.
@@ -100,8 +100,8 @@ func oddIDs() []string {
 	}
 }
 
-// Goal: a target made for a record from larger segments may have room for small records after it, further
-// from its start than SegmentSize, and locations reach there in the next Open too.
+// Goal: a target made for a record from larger segments may have room for small records after it,
+// further from its start than SegmentSize, and locations reach there in the next Open too.
 func TestDirectory_RecordBeyondSegmentSize(t *testing.T) {
 	dir := fastDir(t)
 	opts := quietly()
@@ -156,7 +156,8 @@ func TestDirectory_AllYieldsEmptyContent(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// Goal: a random history of calls, with closings, kills and compactions, leaves what it would in a map.
+// Goal: a random history of calls, with closings, kills and compactions, leaves what it would in a
+// map.
 func TestDirectory_RandomHistory(t *testing.T) {
 	rng := seeded(t)
 	for range scaled(6) {
@@ -310,8 +311,8 @@ func TestDirectory_RelativePath(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// Goal: a copy of a directory that is being written to, made file by file, is refused, or holds for each
-// memory a version from the time of the copy. The copy as a whole is of no point in time.
+// Goal: a copy of a directory that is being written to, made file by file, is refused, or holds for
+// each memory a version from the time of the copy. The copy as a whole is of no point in time.
 func TestDirectory_CopyOfLiveStore(t *testing.T) {
 	if raceEnabled {
 		t.Skip("under the race detector segments reach their files with Sync and Close only")

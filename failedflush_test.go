@@ -15,8 +15,8 @@ import (
 	"github.com/warmtier/warmtier/internal/layout"
 )
 
-// failedFlush returns the directory of a store with this many memories whose last flush failed, as the end
-// of the store left it: the first hundred were durable before.
+// failedFlush returns the directory of a store with this many memories whose last flush failed, as
+// the end of the store left it: the first hundred were durable before.
 func failedFlush(t *testing.T, memories int) *shadow.FS {
 	t.Helper()
 	d := newShadow()
@@ -39,8 +39,8 @@ func failedFlush(t *testing.T, memories int) *shadow.FS {
 	return d
 }
 
-// Goal: what the next Open finds after a failed flush is durable, although the kernel believes clean what it
-// has not written.
+// Goal: what the next Open finds after a failed flush is durable, although the kernel believes
+// clean what it has not written.
 func TestRecover_FailedFlush(t *testing.T) {
 	d := failedFlush(t, 200)
 	s := shadowStore(t, d, shadowOptions())
@@ -53,9 +53,10 @@ func TestRecover_FailedFlush(t *testing.T) {
 	closeShadow(t, s, after)
 }
 
-// Goal: when the kernel also drops from its cache what it has not written, the next Open finds what was
-// durable before, makes durable whatever else it finds, and calls the rest damage where anything shows that
-// it is gone. Nothing does where all of it is dropped, unless there are new segments.
+// Goal: when the kernel also drops from its cache what it has not written, the next Open finds what
+// was durable before, makes durable whatever else it finds, and calls the rest damage where
+// anything shows that it is gone. Nothing does where all of it is dropped, unless there are new
+// segments.
 func TestRecover_FailedFlushAndEviction(t *testing.T) {
 	rng := seeded(t)
 	corrupt, opened := 0, 0
@@ -98,9 +99,9 @@ func TestRecover_FailedFlushAndEviction(t *testing.T) {
 	t.Logf("%d opened, %d called damaged", opened, corrupt)
 }
 
-// Goal: a failed sync of the directory is as final as that of a file: no later one acknowledges records in
-// a file whose name a power loss may take. Method: the first sync of a call fails, in another run the
-// second, and so on, and the disk is well again at once.
+// Goal: a failed sync of the directory is as final as that of a file: no later one acknowledges
+// records in a file whose name a power loss may take. Method: the first sync of a call fails, in
+// another run the second, and so on, and the disk is well again at once.
 func TestRecover_FailedSyncOfDirectory(t *testing.T) {
 	for _, call := range []string{"sync", "compact", "put"} {
 		t.Run(call, func(t *testing.T) {
@@ -113,7 +114,8 @@ func TestRecover_FailedSyncOfDirectory(t *testing.T) {
 	}
 }
 
-// failedSyncOfDirectory fails the nth sync of the directory in a call, and reports whether there is one.
+// failedSyncOfDirectory fails the nth sync of the directory in a call, and reports whether there is
+// one.
 func failedSyncOfDirectory(t *testing.T, call string, nth int) (failed bool) {
 	d := newShadow()
 	opts := shadowOptions()
@@ -174,8 +176,8 @@ func failedSyncOfDirectory(t *testing.T, call string, nth int) (failed bool) {
 	return true
 }
 
-// Goal: when the headers that Close syncs last are not written, what the next Open has verified does not pass
-// for a tail that was never durable.
+// Goal: when the headers that Close syncs last are not written, what the next Open has verified
+// does not pass for a tail that was never durable.
 func TestRecover_FailedFlushOfStates(t *testing.T) {
 	d := newShadow()
 	failing := false

@@ -19,8 +19,8 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// Goal: when a segment file is cut short under an open store, calls that need its pages return ErrCorrupt,
-// others succeed, no lock stays held, and the process lives.
+// Goal: when a segment file is cut short under an open store, calls that need its pages return
+// ErrCorrupt, others succeed, no lock stays held, and the process lives.
 func TestDirectory_CutShortUnderOpenStore(t *testing.T) {
 	skipFaultsUnderRace(t)
 	for _, scenario := range []string{
@@ -37,7 +37,8 @@ func TestDirectory_CutShortUnderOpenStore(t *testing.T) {
 	}
 }
 
-// Goal: a file that loses its pages between its making and its first use fails the call, not the process.
+// Goal: a file that loses its pages between its making and its first use fails the call, not the
+// process.
 func TestDirectory_CutShortWhenMade(t *testing.T) {
 	skipFaultsUnderRace(t)
 	for _, scenario := range []string{
@@ -135,9 +136,9 @@ func TestDirectory_UnreadableSegmentIsLeftAlone(t *testing.T) {
 	require.ErrorIs(t, s.Close(), ErrCorrupt)
 }
 
-// Goal: an unreadable page is an error of the ids it is needed for, and no id counts twice. Method: one of two
-// segment files is cut under the open store, after the part that is loaded ahead, and a missing id comes
-// before those in it.
+// Goal: an unreadable page is an error of the ids it is needed for, and no id counts twice. Method:
+// one of two segment files is cut under the open store, after the part that is loaded ahead, and a
+// missing id comes before those in it.
 func TestGetMany_Fault(t *testing.T) {
 	skipFaultsUnderRace(t)
 	dir := t.TempDir()
@@ -349,8 +350,8 @@ func childCutInView(t *testing.T, dir string) {
 	_ = s.Close() // returns
 }
 
-// childCutRetired has a callback fault on a segment of which it holds the last pin, so that the segment is
-// unmapped on the way out.
+// childCutRetired has a callback fault on a segment of which it holds the last pin, so that the
+// segment is unmapped on the way out.
 func childCutRetired(t *testing.T, dir string) {
 	s := openDir(t, dir, quietly())
 	require.NoError(t, s.Put("a", contentOf(1, 1, 100))) // dead bytes in the same segment

@@ -23,8 +23,8 @@ import (
 /*
 Goal: docs/format.md is enough to read a directory, and a directory once written stays readable.
 
-Method: a reader made from that document alone, which shares nothing with the package but constants of
-the standard library; and a store in testdata, written by the first version of the format.
+Method: a reader made from that document alone, which shares nothing with the package but constants
+of the standard library; and a store in testdata, written by the first version of the format.
 */
 
 var writeGolden = flag.Bool("golden", false, "write the golden store anew, for a new format version")
@@ -144,7 +144,8 @@ func (r documentReader) records(
 	}
 }
 
-// formatStore fills dir with a store that is closed, or as a kill would leave it, and returns its contents.
+// formatStore fills dir with a store that is closed, or as a kill would leave it, and returns its
+// contents.
 func formatStore(t testing.TB, dir string, closed bool) map[string][]byte {
 	opts := quietly()
 	opts.SegmentSize = minSegmentSize

@@ -35,7 +35,8 @@ var awkwardIDs = map[string]string{
 	"index.html":   "index.html",
 }
 
-// Goal: every id has one valid name, and the file system is what the standard library expects of one.
+// Goal: every id has one valid name, and the file system is what the standard library expects of
+// one.
 func TestFS_TestFS(t *testing.T) {
 	for name, dir := range map[string]string{"memory": "", "directory": t.TempDir()} {
 		t.Run(name, func(t *testing.T) {

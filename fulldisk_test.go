@@ -21,14 +21,14 @@ import (
 )
 
 /*
-Goal: a store on a full disk stays alive: it reads, deletes, compacts, syncs and opens, and writes again
-once there is space.
+Goal: a store on a full disk stays alive: it reads, deletes, compacts, syncs and opens, and writes
+again once there is space.
 
 Method: the budget of the shadow, and a small file system in memory where the test may mount one.
 */
 
-// diskIsFull fills a store until there is no space, and checks that it reads, deletes and compacts, and has
-// space again.
+// diskIsFull fills a store until there is no space, and checks that it reads, deletes and compacts,
+// and has space again.
 func diskIsFull(t *testing.T, s *Store, cycles int) {
 	version, next := map[int]int{}, 0
 	read := func() {
@@ -179,8 +179,8 @@ func TestPower_FullDiskWithManySegments(t *testing.T) {
 	require.NoError(t, released(d, s))
 }
 
-// Goal: it does not matter at which step of a workload the disk becomes full. Method: budgets of one page, two
-// pages and so on; some are left out unless long tests are asked for.
+// Goal: it does not matter at which step of a workload the disk becomes full. Method: budgets of
+// one page, two pages and so on; some are left out unless long tests are asked for.
 func TestPower_FullAnywhere(t *testing.T) {
 	rng := seeded(t)
 	base := rng.Uint64()

@@ -16,9 +16,9 @@ import (
 	"github.com/warmtier/warmtier/internal/layout"
 )
 
-// Goal: whatever is in a directory's files, Open and the reads of the store return errors or bytes that
-// were stored under that id, and nothing panics or hangs. Method: the fuzzer says where the files of a small
-// store are changed: file, offset, bytes.
+// Goal: whatever is in a directory's files, Open and the reads of the store return errors or bytes
+// that were stored under that id, and nothing panics or hangs. Method: the fuzzer says where the
+// files of a small store are changed: file, offset, bytes.
 func FuzzRecovery(f *testing.F) {
 	names := []string{layout.ManifestName, hintName}
 	files, err := filepath.Glob(filepath.Join(goldenDir, "*"+".seg"))

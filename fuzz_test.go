@@ -7,8 +7,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Goal: a program of calls has the results it has on a map, and leaves a store that verifies. Method: three
-// bytes are one call: which, on what id, and how (a size, or where a compaction fails).
+// Goal: a program of calls has the results it has on a map, and leaves a store that verifies.
+// Method: three bytes are one call: which, on what id, and how (a size, or where a compaction
+// fails).
 func FuzzOperations(f *testing.F) {
 	f.Add([]byte{0, 1, 10, 0, 2, 20, 4, 0, 0, 2, 1, 0, 1, 2, 0, 4, 0, 0}, uint8(1))
 	f.Add([]byte{0, 1, 255, 0, 1, 254, 0, 1, 253, 5, 3, 1, 3, 1, 0, 4, 0, 0}, uint8(0))
@@ -54,8 +55,9 @@ func FuzzOperations(f *testing.F) {
 	})
 }
 
-// Goal: whatever two ids and contents are, each content comes back as it was stored, through every way of
-// reading, a compaction, and for a directory a close and an open; and an invalid id is refused.
+// Goal: whatever two ids and contents are, each content comes back as it was stored, through every
+// way of reading, a compaction, and for a directory a close and an open; and an invalid id is
+// refused.
 func FuzzMemories(f *testing.F) {
 	f.Add("a", []byte("content"), "b", []byte{}, false)
 	f.Add("", []byte("no id"), "\x00", []byte(nil), true)
@@ -102,7 +104,8 @@ func FuzzMemories(f *testing.F) {
 	})
 }
 
-// requireMemories checks, by every way of reading, that s holds the memories of model and no others.
+// requireMemories checks, by every way of reading, that s holds the memories of model and no
+// others.
 func requireMemories(t *testing.T, s *Store, model map[string][]byte) {
 	t.Helper()
 	require.Equal(t, len(model), s.Len())

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Goal: AppendContent appends, into the caller's memory when there is room, and leaves dst as it was
-// on an error. Method: with room, without, and with errors.
+// Goal: AppendContent appends, into the caller's memory when there is room, and leaves dst as it
+// was on an error. Method: with room, without, and with errors.
 func TestAppendContent_Appends(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	content := contentOf(7, 1, 1000)
@@ -64,8 +64,8 @@ func TestAppendContent_NoAllocation(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, func() { _ = s.Put("id", content) }), "Put")
 }
 
-// Goal: View passes on what the callback returns or panics with, and in every case neither a lock nor a pin
-// is left. Method: look at the pins after each, then write, compact and close.
+// Goal: View passes on what the callback returns or panics with, and in every case neither a lock
+// nor a pin is left. Method: look at the pins after each, then write, compact and close.
 func TestView_CallbackEnds(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	fill(t, s, 0, 500, 100)
@@ -96,8 +96,8 @@ func TestView_CallbackEnds(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// Goal: a callback of View may call the store, and its content stays valid whatever becomes of the memory
-// during the call. Method: overwrite, delete, compact and close inside the callback.
+// Goal: a callback of View may call the store, and its content stays valid whatever becomes of the
+// memory during the call. Method: overwrite, delete, compact and close inside the callback.
 func TestView_CallbackCallsStore(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	fill(t, s, 0, 1000, 100)
@@ -140,7 +140,8 @@ func TestView_CallbackCallsStore(t *testing.T) {
 	require.Zero(t, s.Stats().MappedBytes)
 }
 
-// Goal: a content handed out by View has no room for appending into the next record. Method: append to it.
+// Goal: a content handed out by View has no room for appending into the next record. Method: append
+// to it.
 func TestView_ContentHasNoRoom(t *testing.T) {
 	s := openTest(t, quiet(), hooks{hash: func(string) uint64 { return 0 }})
 	fill(t, s, 0, 2, 101)

@@ -29,9 +29,9 @@ func getMany(t *testing.T, s *Store, ids []string) (list []got) {
 	return list
 }
 
-// Goal: GetMany hands out, in order, what Get would return for each id. Method: ids that are present, absent,
-// invalid and repeated, with empty, short and long contents, in several batches, some ended early by the most
-// that a batch copies; in a memory store and in a directory.
+// Goal: GetMany hands out, in order, what Get would return for each id. Method: ids that are
+// present, absent, invalid and repeated, with empty, short and long contents, in several batches,
+// some ended early by the most that a batch copies; in a memory store and in a directory.
 func TestGetMany_AsGet(t *testing.T) {
 	for _, dir := range []string{"", t.TempDir()} {
 		t.Run(fmt.Sprintf("directory=%v", dir != ""), func(t *testing.T) {
@@ -101,8 +101,8 @@ func TestGetMany_Damage(t *testing.T) {
 	mendContent()
 }
 
-// Goal: fn runs with no lock held and may do anything: write, compact, read many, close the store. After
-// Close the contents already copied are still handed out, and then comes ErrClosed.
+// Goal: fn runs with no lock held and may do anything: write, compact, read many, close the store.
+// After Close the contents already copied are still handed out, and then comes ErrClosed.
 func TestGetMany_CallbackCallsStore(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	fill(t, s, 0, 200, 200)
@@ -145,8 +145,8 @@ func TestGetMany_PanicPasses(t *testing.T) {
 	requireContents(t, s, 0, 10, 2*maxLockedCopy, all)
 }
 
-// Goal: GetMany returns right bytes beside overwrites, deletes, resizes and compactions. Method: a content
-// says whose it is; ids that stay are never absent.
+// Goal: GetMany returns right bytes beside overwrites, deletes, resizes and compactions. Method: a
+// content says whose it is; ids that stay are never absent.
 func TestGetMany_BesideWriters(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	const n = 3000

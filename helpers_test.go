@@ -22,13 +22,14 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// quiet returns options without a background cycle and with small segments, so that a few hundred memories
-// fill several.
+// quiet returns options without a background cycle and with small segments, so that a few hundred
+// memories fill several.
 func quiet() *Options {
 	return &Options{SegmentSize: minSegmentSize, Maintenance: MaintenanceOptions{Disabled: true}}
 }
 
-// compacting returns quiet options for compactions by so many workers, with rounds of at most maxOverhead.
+// compacting returns quiet options for compactions by so many workers, with rounds of at most
+// maxOverhead.
 func compacting(workers int, maxOverhead int64) *Options {
 	opts := quiet()
 	opts.Compaction.Workers = workers
@@ -36,8 +37,8 @@ func compacting(workers int, maxOverhead int64) *Options {
 	return opts
 }
 
-// openTest opens a memory store, which at the end of the test must verify, and leave neither mapping nor
-// goroutine behind.
+// openTest opens a memory store, which at the end of the test must verify, and leave neither
+// mapping nor goroutine behind.
 func openTest(t testing.TB, opts *Options, h hooks) *Store {
 	t.Helper()
 	goroutines := runtime.NumGoroutine()
@@ -59,7 +60,8 @@ func (s *Store) isClosed() bool {
 	return s.closed
 }
 
-// scaled returns n, and less under the race detector, where everything takes about ten times as long.
+// scaled returns n, and less under the race detector, where everything takes about ten times as
+// long.
 func scaled(n int) int {
 	if raceEnabled {
 		return max(1, n/20)
@@ -67,7 +69,8 @@ func scaled(n int) int {
 	return n
 }
 
-// sized returns n, and less under the race detector and where every lock is checked against the lock order.
+// sized returns n, and less under the race detector and where every lock is checked against the
+// lock order.
 func sized(t testing.TB, n int) int {
 	t.Helper()
 	if lockOrderChecked() {
@@ -86,7 +89,8 @@ func lockOrderChecked() (checked bool) {
 	return false
 }
 
-// askedDuration returns the value of WARMTIER_TEST_DURATION, which asks for long tests, and whether it is set.
+// askedDuration returns the value of WARMTIER_TEST_DURATION, which asks for long tests, and whether
+// it is set.
 func askedDuration(t testing.TB) (d time.Duration, ok bool) {
 	t.Helper()
 	v := os.Getenv("WARMTIER_TEST_DURATION")
@@ -99,8 +103,8 @@ func askedDuration(t testing.TB) (d time.Duration, ok bool) {
 }
 
 // budget returns how much a test does that could go on for ever (lives, calls, seeds): long when
-// WARMTIER_TEST_DURATION is set, otherwise usual, and a quarter of that with -short. The usual budgets
-// let all tests of the package end within a minute.
+// WARMTIER_TEST_DURATION is set, otherwise usual, and a quarter of that with -short. The usual
+// budgets let all tests of the package end within a minute.
 func budget(t testing.TB, usual, long int) int {
 	t.Helper()
 	if _, ok := askedDuration(t); !ok && testing.Short() {
@@ -109,8 +113,8 @@ func budget(t testing.TB, usual, long int) int {
 	return stride(t, usual, long)
 }
 
-// stride returns the budget of a test that could look at each of many things (calls, pages, sequences): one
-// in so many is looked at.
+// stride returns the budget of a test that could look at each of many things (calls, pages,
+// sequences): one in so many is looked at.
 func stride(t testing.TB, usual, long int) int {
 	t.Helper()
 	if _, ok := askedDuration(t); ok {
@@ -163,8 +167,8 @@ func numberOf(id string) int {
 	return i
 }
 
-// contentOf returns a content of size bytes (at least 16) that says whose it is and which version, so that
-// wrong bytes never equal it.
+// contentOf returns a content of size bytes (at least 16) that says whose it is and which version,
+// so that wrong bytes never equal it.
 func contentOf(i int, version, size int) []byte {
 	b := make([]byte, max(16, size))
 	binary.LittleEndian.PutUint64(b, uint64(i))
@@ -202,8 +206,8 @@ func mustCompact(t testing.TB, s *Store) CompactionStats {
 	return stats
 }
 
-// settled returns Stats after replaced index tables were given back, as every compaction does, even one that
-// fails: without that, Stats before and after it would differ.
+// settled returns Stats after replaced index tables were given back, as every compaction does, even
+// one that fails: without that, Stats before and after it would differ.
 func settled(s *Store) Stats {
 	s.releaseReplaced()
 	return s.Stats()
@@ -265,8 +269,8 @@ func (l *logText) String() string {
 	return l.text.String()
 }
 
-// residentBytes returns the resident set of the process, from /proc/self/statm; ok is false where there is no
-// such file.
+// residentBytes returns the resident set of the process, from /proc/self/statm; ok is false where
+// there is no such file.
 func residentBytes() (n int64, ok bool) {
 	b, err := os.ReadFile("/proc/self/statm")
 	if err != nil {

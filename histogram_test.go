@@ -13,7 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Goal: coarse counts are exact, with inclusive bounds. Method: durations at and beside every bound.
+// Goal: coarse counts are exact, with inclusive bounds. Method: durations at and beside every
+// bound.
 func TestHistogram_Counts(t *testing.T) {
 	for _, first := range []time.Duration{swapBound, operationBound, compactionBound} {
 		h := histogram{first: first}
@@ -35,7 +36,8 @@ func TestHistogram_Counts(t *testing.T) {
 	}
 }
 
-// Goal: quantiles are off by less than 10 %. Method: 100,000 random durations over six decades, sorted.
+// Goal: quantiles are off by less than 10 %. Method: 100,000 random durations over six decades,
+// sorted.
 func TestHistogram_Quantile(t *testing.T) {
 	rnd := seeded(t)
 	h := histogram{first: operationBound}
@@ -55,8 +57,8 @@ func TestHistogram_Quantile(t *testing.T) {
 
 // Goal: the fine ranges are worth their memory: without them quantiles are off by more than half.
 //
-// Method: log-normal durations, about as long as a Get, a Put and a slow write, and durations of Gets; each
-// held against the exact quantile, with the fine ranges and without them.
+// Method: log-normal durations, about as long as a Get, a Put and a slow write, and durations of
+// Gets; each held against the exact quantile, with the fine ranges and without them.
 func TestHistogram_FineRangesAreWorthIt(t *testing.T) {
 	rnd := seeded(t)
 	distributions := map[string]func() time.Duration{}
@@ -104,8 +106,8 @@ func TestHistogram_FineRangesAreWorthIt(t *testing.T) {
 	t.Logf("fine counts: %d bytes of a histogram, meters %d bytes", reflect.TypeFor[histogram]().Size(), meters)
 }
 
-// Goal: the difference of two snapshots counts only what came between, and a decoded histogram still has
-// quantiles.
+// Goal: the difference of two snapshots counts only what came between, and a decoded histogram
+// still has quantiles.
 func TestHistogram_Since(t *testing.T) {
 	h := histogram{first: operationBound}
 	for range 1000 {

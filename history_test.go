@@ -9,9 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Goal: the store behaves as a map does, through any history. Method: seeded random calls, faults in
-// compactions included, against a map; a short check after every call and Verify at the end; several
-// sets of options, and hashes with so few bits that most ids share one.
+// Goal: the store behaves as a map does, through any history. Method: seeded random calls, faults
+// in compactions included, against a map; a short check after every call and Verify at the end;
+// several sets of options, and hashes with so few bits that most ids share one.
 func TestStore_RandomHistory(t *testing.T) {
 	fewBits := func(bits int) func(id string) uint64 {
 		return func(id string) uint64 { return oneLane(id) << 8 >> (56 - bits) << (64 - bits) }
@@ -143,7 +143,8 @@ func (h *historyTest) view(i int) {
 	require.NoError(h.t, err)
 }
 
-// compact compacts with this hook; when the hook fails the compaction, everything must be as before.
+// compact compacts with this hook; when the hook fails the compaction, everything must be as
+// before.
 func (h *historyTest) compact(at func(point) error) {
 	before := h.s.Stats()
 	h.s.hooks.at = at

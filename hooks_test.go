@@ -79,8 +79,8 @@ func both(a, b func(point) error) func(point) error {
 	}
 }
 
-// waitFor yields until ok holds, and reports whether it did within a minute: a busy machine may need many
-// times what an idle one does.
+// waitFor yields until ok holds, and reports whether it did within a minute: a busy machine may
+// need many times what an idle one does.
 func waitFor(ok func() bool) bool {
 	for start := time.Now(); !ok(); runtime.Gosched() {
 		if time.Since(start) > time.Minute {
@@ -90,7 +90,8 @@ func waitFor(ok func() bool) bool {
 	return true
 }
 
-// someoneIn reports whether a goroutine is inside this function or method and waits for a write lock.
+// someoneIn reports whether a goroutine is inside this function or method and waits for a write
+// lock.
 func someoneIn(function any) bool {
 	name := []byte(runtime.FuncForPC(reflect.ValueOf(function).Pointer()).Name() + "(")
 	buf := make([]byte, 1<<20)

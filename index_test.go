@@ -59,8 +59,9 @@ func requireTable(t *testing.T, tab table, model map[slot]bool, step uint32) {
 	}
 }
 
-// Goal: a table is a set of slots, whatever was inserted, removed and resized before. Method: random
-// steps against a map, with few different tags, so that runs are long and wrap around the end.
+// Goal: a table is a set of slots, whatever was inserted, removed and resized before. Method:
+// random steps against a map, with few different tags, so that runs are long and wrap around the
+// end.
 func TestTable_MatchesModel(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -113,9 +114,9 @@ func TestTable_MatchesModel(t *testing.T) {
 	}
 }
 
-// Goal: a removal moves back exactly the slots that could otherwise no longer be found, across the end of
-// the table too. Method: every way to place five slots of all homes into eight positions, and each of the
-// five removed.
+// Goal: a removal moves back exactly the slots that could otherwise no longer be found, across the
+// end of the table too. Method: every way to place five slots of all homes into eight positions,
+// and each of the five removed.
 func TestTable_RemoveExhaustive(t *testing.T) {
 	const slots, inserted = 8, 5
 	var homes [inserted]int
@@ -142,8 +143,9 @@ func TestTable_RemoveExhaustive(t *testing.T) {
 	}
 }
 
-// Goal: ranges walked one after the other, as All and compactions do, give each slot once although the table
-// is resized and slots come and go in between. Method: change the table after every range.
+// Goal: ranges walked one after the other, as All and compactions do, give each slot once although
+// the table is resized and slots come and go in between. Method: change the table after every
+// range.
 func TestTable_RangesSurviveChanges(t *testing.T) {
 	rnd := seeded(t)
 	sh := &shard{}
@@ -193,8 +195,8 @@ func TestTable_Empty(t *testing.T) {
 	require.Empty(t, tab.appendRange(nil, 0, tagCount))
 }
 
-// Goal: tag and location, segment and offset go into 64 bits and come out again. Method: the limits of each
-// part, for the smallest and the largest segments.
+// Goal: tag and location, segment and offset go into 64 bits and come out again. Method: the limits
+// of each part, for the smallest and the largest segments.
 func TestIndex_LocationsPacked(t *testing.T) {
 	for _, size := range []int{minSegmentSize, minSegmentSize + 4096, defaultSegmentSize, maxSegmentSize} {
 		t.Run(fmt.Sprintf("segments of %d bytes", size), func(t *testing.T) {
@@ -234,8 +236,8 @@ func TestIndex_HashSplit(t *testing.T) {
 	}
 }
 
-// Goal: ids given as string and as bytes hash alike, and no two stores hash alike: nobody can choose
-// ids that crowd one shard.
+// Goal: ids given as string and as bytes hash alike, and no two stores hash alike: nobody can
+// choose ids that crowd one shard.
 func TestIndex_HashSeededPerStore(t *testing.T) {
 	a, b := openTest(t, quiet(), hooks{}), openTest(t, quiet(), hooks{})
 	same := 0
@@ -266,8 +268,8 @@ func TestShard_RangesCoverAllTags(t *testing.T) {
 	}
 }
 
-// Goal: a table is resized when it would be over 4/5 or under 9/20 full, to about 3/5, and never just
-// because a memory comes and goes. Method: every number of memories up and down again.
+// Goal: a table is resized when it would be over 4/5 or under 9/20 full, to about 3/5, and never
+// just because a memory comes and goes. Method: every number of memories up and down again.
 func TestShard_TableSize(t *testing.T) {
 	sh := &shard{}
 	page := vm.PageSize / slotSize
@@ -303,9 +305,10 @@ func TestShard_TableSize(t *testing.T) {
 	require.Equal(t, line, sh.current().slots())
 }
 
-// Goal: the index costs no more than 24 bytes per memory from 100,000 memories on, while it grows and
-// after mass deletes, and the tables get smaller again. Method: read IndexBytes at many sizes. Where
-// each table has pages of its own (see vm.OnHeap), tables in use and replaced ones account for all of it.
+// Goal: the index costs no more than 24 bytes per memory from 100,000 memories on, while it grows
+// and after mass deletes, and the tables get smaller again. Method: read IndexBytes at many sizes.
+// Where each table has pages of its own (see vm.OnHeap), tables in use and replaced ones account
+// for all of it.
 func TestIndex_BytesPerMemory(t *testing.T) {
 	const least = 100_000
 	most := sized(t, 4*least)
@@ -371,8 +374,8 @@ func TestShard_Size(t *testing.T) {
 	require.Zero(t, unsafe.Sizeof(lane{})%cpu.CacheLines)
 }
 
-// Goal: the seeded hash spreads ids that differ in little over all shards. Method: numbered ids; the
-// bound is six standard deviations.
+// Goal: the seeded hash spreads ids that differ in little over all shards. Method: numbered ids;
+// the bound is six standard deviations.
 func TestIndex_IDsSpreadOverShards(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	const perShard = 400

@@ -14,9 +14,9 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// Goal: a Put that fails leaves nothing in the file. Its body is written before it looks at the old record;
-// when that is damaged, the body must go: otherwise it lies where a later record's header would be, and a
-// store killed after that no longer opens.
+// Goal: a Put that fails leaves nothing in the file. Its body is written before it looks at the old
+// record; when that is damaged, the body must go: otherwise it lies where a later record's header
+// would be, and a store killed after that no longer opens.
 func TestDirectory_FailedPutLeavesNoBody(t *testing.T) {
 	if raceEnabled {
 		t.Skip("segments on the heap reach their files with Sync, and a kill needs what was not synced")
@@ -45,8 +45,8 @@ func TestDirectory_FailedPutLeavesNoBody(t *testing.T) {
 	closeIntact(t, reopened)
 }
 
-// Goal: while a segment is made, nobody waits but the call that needs it: no lock is held, in memory or in a
-// directory.
+// Goal: while a segment is made, nobody waits but the call that needs it: no lock is held, in
+// memory or in a directory.
 func TestPut_MakesSegmentsWithoutLocks(t *testing.T) {
 	for _, kind := range []string{"memory", "directory"} {
 		t.Run(kind, func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestPut_MakesSegmentsWithoutLocks(t *testing.T) {
 					return nil
 				}
 				done := make(chan struct{})
-				go func() { // takes the locks of a swap and of a writer in each lane; if one were held it would wait for ever
+				go func() { // takes the locks of a swap and a writer; waits for ever if one is held
 					defer close(done)
 					s.contentMu.Lock()
 					made++
@@ -91,7 +91,8 @@ func TestPut_MakesSegmentsWithoutLocks(t *testing.T) {
 	}
 }
 
-// Goal: a lane does not resume in a segment with bytes after its end, which could pass for a record.
+// Goal: a lane does not resume in a segment with bytes after its end, which could pass for a
+// record.
 func TestDirectory_PartialOnlyWhenZero(t *testing.T) {
 	for _, at := range []int{200, minSegmentSize - layout.DigestSize*3} {
 		d := newShadow()
@@ -109,8 +110,9 @@ func TestDirectory_PartialOnlyWhenZero(t *testing.T) {
 
 // Goal: a lane that needs a segment while a compaction runs does not resume in a victim.
 //
-// The interleaving: after Open lanes may resume in segments that the last Close sealed with room left. A
-// compaction has chosen such a segment, and a Put comes: what it stores there is lost with the victim.
+// The interleaving: after Open lanes may resume in segments that the last Close sealed with room
+// left. A compaction has chosen such a segment, and a Put comes: what it stores there is lost with
+// the victim.
 func TestDirectory_LaneGoesOnInNoVictim(t *testing.T) {
 	const n = 100
 	dir := fastDir(t)

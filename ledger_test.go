@@ -27,14 +27,16 @@ type crew struct {
 
 func newCrew(t testing.TB) *crew { return &crew{t: t, ended: make(chan struct{})} }
 
-// oversubscribe gives every goroutine of a test a thread, so that the operating system interrupts them:
-// anywhere, for milliseconds, and even between two instructions that Go's scheduler would run together.
+// oversubscribe gives every goroutine of a test a thread, so that the operating system interrupts
+// them: anywhere, for milliseconds, and even between two instructions that Go's scheduler would run
+// together.
 func oversubscribe(t testing.TB) {
 	before := runtime.GOMAXPROCS(16)
 	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
 }
 
-// loop calls fn over and over on a goroutine of its own, and once on a machine that has no time for more.
+// loop calls fn over and over on a goroutine of its own, and once on a machine that has no time for
+// more.
 func (c *crew) loop(fn func() error) {
 	c.running.Go(func() {
 		for once := false; !once || !c.stopped.Load(); once = true {
@@ -60,10 +62,10 @@ func (c *crew) wait(d time.Duration) {
 	c.running.Wait()
 }
 
-// ledger knows the versions of each memory. One goroutine writes a memory: version v is a delete when v is a
-// multiple of 5, and otherwise a Put; version 0 is "never stored". A linearizable store may answer a read
-// with any version from the highest that was acknowledged, or returned by another read, before the read
-// began, up to the highest that was started before the read ended.
+// ledger knows the versions of each memory. One goroutine writes a memory: version v is a delete
+// when v is a multiple of 5, and otherwise a Put; version 0 is "never stored". A linearizable store
+// may answer a read with any version from the highest that was acknowledged, or returned by another
+// read, before the read began, up to the highest that was started before the read ended.
 type ledger struct {
 	started, acknowledged, seen []atomic.Int64
 	sizeOf                      func(i int, version int64) int

@@ -22,10 +22,10 @@ import (
 /*
 Goal: concurrent calls on one id are linearizable, with compactions running, succeeding and failing.
 
-Method: goroutines call the store and note the arguments, the result, the beginning and the end of each
-call; porcupine looks for an order of all calls on one id that explains every result. No two Puts store
-the same content, so a result names the call it must come from. The clock is a counter: one call ended
-before another began only if the counter says so, and no two moments are equal.
+Method: goroutines call the store and note the arguments, the result, the beginning and the end of
+each call; porcupine looks for an order of all calls on one id that explains every result. No two
+Puts store the same content, so a result names the call it must come from. The clock is a counter:
+one call ended before another began only if the counter says so, and no two moments are equal.
 */
 
 // Kinds of calls in a history.
@@ -43,7 +43,8 @@ type input struct {
 	version uint64 // stored by a Put
 }
 
-// output is the output of a call: the version read, 0 for none; for Has and Delete 1 when there was one.
+// output is the output of a call: the version read, 0 for none; for Has and Delete 1 when there was
+// one.
 type output uint64
 
 // oneMemory is the promise of the store about one id; its state is the version stored, 0 for none.
@@ -121,8 +122,8 @@ func (g *turnstile) wait(n int) {
 	}
 }
 
-// versionContent returns a content that no other version has, of a size that follows from the version: most
-// are short, a few longer than what is copied under a lock.
+// versionContent returns a content that no other version has, of a size that follows from the
+// version: most are short, a few longer than what is copied under a lock.
 func versionContent(version uint64) []byte {
 	size := 8 + int(version*0x9e3779b97f4a7c15>>57)*16
 	if version%97 == 0 {
@@ -297,10 +298,10 @@ func TestLinearizable(t *testing.T) {
 	}
 }
 
-// recordAndCheck runs clients beside compactions, every other one with a fault, until the clients are
-// done. Neither runs ahead of the other: a client waits when it is a turn ahead of the compactions, which
-// may be slow, and a compaction waits until a turn's calls have given it something to do. A turn is short, so
-// that some memories are moved before they are overwritten.
+// recordAndCheck runs clients beside compactions, every other one with a fault, until the clients
+// are done. Neither runs ahead of the other: a client waits when it is a turn ahead of the
+// compactions, which may be slow, and a compaction waits until a turn's calls have given it
+// something to do. A turn is short, so that some memories are moved before they are overwritten.
 func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 	const clients, ids = 10, 40
 	turns := budget(t, 100, 400)
@@ -348,8 +349,8 @@ func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 		len(h.history), clients, ids, compactions, undone, moved)
 }
 
-// Goal: the check finds a wrong answer. Method: in a history that is right, one read returned the version
-// before the one it should.
+// Goal: the check finds a wrong answer. Method: in a history that is right, one read returned the
+// version before the one it should.
 func TestLinearizable_FalsifiedHistory(t *testing.T) {
 	h := &historian{s: openTest(t, quiet(), hooks{})}
 	require.NoError(t, h.client(0, 500, 3, seeded(t)))
@@ -375,8 +376,8 @@ func TestLinearizable_FalsifiedHistory(t *testing.T) {
 	require.Positive(t, falsified)
 }
 
-// Goal: a bug of the store shows in a history. Method: a compaction that flips without comparing, made by
-// hand, loses a Put.
+// Goal: a bug of the store shows in a history. Method: a compaction that flips without comparing,
+// made by hand, loses a Put.
 func TestLinearizable_SeededBug(t *testing.T) {
 	var s *Store
 	var h *historian

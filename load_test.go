@@ -196,8 +196,8 @@ func TestGetOrLoad_CannotStore(t *testing.T) {
 	require.ErrorIs(t, err, ErrInvalidID)
 }
 
-// Goal: a panic of load reaches every caller, with its value, and Goexit is an error; neither affects other
-// loads.
+// Goal: a panic of load reaches every caller, with its value, and Goexit is an error; neither
+// affects other loads.
 func TestGetOrLoad_LoadDoesNotReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := openTest(t, quiet(), hooks{})
@@ -231,8 +231,8 @@ func TestGetOrLoad_LoadDoesNotReturn(t *testing.T) {
 	})
 }
 
-// Goal: when one caller leaves, the others get the content; when all have left, the load is cancelled, and
-// whatever it returns is not stored.
+// Goal: when one caller leaves, the others get the content; when all have left, the load is
+// cancelled, and whatever it returns is not stored.
 func TestGetOrLoad_Cancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := openTest(t, quiet(), hooks{})
@@ -295,9 +295,10 @@ func TestGetOrLoad_Close(t *testing.T) {
 	})
 }
 
-// Goal: no call returns a content older than a change that had ended before the call began, and no such
-// content stays in the store. Method: a cold store has one number for each id, which only grows; writers
-// put the new number or delete the memory, readers load. Run with the race detector too.
+// Goal: no call returns a content older than a change that had ended before the call began, and no
+// such content stays in the store. Method: a cold store has one number for each id, which only
+// grows; writers put the new number or delete the memory, readers load. Run with the race detector
+// too.
 func TestGetOrLoad_NeverOlder(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	const ids = 3

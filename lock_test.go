@@ -43,7 +43,8 @@ func TestDirectory_SecondOpenIsLocked(t *testing.T) {
 	closeIntact(t, openDir(t, dir, quiet()))
 }
 
-// Goal: kill -9 frees the lock. The file stays, because another opener would lock a new file of its name.
+// Goal: kill -9 frees the lock. The file stays, because another opener would lock a new file of its
+// name.
 func TestDirectory_LockFreedByKill(t *testing.T) {
 	skipKillsUnderRace(t)
 	r := newCrashRun(t, fastDir(t), 1, 1)
@@ -69,8 +70,8 @@ func TestDirectory_LockFreedByKill(t *testing.T) {
 	}
 }
 
-// Goal: a process that is being forked, which holds a copy of every descriptor until it executes another
-// program, does not hold the lock.
+// Goal: a process that is being forked, which holds a copy of every descriptor until it executes
+// another program, does not hold the lock.
 func TestDirectory_LockFreedWithCopiedDescriptor(t *testing.T) {
 	dir := fastDir(t)
 	s := openDir(t, dir, quiet())

@@ -62,8 +62,8 @@ func TestLockOrder_Pairs(t *testing.T) {
 	}
 }
 
-// Goal: all ranks can be held at once, in order, and again after the release; the locks of another goroutine
-// do not count. Method: take all four ranks with a lock held elsewhere.
+// Goal: all ranks can be held at once, in order, and again after the release; the locks of another
+// goroutine do not count. Method: take all four ranks with a lock held elsewhere.
 func TestLockOrder_WholeOrderPasses(t *testing.T) {
 	elsewhere := rankedLockers()[4]
 	locked, release, released := make(chan struct{}), make(chan struct{}), make(chan struct{})

@@ -15,8 +15,8 @@ import (
 	"github.com/warmtier/warmtier/internal/lockrank"
 )
 
-// recorder is a log handler that keeps its lines, calls the store each time, as a handler may, and fails the
-// test when a lock is held or a line contains an id or a content.
+// recorder is a log handler that keeps its lines, calls the store each time, as a handler may, and
+// fails the test when a lock is held or a line contains an id or a content.
 type recorder struct {
 	t     *testing.T
 	store *Store // nil before Open has returned
@@ -104,8 +104,9 @@ func deleteSecret(t *testing.T, s *Store, from, to int) {
 	}
 }
 
-// Goal: events that matter to operators are in the log at their level, without ids and contents, and no lock
-// is held when the handler runs. Method: the life of a store, with a handler that calls the store.
+// Goal: events that matter to operators are in the log at their level, without ids and contents,
+// and no lock is held when the handler runs. Method: the life of a store, with a handler that calls
+// the store.
 func TestLog_Life(t *testing.T) {
 	for _, kind := range []string{"memory", "directory"} {
 		t.Run(kind, func(t *testing.T) {

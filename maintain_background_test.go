@@ -21,8 +21,9 @@ type panicking struct{ slog.Handler }
 func (panicking) Enabled(context.Context, slog.Level) bool  { return true }
 func (panicking) Handle(context.Context, slog.Record) error { panic("from the handler") }
 
-// Goal: Maintain works without a background cycle, and there is none when it is disabled or the store
-// is read-only. Method: look for its goroutine in the stacks, since other tests may have left some.
+// Goal: Maintain works without a background cycle, and there is none when it is disabled or the
+// store is read-only. Method: look for its goroutine in the stacks, since other tests may have left
+// some.
 func TestMaintain_Disabled(t *testing.T) {
 	background := func() int {
 		stacks := make([]byte, 1<<20)
@@ -43,8 +44,8 @@ func TestMaintain_Disabled(t *testing.T) {
 	require.Zero(t, s.Stats().Maintenance.Cycles)
 }
 
-// Goal: the background cycle runs every Interval, compacts by the rules, logs what it did without ids,
-// and ends with Close. Method: the clock of a bubble.
+// Goal: the background cycle runs every Interval, compacts by the rules, logs what it did without
+// ids, and ends with Close. Method: the clock of a bubble.
 func TestMaintain_BackgroundCycle(t *testing.T) {
 	for _, c := range []struct {
 		name             string
@@ -120,7 +121,8 @@ func TestMaintain_BackgroundFailure(t *testing.T) {
 	})
 }
 
-// Goal: when memory is short the cycle warns and tries again. Method: nothing is available at first.
+// Goal: when memory is short the cycle warns and tries again. Method: nothing is available at
+// first.
 func TestMaintain_BackgroundMemoryShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logger, log := logTo()
@@ -183,8 +185,8 @@ func TestMaintain_ClosedDuringAutomaticCompaction(t *testing.T) {
 	require.False(t, s.Stats().CompactionInProgress)
 }
 
-// Goal: Maintain, Compact and the background cycle can run into each other: one compacts, the others report
-// that it does, and the store comes to no harm.
+// Goal: Maintain, Compact and the background cycle can run into each other: one compacts, the
+// others report that it does, and the store comes to no harm.
 //
 // What would break: two compactions at once; a cycle that outlives Close.
 //

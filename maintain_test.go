@@ -36,7 +36,8 @@ func fragment(t *testing.T, s *Store, n int) {
 // recordBytes is the size of the records of fragment.
 var recordBytes = int64(record.Size(len(idOf(0)), 100))
 
-// afterwards waits for d on the clock of a synctest bubble, and then until every goroutine is blocked.
+// afterwards waits for d on the clock of a synctest bubble, and then until every goroutine is
+// blocked.
 func afterwards(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
@@ -49,8 +50,8 @@ func maintain(t *testing.T, s *Store) MaintenanceReport {
 	return r
 }
 
-// Goal: the cycle compacts at the threshold and above it, and not below. Method: exact ratios, built
-// of records of one size.
+// Goal: the cycle compacts at the threshold and above it, and not below. Method: exact ratios,
+// built of records of one size.
 func TestMaintain_Threshold(t *testing.T) {
 	for _, c := range []struct {
 		threshold float64 // 0: the default of one half
@@ -90,9 +91,9 @@ func TestMaintain_Threshold(t *testing.T) {
 	}
 }
 
-// Goal: automatic maintenance compacts the segments that are worth it, best first, and leaves the rest;
-// Compact takes everything. Method: segments with known dead shares, sealed by hand, and a look at which
-// are left.
+// Goal: automatic maintenance compacts the segments that are worth it, best first, and leaves the
+// rest; Compact takes everything. Method: segments with known dead shares, sealed by hand, and a
+// look at which are left.
 func TestMaintain_ChoosesWhatIsWorthIt(t *testing.T) {
 	for _, c := range []struct {
 		name      string
@@ -138,8 +139,8 @@ func TestMaintain_ChoosesWhatIsWorthIt(t *testing.T) {
 	}
 }
 
-// Goal: an automatic compaction keeps memory for lanes, no more than they have lately used, and for no longer
-// than they need it; memory that anything else gives back goes to the system.
+// Goal: an automatic compaction keeps memory for lanes, no more than they have lately used, and for
+// no longer than they need it; memory that anything else gives back goes to the system.
 func TestMaintain_Reserve(t *testing.T) {
 	overwritten := func(t *testing.T) *Store { // returns a fresh store in which every record but the newest ones is dead
 		s := openTest(t, maintained(), hooks{})
@@ -267,8 +268,9 @@ func TestMaintain_MinBytes(t *testing.T) {
 	}
 }
 
-// Goal: MinPeriod lies between the beginnings of two automatic compactions; skipped cycles and calls
-// of Compact do not count. Method: the clock of a bubble, one nanosecond before and at the period.
+// Goal: MinPeriod lies between the beginnings of two automatic compactions; skipped cycles and
+// calls of Compact do not count. Method: the clock of a bubble, one nanosecond before and at the
+// period.
 func TestMaintain_MinPeriod(t *testing.T) {
 	for _, c := range []struct {
 		name           string
@@ -298,8 +300,8 @@ func TestMaintain_MinPeriod(t *testing.T) {
 	}
 }
 
-// Goal: a cycle beside a compaction, or beside another cycle, is skipped without an error. Method: hold one
-// at a point while the other runs.
+// Goal: a cycle beside a compaction, or beside another cycle, is skipped without an error. Method:
+// hold one at a point while the other runs.
 func TestMaintain_Busy(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -330,7 +332,7 @@ func TestMaintain_Busy(t *testing.T) {
 }
 
 // Goal: memory too short for one segment is a reason to skip and no error, changes nothing, and the
-// next cycle tries again. Method: say what is available.
+// next cycle tries again. Method: a hook says what is available.
 func TestMaintain_MemoryShort(t *testing.T) {
 	available := int64(0)
 	opts := maintained()
@@ -349,8 +351,8 @@ func TestMaintain_MemoryShort(t *testing.T) {
 	requireContents(t, s, 0, 1000, 100, func(i int) bool { return i >= 600 })
 }
 
-// Goal: Maintain returns what made its compaction fail, with the report of what it saw; the rate limit
-// holds for the failed compaction too. Method: an injected fault.
+// Goal: Maintain returns the error of its compaction, with the report; the rate limit holds after a
+// failed compaction too. Method: an injected fault.
 func TestMaintain_CompactionFails(t *testing.T) {
 	injected := errors.New("injected fault")
 	opts := maintained()

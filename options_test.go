@@ -42,8 +42,8 @@ func TestOptions_NegativeBoundsMeanZero(t *testing.T) {
 	require.Equal(t, -time.Hour, opts.Maintenance.MinPeriod)
 }
 
-// Goal: SegmentSize is rounded up to whole pages and at least 64 KiB, and the default of MaxOverhead
-// follows it. Method: a table.
+// Goal: SegmentSize is rounded up to whole pages and at least 64 KiB, and the default of
+// MaxOverhead follows it. Method: a table.
 func TestOptions_SegmentSizeRounded(t *testing.T) {
 	page := os.Getpagesize()
 	for _, c := range []struct {
@@ -123,8 +123,8 @@ func TestOptions_BadValuesNamed(t *testing.T) {
 	})
 }
 
-// Goal: the limits themselves are in range, and so is what the documentation gives a meaning to.
-// Method: open a store with each.
+// Goal: the limits themselves are in range, and so are values to which the documentation gives a
+// meaning. Method: open a store with each.
 func TestOptions_LimitsAccepted(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -151,8 +151,8 @@ func TestOptions_LimitsAccepted(t *testing.T) {
 	}
 }
 
-// Goal: Open copies the options: neither does it write to them, nor do later changes reach the store.
-// Method: compare and change after Open.
+// Goal: Open copies the options: it does not write to them, and later changes do not reach the
+// store. Method: compare and change after Open.
 func TestOptions_CopiedAtOpen(t *testing.T) {
 	opts := &Options{SegmentSize: 100_000, Maintenance: MaintenanceOptions{Disabled: true}}
 	s := openTest(t, opts, hooks{})

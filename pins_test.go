@@ -10,8 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Goal: what View and a step of All hand out stays as it is, byte for byte, until they are done,
-// while the memory is overwritten and two compactions with recycling and refilling pass.
+// Goal: contents that View and a step of All hand out stay as they are, byte for byte, until the
+// callback or the step ends, although the memory is overwritten and two compactions, with
+// recycling, pass.
 //
 // What would break: a segment whose memory is used for targets, or unmapped, while it is pinned; a
 // pin that is never dropped keeps it for ever.
@@ -141,14 +142,14 @@ func TestGet_LargeContentDuringCompactions(t *testing.T) {
 	t.Logf("%d compactions", version)
 }
 
-// Goal: a pin is taken while the location is still good.
+// Goal: a pin is taken while the location still holds.
 //
-// The interleaving: a reader finds its record, lets go of contentMu and pins after that: in between
-// the swap retires the segment, finds no pin, and gives the memory away; the late pin then drops to
-// zero for a second time and the memory is given back twice.
+// The interleaving: a reader finds its record, releases contentMu, and pins only after that. In
+// between the swap retires the segment, finds no pin, and gives the memory back; when the late pin
+// drops to zero, the memory is given back a second time.
 //
-// Method: hot memories are overwritten, and their segments swapped out, as fast as that goes: only the
-// end of a compaction, without its build. They are read by more threads than there are processors.
+// Method: hot memories are overwritten, and their segments swapped out, as fast as possible, by the
+// end of a compaction without its build. They are read by more threads than there are processors.
 func TestView_PinnedAgainstSwap(t *testing.T) {
 	oversubscribe(t)
 	s := openTest(t, unbounded(1), hooks{hash: placedBy(func(i int) int { return i })})

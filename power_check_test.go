@@ -16,24 +16,24 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// powerImage is a directory after a crash, and what it may hold.
+// powerImage is a directory after a crash, with the versions it may hold.
 type powerImage struct {
 	d       *shadow.FS
 	when    string
 	allowed allowed
-	power   allowed // after a power loss instead
+	power   allowed // after a power loss that follows
 }
 
-// powerCheck opens directories and counts them.
+// powerCheck opens images, checks them and counts them.
 type powerCheck struct {
 	rng     *rand.Rand
 	opts    *Options
 	opened  *atomic.Int64
-	damage  bool // sometimes, see settled
+	damage  bool // do damage now and then: see settled
 	nesting int
 }
 
-// check opens what a crash left and holds it against the model.
+// check opens an image and holds it against the model.
 func (c *powerCheck) check(img powerImage) (err error) {
 	defer func() {
 		if err != nil {
@@ -80,7 +80,7 @@ func (c *powerCheck) open(d *shadow.FS) (*Store, error) {
 	return s, nil
 }
 
-// inspect reads all of a store.
+// inspect reads a whole store, and looks for damage and files it should not have.
 func (c *powerCheck) inspect(s *Store, img powerImage) ([]powerVersion, error) {
 	state, err := img.allowed.observe(s)
 	if err != nil {
@@ -95,11 +95,12 @@ func (c *powerCheck) inspect(s *Store, img powerImage) ([]powerVersion, error) {
 	return state, nil
 }
 
-// interrupt has the coming recovery of img crash at one of its calls, in a copy.
+// interrupt arranges that the coming recovery of img crashes at one of its calls, in a copy, and
+// returns where the images of that will be.
 func (c *powerCheck) interrupt(img *powerImage) *[]powerImage {
 	var nested []powerImage
 	if c.nesting == 2 || c.nesting == 1 && img.d.Sites.Skip != (shadow.Site{}) {
-		return &nested // one crash of a recovery shows what a missing sync does
+		return &nested // one crash of a recovery is enough to show a missing sync
 	}
 	at, calls := 1+c.rng.IntN(14), 0
 	img.d.Before = func(site shadow.Site) {
@@ -121,8 +122,8 @@ func (c *powerCheck) interrupt(img *powerImage) *[]powerImage {
 	return &nested
 }
 
-// settled checks that d survives a power loss as it is, and that damage to it would be seen: nothing
-// may pass for a tail that was never durable.
+// settled checks that d survives a power loss unchanged, and that damage to it is seen: nothing
+// durable may pass for a tail that never was.
 func (c *powerCheck) settled(d *shadow.FS, state []powerVersion, tails map[string]int, when string) error {
 	if c.rng.IntN(2) == 0 {
 		return nil
@@ -148,7 +149,7 @@ func (c *powerCheck) settled(d *shadow.FS, state []powerVersion, tails map[strin
 	return nil
 }
 
-// tailsOf says where the segments of s end.
+// tailsOf returns where the records of each segment of s end, by file name.
 func tailsOf(s *Store) map[string]int {
 	tails := map[string]int{}
 	for _, seg := range s.segments.all() {
@@ -157,8 +158,8 @@ func tailsOf(s *Store) map[string]int {
 	return tails
 }
 
-// damaged flips a bit in the header of a record, and checks that Open notices. The hint goes: with it
-// nobody reads records in Open.
+// damaged flips a bit in the header of a record, and checks that Open notices. It removes the hint
+// first, with which Open does not read records.
 func (c *powerCheck) damaged(d *shadow.FS, tails map[string]int, when string) error {
 	delete(d.Files, hintName)
 	names := slices.Sorted(maps.Keys(tails))
@@ -199,8 +200,8 @@ func (c *powerCheck) damaged(d *shadow.FS, tails map[string]int, when string) er
 	return nil
 }
 
-// flippedState flips a bit in one of the two copies of a segment's state, and checks that the store is what
-// it was, or called damaged. A repair must find all of it.
+// flippedState flips a bit in one of the two copies of a segment's state, and checks that the store
+// opens as it was, or is called damaged. A repair must find everything.
 func (c *powerCheck) flippedState(d *shadow.FS, state []powerVersion, tails map[string]int, when string) error {
 	names := slices.Sorted(maps.Keys(tails))
 	if len(names) == 0 {

@@ -19,9 +19,12 @@ import (
 )
 
 /*
-Failing calls: the n-th call of a kind fails, for n = 1, 2, 3 and so on until the workload runs without
-a hit; once, or from then on. An error is returned where one belongs, what was not acknowledged has not
-happened, reads go on, and what the last good Sync made durable is there after a power loss.
+Goal: when a call of the file system fails, the store returns an error where one belongs, nothing
+that was not acknowledged has happened, reads go on, and everything that the last good Sync made
+durable is there after a power loss.
+
+Method: the n-th call of a kind fails, once or from then on, for n = 1, 2, 3 and so on until the
+workload runs without a hit.
 */
 
 // powerFault makes calls fail.
@@ -49,8 +52,8 @@ func (f *powerFault) fail(kind shadow.Kind, name string) error {
 	return nil
 }
 
-// forgivable says that nothing is lost by the hits: the files are removed by the next Open, or worth
-// nothing but time, or there is a reserve.
+// forgivable reports whether the hits lose nothing: the next Open removes the files, or they only
+// save time, or a spare takes their place.
 func (f *powerFault) forgivable(what string) bool {
 	for _, name := range f.hits {
 		_, isSegment := layout.ParseSegmentFileName(name)
@@ -72,7 +75,7 @@ func (f *powerFault) forgivable(what string) bool {
 type powerFaultRun struct {
 	l    *powerLife
 	f    *powerFault
-	full bool // the disk is full by a budget, not by f
+	full bool // a budget makes the disk full, and f does nothing
 
 	failed     bool // a flush of the open store has failed
 	operations int
@@ -134,7 +137,7 @@ func (r *powerFaultRun) judge(what string, err error) error {
 	return nil
 }
 
-// reopen opens once more, without faults.
+// reopen opens the store once more, without faults.
 func (r *powerFaultRun) reopen(cause error) error {
 	r.l.d.Fault, r.l.d.Budget = nil, 0
 	if err := r.l.open(); err != nil {
@@ -143,7 +146,8 @@ func (r *powerFaultRun) reopen(cause error) error {
 	return nil
 }
 
-// requireReadOnly checks that a store with a failed flush takes no write, whatever the disk says.
+// requireReadOnly checks that a store with a failed flush accepts no write, even when the disk is
+// well again.
 func (r *powerFaultRun) requireReadOnly() error {
 	s, fault := r.l.s, r.l.d.Fault
 	r.l.d.Fault = nil
@@ -158,14 +162,14 @@ func (r *powerFaultRun) requireReadOnly() error {
 	return nil
 }
 
-// run runs the script, and then looks at what a power loss and a kill leave of it.
+// run runs the script, and then checks what a power loss and a kill leave of the store.
 func (r *powerFaultRun) run() (err error) {
 	l := r.l
 	l.rare, l.often = 0, 0
 	defer func() {
 		if l.s != nil {
 			l.d.Freeze()
-			_ = l.s.Close() // only gives its memory back
+			_ = l.s.Close() // gives memory back, and can do nothing else
 		}
 	}()
 	if err := l.powerScript(r.judge); err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/warmtier/warmtier/internal/dir/shadow"
 )
 
-// fixedHash makes a run with one writer repeatable. It uses four shards only, of both lanes: each one
-// in use is a mapping to be made and given back.
+// fixedHash makes a run with one writer repeatable. It uses only four shards, of both lanes: each
+// shard in use costs a mapping.
 func fixedHash(id string) uint64 {
 	h := uint64(14695981039346656037)
 	for i := range len(id) {
@@ -41,12 +41,12 @@ type powerLife struct {
 	images []powerImage
 	points map[point]int
 	rare   float64 // chance of a crash at a call or a rare point
-	often  float64 // at a point that every record passes
+	often  float64 // chance of a crash at a point that every record passes
 }
 
 const powerMemories = 48
 
-// powerConfig says what a run of lives looks for.
+// powerConfig says how long lives are run, and what is done to them.
 type powerConfig struct {
 	wanted int64         // directories to be opened
 	damage bool          // damage is sometimes done to what is durable, and must be seen
@@ -71,7 +71,8 @@ func newPowerLife(seed uint64, c powerConfig, opened *atomic.Int64) *powerLife {
 	return l
 }
 
-// crashed takes the directory as it could be after a crash now.
+// crashed makes, with this chance, an image of the directory as it could be after a crash at this
+// moment.
 func (l *powerLife) crashed(when string, chance float64) {
 	if l.d.Sites.Tempting() {
 		chance = max(chance, 0.5)
@@ -84,8 +85,8 @@ func (l *powerLife) crashed(when string, chance float64) {
 	l.images = append(l.images, l.takeLocked(when, l.dice.IntN(4) == 0))
 }
 
-// takeLocked makes an image. What must be in it is what was durable before, and what may be in it
-// what has begun after the image was made: other writers go on meanwhile. REQUIRES: l.mu held.
+// takeLocked makes an image. It must hold what was durable before, and may hold everything begun by
+// the time it is made: other writers go on while it is. REQUIRES: l.mu held.
 func (l *powerLife) takeLocked(when string, killed bool) powerImage {
 	durable, acked := l.model.indexes(false), l.model.indexes(true)
 	if killed {
@@ -114,7 +115,7 @@ func (l *powerLife) reach(p point) error {
 	return nil
 }
 
-// isOften says that every record passes p.
+// isOften reports whether every record passes p.
 func (l *powerLife) isOften(p point) bool {
 	switch p {
 	case pointPutBody, pointPutAppended, pointCompactRecord, pointCompactFlip, pointDeleteAppended:
@@ -123,7 +124,7 @@ func (l *powerLife) isOften(p point) bool {
 	return false
 }
 
-// checkImages opens what crashes have left.
+// checkImages checks the images that crashes have left.
 func (l *powerLife) checkImages() error {
 	l.mu.Lock()
 	images := l.images
@@ -143,7 +144,7 @@ func (l *powerLife) run() (err error) {
 	defer func() {
 		l.d.Freeze()
 		if l.s != nil {
-			_ = l.s.Close() // only gives its memory back
+			_ = l.s.Close() // gives memory back, and can do nothing else
 		}
 	}()
 	for generation := range 3 {
@@ -181,7 +182,7 @@ func (l *powerLife) generation() error {
 	return errors.Join(err, l.checkImages())
 }
 
-// close ends a generation well; with luck, the machine too.
+// close ends a generation with Close, and half the time with a power loss after it.
 func (l *powerLife) close() error {
 	marks := l.model.acknowledged()
 	s := l.s
@@ -211,7 +212,7 @@ func (l *powerLife) close() error {
 	return nil
 }
 
-// crash ends a generation badly, and makes what recovery finds the model.
+// crash ends a generation with a crash, and makes what recovery finds the model.
 func (l *powerLife) crash(killed bool) error {
 	l.mu.Lock()
 	img := l.takeLocked("at the end of a generation", killed)
@@ -220,11 +221,11 @@ func (l *powerLife) crash(killed bool) error {
 		return err
 	}
 	l.d.Freeze()
-	_ = l.s.Close() // only gives its memory back
+	_ = l.s.Close() // gives memory back, and can do nothing else
 	l.s = nil
 	l.d = img.d
 
-	// What is there now is found in a copy, and expected from the next generation on.
+	// A recovery of a copy tells what is there, which is expected from the next generation on.
 	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, damage: l.damage}
 	s, err := c.open(l.d.Kill())
 	if err != nil {
@@ -238,7 +239,7 @@ func (l *powerLife) crash(killed bool) error {
 	return nil
 }
 
-// write is one writer's part of a generation.
+// write makes the operations of one writer in a generation.
 func (l *powerLife) write(rng *rand.Rand, writer, operations int) error {
 	for n := range operations {
 		if err := l.operation(rng, writer); err != nil {
@@ -259,7 +260,7 @@ func (l *powerLife) operation(rng *rand.Rand, writer int) error {
 	case p < 86:
 		return l.sync()
 	case p < 90:
-		// Every other one leaves lanes alone, and what is not worth it.
+		// An automatic compaction leaves lanes alone, and segments that are not worth it.
 		_, err := l.s.compact(context.Background(), []trigger{triggerManual, triggerAuto}[rng.IntN(2)])
 		if errors.Is(err, ErrCompactionInProgress) {
 			return nil
@@ -309,8 +310,8 @@ func (l *powerLife) delete(i int) error {
 	return nil
 }
 
-// refused notes that a write has failed. It has not happened, unless it is the flush behind it that
-// failed: then it can be seen, and need not survive.
+// refused notes that a write has failed. The write has not happened, unless it was the flush after
+// it that failed: then it can be seen, and need not survive.
 func (l *powerLife) refused(i, index int, err error) error {
 	if !l.opts.SyncWrites {
 		return err

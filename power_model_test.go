@@ -25,15 +25,15 @@ func (v powerVersion) String() string {
 	return fmt.Sprintf("version %d", v.number)
 }
 
-// powerMemory is what the model knows of one memory.
+// powerMemory holds what the model knows of one memory.
 type powerMemory struct {
 	versions []powerVersion // begun, in this order; only appended to
 	acked    int            // index of the last acknowledged one
 	durable  int            // index of the last one that must survive a power loss
-	numbers  int            // used up
+	numbers  int            // used so far
 }
 
-// powerModel is what a store must hold. A memory has one writer at a time.
+// powerModel knows what a store must hold. A memory has one writer at a time.
 type powerModel struct {
 	mu       sync.Mutex
 	memories []powerMemory
@@ -47,7 +47,7 @@ func newPowerModel(n int) *powerModel {
 	return m
 }
 
-// begin notes that a version of memory i may exist from here on.
+// begin notes that another version of memory i may exist from here on.
 func (m *powerModel) begin(i, size int, deleted bool) (v powerVersion, index int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -93,7 +93,7 @@ func (m *powerModel) synced(marks []int) {
 	}
 }
 
-// live is the version of memory i that a read must find, when nobody writes it.
+// live returns the version of memory i that a read must find while nobody writes it.
 func (m *powerModel) live(i int) powerVersion {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -101,7 +101,7 @@ func (m *powerModel) live(i int) powerVersion {
 	return mem.versions[mem.acked]
 }
 
-// allowed are the versions each memory may have after a crash.
+// allowed holds the versions that each memory may have after a crash.
 type allowed [][]powerVersion
 
 // since returns the versions begun so far, from these indexes on.
@@ -114,7 +114,8 @@ func (m *powerModel) since(from []int) (a allowed) {
 	return a
 }
 
-// adopt makes state what is acknowledged. After a kill, durable is what it was until Open has ended.
+// adopt makes state the acknowledged one. After a kill, durable stays what it was until Open has
+// ended.
 func (m *powerModel) adopt(state []powerVersion, killed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -162,7 +163,7 @@ func (a allowed) read(s *Store, i int) (found powerVersion, err error) {
 		binary.LittleEndian.Uint64(content[8:]), a[i])
 }
 
-// observe returns what s holds, an error when it is not allowed.
+// observe returns what s holds, and an error when that is not allowed.
 func (a allowed) observe(s *Store) (state []powerVersion, err error) {
 	n := 0
 	for i := range a {
@@ -181,5 +182,5 @@ func (a allowed) observe(s *Store) (state []powerVersion, err error) {
 	return state, nil
 }
 
-// shifted makes the one memory of a that with number i.
+// shifted gives the one memory of a the number i.
 func (a allowed) shifted(i int) allowed { return append(make(allowed, i), a...) }

@@ -22,22 +22,22 @@ import (
 )
 
 /*
-Goal: a power loss at any instant loses nothing that a Sync or an acknowledged SyncWrites operation
-made durable, brings nothing back, and leaves a directory that opens. A kill, the same for everything
-acknowledged.
+Goal: a power loss at any instant loses nothing that a Sync or an acknowledged operation under
+SyncWrites made durable, brings nothing back, and leaves a directory that opens. A kill loses
+nothing at all that was acknowledged.
 
-Method: a workload runs on a shadow (shadow_test.go), and a model beside it knows the versions of each
-memory and the last one that must survive. At a call of the file system, at a named point, or between
-two operations, the shadow says what the directory could be after a crash at this moment; the workload
-goes on. Each such directory is opened and held against the model: every memory has one of the versions
-from the last durable one on. Then recovery itself is cut short, twice over, and must find the same;
-what it found must survive the next power loss; and damage to it must be seen.
+Method: a workload runs on a shadow (package shadow), and a model beside it knows the versions of
+each memory and the last one that must survive. At a call of the file system, at a named point, or
+between two operations, the shadow says what the directory could be after a crash at this moment;
+the workload goes on. Each such directory is opened and held against the model: every memory has one
+of the versions from the last durable one on. Then recovery itself is cut short, twice over, and
+must find the same; what it found must survive the next power loss; and damage to it must be seen.
 
-Whether these tests would notice a missing sync is tested too: with any one of them taken out of the
-store they must fail.
+That these tests would notice a missing sync is tested too: with any sync taken out of the store
+they must fail.
 */
 
-// crashBudget returns how many directories a test opens: what WARMTIER_TEST_CRASHES says, otherwise a budget.
+// crashBudget returns how many directories a test opens: WARMTIER_TEST_CRASHES, or else a budget.
 func crashBudget(t testing.TB, usual, long int) int64 {
 	t.Helper()
 	if n := envInt(t, "WARMTIER_TEST_CRASHES", 0); n > 0 {
@@ -46,12 +46,12 @@ func crashBudget(t testing.TB, usual, long int) int64 {
 	return int64(scaled(budget(t, usual, long)))
 }
 
-// thoroughCrashes reports whether WARMTIER_TEST_CRASHES is set: tests of every call then do all they can at
-// each one.
+// thoroughCrashes reports whether WARMTIER_TEST_CRASHES is set: tests that look at calls one by one
+// then try everything at each call.
 func thoroughCrashes(t testing.TB) bool { return envInt(t, "WARMTIER_TEST_CRASHES", 0) > 0 }
 
-// powerRun runs lives on every processor until as many directories were opened as wanted, or one
-// life went wrong.
+// powerRun runs lives on every processor until as many directories were opened as wanted, or a life
+// goes wrong.
 func powerRun(base uint64, c powerConfig) (opened int64, err error) {
 	var count, next atomic.Int64
 	var failed atomic.Pointer[error]
@@ -85,7 +85,8 @@ var powerPoints = []point{pointPutBody, pointPutAppended, pointDeleteAppended, p
 	pointFlushed, pointStateWritten, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
 	pointCloseSealed, pointCloseFlushed, pointRecoverScanned, pointRecoverSealed, pointRecoverListed}
 
-// A kill while a large content is copied leaves a file without a record. The next Open removes it.
+// Goal: after a kill while a large content is copied, the next Open removes the file, which has no
+// record.
 func TestPower_KillInLargePut(t *testing.T) {
 	for _, p := range []point{pointSegmentMade, pointPutBody} {
 		t.Run(strings.ReplaceAll(string(p), " ", "_"), func(t *testing.T) {
@@ -117,8 +118,9 @@ func TestPower_KillInLargePut(t *testing.T) {
 	}
 }
 
-// Random workloads, random instants, and crashes of the recovery. A few lives need not pass every
-// point (of three generations none may end with a Close), so more follow until they have.
+// Goal: that of this file. Method: random workloads, crashes at random instants, and crashes of
+// recoveries. A few lives need not pass every point (it may be that no generation ends with Close),
+// so more follow until every point was passed.
 func TestPower_Random(t *testing.T) {
 	base := seeded(t).Uint64()
 	var mu sync.Mutex
@@ -148,8 +150,8 @@ func every(points []point, is func(point) bool) bool {
 	return !slices.ContainsFunc(points, func(p point) bool { return !is(p) })
 }
 
-// A Sync between the manifest of a round and its swap finds the victims in the table still. It must not
-// list them again: their files are about to go.
+// Goal: a Sync between the manifest of a round and its swap, when the victims are still in the
+// table, does not list them again: their files are about to go.
 func TestPower_SyncBeforeSwap(t *testing.T) {
 	d := newShadow()
 	var s *Store
@@ -185,8 +187,9 @@ func TestPower_SyncBeforeSwap(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// What superseded a record of a victim is durable before the victim goes: else a power loss could leave
-// neither version. Here it is written after the victims were sealed, so the compaction itself copies none.
+// Goal: a record that superseded one of a victim is durable before the victim goes: otherwise a
+// power loss could leave neither version. Method: the new version is written after the victims were
+// sealed, so the compaction copies neither.
 func TestPower_NewVersionBeforeVictimGoes(t *testing.T) {
 	d := newShadow()
 	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
@@ -212,15 +215,15 @@ func TestPower_NewVersionBeforeVictimGoes(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// What Open and Close have made durable never passes for a tail that was not.
+// Goal: records that Open and Close have made durable never pass for a tail that was not.
 func TestPower_DamageIsNoTornTail(t *testing.T) {
 	opened, err := powerRun(seeded(t).Uint64(), powerConfig{wanted: crashBudget(t, 700, 2000), damage: true})
 	t.Logf("%d directories opened after crashes", opened)
 	require.NoError(t, err)
 }
 
-// powerScript is a workload that makes every kind of call: small, and always the same. step is called
-// with the result of each operation, and decides whether to go on.
+// powerScript runs a small workload that makes every kind of call, always the same. It calls step
+// with the result of each operation, and stops when step returns an error.
 func (l *powerLife) powerScript(step func(what string, err error) error) (err error) {
 	do := func(what string, fn func() error) {
 		if err == nil {
@@ -284,9 +287,10 @@ func (l *powerLife) open() error {
 	return nil
 }
 
-// A kill and power losses at each call (everything lost; everything kept, names or bytes alone kept; a
-// mixture) and at each passing of a point (of those that every record passes, at each 29th). How many of
-// them at one call, and at how many passings, is a budget: see crashesAtCall and crashesAtPoint.
+// Goal: no call is a bad moment for a crash. Method: a kill and power losses (everything lost;
+// everything kept; names or bytes alone kept; a mixture) at each call of a workload, and at each
+// passing of a point, or each 29th of a point that every record passes. By default only some of
+// these are tried: see crashesAtCall and crashesAtPoint.
 func TestPower_EveryCall(t *testing.T) {
 	base := seeded(t).Uint64()
 	var opened atomic.Int64
@@ -337,10 +341,10 @@ func TestPower_EveryCall(t *testing.T) {
 	t.Logf("%d directories opened after crashes at %d calls", opened.Load(), calls)
 }
 
-// Variants of a crash: four in which all or none of the sectors and of the names are kept, a power loss with
-// a random mixture, and a kill.
+// Variants of a crash. In 0 to 3 all or none of the sectors, and all or none of the names, are
+// kept.
 const (
-	mixedVariant  = 4
+	mixedVariant  = 4 // a power loss that keeps a random mixture
 	killedVariant = 5
 	crashVariants = 6
 )
@@ -374,7 +378,8 @@ func crashesAtPoint(t testing.TB, n int) []int {
 	return everyNth(n, stride(t, 6, 1))
 }
 
-// everyNth returns one variant for the first of each stride numbers from 1, another one each time.
+// everyNth returns a variant for one number in stride, beginning with 1: the next variant each
+// time.
 func everyNth(n, stride int) []int {
 	if (n-1)%stride != 0 {
 		return nil
@@ -382,8 +387,8 @@ func everyNth(n, stride int) []int {
 	return []int{(n - 1) / stride % crashVariants}
 }
 
-// The test of the test: without any one of the syncs a violation must be found. Each is searched for until it
-// is found; a budget says how many syncs, drawn at random, are taken out.
+// Goal: these tests would notice a missing sync. Method: take one out and search until a violation
+// is found; by default for five syncs drawn at random.
 func TestPower_EverySyncIsNeeded(t *testing.T) {
 	if raceEnabled {
 		t.Skip("says nothing about races, and takes long with the detector")

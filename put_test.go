@@ -23,7 +23,7 @@ func TestPut_IDsOfAnyBytes(t *testing.T) {
 		strings.Repeat("y", MaxIDLen), strings.Repeat("y", MaxIDLen-1),
 	}
 	opts := quiet()
-	opts.SegmentSize = 1 << 20 // MaxIDLen is over the 64 KiB of quiet
+	opts.SegmentSize = 1 << 20 // with room for the longest id
 	s := openTest(t, opts, hooks{})
 	for version := range 2 {
 		for i, id := range ids {
@@ -54,8 +54,9 @@ func TestPut_IDsOfAnyBytes(t *testing.T) {
 	}
 }
 
-// Goal: contents of every length come back, those around every limit of the layout in particular.
-// Method: sizes at the limits -1, 0 and +1, for small and for larger segments, through a compaction.
+// Goal: contents of every length come back, in particular those around the limits of the layout.
+// Method: sizes at the limits -1, 0 and +1, for small and for larger segments, through a
+// compaction.
 func TestPut_ContentSizes(t *testing.T) {
 	for _, segmentSize := range []int{minSegmentSize, 2 << 20} {
 		t.Run(fmt.Sprintf("segments of %d bytes", segmentSize), func(t *testing.T) {
@@ -69,7 +70,7 @@ func TestPut_ContentSizes(t *testing.T) {
 				1, 8 - header%8, chunkSize - header, maxLockedCopy,
 				segmentSize/largeShare - header,
 				s.largeSize() - header,                   // shares a segment
-				segmentSize - layout.HeaderSize - header, // fills one
+				segmentSize - layout.HeaderSize - header, // fills a segment
 				segmentSize, 2 * segmentSize,
 			} {
 				sizes = append(sizes, limit-1, limit, limit+1)
@@ -102,7 +103,7 @@ func TestPut_ContentSizes(t *testing.T) {
 	}
 }
 
-// sizedContent is contentOf for contents under 16 bytes too.
+// sizedContent returns a content as contentOf does, but of fewer than 16 bytes too.
 func sizedContent(i, size int) []byte { return contentOf(i, size, size)[:size] }
 
 // Goal: nil content is stored, and is the same as empty content. Method: both, through Get,
@@ -164,8 +165,7 @@ func TestPut_ContentLargerThanSegment(t *testing.T) {
 }
 
 // Goal: 1 GiB is the longest content, and one byte more is refused before anything is done with it.
-// Method: contents of mapped memory that was never
-// written to, and so takes none.
+// Method: contents of mapped memory that was never written to, and so takes no memory.
 func TestPut_LongestContent(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector keeps four bytes for each byte of such a content")
@@ -193,8 +193,8 @@ func TestPut_LongestContent(t *testing.T) {
 	require.LessOrEqual(t, s.Stats().MappedBytes, int64(smallBlock), "one block of tables")
 }
 
-// Goal: the store keeps no slice of the caller's, and hands out none of its own. Method: change the
-// slices on either side.
+// Goal: the store keeps no slice of the caller's, and hands out none of its own. Method: change
+// both slices.
 func TestPut_CallerKeepsItsSlice(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	for _, size := range []int{16, 100, 100_000} {
@@ -211,9 +211,9 @@ func TestPut_CallerKeepsItsSlice(t *testing.T) {
 	}
 }
 
-// Goal: when there is neither memory nor a number left for another segment, Put says ErrNoSpace and
-// changes nothing; Get and Delete go on, and so does Put once there is room. Method: set the count of
-// numbers in use to its limit.
+// Goal: when no number is left for another segment, Put returns ErrNoSpace and changes nothing; Get
+// and Delete work, and so does Put once there is room. Method: set the count of numbers in use to
+// its limit.
 func TestPut_NoSpace(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -239,12 +239,14 @@ func TestPut_NoSpace(t *testing.T) {
 	}
 }
 
-// Goal: what a Put found before it took the lane's lock is not believed when something came between.
+// Goal: a Put does not believe a look-up from before it took the lane's lock when something came
+// between.
 //
-// The interleaving: the Put has its id's slot and record; before it has the lane's lock the memory is
-// overwritten with another length, deleted, deleted and stored again, moved to another position by the
-// removal of a neighbour, moved to another segment by a compaction, or the table is replaced. A Put that
-// believes its first look-up counts the wrong dead bytes, or writes over another id's slot.
+// The interleaving: the Put has its id's slot and record; before it has the lane's lock the memory
+// is overwritten with another length, deleted, deleted and stored again, moved to another position
+// by the removal of a neighbour, moved to another segment by a compaction, or the table is
+// replaced. A Put that believes its first look-up counts the wrong dead bytes, or writes over
+// another id's slot.
 func TestPut_FoundBeforeLaneLock(t *testing.T) {
 	const id = 2
 	for name, between := range map[string]func(t *testing.T, s *Store){
@@ -256,7 +258,7 @@ func TestPut_FoundBeforeLaneLock(t *testing.T) {
 		},
 		"neighbour removed": func(t *testing.T, s *Store) { require.NoError(t, deletePresent(s, 0)) },
 		"moved by a compaction": func(t *testing.T, s *Store) {
-			require.NoError(t, s.Put(idOf(3), contentOf(3, 1, 50))) // something dead
+			require.NoError(t, s.Put(idOf(3), contentOf(3, 1, 50))) // leaves a dead record
 		},
 		"table replaced": func(t *testing.T, s *Store) {
 			sh, _ := s.place("")

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Goal: "race clean" says something about contents: under the race detector segments are on the Go
-// heap, so a write to bytes that somebody reads is reported.
+// Goal: the race detector sees contents: it puts segments on the Go heap, so a write to bytes that
+// another goroutine reads is reported.
 //
 // Method: this test runs itself again, in a process in which two Views of one memory, at the same
 // time, read and write its first byte. The detector must end that process with a report.
@@ -33,8 +33,8 @@ func TestRace_PlantedRaceIsReported(t *testing.T) {
 	require.Contains(t, string(out), "plantRace")
 }
 
-// plantRace writes to a content that another View reads. Both have their pins before either goes on,
-// and nothing after that orders them.
+// plantRace writes to a content that another View reads. Both have their pins before either
+// accesses it, and nothing after that orders them.
 func plantRace(t *testing.T) {
 	s, err := Open("", quiet())
 	require.NoError(t, err)

@@ -66,7 +66,7 @@ func requireReadOnly(t testing.TB, s *Store) {
 	require.NoError(t, s.Sync())
 }
 
-// A user who may read the directory and not write to it can open it read-only.
+// Goal: a user who may read the directory, but not write to it, can open it read-only.
 func TestDirectory_ReadOnlyWithoutPermission(t *testing.T) {
 	dir := fastDir(t)
 	s := openDir(t, dir, quietly())
@@ -81,7 +81,7 @@ func TestDirectory_ReadOnlyWithoutPermission(t *testing.T) {
 	require.NoError(t, err, out)
 	require.Equal(t, before, snapshot(t, dir))
 
-	// Without a lock file it works too: nobody can be writing who has not made one.
+	// It works without a lock file too: a writer would have made one.
 	require.NoError(t, os.Chmod(dir, 0o755))
 	require.NoError(t, os.Remove(filepath.Join(dir, layout.LockName)))
 	require.NoError(t, os.Chmod(dir, 0o555))

@@ -18,13 +18,16 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// Goal: of a record whose writing ended with a fault nothing stays in the file, wherever the fault was. The
-// sequence that would break it: a body is written in part, a page cannot be had for a moment, a shorter
-// record is acknowledged in the place, and the process is killed. Recovery finds bytes behind the last record.
+// Goal: nothing of a record whose writing ended with a fault stays in the file, wherever the fault
+// was.
+//
+// What would break: a body is written in part, because a page cannot be written for a moment; a
+// shorter record is acknowledged in its place, and the process is killed. Recovery finds bytes
+// after the last record.
 func TestRecover_FaultInUnfinishedRecord(t *testing.T) {
 	long := strings.Repeat("i", 200)
 	for name, c := range map[string]struct {
-		page func(mem []byte) []byte // that cannot be had
+		page func(mem []byte) []byte // returns the page that cannot be accessed
 		call func(s *Store) error
 	}{
 		"body": {
@@ -57,7 +60,7 @@ func TestRecover_FaultInUnfinishedRecord(t *testing.T) {
 	}
 }
 
-// A page written anew is dirty for the kernel, though no byte of it changed.
+// Goal: rewriting a page makes it dirty for the kernel, even when no byte of it changes.
 func TestRecover_RewriteDirtiesPages(t *testing.T) {
 	files := dir.At(t.TempDir())
 	file, err := files.Create("file", 8*vm.PageSize)
@@ -76,7 +79,8 @@ func TestRecover_RewriteDirtiesPages(t *testing.T) {
 	require.Zero(t, dirtyBytes(t, file.Bytes()))
 }
 
-// dirtyBytes is how much of the mapping that begins at mem is dirty, as /proc/self/smaps has it.
+// dirtyBytes returns how much of the mapping that begins at mem is dirty, according to
+// /proc/self/smaps.
 func dirtyBytes(t testing.TB, mem []byte) (n int) {
 	t.Helper()
 	f, err := os.Open("/proc/self/smaps")

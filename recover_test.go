@@ -17,7 +17,8 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// What Open finds is durable when it returns, in a segment with a damaged digest too.
+// Goal: everything that Open finds is durable when it returns, even in a segment with a damaged
+// digest.
 func TestRecover_DamagedDigestIsNoReasonNotToSync(t *testing.T) {
 	d := newShadow()
 	s := shadowStore(t, d, shadowOptions())
@@ -40,7 +41,7 @@ func TestRecover_DamagedDigestIsNoReasonNotToSync(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// The hint is of use whatever SegmentSize is.
+// Goal: the hint is used whatever SegmentSize is.
 func TestRecover_HintWithOtherSegmentSize(t *testing.T) {
 	d := newShadow()
 	opts := shadowOptions()
@@ -64,9 +65,10 @@ func TestRecover_HintWithOtherSegmentSize(t *testing.T) {
 	}
 }
 
-// remainsOf returns what a power loss leaves of a store with the memories "x" and "y", each in a durable
-// version 1 and a version 2 that was not synced: the record of x is lost and that of y, behind it, is
-// there. With sealed a clean Close came before the versions 2, and the header from then is there too.
+// remainsOf returns what a power loss leaves of a store with the memories "x" and "y", each in a
+// durable version 1 and a version 2 that was not synced: the record of x is lost, and that of y,
+// which follows it, is there. With sealed, a clean Close came before the versions 2, and the header
+// of then is there too.
 func remainsOf(t *testing.T, sealed bool) (lost *shadow.FS, name string) {
 	t.Helper()
 	d := newShadow()
@@ -105,8 +107,9 @@ func oneLaneStore(t *testing.T, d *shadow.FS) *Store {
 	return s
 }
 
-// What a power loss cut off is gone for good: records of it that are intact do not come back when the
-// state that says where the segment ends is damaged later, one copy of it, with a repair or without.
+// Goal: a tail that a power loss cut off is gone for good: its intact records do not come back when
+// one copy of the state that says where the segment ends is damaged later, with a repair or
+// without.
 func TestRecover_RemainsAreGone(t *testing.T) {
 	for _, sealed := range []bool{false, true} {
 		for _, hinted := range []bool{false, true} {
@@ -152,7 +155,7 @@ func remainsAreGone(t *testing.T, sealed, hinted bool, damaged int, repair bool)
 	closeShadow(t, s, d)
 }
 
-// What a power loss cut off does not count again behind a new record.
+// Goal: a tail that a power loss cut off does not count again after a new record.
 func TestPower_NoRecordComesBack(t *testing.T) {
 	d := newShadow()
 	opts := shadowOptions()
@@ -169,7 +172,7 @@ func TestPower_NoRecordComesBack(t *testing.T) {
 	kept := func() bool { return true }
 	lost := d.Crash(shadow.Loss{Sector: kept, Operation: func(int, int) bool { return true }})
 	for _, b := range [][]byte{lost.Files[name].Current, lost.Files[name].Durable} {
-		clear(b[at : at+100]) // of the first of two records that were not synced
+		clear(b[at : at+100]) // in the first of two records that were not synced
 	}
 	require.NoError(t, s.Close())
 
@@ -178,7 +181,7 @@ func TestPower_NoRecordComesBack(t *testing.T) {
 	require.True(t, s.Has("kept"))
 	require.False(t, s.Has("lost"))
 	require.False(t, s.Has("lost with it"))
-	require.NoError(t, s.Put("lost", contentOf(2, 2, 1000))) // as long as the one before
+	require.NoError(t, s.Put("lost", contentOf(2, 2, 1000))) // as long as the record it replaces
 	killed := lost.Kill()
 	require.NoError(t, s.Close())
 	s, err = openShadow(killed, opts, hooks{hash: hash})
@@ -188,8 +191,8 @@ func TestPower_NoRecordComesBack(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// Goal: recovery says what it found. Method: what a kill leaves of an open store, as it is and with the last
-// record without its checksum.
+// Goal: recovery logs what it found. Method: what a kill leaves of an open store, unchanged, and
+// with the last record lacking its checksum.
 func TestLog_Recovery(t *testing.T) {
 	d := newShadow()
 	s := oneLaneStore(t, d)
@@ -208,7 +211,7 @@ func TestLog_Recovery(t *testing.T) {
 	require.NoError(t, s.Close())
 	log.take(s, slog.LevelInfo)
 	s = shadowStore(t, killed, opts)
-	log.requireNone(slog.LevelInfo) // a clean one has no findings
+	log.requireNone(slog.LevelInfo) // a clean directory has no findings
 	require.NoError(t, s.Close())
 
 	clear(torn.Files[last].Current[tail-record.Size(len(secret)+1, 300):][:4])
@@ -220,7 +223,8 @@ func TestLog_Recovery(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// Goal: Open warns of a fragmented store, whose first maintenance cycle compacts it, as what it is.
+// Goal: Open warns of a fragmented store, and the first maintenance cycle compacts it, as a
+// compaction at the start of the store.
 func TestLog_StartupFragmentation(t *testing.T) {
 	if lockOrderChecked() || raceEnabled || testing.Short() {
 		t.Skip("writes 60 MB, which takes long where every access or lock is watched: not there, nor with -short")

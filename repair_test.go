@@ -19,7 +19,7 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// A store that is read with Repair gives back all it took.
+// Goal: a store that is opened read-only with Repair gives back all memory when it is closed.
 func TestRecover_ReadOnlyRepairReleasesHint(t *testing.T) {
 	d := newShadow()
 	s := shadowStore(t, d, shadowOptions())
@@ -34,7 +34,7 @@ func TestRecover_ReadOnlyRepairReleasesHint(t *testing.T) {
 	require.NoError(t, released(d, s))
 }
 
-// A failed Open with Repair does too.
+// Goal: a failed Open with Repair gives back all memory.
 func TestRecover_FailedRepairReleasesHint(t *testing.T) {
 	d := newShadow()
 	s := shadowStore(t, d, shadowOptions())
@@ -53,8 +53,8 @@ func TestRecover_FailedRepairReleasesHint(t *testing.T) {
 	require.NoError(t, released(d, s))
 }
 
-// partlyEvacuated returns a closed store in which a compaction was cut off: of some memories there are
-// two copies. places says where the records are of what is not deleted, by id.
+// partlyEvacuated returns a closed store in which a compaction was cut off: some memories have two
+// copies. places has the records of every memory that is not deleted, by id.
 func partlyEvacuated(t *testing.T) (d *shadow.FS, places map[string][]shadowPlace) {
 	t.Helper()
 	d = newShadow()
@@ -93,13 +93,13 @@ func partlyEvacuated(t *testing.T) (d *shadow.FS, places map[string][]shadowPlac
 	return d, places
 }
 
-// shadowPlace is where a record is.
+// shadowPlace says where a record is.
 type shadowPlace struct {
 	name   string
 	offset int
 }
 
-// damageAt flips a bit of a file, on the disk too.
+// damageAt flips a bit of a file, both in the cache and on the disk.
 func damageAt(d *shadow.FS, name string, at int) {
 	f := d.Files[name]
 	f.Current[at] ^= 1
@@ -108,13 +108,13 @@ func damageAt(d *shadow.FS, name string, at int) {
 	}
 }
 
-// A repair keeps a memory of which there are two copies, whichever one the index takes. Damage to one of
-// them costs nothing either, where its head says which version it was.
+// Goal: a repair keeps a memory that has two copies, whichever one the index takes. Damage to one
+// copy costs nothing either, where its prefix says which version it was.
 func TestRecover_RepairWithCopies(t *testing.T) {
 	opts := shadowOptions()
 	opts.Repair = true
 	for _, hinted := range []bool{true, false} {
-		for _, damaged := range []int{-1, 0, 1} { // one of the two copies
+		for _, damaged := range []int{-1, 0, 1} { // no copy, or one of the two
 			d, places := partlyEvacuated(t)
 			lost, copied := -1, 0
 			for i := range 400 {
@@ -140,15 +140,16 @@ func TestRecover_RepairWithCopies(t *testing.T) {
 	}
 }
 
-// A repair after a power loss that is cut off comes to the same when it is done again: what the power loss
-// tore is no damage then either, though the machine was not started anew since the first try.
+// Goal: a repair after a power loss that is cut off, and then done again, has the same result: what
+// the power loss tore is no damage the second time either, although the machine was not restarted
+// in between.
 func TestRecover_RepairCutOffAfterPowerLoss(t *testing.T) {
 	opts := shadowOptions()
 	opts.Repair = true
 	hash := func(string) uint64 { return 0 }
 	points := append([]point{pointRecoverSealed, pointRecoverListed, pointManifestTemp, pointManifestRenamed,
 		pointFlushed, pointStateWritten, pointCloseFlushed}, repairPoints...)
-	for passing := 1; ; passing++ { // of points where something may be durable that was not before
+	for passing := 1; ; passing++ { // passings of points where something may have become durable
 		passed := 0
 		t.Run(strconv.Itoa(passing), func(t *testing.T) {
 			d := newShadow()
@@ -178,7 +179,7 @@ func TestRecover_RepairCutOffAfterPowerLoss(t *testing.T) {
 			}})
 			require.NoError(t, err)
 			require.NoError(t, s.Close())
-			if killed == nil { // the last one
+			if killed == nil { // there are no more
 				killed = lost.Kill()
 			}
 			s, err = openShadow(killed, opts, hooks{hash: hash})
@@ -198,8 +199,8 @@ func TestRecover_RepairCutOffAfterPowerLoss(t *testing.T) {
 	}
 }
 
-// A copy of a record that was superseded while the compaction ran is in a target, and no memory at
-// all. Damage to it must not cost the memory that superseded it.
+// Goal: damage to a superseded copy does not cost the memory that superseded it. The copy, of a
+// record that was overwritten while the compaction ran, lies in a target, and no memory has it.
 func TestDamage_RepairSupersededCopy(t *testing.T) {
 	dir := fastDir(t)
 	p := pauseAt(pointCompactWalked)
@@ -244,8 +245,8 @@ func TestDamage_RepairSupersededCopy(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// The last record of a segment has nothing behind it that would say up to which version its memory is
-// lost. A version from a later session is not.
+// Goal: damage to the last record of a segment, with nothing after it to say up to which version
+// its memory is lost, does not cost a version from a later session.
 func TestDamage_RepairLastRecord(t *testing.T) {
 	dir := fastDir(t)
 	older, newer := contentOf(7, 1, 100), contentOf(7, 2, 100)
@@ -271,8 +272,8 @@ func TestDamage_RepairLastRecord(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// Who repairs must be able to say what is gone: memories whose only version is damaged, and those of
-// which an older one is left, but not those that were stored again.
+// Goal: a repair can say what is gone: memories whose only version is damaged, and those of which
+// only an older version is left, but not those that were stored again.
 func TestDamage_RepairedNamesWhatIsLost(t *testing.T) {
 	dir := fastDir(t)
 	s := openDir(t, dir, quietly())

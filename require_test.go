@@ -11,7 +11,7 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// requireIntact runs Verify on a store nobody writes to.
+// requireIntact checks, by Verify, a store that nobody writes to.
 func requireIntact(t testing.TB, s *Store) {
 	t.Helper()
 	report, err := s.Verify(context.Background())
@@ -20,8 +20,8 @@ func requireIntact(t testing.TB, s *Store) {
 	require.Equal(t, s.Len(), report.Memories)
 }
 
-// requireReleased checks that a closed store holds no mapping, and that the process is down to the
-// goroutines it had. Goroutines that have been told to end may need a moment to be gone.
+// requireReleased checks that a closed store holds no mapping, and that the process is down to this
+// number of goroutines. Goroutines that have been told to end may need a moment to be gone.
 func requireReleased(t testing.TB, s *Store, goroutines int) {
 	t.Helper()
 	require.Zero(t, s.mapper.bytes.Load(), "bytes mapped after Close")
@@ -30,7 +30,8 @@ func requireReleased(t testing.TB, s *Store, goroutines int) {
 	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines, "goroutines after Close")
 }
 
-// requireContents checks memories from to to-1: present with version 0 if keep says so, else absent.
+// requireContents checks the memories from up to, not including, to: version 0 is there if keep
+// says so, and nothing otherwise.
 func requireContents(t testing.TB, s *Store, from, to, size int, keep func(i int) bool) {
 	t.Helper()
 	for i := from; i < to; i++ {

@@ -58,7 +58,7 @@ func TestDirectory_NoDescriptorOrMappingLeaks(t *testing.T) {
 	require.LessOrEqual(t, slices.Max(openDescriptors), slices.Min(openDescriptors)+2)
 	require.LessOrEqual(t, slices.Max(openMappings), slices.Min(openMappings)+4)
 
-	// Failed opens too.
+	// A failed Open leaves nothing either.
 	require.NoError(t, os.Truncate(filepath.Join(dir, segmentFiles(t, dir)[0]), 4096))
 	for range scaled(50) {
 		_, err := Open(dir, quietly())
@@ -69,7 +69,7 @@ func TestDirectory_NoDescriptorOrMappingLeaks(t *testing.T) {
 	require.Zero(t, m)
 }
 
-// diskBytes is the space the files of dir take.
+// diskBytes returns the space that the files of dir take.
 func diskBytes(t testing.TB, dir string) (total int64) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -111,7 +111,7 @@ func TestDirectory_DiskSpaceBounded(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// Opening, writing a little and closing, over and over, leaves no trail of files.
+// Goal: opening, writing a little and closing, over and over, leaves no trail of files.
 func TestDirectory_CyclesLeaveNoTrail(t *testing.T) {
 	dir := fastDir(t)
 	want := map[string][]byte{}
@@ -143,8 +143,8 @@ func TestDirectory_CyclesLeaveNoTrail(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// A compaction on a full disk decides how many victims fit into one target without reading them: a file
-// that was cut short is an error of the call that copies from it.
+// Goal: a compaction on a full disk decides how many victims fit into one target without reading
+// them: a file that was cut short is an error when records are copied from it, not before.
 func TestDirectory_FittingReadsNothing(t *testing.T) {
 	skipFaultsUnderRace(t)
 	dir := fastDir(t)
@@ -168,11 +168,11 @@ func TestDirectory_FittingReadsNothing(t *testing.T) {
 		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 		require.NotPanics(t, func() { require.Positive(t, c.fitOneTarget()) })
 	}()
-	_ = s.Close() // returns; its flush may find the files cut
+	_ = s.Close() // must return; its flush may find the files cut
 }
 
-// A process out of descriptors, or over its limit of a file's size, gets errors from the calls that
-// need a file; the others go on, and with the limit gone everything does.
+// Goal: in a process out of descriptors, or at its limit of a file's size, calls that need a file
+// return errors; others work, and with the limit gone everything does.
 func TestDirectory_Limits(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("limits are set the way Linux has them")
@@ -186,7 +186,7 @@ func TestDirectory_Limits(t *testing.T) {
 	}
 }
 
-// childLimits is the process under the limit.
+// childLimits runs in the process under the limit.
 func childLimits(t *testing.T, dir, which string) {
 	s := openDir(t, dir, quietly())
 	fill(t, s, 0, 100, 300)
@@ -212,7 +212,7 @@ func childLimits(t *testing.T, dir, which string) {
 	}
 	n--
 	requireContents(t, s, 0, n, 300, all)
-	_, err = s.Compact(context.Background()) // nothing is dead: what it does is its own affair
+	_, err = s.Compact(context.Background()) // nothing is dead, so it may do nothing
 	require.True(t, err == nil || errors.Is(err, ErrCompactionFailed), "%v", err)
 	requireContents(t, s, 0, n, 300, all)
 	require.NoError(t, syscall.Setrlimit(resource, &before))

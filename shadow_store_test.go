@@ -16,13 +16,13 @@ import (
 	"github.com/warmtier/warmtier/internal/layout"
 )
 
-// forwarders are functions of the store that pass calls of the file system on: what calls them is the place
-// that counts.
+// forwarders are functions of the store that pass on calls of the file system: the place that
+// counts is their caller.
 var forwarders = []string{"spaceErrors.Create", "spaceErrors.WriteFile", "(*segment).syncFile"}
 
 func newShadow() *shadow.FS { return shadow.New(forwarders...) }
 
-// shadowOptions are options without anything in the background.
+// shadowOptions returns options with nothing in the background.
 func shadowOptions() *Options {
 	return &Options{
 		SegmentSize:  minSegmentSize,
@@ -32,10 +32,11 @@ func shadowOptions() *Options {
 	}
 }
 
-// openShadow is open for a store in d. s is there when Open fails, too, for what it may have left.
+// openShadow opens a store in d. It returns s when Open fails, too, to show what that may have
+// left.
 func openShadow(d *shadow.FS, opts *Options, h hooks) (s *Store, err error) {
 	h.boot = func() [16]byte { return d.Boot }
-	h.settlers = 1 // the same calls in the same order each time
+	h.settlers = 1 // makes the same calls in the same order each time
 	if s, err = newStore(opts, h); err != nil {
 		return nil, err
 	}
@@ -46,7 +47,7 @@ func openShadow(d *shadow.FS, opts *Options, h hooks) (s *Store, err error) {
 	return s, nil
 }
 
-// shadowStore is a store in d, which must open.
+// shadowStore returns a store in d, which must open.
 func shadowStore(t testing.TB, d *shadow.FS, opts *Options) *Store {
 	t.Helper()
 	s, err := openShadow(d, opts, hooks{hash: fixedHash})
@@ -54,7 +55,7 @@ func shadowStore(t testing.TB, d *shadow.FS, opts *Options) *Store {
 	return s
 }
 
-// closeShadow closes s, with every invariant checked and nothing left.
+// closeShadow verifies s, closes it, and checks that nothing is left.
 func closeShadow(t testing.TB, s *Store, d *shadow.FS) {
 	t.Helper()
 	requireIntact(t, s)
@@ -62,13 +63,13 @@ func closeShadow(t testing.TB, s *Store, d *shadow.FS) {
 	require.NoError(t, released(d, s))
 }
 
-// nothingKept is a power loss that takes all that it may, allKept one that takes nothing.
+// nothingKept is a power loss that takes everything it may, and allKept one that takes nothing.
 var (
 	nothingKept = shadow.Loss{Sector: func() bool { return false }, Operation: func(int, int) bool { return false }}
 	allKept     = shadow.Loss{Sector: func() bool { return true }, Operation: func(int, int) bool { return true }}
 )
 
-// released returns an error when s, closed or never open, holds on to something.
+// released returns an error when s, closed or never open, holds anything.
 func released(d *shadow.FS, s *Store) error {
 	d.Mu.Lock()
 	defer d.Mu.Unlock()
@@ -102,7 +103,7 @@ func strays(d *shadow.FS) (names []string, err error) {
 	return names, nil
 }
 
-// segmentNames lists the segment files of d.
+// segmentNames returns the segment files of d.
 func segmentNames(d *shadow.FS) (names []string) {
 	for _, name := range slices.Sorted(maps.Keys(d.Files)) {
 		if _, ok := layout.ParseSegmentFileName(name); ok {

@@ -24,9 +24,9 @@ import (
 )
 
 /*
-The soak test: ten goroutines that store, read, delete, iterate, view, verify and compact, for as long
-as asked, every answer held against a ledger of what may be answered. It prints a line now and then,
-and ends with a verdict, at once when an answer is wrong.
+In the soak test ten goroutines store, read, delete, iterate, view, verify and compact for as long
+as asked, and every answer is held against a ledger of what may be answered. It prints a line now
+and then, and ends at once when an answer is wrong.
 
 	go test -run '^TestSoak$' -timeout 0 -v -soak 1h .                     memory
 	go test -run '^TestSoak$' -timeout 0 -v -soak 1h -soak.dir .           a directory, reopened on the way
@@ -49,11 +49,11 @@ const soakVariable = "WARMTIER_SOAK_CHILD"
 
 const (
 	soakMemories  = 6000
-	soakUntouched = 200 // of them, put once and never again
+	soakUntouched = 200 // memories that are put once and never again
 	soakWriters   = 4
 )
 
-// soak is one run.
+// soak is one run of the test.
 type soak struct {
 	t      *testing.T
 	dir    string // "" for memory
@@ -64,7 +64,7 @@ type soak struct {
 	open   sync.RWMutex // held for writing while the store is closed and opened again
 	s      *Store
 	fault  atomic.Pointer[func(point) error]
-	failed atomic.Int64 // compactions, as they were told to
+	failed atomic.Int64 // compactions that a hook made fail
 	opens  int
 	done   [3]int64 // gets, puts, deletes of stores closed on the way
 }
@@ -121,7 +121,7 @@ func (k *soak) start() {
 	k.opens++
 }
 
-// close ends the store and checks that nothing of it is left.
+// close closes the store, and checks that nothing of it is left.
 func (k *soak) close() {
 	k.alone(func() { requireIntact(k.t, k.s) })
 	st := k.s.Stats()
@@ -132,14 +132,14 @@ func (k *soak) close() {
 	require.Zero(k.t, k.s.mapper.bytes.Load(), "bytes mapped after Close")
 }
 
-// alone runs fn without automatic compactions: in a cycle of its own, as it were.
+// alone runs fn while no automatic compaction does.
 func (k *soak) alone(fn func()) {
 	k.s.maintenance.mu.Lock()
 	defer k.s.maintenance.mu.Unlock()
 	fn()
 }
 
-// using is fn with a store that is not closed meanwhile.
+// using returns a call of fn with a store that is not closed before fn returns.
 func (k *soak) using(fn func(*Store) error) func() error {
 	return func() error {
 		k.open.RLock()
@@ -186,7 +186,7 @@ func verdict(t *testing.T) string {
 	return "no finding"
 }
 
-// buriedBytes are those of tombstones, which are dead and may have to stay.
+// buriedBytes returns the bytes of tombstones, which are dead and may have to stay.
 func buriedBytes(s *Store) (n int64) {
 	for _, seg := range s.segments.all() {
 		n += seg.tombstoneBytes
@@ -209,7 +209,7 @@ func (k *soak) begin(c *crew) {
 	}
 	r := k.source()
 	c.loop(func() error {
-		switch r.IntN(200) { // what takes long takes turns, or little else would happen
+		switch r.IntN(200) { // long calls are rare, or little else would happen
 		case 0:
 			return k.using(l.sweep)()
 		case 1:
@@ -228,8 +228,8 @@ func (k *soak) begin(c *crew) {
 	c.loop(k.using(func(s *Store) error { return k.compact(s, compacting) }))
 }
 
-// sweep is iterate for many memories: an answer is judged by what could be answered when the
-// iteration began.
+// sweep does what iterate does, for many memories: it judges every step by what could be answered
+// when the iteration began.
 func (l *ledger) sweep(s *Store) error {
 	least, untouched := make([]int64, len(l.started)), make([]int64, len(l.started))
 	for i := range least {
@@ -291,7 +291,7 @@ func (k *soak) reopen() error {
 	return nil
 }
 
-// watch prints how it goes, and looks for what grows.
+// watch prints how the run goes, and fails it when resident memory or mappings grow.
 func (k *soak) watch(c *crew, d time.Duration) {
 	period := max(d/60, time.Second)
 	ticker := time.NewTicker(period)
@@ -356,7 +356,7 @@ func countLines(path string) int64 {
 	return int64(strings.Count(string(b), "\n"))
 }
 
-// sharedLedger is a ledger in a file, which outlives whoever maps it.
+// sharedLedger returns a ledger in a file, which outlives the processes that map it.
 func sharedLedger(t *testing.T, path string) *ledger {
 	const words = 3 * soakMemories
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -366,7 +366,8 @@ func sharedLedger(t *testing.T, path string) *ledger {
 	file, err := vm.MapFile(f, size, true)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, file.Close()) })
-	// Words of a mapped file, as atomics: pages are aligned, and both processes have the same layout.
+	// The words of a mapped file serve as atomics: pages are aligned, and both processes have the
+	// same layout.
 	all := unsafe.Slice((*atomic.Int64)(unsafe.Pointer(unsafe.SliceData(file.Bytes()))), words)
 	return &ledger{
 		started: all[:soakMemories], acknowledged: all[soakMemories : 2*soakMemories],
@@ -374,7 +375,7 @@ func sharedLedger(t *testing.T, path string) *ledger {
 	}
 }
 
-// afterKill holds every memory against the ledger, and settles what was under way.
+// afterKill holds every memory against the ledger, and enters the outcome of the writes under way.
 func (l *ledger) afterKill(s *Store) error {
 	for i := range l.started {
 		least := l.least(i)
@@ -395,8 +396,8 @@ func (l *ledger) afterKill(s *Store) error {
 	return nil
 }
 
-// soakThroughKills starts children, one after the other on the same directory, and kills all but the
-// last.
+// soakThroughKills starts children, one after the other on the same directory, and kills all but
+// the last.
 func soakThroughKills(t *testing.T, d time.Duration) {
 	if raceEnabled {
 		t.Skip("segments are on the Go heap here: they die with the process")
@@ -410,7 +411,7 @@ func soakThroughKills(t *testing.T, d time.Duration) {
 		if last {
 			left = max(left, 2*time.Second)
 		} else {
-			left = 20 * left // it is killed before
+			left = 20 * left // the kill comes first
 		}
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestSoakChild$", "-test.timeout", "0",
 			fmt.Sprintf("-soak.faults=%v", *soakFaults))
@@ -436,7 +437,7 @@ func soakThroughKills(t *testing.T, d time.Duration) {
 	fmt.Printf("soak: %v after %d kills\n", verdict(t), kills)
 }
 
-// TestSoakChild is the child.
+// TestSoakChild is the child process.
 func TestSoakChild(t *testing.T) {
 	text := os.Getenv(soakVariable)
 	if text == "" {

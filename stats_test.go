@@ -11,7 +11,7 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// withoutHistograms checks that the histograms of st are empty, and leaves them out.
+// withoutHistograms checks that the histograms of st are empty, and returns st without them.
 func withoutHistograms(t *testing.T, st Stats) Stats {
 	t.Helper()
 	found := 0
@@ -37,10 +37,12 @@ func withoutHistograms(t *testing.T, st Stats) Stats {
 	return st
 }
 
-// Goal: operations are counted by result, and every 256th read and about as many writes are measured.
+// Goal: operations are counted by result, and every 256th read and about as many writes are
+// measured.
 func TestStats_Operations(t *testing.T) {
 	s := openTest(t, quiet(), hooks{hash: func(string) uint64 { return 0 }}) // one shard
-	// Each counter of reads samples by itself, and the stack a call is made on chooses it: one for all.
+	// Counters of reads sample each for itself, and the stack of a call chooses one: make it one
+	// for all.
 	s.contentMu.biased.Init(0)
 	const n = 10 * sampleEvery
 	for range n {
@@ -104,12 +106,12 @@ func TestStats_OperationErrors(t *testing.T) {
 	require.EqualValues(t, 1, st.Writes.DeleteErrors)
 }
 
-// Goal: segments are seen in every state, and their bytes add up to those of Stats. Method: a pinned
-// record is compacted away, and the compaction is stopped with its victims chosen.
+// Goal: segments show in every state, and their bytes add up to those of Stats. Method: a pinned
+// record is compacted away, and the next compaction stopped with its victims chosen.
 func TestSegments_States(t *testing.T) {
 	p := pauseAt(pointCompactBuilt)
 	s := openTest(t, quiet(), hooks{at: p.hook})
-	fill(t, s, 0, 4000, 200) // each lane fills more than one
+	fill(t, s, 0, 4000, 200) // each lane fills more than one segment
 	deleteWhere(t, s, 0, 4000, odd)
 	states := func() (st Stats, counts map[SegmentState]int) {
 		st, counts = s.Stats(), map[SegmentState]int{}
@@ -220,11 +222,11 @@ func TestStats_Compactions(t *testing.T) {
 	require.LessOrEqual(t, st.CompactionDetails.SwapDuration.Quantile(1), 2*st.MaxSwapPause)
 }
 
-// Goal: BytesReclaimed never goes back, though a compaction that was cut off may have filled more than it
-// has given back.
+// Goal: BytesReclaimed never decreases, although a compaction that was cut off may have filled more
+// than it gave back.
 //
-// Method: the first round empties a short victim, and fills its target with most of a long one; the second
-// round fails. The next compaction gives the long one back.
+// Method: the first round empties a short victim, and fills its target with most of a long one; the
+// second round fails. The next compaction gives the long victim back.
 func TestStats_ReclaimedNeverGoesBack(t *testing.T) {
 	passed := 0
 	s := openTest(t, bounded(1), hooks{hash: oneLane, at: func(p point) error {
@@ -249,7 +251,7 @@ func TestStats_ReclaimedNeverGoesBack(t *testing.T) {
 	require.Positive(t, s.Stats().BytesReclaimed)
 }
 
-// Goal: a directory store counts flushes, what is not flushed yet, and what Open found.
+// Goal: a directory store counts flushes, bytes not flushed yet, and what Open found.
 func TestStats_Directory(t *testing.T) {
 	dir := t.TempDir()
 	opts := quiet()

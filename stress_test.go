@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// stressConfigs are the shapes of compaction every free test is run with.
+// stressConfigs returns the options that every test left to the scheduler is run with, by name.
 func stressConfigs() map[string]*Options {
 	configs := map[string]*Options{}
 	for _, workers := range []int{1, 4} {
@@ -30,7 +30,7 @@ func stressConfigs() map[string]*Options {
 // Goal: ten goroutines that put, delete, get, view, iterate, verify and compact one set of memories
 // see a linearizable store, all the time.
 //
-// What would break: anything. This is where the interleavings nobody thought of are looked for.
+// What would break: anything. This test looks for the interleavings that nobody thought of.
 //
 // Method: every answer is checked against the ledger. Contents are of one to a few thousand bytes,
 // and now and then larger than a segment; segments are small, so that compactions have many rounds.
@@ -71,7 +71,7 @@ func stressLinearizable(t *testing.T, opts *Options) {
 		c.loop(func() error { return read(s, r.IntN(n)) })
 	}
 	turn := 0
-	c.loop(func() error { // what takes long takes turns, or little else would happen
+	c.loop(func() error { // long calls are rare, or little else would happen
 		switch turn++; turn % 100 {
 		case 0:
 			return l.iterate(s)
@@ -89,7 +89,7 @@ func stressLinearizable(t *testing.T, opts *Options) {
 	c.loop(func() error {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		if r.IntN(4) == 0 { // a fourth of them is cancelled somewhere
+		if r.IntN(4) == 0 { // a fourth of the compactions is cancelled somewhere
 			timer := time.AfterFunc(time.Duration(r.IntN(2000))*time.Microsecond, cancel)
 			defer timer.Stop()
 		}
@@ -117,7 +117,7 @@ func stressLinearizable(t *testing.T, opts *Options) {
 // current again; or undo does.
 //
 // Method: few hot counters, each raised by its own writer as fast as it can, each read by every
-// reader in every way; compactions run without pause, and some of them fail in the middle of a commit.
+// reader in every way; compactions run without pause, and some fail in the middle of a commit.
 func TestStress_CounterNeverGoesBack(t *testing.T) {
 	for name, opts := range stressConfigs() {
 		t.Run(name, func(t *testing.T) {
@@ -145,7 +145,7 @@ func TestStress_CounterNeverGoesBack(t *testing.T) {
 							return err
 						}
 					}
-					// Something live beside it that moves with every compaction.
+					// Live memories beside it move with every compaction.
 					return s.Put(idOf(n+version%300), contentOf(n+version%300, 0, size))
 				})
 			}
@@ -209,8 +209,9 @@ func countersReader(s *Store, n, size int) func() error {
 
 // Goal: a delete never uncovers an older version.
 //
-// The interleaving: versions 1 to 20 of a memory lie in as many segments. One of them is staged, the
-// memory is deleted, and a flip, or an undone flip, that does not compare makes it live again.
+// The interleaving: versions 1 to 20 of a memory lie in as many segments. One version is staged,
+// the memory is deleted, and a flip, or an undone flip, that does not compare makes the version
+// live again.
 //
 // Method: the goroutine that writes a memory deletes it and reads it until several compactions have
 // passed; every read must find nothing.
@@ -271,7 +272,7 @@ func TestStress_DeleteUncoversNothing(t *testing.T) {
 	}
 }
 
-// writeVersions puts versions of memory i, with enough between them to have them in many segments.
+// writeVersions puts versions of memory i, with enough between for them to lie in many segments.
 func writeVersions(s *Store, i, versions, size int) error {
 	for v := range versions {
 		if err := s.Put(idOf(i), contentOf(i, v, size)); err != nil {

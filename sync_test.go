@@ -15,7 +15,7 @@ import (
 	"github.com/warmtier/warmtier/internal/layout"
 )
 
-// unsynced is how many bytes a power loss could take.
+// unsynced returns how many bytes a power loss could take.
 func unsynced(s *Store) (n int64) {
 	for _, seg := range s.segments.all() {
 		n += seg.tail.Load() - seg.inFile.synced.Load()
@@ -50,8 +50,8 @@ func TestDirectory_BackgroundSync(t *testing.T) {
 	})
 }
 
-// Close waits for a Put that has a file of its own under way: whoever opens the directory next may list
-// the file, and the Put would remove it when it finds the store closed.
+// Goal: Close waits for a Put that is making a file of its own: otherwise the next owner of the
+// directory could list the file, which the Put would remove when it finds the store closed.
 func TestDirectory_CloseWaitsForLargePut(t *testing.T) {
 	dir := fastDir(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -77,8 +77,8 @@ func TestDirectory_CloseWaitsForLargePut(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// Close waits for calls that have a flush of their own to make: one that came when the segments are leaving
-// the table would list a part of them.
+// Goal: Close waits for calls that have a flush of their own to make: a flush that came when
+// segments are leaving the table would list only the rest.
 func TestDirectory_CloseWaitsForSyncWrites(t *testing.T) {
 	for _, call := range []string{"put", "delete"} {
 		t.Run(call, func(t *testing.T) {
@@ -119,9 +119,10 @@ func TestDirectory_CloseWaitsForSyncWrites(t *testing.T) {
 	}
 }
 
-// Writers that come while a flush runs share the next one, and none returns before it: what the running one
-// makes durable was noted before their records. Method: the first writer is held in its flush until the
-// records of all others are written, and one of them in the flush they share until all wait for it.
+// Goal: writers that come while a flush runs share the next one, and none returns before it: what
+// the running flush makes durable was noted before their records. Method: the first writer is held
+// in its flush until the records of all others are written, and one of the others in the flush they
+// share until all wait.
 func TestDirectory_WritersShareFlush(t *testing.T) {
 	dir := fastDir(t)
 	const writers = 8
@@ -134,7 +135,7 @@ func TestDirectory_WritersShareFlush(t *testing.T) {
 			if p == pointPutAppended {
 				appended.Add(1)
 			}
-			if first.once.Load() { // it has one segment to flush, so whoever comes next is of another flush
+			if first.once.Load() { // that flush has one segment, so this one is another
 				return second.hook(p)
 			}
 			return first.hook(p)
@@ -163,7 +164,8 @@ func TestDirectory_WritersShareFlush(t *testing.T) {
 	})
 }
 
-// Writers beside each other are durable one by one, whichever of them share a flush.
+// Goal: each of several concurrent writes is durable when it returns, whichever writers share a
+// flush.
 func TestDirectory_SyncWrites(t *testing.T) {
 	dir := fastDir(t)
 	opts := quietly()
@@ -197,8 +199,8 @@ func TestDirectory_SyncWrites(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// A manifest written between the commit of a round and its swap, by a Sync that ran meanwhile, must
-// not bring the victims back: their files are removed next.
+// Goal: a manifest that a Sync writes between the commit of a round and its swap does not bring the
+// victims back: their files are removed next.
 func TestDirectory_SyncBetweenCommitAndSwap(t *testing.T) {
 	dir := fastDir(t)
 	var s *Store
@@ -213,7 +215,7 @@ func TestDirectory_SyncBetweenCommitAndSwap(t *testing.T) {
 			meanwhile.Go(func() {
 				defer s.contentMu.RUnlock(s.contentMu.RLock()) // the swap has to wait
 				close(holding)
-				if err := s.disk.listSegments(); err != nil { // the last step of a Sync; has to wait for the commit
+				if err := s.disk.listSegments(); err != nil { // the last step of a Sync, which has to wait for the commit
 					t.Errorf("sync: %v", err)
 				}
 			})

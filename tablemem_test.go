@@ -10,9 +10,9 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// Goal: tables are empty, apart from each other, and given back: a block with its last table, the pages of
-// others at once; a table too long for a block is mapped by itself. Method: tables of all sizes, filled, and
-// released in random order.
+// Goal: tables are empty at first, apart from each other, and given back: a block with its last
+// table, and the pages of other tables at once; a table too long for a block is mapped by itself.
+// Method: tables of all sizes, filled, and released in random order.
 func TestTableMemory(t *testing.T) {
 	var m mapper
 	tables := tableMemory{mapper: &m}
@@ -62,7 +62,7 @@ func TestTableMemory(t *testing.T) {
 	require.Zero(t, tables.bytes.Load())
 }
 
-// mappedForReplaced is what is mapped for tables in limbo that are in no block.
+// mappedForReplaced returns the bytes mapped for replaced tables that lie in no block.
 func (s *Store) mappedForReplaced() (n int64) {
 	s.replaced.mu.Lock()
 	defer s.replaced.mu.Unlock()
@@ -72,7 +72,7 @@ func (s *Store) mappedForReplaced() (n int64) {
 	return n
 }
 
-// mappedForTables is what is mapped for tables of shards, when none is in limbo.
+// mappedForTables returns the bytes mapped for tables of shards and for blocks.
 func (s *Store) mappedForTables() (n int64) {
 	for _, b := range s.tables.blocks {
 		n += int64(len(b.mem))

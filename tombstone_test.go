@@ -16,7 +16,7 @@ import (
 	"github.com/warmtier/warmtier/internal/sip"
 )
 
-// A tombstone has room for the longest id too, in the smallest segments.
+// Goal: there is room for a tombstone with the longest id, even in the smallest segments.
 func TestDirectory_DeleteLongestID(t *testing.T) {
 	for _, n := range []int{40_000, 65_000, 65_148, 65_300, 65_380, 65_400, 65_500, MaxIDLen} {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
@@ -43,8 +43,8 @@ func TestDirectory_DeleteLongestID(t *testing.T) {
 	}
 }
 
-// A tombstone in a segment of its own is no victim before the memory has left the index: until then there
-// is no dead record it would be kept for, and a compaction would drop it.
+// Goal: a tombstone in a segment of its own is no victim before the memory has left the index:
+// until then there is no dead record for which a compaction would keep it.
 func TestDirectory_LongTombstoneIsSealedLast(t *testing.T) {
 	id := strings.Repeat("i", MaxIDLen)
 	var s *Store
@@ -69,8 +69,8 @@ func TestDirectory_LongTombstoneIsSealedLast(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// Sequences of five steps, each one a deletion, a second storing, a compaction or a reopening:
-// what was deleted stays deleted, and in the end no tombstone is left.
+// Goal: a deleted memory stays deleted, and in the end no tombstone is left. Method: sequences of
+// five steps, each a deletion, a second Put, a compaction or a reopening.
 func TestDirectory_TombstonesInEveryOrder(t *testing.T) {
 	const steps, kinds = 5, 4
 	sequences := 1
@@ -140,7 +140,7 @@ func TestDirectory_TombstonesInEveryOrder(t *testing.T) {
 	}
 }
 
-// tombstones counts those in the table.
+// tombstones returns the number of tombstones in the segments of the table.
 func (s *Store) tombstones() (n int) {
 	for _, seg := range s.segments.all() {
 		n += len(seg.tombstones)
@@ -148,9 +148,9 @@ func (s *Store) tombstones() (n int) {
 	return n
 }
 
-// A deleted memory stays deleted although its tombstone's segment is compacted away, as long as its dead
-// record lies in a segment that stays; when that one goes too, so does the tombstone. The older segment
-// is kept out of a compaction by being marked as damaged.
+// Goal: a deleted memory stays deleted although the segment of its tombstone is compacted away
+// while the dead record lies in a segment that stays; when that segment goes, the tombstone does
+// too. Method: the older segment is kept out of a compaction by a mark of damage.
 func TestDirectory_TombstoneOutlivesOlderRecord(t *testing.T) {
 	const gone, n = 0, 400
 	dir := fastDir(t)
@@ -193,12 +193,12 @@ func TestDirectory_TombstoneOutlivesOlderRecord(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// Goal: a tombstone is kept for the sake of a dead record in a segment that is active when the compaction
-// looks for such records at the lanes, and sealed when it looks at the others.
+// Goal: a tombstone is kept for a dead record in a segment that is active when the compaction looks
+// for such records in the lanes, and sealed when it looks in the other segments.
 //
-// Method: the dead record is in a segment that a lane goes on in, so it is older than the tombstone in the
-// victim. An automatic compaction leaves the lane alone; the lane rolls when the one look is over and the
-// other is not.
+// Method: the dead record is in a segment in which a lane has resumed, so it is older than the
+// tombstone in the victim. An automatic compaction leaves the lane alone; the lane rolls between
+// the two looks.
 func TestDirectory_TombstoneOutlivesRecordOfLaneThatRolls(t *testing.T) {
 	const gone, n = 0, 100
 	dir := fastDir(t)
@@ -252,8 +252,8 @@ func TestDirectory_TombstoneOutlivesRecordOfLaneThatRolls(t *testing.T) {
 	closeIntact(t, s)
 }
 
-// Tombstones of several rounds, and of segments that stay, go in the end: they do not keep each other.
-// Which ones meet in a round depends on the hash, so there are several.
+// Goal: tombstones of several rounds, and of segments that stay, go in the end: they do not keep
+// each other. Method: several hashes, since which tombstones meet in a round depends on the hash.
 func TestDirectory_TombstonesVanish(t *testing.T) {
 	for seed := range budget(t, 12, 40) {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {

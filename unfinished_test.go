@@ -20,8 +20,9 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// A file that no manifest lists yet is not taken for one that was never filled when its header is gone, cut
-// off or overwritten with zeros, and not for nothing by a repair: it may hold the newest version of anything.
+// Goal: a file that no manifest lists yet, and whose header is gone, cut off or overwritten with
+// zeros, is not taken for one that was never filled, and a repair does not ignore it: it may hold
+// the newest version of anything.
 func TestDirectory_UnlistedFileWithoutHeader(t *testing.T) {
 	if raceEnabled {
 		t.Skip("heap segments reach their files with Sync and Close only")
@@ -58,7 +59,8 @@ func TestDirectory_UnlistedFileWithoutHeader(t *testing.T) {
 	}
 }
 
-// A file gets its name when it has its header. What a kill left before that is removed by the next Open.
+// Goal: a file gets its name when it has its header, and the next Open removes what a kill left
+// before that.
 func TestDirectory_UnfinishedFileIsRemoved(t *testing.T) {
 	d := newShadow()
 	var s *Store
@@ -92,8 +94,9 @@ func TestDirectory_UnfinishedFileIsRemoved(t *testing.T) {
 	}
 }
 
-// A segment file that never got its name is no store, in a directory of its own neither: what is of no other
-// store is removed, what is stays as it is, and the first write finds a name that is free.
+// Goal: a segment file that never got its name is no store, not even alone in a directory: files of
+// no other store are removed, files of another stay as they are, and the first write finds a name
+// that is free.
 func TestDirectory_UnfinishedFileInDirectory(t *testing.T) {
 	header := func(store layout.StoreID) []byte {
 		mem := make([]byte, minSegmentSize)
@@ -151,8 +154,8 @@ func TestDirectory_UnfinishedFileInDirectory(t *testing.T) {
 	}
 }
 
-// Where space is reserved by writing zeros, a power loss may leave a part of a file. One of which nothing
-// was promised is no damage; any other one is.
+// Goal: a file that has only a part of its length, as a power loss may leave one where space is
+// reserved by writing zeros, is no damage if nothing in it was promised, and damage otherwise.
 func TestRecover_FileOfPartOfItsLength(t *testing.T) {
 	for _, size := range []int{9, 100, layout.HeaderSize, 1000, vm.PageSize, minSegmentSize - vm.PageSize} {
 		for _, synced := range []bool{false, true} {
@@ -185,7 +188,7 @@ func TestRecover_FileOfPartOfItsLength(t *testing.T) {
 	}
 }
 
-// A kill while a record is written that leaves no room in its segment is a kill like any other.
+// Goal: a kill while a record is written that fills its segment loses nothing else.
 func TestRecover_KillInRecordThatFillsItsSegment(t *testing.T) {
 	const id = "filler"
 	for before := range 4 {

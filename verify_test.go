@@ -13,8 +13,8 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// Goal: Verify fails when anything it vouches for is wrong. Method: break one thing at a time, see it
-// found, and mend it again.
+// Goal: Verify fails when anything it vouches for is wrong. Method: break one thing at a time, see
+// that Verify finds it, and mend it.
 func TestVerify_FindsWhatIsWrong(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -134,7 +134,7 @@ func wreckSlot(change func(w slot) slot) func(t *testing.T, s *Store) (mend func
 	}
 }
 
-// slotOf is the slot of id.
+// slotOf returns the slot of id.
 func slotOf(t *testing.T, s *Store, id string) slot {
 	t.Helper()
 	seg, offset := locationOf(t, s, id)

@@ -62,7 +62,8 @@ func TestOpen_ReadOnly(t *testing.T) {
 }
 
 // Goal: an id that is empty or too long is refused by every call that takes one, with the length in
-// the message, and nothing changes. Method: a table of calls; the longest id that is allowed passes.
+// the message, and nothing changes. Method: a table of calls; the longest id that is allowed
+// passes.
 func TestStore_InvalidID(t *testing.T) {
 	for _, id := range []string{"", strings.Repeat("x", MaxIDLen+1), strings.Repeat("x", 1<<20)} {
 		t.Run(fmt.Sprintf("id of %d bytes", len(id)), func(t *testing.T) {
@@ -172,8 +173,8 @@ var storeCalls = []struct {
 	{"Sync", false, false, func(s *Store, _ string) error { return s.Sync() }},
 }
 
-// Goal: after Close every call says ErrClosed, those without an error say that there is nothing, and
-// Close itself may be called again. Method: a table of calls.
+// Goal: after Close every call returns ErrClosed, calls without an error find nothing, and Close
+// itself may be called again. Method: a table of calls.
 func TestClose_EveryCallAfterIt(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	fill(t, s, 0, 100, 100)
@@ -203,10 +204,10 @@ func TestClose_EveryCallAfterIt(t *testing.T) {
 // Goal: Close at any point of a compaction ends it, waits for it, and leaves no mapping and no
 // goroutine behind.
 //
-// What would break: segments unmapped under the workers; a compaction that goes on with a table that
-// is gone.
+// What would break: segments unmapped under the workers; a compaction that continues with a table
+// that is gone.
 //
-// Method: the compaction stands at the point until Close has cancelled it, twice over.
+// Method: the compaction is held at the point until one of two Closes has cancelled it.
 func TestClose_AtEveryPointOfCompaction(t *testing.T) {
 	for _, workers := range []int{1, 4} {
 		for _, p := range compactionPoints {
@@ -233,7 +234,7 @@ func TestClose_AtEveryPointOfCompaction(t *testing.T) {
 	}
 }
 
-// Goal: Close may be called by a View while a compaction runs; what the View holds stays as it is.
+// Goal: a callback of View may call Close while a compaction runs, and its content stays as it is.
 //
 // What would break: a Close that waits for Views waits for itself; one that does not wait for the
 // compaction unmaps what it copies from; and one that unmaps a pinned segment faults in the View.
@@ -279,10 +280,10 @@ func TestClose_InsideViewDuringCompaction(t *testing.T) {
 	}
 }
 
-// Goal: calls that are under way when the store is closed, twice at once, return right bytes or
+// Goal: calls under way when the store is closed, by two goroutines at once, return right bytes or
 // ErrClosed, and never fault.
 //
-// Method: many short lives of a store; everything runs against Close without order.
+// Method: many short lives of a store, each with every call running against Close.
 func TestClose_UnderLoad(t *testing.T) {
 	for end, life := time.Now().Add(testDuration(t)), 0; life < 5 || time.Now().Before(end); life++ {
 		closeUnderLoad(t)
