@@ -22,12 +22,13 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// quiet are options without a background cycle and with small segments, so that a few hundred
-// memories fill several.
+// quiet returns options without a background cycle and with small segments, so that a few hundred memories
+// fill several.
 func quiet() *Options {
 	return &Options{SegmentSize: minSegmentSize, Maintenance: MaintenanceOptions{Disabled: true}}
 }
 
+// compacting returns quiet options for compactions by so many workers, with rounds of at most maxOverhead.
 func compacting(workers int, maxOverhead int64) *Options {
 	opts := quiet()
 	opts.Compaction.Workers = workers
@@ -35,8 +36,8 @@ func compacting(workers int, maxOverhead int64) *Options {
 	return opts
 }
 
-// openTest opens a memory store; at the end of the test it must verify, and leave neither mapping
-// nor goroutine behind.
+// openTest opens a memory store, which at the end of the test must verify, and leave neither mapping nor
+// goroutine behind.
 func openTest(t testing.TB, opts *Options, h hooks) *Store {
 	t.Helper()
 	goroutines := runtime.NumGoroutine()
@@ -58,7 +59,7 @@ func (s *Store) isClosed() bool {
 	return s.closed
 }
 
-// scaled is n, or less under the race detector, where everything takes about ten times as long.
+// scaled returns n, and less under the race detector, where everything takes about ten times as long.
 func scaled(n int) int {
 	if raceEnabled {
 		return max(1, n/20)
@@ -66,7 +67,7 @@ func scaled(n int) int {
 	return n
 }
 
-// sized is scaled, and less too where every lock is checked against the lock order.
+// sized returns n, and less under the race detector and where every lock is checked against the lock order.
 func sized(t testing.TB, n int) int {
 	t.Helper()
 	if lockOrderChecked() {
@@ -97,9 +98,9 @@ func askedDuration(t testing.TB) (d time.Duration, ok bool) {
 	return d, true
 }
 
-// budget returns how much a test does that could go on for as long as it likes (lives, calls, kills):
-// long when WARMTIER_TEST_DURATION asks for it, otherwise usual, and a quarter of that with -short.
-// usual is small enough for all tests of the package to take less than a minute.
+// budget returns how much a test does that could go on for ever (lives, calls, seeds): long when
+// WARMTIER_TEST_DURATION is set, otherwise usual, and a quarter of that with -short. The usual budgets
+// let all tests of the package end within a minute.
 func budget(t testing.TB, usual, long int) int {
 	t.Helper()
 	if _, ok := askedDuration(t); !ok && testing.Short() {
@@ -108,7 +109,8 @@ func budget(t testing.TB, usual, long int) int {
 	return stride(t, usual, long)
 }
 
-// stride is the budget of a test that could look at each one of many: it looks at one of so many.
+// stride returns the budget of a test that could look at each of many things (calls, pages, sequences): one
+// in so many is looked at.
 func stride(t testing.TB, usual, long int) int {
 	t.Helper()
 	if _, ok := askedDuration(t); ok {
@@ -130,7 +132,7 @@ func testDuration(t testing.TB) time.Duration {
 	return 400 * time.Millisecond
 }
 
-// seeded returns a source of random numbers and logs its seed; WARMTIER_TEST_SEED replays a run.
+// seeded returns a source of random numbers, and logs its seed: WARMTIER_TEST_SEED replays a run.
 func seeded(t testing.TB) *rand.Rand {
 	t.Helper()
 	seed := rand.Uint64()
@@ -143,7 +145,7 @@ func seeded(t testing.TB) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// idOf is "memory-" and i in eight digits or more.
+// idOf returns the id of memory i: "memory-" and i in eight digits or more.
 func idOf(i int) string {
 	b := append(make([]byte, 0, 32), "memory-"...)
 	for bound := 10_000_000; bound > max(i, 1); bound /= 10 {
@@ -152,7 +154,7 @@ func idOf(i int) string {
 	return string(strconv.AppendInt(b, int64(i), 10))
 }
 
-// numberOf is the i of idOf(i).
+// numberOf returns i for idOf(i), and -1 for other ids.
 func numberOf(id string) int {
 	i, err := strconv.Atoi(strings.TrimPrefix(id, "memory-"))
 	if err != nil {
@@ -161,7 +163,7 @@ func numberOf(id string) int {
 	return i
 }
 
-// contentOf is a content of size bytes (at least 16) that says whose it is and which version:
+// contentOf returns a content of size bytes (at least 16) that says whose it is and which version, so that
 // wrong bytes never equal it.
 func contentOf(i int, version, size int) []byte {
 	b := make([]byte, max(16, size))
@@ -173,7 +175,7 @@ func contentOf(i int, version, size int) []byte {
 	return b
 }
 
-// ramp counts up from zero in every 256 bytes: contents are copied from it.
+// ramp counts from 0 to 255 over and over. Contents are copied from it.
 var ramp = func() (b [4096]byte) {
 	for i := range b {
 		b[i] = byte(i)
@@ -200,15 +202,14 @@ func mustCompact(t testing.TB, s *Store) CompactionStats {
 	return stats
 }
 
-// requireSameState checks that two Stats say the same of what is stored and mapped.
-// settled is Stats without old index tables that wait for their readers: a compaction gives them back, one
-// that fails too.
+// settled returns Stats after replaced index tables were given back, as every compaction does, even one that
+// fails: without that, Stats before and after it would differ.
 func settled(s *Store) Stats {
 	s.releaseReplaced()
 	return s.Stats()
 }
 
-// locationOf is where the record of id is.
+// locationOf returns where the record of id is.
 func locationOf(t *testing.T, s *Store, id string) (seg *segment, offset int) {
 	t.Helper()
 	var m match
@@ -218,7 +219,7 @@ func locationOf(t *testing.T, s *Store, id string) (seg *segment, offset int) {
 	return m.seg, m.offset
 }
 
-// recordOf is the bytes of the record of id, for a test to damage.
+// recordOf returns the bytes of the record of id, for a test to damage.
 func recordOf(t *testing.T, s *Store, id string) []byte {
 	t.Helper()
 	seg, offset := locationOf(t, s, id)
@@ -227,26 +228,26 @@ func recordOf(t *testing.T, s *Store, id string) []byte {
 	return seg.mem[offset : offset+h.Size()]
 }
 
-// segmentOf is the segment that holds the memory, now.
+// segmentOf returns the segment that holds the memory at this moment.
 func segmentOf(t *testing.T, s *Store, id string) *segment {
 	t.Helper()
 	seg, _ := locationOf(t, s, id)
 	return seg
 }
 
-// flipByte damages a byte of b and returns what mends it.
+// flipByte damages a byte of b, and returns a function that mends it.
 func flipByte(b []byte, i int) (mend func()) {
 	b[i] ^= 0xff
 	return func() { b[i] ^= 0xff }
 }
 
-// logTo returns a logger and what it has written.
+// logTo returns a logger, and the text that it writes.
 func logTo() (*slog.Logger, *logText) {
 	var log logText
 	return slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), &log
 }
 
-// logText can be read while the background writes to it.
+// logText is a buffer that can be read while others write to it.
 type logText struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -264,8 +265,8 @@ func (l *logText) String() string {
 	return l.text.String()
 }
 
-// residentBytes is the resident set of the process, from /proc/self/statm; ok is false where there
-// is none.
+// residentBytes returns the resident set of the process, from /proc/self/statm; ok is false where there is no
+// such file.
 func residentBytes() (n int64, ok bool) {
 	b, err := os.ReadFile("/proc/self/statm")
 	if err != nil {

@@ -25,7 +25,7 @@ func TestHistogram_Counts(t *testing.T) {
 			bound *= 4
 		}
 		h.observe(0)
-		h.observe(-1) // a clock that was set
+		h.observe(-1) // a clock was set back
 		h.observe(math.MaxInt64 / 2)
 		st := h.snapshot()
 		require.EqualValues(t, 3*histogramBounds+3, st.Count)
@@ -55,8 +55,8 @@ func TestHistogram_Quantile(t *testing.T) {
 
 // Goal: the fine ranges are worth their memory: without them quantiles are off by more than half.
 //
-// Method: log-normal durations about what a Get, a Put and a slow write take, and Gets of a store; each
-// against the exact quantile, with the fine ranges and without them.
+// Method: log-normal durations, about as long as a Get, a Put and a slow write, and durations of Gets; each
+// held against the exact quantile, with the fine ranges and without them.
 func TestHistogram_FineRangesAreWorthIt(t *testing.T) {
 	rnd := seeded(t)
 	distributions := map[string]func() time.Duration{}
@@ -104,7 +104,8 @@ func TestHistogram_FineRangesAreWorthIt(t *testing.T) {
 	t.Logf("fine counts: %d bytes of a histogram, meters %d bytes", reflect.TypeFor[histogram]().Size(), meters)
 }
 
-// Goal: a difference has only what came between, and a decoded histogram still has quantiles.
+// Goal: the difference of two snapshots counts only what came between, and a decoded histogram still has
+// quantiles.
 func TestHistogram_Since(t *testing.T) {
 	h := histogram{first: operationBound}
 	for range 1000 {

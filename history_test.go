@@ -10,8 +10,8 @@ import (
 )
 
 // Goal: the store behaves as a map does, through any history. Method: seeded random calls, faults in
-// compactions included, against a map; a short look after every call and Verify at the end; several
-// option sets, and hashes with so few bits that most ids share one.
+// compactions included, against a map; a short check after every call and Verify at the end; several
+// sets of options, and hashes with so few bits that most ids share one.
 func TestStore_RandomHistory(t *testing.T) {
 	fewBits := func(bits int) func(id string) uint64 {
 		return func(id string) uint64 { return oneLane(id) << 8 >> (56 - bits) << (64 - bits) }
@@ -60,7 +60,7 @@ type historyTest struct {
 	version int
 }
 
-// historyIDs is how many ids a history uses.
+// historyIDs is the number of ids in a history.
 const historyIDs = 300
 
 func (h *historyTest) step(rnd *rand.Rand) {
@@ -143,7 +143,7 @@ func (h *historyTest) view(i int) {
 	require.NoError(h.t, err)
 }
 
-// compact compacts, with a fault if at has one, after which everything must be as before.
+// compact compacts with this hook; when the hook fails the compaction, everything must be as before.
 func (h *historyTest) compact(at func(point) error) {
 	before := h.s.Stats()
 	h.s.hooks.at = at

@@ -17,7 +17,7 @@ var compactionPoints = []point{
 	pointCompactFlip, pointCompactCommitted, pointCompactSwapped,
 }
 
-// failAt is a hook that fails the n-th time (from 1) a point is passed.
+// failAt returns a hook that fails the n-th time (from 1) a point is passed.
 func failAt(p point, n int64, err error) func(point) error {
 	var passed atomic.Int64
 	return func(q point) error {
@@ -28,11 +28,11 @@ func failAt(p point, n int64, err error) func(point) error {
 	}
 }
 
-// pause is a hook that stops whoever first passes a point, until it is let go.
+// pause is a hook that stops the first goroutine to pass a point until the test lets it go.
 type pause struct {
 	at      point
-	reached chan struct{} // closed when somebody waits at the point
-	proceed chan struct{} // close it to let them go
+	reached chan struct{} // closed when a goroutine waits at the point
+	proceed chan struct{} // to be closed by the test
 	once    atomic.Bool
 }
 
@@ -58,7 +58,7 @@ func elsewhere(fn func()) {
 	<-done
 }
 
-// doAt is a hook that runs fn elsewhere when p is passed for the n-th time (from 1).
+// doAt returns a hook that runs fn elsewhere when p is passed for the n-th time (from 1).
 func doAt(p point, n int64, fn func()) func(point) error {
 	var passed atomic.Int64
 	return func(q point) error {
@@ -69,7 +69,7 @@ func doAt(p point, n int64, fn func()) func(point) error {
 	}
 }
 
-// both is two hooks one after the other.
+// both returns a hook that runs a, and then b unless a fails.
 func both(a, b func(point) error) func(point) error {
 	return func(p point) error {
 		if err := a(p); err != nil {
@@ -79,8 +79,8 @@ func both(a, b func(point) error) func(point) error {
 	}
 }
 
-// waitFor yields until ok holds, and reports whether it did within a minute: machines are slow, and slower
-// still when others use them.
+// waitFor yields until ok holds, and reports whether it did within a minute: a busy machine may need many
+// times what an idle one does.
 func waitFor(ok func() bool) bool {
 	for start := time.Now(); !ok(); runtime.Gosched() {
 		if time.Since(start) > time.Minute {
@@ -102,7 +102,7 @@ func someoneIn(function any) bool {
 	return false
 }
 
-// stays yields many times to everybody who could make ok false, and reports whether it held.
+// stays yields many times to goroutines that could make ok false, and reports whether it held.
 func stays(ok func() bool) bool {
 	for range 2000 {
 		if !ok() {

@@ -9,16 +9,16 @@ import (
 	"github.com/warmtier/warmtier/internal/cpu"
 )
 
-// oneTag is a hash that gives all ids the same shard and tag: their slots lie side by side in the order
-// of their first Puts, and each look-up passes those before its own.
+// oneTag is a hash that gives all ids the same shard and tag: their slots lie side by side in the order of
+// their first Puts, and a look-up passes the slots before its own.
 func oneTag(string) uint64 { return 7<<(64-shardBits) | 12345<<(64-shardBits-tagBits) }
 
-// Goal: an id that is there throughout is found while a removal moves its slot to where the reader has
-// been already: a miss counts only when no removal came between.
+// Goal: an id that is there all the time is found although removals move its slot to where the reader has
+// already been: a miss counts only when no removal came between.
 //
-// The interleaving: slots A, B, X side by side. The reader has passed B; A is deleted, so B and X move
-// back, and the reader finds nothing behind B. It looks again, passes B, now the first; B is deleted, X
-// moves to its place, and the reader finds nothing again.
+// The interleaving: slots A, B, X lie side by side. The reader has passed B; A is deleted, so B and X move
+// back, and the reader finds nothing after B. It looks again and passes B, which comes first by then; B is
+// deleted, X moves to its place, and the reader finds nothing again.
 func TestFind_RemovalMovesSlotPastReader(t *testing.T) {
 	s := openTest(t, quiet(), hooks{hash: oneTag})
 	fill(t, s, 0, 3, 50)
@@ -41,8 +41,8 @@ func TestFind_RemovalMovesSlotPastReader(t *testing.T) {
 
 // Goal: a reader that meets a removal at every attempt ends with the shard's lock, and is right.
 //
-// Method: each time the reader has passed the last slot before X, the first one is removed, until it has
-// no attempt left.
+// Method: each time the reader has passed the last slot before its own, the first slot is removed, until the
+// reader has no attempt left.
 func TestFind_RemovalAtEveryAttempt(t *testing.T) {
 	s := openTest(t, quiet(), hooks{hash: oneTag})
 	const others = missAttempts + 3
@@ -72,8 +72,8 @@ func TestFind_RemovalAtEveryAttempt(t *testing.T) {
 	require.Equal(t, missAttempts+1, removed, "attempts that a removal came between")
 }
 
-// Goal: a removal never leaves a moment in which a slot that stays is in neither place. Method: the slots
-// after each single store of a removal, made again by hand from the stores that a removal does.
+// Goal: at no moment of a removal is a slot that stays in neither of its two places. Method: the stores of a
+// removal are replayed one by one, and all slots looked for after each.
 func TestTable_RemovalKeepsEverySlotFindable(t *testing.T) {
 	rnd := seeded(t)
 	for range 2000 {
@@ -88,7 +88,7 @@ func TestTable_RemovalKeepsEverySlotFindable(t *testing.T) {
 		pos, _ := tab.find(gone)
 		after := append(table(nil), tab...)
 		after.remove(pos)
-		// Every store of a removal goes to the hole, which moves forward: replay them one by one.
+		// Every store of a removal goes to the hole, which moves forward.
 		for hole := pos; tab[hole] != after[hole] || after[hole] != 0; hole = tab.next(hole) {
 			tab[hole] = after[hole]
 			for _, w := range present {
@@ -119,13 +119,13 @@ func oneLaneOrTag(name string) func(string) uint64 {
 	return oneTag
 }
 
-// Goal: a table that was replaced stays mapped for readers that are in it (I7), and its memory comes back
-// afterwards, also when no compaction runs.
+// Goal: a table that was replaced stays mapped for readers that are in it (I7), and its memory is given back
+// afterwards, even when no compaction runs.
 //
 // The interleaving: a reader has loaded a table and the first slot. Puts replace the table, several times.
 // The reader loads the next slot.
 func TestFind_TableReplacedUnderReader(t *testing.T) {
-	// All ids of the test share a tag but those that make the table grow.
+	// All ids share a tag, except those that make the table grow.
 	s := openTest(t, quiet(), hooks{hash: func(id string) uint64 {
 		if id < idOf(10) {
 			return oneTag(id)
@@ -159,9 +159,10 @@ func TestFind_TableReplacedUnderReader(t *testing.T) {
 	require.Equal(t, s.mappedForTables()+int64(s.activeBytes()), st.MappedBytes)
 }
 
-// Goal: what waits in limbo is bounded by writes alone, and a write that gives it back waits for readers.
+// Goal: writes alone keep the memory of replaced tables within its bound, and a write that gives some back
+// waits for readers.
 //
-// Method: a store grows and shrinks; then a reader stays inside while a write trims.
+// Method: a store grows and shrinks; then a reader stays inside while replaced tables are trimmed.
 func TestReplaced_Bounded(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	bound := func() int64 { return max(leastReplaced, s.tableBytes.Load()/16) }
@@ -170,7 +171,7 @@ func TestReplaced_Bounded(t *testing.T) {
 		require.NoError(t, s.Put(idOf(i), nil))
 		require.LessOrEqual(t, s.replaced.bytes.Load(), bound())
 	}
-	require.Positive(t, s.Stats().MaxSwapPause, "the trim of the limbo holds the lock too")
+	require.Positive(t, s.Stats().MaxSwapPause, "trimming holds the lock too")
 	for i := range n {
 		_, err := s.Delete(idOf(i))
 		require.NoError(t, err)
@@ -192,7 +193,7 @@ func TestReplaced_Bounded(t *testing.T) {
 	require.Zero(t, s.replaced.bytes.Load())
 }
 
-// Goal: what readers load does not share a cache line with what writers and compactions write.
+// Goal: fields that readers load share no cache line with fields that writers and compactions write.
 func TestLayout_ReadersApartFromWriters(t *testing.T) {
 	apart := func(what string, lastRead, firstWritten uintptr) {
 		t.Helper()

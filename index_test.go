@@ -14,7 +14,7 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// insert puts w where put would: at the free position its look-up ends at.
+// insert stores w where Put would: at the free position where its look-up ends.
 func (t table) insert(w slot) {
 	pos := t.home(w.tag())
 	for t.get(pos) != 0 {
@@ -23,7 +23,7 @@ func (t table) insert(w slot) {
 	t.set(pos, w)
 }
 
-// withTag lists the slots a look-up of tag meets, in order.
+// withTag returns the slots that a look-up of tag meets, in order.
 func (t table) withTag(tag uint32) (list []slot) {
 	for pos, w := t.first(tag); w != 0; pos, w = t.following(pos, tag) {
 		list = append(list, w)
@@ -31,7 +31,7 @@ func (t table) withTag(tag uint32) (list []slot) {
 	return list
 }
 
-// requireTable holds every way of reading t against model, the slots it should have.
+// requireTable holds every way of reading tab against model, the slots it should have.
 func requireTable(t *testing.T, tab table, model map[slot]bool, step uint32) {
 	t.Helper()
 	byTag := map[uint32]int{}
@@ -83,7 +83,7 @@ func TestTable_MatchesModel(t *testing.T) {
 				switch tab := sh.current(); {
 				case rnd.IntN(500) == 0: // grow or shrink
 					sh.resizeLocked(make(table, len(model)*5/4+1+rnd.IntN(64)))
-				case rnd.IntN(2) == 0 && (len(model)+1)*5 <= tab.slots()*4: // prepare sees to that
+				case rnd.IntN(2) == 0 && (len(model)+1)*5 <= tab.slots()*4: // prepare makes room otherwise
 					tag := rnd.Uint32N(tagCount)
 					if c.tags != nil {
 						tag = c.tags[rnd.IntN(len(c.tags))]
@@ -113,9 +113,9 @@ func TestTable_MatchesModel(t *testing.T) {
 	}
 }
 
-// Goal: a removal moves back exactly the slots that could no longer be found, across the end of the
-// table too. Method: every way to place five slots of all homes into eight positions, and every one
-// of them removed.
+// Goal: a removal moves back exactly the slots that could otherwise no longer be found, across the end of
+// the table too. Method: every way to place five slots of all homes into eight positions, and each of the
+// five removed.
 func TestTable_RemoveExhaustive(t *testing.T) {
 	const slots, inserted = 8, 5
 	var homes [inserted]int
@@ -142,9 +142,8 @@ func TestTable_RemoveExhaustive(t *testing.T) {
 	}
 }
 
-// Goal: ranges walked one after the other give each slot once while the table is resized and slots
-// come and go in between, which is what All and compactions do. Method: change the table after every
-// range.
+// Goal: ranges walked one after the other, as All and compactions do, give each slot once although the table
+// is resized and slots come and go in between. Method: change the table after every range.
 func TestTable_RangesSurviveChanges(t *testing.T) {
 	rnd := seeded(t)
 	sh := &shard{}
@@ -184,7 +183,7 @@ func TestTable_RangesSurviveChanges(t *testing.T) {
 	}
 }
 
-// Goal: look-ups in a table that was never made find nothing and say where nothing is.
+// Goal: look-ups in a table that was never made find nothing.
 func TestTable_Empty(t *testing.T) {
 	var tab table
 	_, w := tab.first(3)
@@ -194,8 +193,8 @@ func TestTable_Empty(t *testing.T) {
 	require.Empty(t, tab.appendRange(nil, 0, tagCount))
 }
 
-// Goal: tag and location, segment and offset go into 64 bits and come out again. Method: the limits of
-// each, for the smallest and the largest segments.
+// Goal: tag and location, segment and offset go into 64 bits and come out again. Method: the limits of each
+// part, for the smallest and the largest segments.
 func TestIndex_LocationsPacked(t *testing.T) {
 	for _, size := range []int{minSegmentSize, minSegmentSize + 4096, defaultSegmentSize, maxSegmentSize} {
 		t.Run(fmt.Sprintf("segments of %d bytes", size), func(t *testing.T) {
@@ -250,7 +249,7 @@ func TestIndex_HashSeededPerStore(t *testing.T) {
 	require.Zero(t, same)
 }
 
-// Goal: batches of a shard's tags cover all of them, in about the size asked for. Method: walk shards
+// Goal: ranges of a shard's tags cover all tags, in about the size asked for. Method: walk shards
 // of several sizes.
 func TestShard_RangesCoverAllTags(t *testing.T) {
 	for _, n := range []int64{0, 1, 127, 128, 1000, 100_000, 1 << 30} {
@@ -306,7 +305,7 @@ func TestShard_TableSize(t *testing.T) {
 
 // Goal: the index costs no more than 24 bytes per memory from 100,000 memories on, while it grows and
 // after mass deletes, and the tables get smaller again. Method: read IndexBytes at many sizes. Where
-// each table has pages of its own (see vm.OnHeap), these are all it may have, in use or in limbo.
+// each table has pages of its own (see vm.OnHeap), tables in use and replaced ones account for all of it.
 func TestIndex_BytesPerMemory(t *testing.T) {
 	const least = 100_000
 	most := sized(t, 4*least)
@@ -321,7 +320,7 @@ func TestIndex_BytesPerMemory(t *testing.T) {
 			require.LessOrEqual(t, float64(st.IndexBytes)/float64(n), 24.0, "bytes per memory, %d memories", n)
 		}
 		if vm.OnHeap {
-			require.Equal(t, s.mappedForTables()+s.mappedForLimbo(), st.IndexBytes, "tables of %d memories", n)
+			require.Equal(t, s.mappedForTables()+s.mappedForReplaced(), st.IndexBytes, "tables of %d memories", n)
 		}
 	}
 	for n := 1; n <= most; n++ {
@@ -354,7 +353,7 @@ func TestIndex_BytesPerMemory(t *testing.T) {
 	}
 }
 
-// activeBytes is what the lanes' active segments take.
+// activeBytes returns the bytes of the active segments of all lanes.
 func (s *Store) activeBytes() (n int) {
 	for i := range s.lanes {
 		s.lanes[i].mu.Lock()

@@ -14,9 +14,9 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// Goal: a Put that fails leaves nothing behind in the file. Its body is written before the old record is
-// looked at; when that is damaged, the body must go, or it lies where a later record's header would be, and
-// a store that is killed then does not open any more.
+// Goal: a Put that fails leaves nothing in the file. Its body is written before it looks at the old record;
+// when that is damaged, the body must go: otherwise it lies where a later record's header would be, and a
+// store killed after that no longer opens.
 func TestDirectory_FailedPutLeavesNoBody(t *testing.T) {
 	if raceEnabled {
 		t.Skip("segments on the heap reach their files with Sync, and a kill needs what was not synced")
@@ -34,7 +34,7 @@ func TestDirectory_FailedPutLeavesNoBody(t *testing.T) {
 	m.rec[record.HeaderSize] ^= 1
 	require.ErrorIs(t, s.Put("damaged", bytes.Repeat([]byte{0xff}, 5000)), ErrCorrupt)
 	m.rec[record.HeaderSize] ^= 1
-	for i := range 100 { // in every lane
+	for i := range 100 { // reach every lane
 		require.NoError(t, s.Put(idOf(i), nil))
 	}
 	copyDir(t, dir, killed) // as a kill leaves it
@@ -45,7 +45,8 @@ func TestDirectory_FailedPutLeavesNoBody(t *testing.T) {
 	closeIntact(t, reopened)
 }
 
-// Nobody but who needs it waits while a segment is made: no lock is held, in memory and in a directory.
+// Goal: while a segment is made, nobody waits but the call that needs it: no lock is held, in memory or in a
+// directory.
 func TestPut_MakesSegmentsWithoutLocks(t *testing.T) {
 	for _, kind := range []string{"memory", "directory"} {
 		t.Run(kind, func(t *testing.T) {
@@ -60,7 +61,7 @@ func TestPut_MakesSegmentsWithoutLocks(t *testing.T) {
 					return nil
 				}
 				done := make(chan struct{})
-				go func() { // what a swap and a writer of each lane want; with a lock held it waits for ever
+				go func() { // takes the locks of a swap and of a writer in each lane; if one were held it would wait for ever
 					defer close(done)
 					s.contentMu.Lock()
 					made++
@@ -90,8 +91,8 @@ func TestPut_MakesSegmentsWithoutLocks(t *testing.T) {
 	}
 }
 
-// A lane does not go on in a segment behind whose end something lies: it could count as a record.
-func TestDirectory_UnfilledOnlyWhenZero(t *testing.T) {
+// Goal: a lane does not resume in a segment with bytes after its end, which could pass for a record.
+func TestDirectory_PartialOnlyWhenZero(t *testing.T) {
 	for _, at := range []int{200, minSegmentSize - layout.DigestSize*3} {
 		d := newShadow()
 		s := oneLaneStore(t, d)
@@ -106,10 +107,10 @@ func TestDirectory_UnfilledOnlyWhenZero(t *testing.T) {
 	}
 }
 
-// Goal: a lane that needs a segment while a compaction runs does not go on in a victim.
+// Goal: a lane that needs a segment while a compaction runs does not resume in a victim.
 //
-// The interleaving: after Open lanes may go on in segments that the last Close sealed with room left. A
-// compaction has chosen one of them, and a Put comes: what it stores there goes with the victim.
+// The interleaving: after Open lanes may resume in segments that the last Close sealed with room left. A
+// compaction has chosen such a segment, and a Put comes: what it stores there is lost with the victim.
 func TestDirectory_LaneGoesOnInNoVictim(t *testing.T) {
 	const n = 100
 	dir := fastDir(t)
@@ -140,7 +141,7 @@ func TestDirectory_LaneGoesOnInNoVictim(t *testing.T) {
 	}
 }
 
-// Goal: a Close is clean although a lane has got a segment for a record that was not written.
+// Goal: Close is clean although a lane has been given a segment for a record that was not written.
 //
 // Method: the id is deleted while the segment for its loaded content is made.
 func TestGetOrLoad_LeavesNothingUnsealed(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// crew is goroutines that loop until a test has seen enough or one of them fails.
+// crew is a group of goroutines that loop until a test has seen enough or one goroutine fails.
 type crew struct {
 	t       testing.TB
 	stopped atomic.Bool
@@ -27,9 +27,8 @@ type crew struct {
 
 func newCrew(t testing.TB) *crew { return &crew{t: t, ended: make(chan struct{})} }
 
-// oversubscribe gives every goroutine of a test a thread, so that it is the operating system that
-// interrupts them: anywhere, and for milliseconds, also between two instructions that the scheduler
-// of Go would run in one go.
+// oversubscribe gives every goroutine of a test a thread, so that the operating system interrupts them:
+// anywhere, for milliseconds, and even between two instructions that Go's scheduler would run together.
 func oversubscribe(t testing.TB) {
 	before := runtime.GOMAXPROCS(16)
 	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
@@ -61,10 +60,10 @@ func (c *crew) wait(d time.Duration) {
 	c.running.Wait()
 }
 
-// ledger is what is known of the versions of each memory. One goroutine writes a memory: version
-// v is a delete when v is a multiple of 5, else a Put; version 0 is "never stored". A linearizable
-// store may answer a read with any version from the highest that was acknowledged, or seen by
-// somebody, before the read began, up to the highest that was started before it ended.
+// ledger knows the versions of each memory. One goroutine writes a memory: version v is a delete when v is a
+// multiple of 5, and otherwise a Put; version 0 is "never stored". A linearizable store may answer a read
+// with any version from the highest that was acknowledged, or returned by another read, before the read
+// began, up to the highest that was started before the read ended.
 type ledger struct {
 	started, acknowledged, seen []atomic.Int64
 	sizeOf                      func(i int, version int64) int
@@ -85,7 +84,7 @@ func (l *ledger) content(i int, version int64) []byte {
 	return contentOf(i, int(version), l.sizeOf(i, version))
 }
 
-// write does the next version of memory i. Only one goroutine writes it.
+// write makes the next version of memory i. Only one goroutine writes a memory.
 func (l *ledger) write(s *Store, i int) error {
 	v := l.started[i].Load() + 1
 	l.started[i].Store(v)
@@ -100,13 +99,13 @@ func (l *ledger) write(s *Store, i int) error {
 	return nil
 }
 
-// least is the lowest version a read of memory i that begins now may return.
+// least returns the lowest version that a read of memory i beginning at this moment may return.
 func (l *ledger) least(i int) int64 { return max(l.acknowledged[i].Load(), l.seen[i].Load()) }
 
-// check judges the answer to a read that began when least was asked.
+// check judges the answer to a read that began when least was called.
 func (l *ledger) check(how string, i int, least int64, content []byte, err error) error {
 	most := l.started[i].Load()
-	version := (least + 4) / 5 * 5 // what is not found was deleted: the first delete not before least
+	version := (least + 4) / 5 * 5 // for a memory not found: the first delete from least on
 	if err == nil {
 		if len(content) < 16 || int(binary.LittleEndian.Uint64(content)) != i {
 			return fmt.Errorf("%s of memory %d: the content of another one", how, i)
@@ -159,7 +158,7 @@ func (l *ledger) has(s *Store, i int) error {
 	return fmt.Errorf("Has of memory %d is %v in versions %d to %d", i, found, least, most)
 }
 
-// iterate judges every step of All, and that nothing comes twice.
+// iterate judges every step of All, and checks that nothing comes twice.
 func (l *ledger) iterate(s *Store) error {
 	n := len(l.started)
 	least := make([]int64, n)
@@ -179,7 +178,7 @@ func (l *ledger) iterate(s *Store) error {
 			return err
 		}
 		runtime.Gosched()
-		for j := range n { // the next step begins now
+		for j := range n { // the next step begins here
 			least[j] = l.least(j)
 		}
 	}
@@ -191,7 +190,7 @@ func (l *ledger) iterate(s *Store) error {
 	return nil
 }
 
-// requireFinal checks a store that nobody writes to any more.
+// requireFinal checks contents and figures of a store that nobody writes to any longer.
 func (l *ledger) requireFinal(t *testing.T, s *Store) {
 	t.Helper()
 	memories, live := 0, int64(0)

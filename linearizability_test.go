@@ -22,10 +22,10 @@ import (
 /*
 Goal: concurrent calls on one id are linearizable, with compactions running, succeeding and failing.
 
-Method: goroutines call the store and note what each call was given, what it returned, and when it began
-and ended; porcupine looks for an order of all calls on one id that explains every result. No two Puts
-store the same content, so a result names the call it must come from. The clock is a counter: one call
-ended before another began only if the counter says so, and no two moments are equal.
+Method: goroutines call the store and note the arguments, the result, the beginning and the end of each
+call; porcupine looks for an order of all calls on one id that explains every result. No two Puts store
+the same content, so a result names the call it must come from. The clock is a counter: one call ended
+before another began only if the counter says so, and no two moments are equal.
 */
 
 // Kinds of calls in a history.
@@ -36,17 +36,17 @@ const (
 	callDelete
 )
 
-// input of a call in a history.
+// input is the input of a call in a history.
 type input struct {
 	kind    int
 	id      int
-	version uint64 // what a Put stores
+	version uint64 // stored by a Put
 }
 
-// output of a call: the version read, 0 for none; for Has and Delete 1 when there was one.
+// output is the output of a call: the version read, 0 for none; for Has and Delete 1 when there was one.
 type output uint64
 
-// oneMemory is what the store promises about one id; its state is the version stored, 0 for none.
+// oneMemory is the promise of the store about one id; its state is the version stored, 0 for none.
 var oneMemory = porcupine.Model{
 	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
 		byID := map[int][]porcupine.Operation{}
@@ -76,7 +76,7 @@ var oneMemory = porcupine.Model{
 	},
 }
 
-// historian records calls.
+// historian records calls of a store.
 type historian struct {
 	s     *Store
 	clock atomic.Int64
@@ -85,10 +85,10 @@ type historian struct {
 	history []porcupine.Operation
 
 	compactions turnstile
-	perTurn     int // calls of a client for each compaction; 0: any number
+	perTurn     int // calls that a client makes for each compaction; 0: any number
 }
 
-// turnstile counts, and lets others wait for a count.
+// turnstile is a count that others can wait for.
 type turnstile struct {
 	mu      sync.Mutex
 	n       int
@@ -121,8 +121,8 @@ func (g *turnstile) wait(n int) {
 	}
 }
 
-// versionContent is a content that no other version has, of a size that follows from it: mostly short,
-// now and then over what is copied under a lock.
+// versionContent returns a content that no other version has, of a size that follows from the version: most
+// are short, a few longer than what is copied under a lock.
 func versionContent(version uint64) []byte {
 	size := 8 + int(version*0x9e3779b97f4a7c15>>57)*16
 	if version%97 == 0 {
@@ -136,7 +136,7 @@ func versionContent(version uint64) []byte {
 	return b
 }
 
-// versionOf is the version whose content b is, and an error when it is nobody's.
+// versionOf returns the version whose content is b, and an error when there is none.
 func versionOf(b []byte) (uint64, error) {
 	if len(b) < 8 {
 		return 0, fmt.Errorf("content of %d bytes, nobody stores that", len(b))
@@ -226,7 +226,7 @@ func (h *historian) client(client, n, ids int, rng *rand.Rand) error {
 	return nil
 }
 
-// check asks porcupine. The limit is for a history that cannot be decided; none was met.
+// check asks porcupine. The limit is for a history that cannot be decided, which has not happened.
 func check(history []porcupine.Operation) porcupine.CheckResult {
 	return porcupine.CheckOperationsTimeout(oneMemory, history, 5*time.Minute)
 }
@@ -235,7 +235,7 @@ func check(history []porcupine.Operation) porcupine.CheckResult {
 type fuse struct {
 	point atomic.Pointer[point]
 	left  atomic.Int64
-	blown atomic.Int64 // how often it did
+	blown atomic.Int64 // how often the point failed
 }
 
 func (f *fuse) arm(p point, n int64) {
@@ -252,7 +252,7 @@ func (f *fuse) at(p point) error {
 	return errInjected
 }
 
-// armRandomly arms f for one of the points where a compaction can fail.
+// armRandomly arms f for a random point where a compaction can fail.
 func (f *fuse) armRandomly(rng *rand.Rand) {
 	points := []point{
 		pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord, pointCompactBuilt,
@@ -266,7 +266,7 @@ func (f *fuse) armRandomly(rng *rand.Rand) {
 	f.arm(p, n)
 }
 
-// TestLinearizable records histories, and checks them.
+// Goal: that of this file. Method: histories of all kinds of rounds, in memory and in a directory.
 func TestLinearizable(t *testing.T) {
 	for _, c := range []struct {
 		name      string
@@ -348,8 +348,8 @@ func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 		len(h.history), clients, ids, compactions, undone, moved)
 }
 
-// TestLinearizable_FalsifiedHistory checks the check: one read that returned the version before the
-// one it should, in a history that is right but for that.
+// Goal: the check finds a wrong answer. Method: in a history that is right, one read returned the version
+// before the one it should.
 func TestLinearizable_FalsifiedHistory(t *testing.T) {
 	h := &historian{s: openTest(t, quiet(), hooks{})}
 	require.NoError(t, h.client(0, 500, 3, seeded(t)))
@@ -375,8 +375,8 @@ func TestLinearizable_FalsifiedHistory(t *testing.T) {
 	require.Positive(t, falsified)
 }
 
-// TestLinearizable_SeededBug checks the whole chain: a compaction that flips without comparing, made by
-// hand, loses a Put, and the history says so.
+// Goal: a bug of the store shows in a history. Method: a compaction that flips without comparing, made by
+// hand, loses a Put.
 func TestLinearizable_SeededBug(t *testing.T) {
 	var s *Store
 	var h *historian
@@ -392,7 +392,7 @@ func TestLinearizable_SeededBug(t *testing.T) {
 		sh.mu.Lock()
 		defer sh.mu.Unlock()
 		pos, superseded := sh.current().first(tag)
-		sh.current().set(pos, old) // as if what the Put had changed had not been looked at
+		sh.current().set(pos, old) // without looking at what the Put has changed
 		from, _ := s.resolve(superseded.location())
 		to, _ := s.resolve(old.location())
 		size := func(version uint64) int64 { return int64(record.Size(len(idOf(1)), len(versionContent(version)))) }

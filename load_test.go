@@ -18,7 +18,7 @@ type loadResult struct {
 	err     error
 }
 
-// startLoads starts n calls of GetOrLoad in a synctest bubble and returns when all of them wait.
+// startLoads starts n calls of GetOrLoad in a synctest bubble, and returns when all wait.
 func startLoads(
 	ctx context.Context, s *Store, n int, load func(context.Context) ([]byte, error),
 ) <-chan loadResult {
@@ -72,8 +72,8 @@ func TestGetOrLoad_Once(t *testing.T) {
 	})
 }
 
-// Goal: who missed the id before another load finished finds what that one stored.
-func TestGetOrLoad_LandedMeanwhile(t *testing.T) {
+// Goal: a call that missed the id before another load finished finds what that load stored.
+func TestGetOrLoad_StoredByOtherLoad(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	require.NoError(t, s.Put("a", []byte("landed")))
 	content, err := s.loadAndStore(&loadCall{}, "a", nil)
@@ -81,8 +81,8 @@ func TestGetOrLoad_LandedMeanwhile(t *testing.T) {
 	require.Equal(t, "landed", string(content))
 }
 
-// Goal: what is stored or deleted while a load runs stands, and is what later calls see.
-func TestGetOrLoad_ChangedMeanwhile(t *testing.T) {
+// Goal: a Put or Delete during a load wins over the load, and later calls see it.
+func TestGetOrLoad_ChangedDuringLoad(t *testing.T) {
 	put := func(t *testing.T, s *Store) { require.NoError(t, s.Put("a", []byte("put"))) }
 	remove := func(existed bool) func(*testing.T, *Store) {
 		return func(t *testing.T, s *Store) {
@@ -116,7 +116,7 @@ func TestGetOrLoad_ChangedMeanwhile(t *testing.T) {
 				for _, change := range c.changes {
 					change(t, s)
 				}
-				if c.changes != nil && c.after == "" { // whoever comes now must not see what is older
+				if c.changes != nil && c.after == "" { // a call from here on must not see what is older
 					later, err := s.GetOrLoad(t.Context(), "a", func(context.Context) ([]byte, error) {
 						return []byte("later"), nil
 					})
@@ -147,7 +147,7 @@ func TestGetOrLoad_ChangedMeanwhile(t *testing.T) {
 	}
 }
 
-// Goal: an error of load is every caller's as it is, stores nothing, and is forgotten.
+// Goal: an error of load is returned unchanged to every caller, stores nothing, and is forgotten.
 func TestGetOrLoad_Error(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := openTest(t, quiet(), hooks{})
@@ -172,7 +172,7 @@ func TestGetOrLoad_Error(t *testing.T) {
 	})
 }
 
-// Goal: what cannot be stored is returned with the error that says why.
+// Goal: a content that cannot be stored is returned with the error that says why.
 func TestGetOrLoad_CannotStore(t *testing.T) {
 	s, err := Open(t.TempDir(), quiet())
 	require.NoError(t, err)
@@ -196,7 +196,8 @@ func TestGetOrLoad_CannotStore(t *testing.T) {
 	require.ErrorIs(t, err, ErrInvalidID)
 }
 
-// Goal: a panic of load is one of every caller, with the value; Goexit is an error. Neither stops others.
+// Goal: a panic of load reaches every caller, with its value, and Goexit is an error; neither affects other
+// loads.
 func TestGetOrLoad_LoadDoesNotReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := openTest(t, quiet(), hooks{})
@@ -230,8 +231,8 @@ func TestGetOrLoad_LoadDoesNotReturn(t *testing.T) {
 	})
 }
 
-// Goal: one caller leaves, the others get the content; when all have left, the load is told, and what it
-// returns all the same is not stored.
+// Goal: when one caller leaves, the others get the content; when all have left, the load is cancelled, and
+// whatever it returns is not stored.
 func TestGetOrLoad_Cancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := openTest(t, quiet(), hooks{})
@@ -294,9 +295,9 @@ func TestGetOrLoad_Close(t *testing.T) {
 	})
 }
 
-// Goal: no call returns what is older than a change that had ended before it began, and no such thing
-// stays in the store. Method: a cold store with one number for each id that only grows; whoever changes
-// it puts the new number, or deletes the memory; whoever reads, loads. Run with the race detector too.
+// Goal: no call returns a content older than a change that had ended before the call began, and no such
+// content stays in the store. Method: a cold store has one number for each id, which only grows; writers
+// put the new number or delete the memory, readers load. Run with the race detector too.
 func TestGetOrLoad_NeverOlder(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	const ids = 3

@@ -31,7 +31,7 @@ func TestDirectory_SecondOpenIsLocked(t *testing.T) {
 	closeIntact(t, s)
 	require.FileExists(t, filepath.Join(dir, layout.LockName))
 
-	// Readers share, and keep writers out.
+	// Readers share a directory, and keep writers out.
 	first := openDir(t, dir, &Options{ReadOnly: true})
 	second := openDir(t, dir, &Options{ReadOnly: true})
 	_, err = Open(dir, nil)
@@ -43,7 +43,7 @@ func TestDirectory_SecondOpenIsLocked(t *testing.T) {
 	closeIntact(t, openDir(t, dir, quiet()))
 }
 
-// kill -9 frees the lock; the file stays, since another opener would lock a new one of its name.
+// Goal: kill -9 frees the lock. The file stays, because another opener would lock a new file of its name.
 func TestDirectory_LockFreedByKill(t *testing.T) {
 	skipKillsUnderRace(t)
 	r := newCrashRun(t, fastDir(t), 1, 1)
@@ -69,8 +69,8 @@ func TestDirectory_LockFreedByKill(t *testing.T) {
 	}
 }
 
-// A process that is being forked holds a copy of every descriptor until it executes something else.
-// It must not hold the lock.
+// Goal: a process that is being forked, which holds a copy of every descriptor until it executes another
+// program, does not hold the lock.
 func TestDirectory_LockFreedWithCopiedDescriptor(t *testing.T) {
 	dir := fastDir(t)
 	s := openDir(t, dir, quiet())

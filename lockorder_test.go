@@ -13,7 +13,7 @@ import (
 	"github.com/warmtier/warmtier/internal/lockrank"
 )
 
-// rankedLocker is a lock of one rank, by the way it is taken.
+// rankedLocker is a lock of one rank, taken in one of its ways.
 type rankedLocker struct {
 	name         string
 	rank         int
@@ -62,8 +62,8 @@ func TestLockOrder_Pairs(t *testing.T) {
 	}
 }
 
-// Goal: the whole order passes at once, and again after the release; another goroutine's locks do
-// not count. Method: take all four ranks with a lock held elsewhere.
+// Goal: all ranks can be held at once, in order, and again after the release; the locks of another goroutine
+// do not count. Method: take all four ranks with a lock held elsewhere.
 func TestLockOrder_WholeOrderPasses(t *testing.T) {
 	elsewhere := rankedLockers()[4]
 	locked, release, released := make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -101,7 +101,7 @@ func TestLockOrder_UnlockByAnotherPanics(t *testing.T) {
 	l.unlock()
 }
 
-// Goal: assertUnlocked, which stands before every call of user code, sees each kind of lock.
+// Goal: AssertUnlocked, which stands before every call of user code, sees each kind of lock.
 func TestLockOrder_AssertUnlocked(t *testing.T) {
 	require.NotPanics(t, lockrank.AssertUnlocked)
 	for _, l := range rankedLockers() {

@@ -15,8 +15,8 @@ import (
 	"github.com/warmtier/warmtier/internal/lockrank"
 )
 
-// recorder is a log handler that keeps what it is given, calls the store each time, as a handler may,
-// and fails the test when a lock is held or a line contains an id or a content.
+// recorder is a log handler that keeps its lines, calls the store each time, as a handler may, and fails the
+// test when a lock is held or a line contains an id or a content.
 type recorder struct {
 	t     *testing.T
 	store *Store // nil before Open has returned
@@ -65,7 +65,7 @@ func (r *recorder) attach(s *Store) {
 	r.store = s
 }
 
-// take returns the lines of this level so far, and forgets all. Those of s that wait are waited for.
+// take returns the lines of this level so far, those that s has queued included, and forgets all.
 func (r *recorder) take(s *Store, level slog.Level) (messages []string) {
 	s.waitForLog()
 	r.mu.Lock()
@@ -104,8 +104,8 @@ func deleteSecret(t *testing.T, s *Store, from, to int) {
 	}
 }
 
-// Goal: what operators want to know is in the log at its level, without ids and contents, and no lock is
-// held when the handler runs. Method: the life of a store, with a handler that calls the store.
+// Goal: events that matter to operators are in the log at their level, without ids and contents, and no lock
+// is held when the handler runs. Method: the life of a store, with a handler that calls the store.
 func TestLog_Life(t *testing.T) {
 	for _, kind := range []string{"memory", "directory"} {
 		t.Run(kind, func(t *testing.T) {
@@ -164,7 +164,7 @@ func TestLog_Life(t *testing.T) {
 	}
 }
 
-// Goal: each cycle says why it did nothing. Method: one store for each reason.
+// Goal: a cycle logs why it did nothing. Method: one store for each reason.
 func TestLog_MaintenanceReasons(t *testing.T) {
 	reason := func(r slog.Record) (v string) {
 		r.Attrs(func(a slog.Attr) bool {

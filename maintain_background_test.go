@@ -15,14 +15,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// panicking is a log handler.
+// panicking is a log handler that panics.
 type panicking struct{ slog.Handler }
 
 func (panicking) Enabled(context.Context, slog.Level) bool  { return true }
 func (panicking) Handle(context.Context, slog.Record) error { panic("from the handler") }
 
 // Goal: Maintain works without a background cycle, and there is none when it is disabled or the store
-// is read-only. Method: look for the goroutine in the stacks; how many others there are is nobody's affair.
+// is read-only. Method: look for its goroutine in the stacks, since other tests may have left some.
 func TestMaintain_Disabled(t *testing.T) {
 	background := func() int {
 		stacks := make([]byte, 1<<20)
@@ -183,8 +183,8 @@ func TestMaintain_ClosedDuringAutomaticCompaction(t *testing.T) {
 	require.False(t, s.Stats().CompactionInProgress)
 }
 
-// Goal: Maintain, Compact and the background cycle can run into each other: one of them compacts, the
-// others say so, and the store comes to no harm.
+// Goal: Maintain, Compact and the background cycle can run into each other: one compacts, the others report
+// that it does, and the store comes to no harm.
 //
 // What would break: two compactions at once; a cycle that outlives Close.
 //

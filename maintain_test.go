@@ -18,7 +18,7 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// maintained are the options of quiet, with every rule but the threshold out of the way.
+// maintained returns quiet options with every rule of maintenance but the threshold out of the way.
 func maintained() *Options {
 	opts := quiet()
 	opts.Maintenance.MinBytes = 1
@@ -26,7 +26,7 @@ func maintained() *Options {
 	return opts
 }
 
-// fragment gives s 1000 records of one size, memories 0 to 999, and makes n of them dead.
+// fragment stores memories 0 to 999 with records of one size, and makes n records dead.
 func fragment(t *testing.T, s *Store, n int) {
 	t.Helper()
 	fill(t, s, 0, 1000, 100)
@@ -36,7 +36,7 @@ func fragment(t *testing.T, s *Store, n int) {
 // recordBytes is the size of the records of fragment.
 var recordBytes = int64(record.Size(len(idOf(0)), 100))
 
-// afterwards waits for d on the clock of a synctest bubble, and then for everybody to be idle.
+// afterwards waits for d on the clock of a synctest bubble, and then until every goroutine is blocked.
 func afterwards(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
@@ -90,8 +90,9 @@ func TestMaintain_Threshold(t *testing.T) {
 	}
 }
 
-// Goal: automatic maintenance compacts what is worth it and leaves the rest, best first; Compact takes
-// everything. Method: segments with known dead shares, sealed by hand; which ones are there afterwards.
+// Goal: automatic maintenance compacts the segments that are worth it, best first, and leaves the rest;
+// Compact takes everything. Method: segments with known dead shares, sealed by hand, and a look at which
+// are left.
 func TestMaintain_ChoosesWhatIsWorthIt(t *testing.T) {
 	for _, c := range []struct {
 		name      string
@@ -107,7 +108,7 @@ func TestMaintain_ChoosesWhatIsWorthIt(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			opts := maintained()
 			opts.Maintenance.FragmentationThreshold = c.threshold
-			seed := maphash.MakeSeed() // and one shard, so that there is one lane
+			seed := maphash.MakeSeed() // all ids in one shard, and so in one lane
 			s := openTest(t, opts, hooks{hash: func(id string) uint64 { return maphash.String(seed, id) >> 8 }})
 			var ids []uint64
 			live := map[int]bool{}
@@ -137,10 +138,10 @@ func TestMaintain_ChoosesWhatIsWorthIt(t *testing.T) {
 	}
 }
 
-// Goal: an automatic compaction keeps memory for lanes, no more than they have lately used, and for no
-// longer than they need it; what anybody else gives back is given back.
+// Goal: an automatic compaction keeps memory for lanes, no more than they have lately used, and for no longer
+// than they need it; memory that anything else gives back goes to the system.
 func TestMaintain_Reserve(t *testing.T) {
-	overwritten := func(t *testing.T) *Store { // a fresh store, all of its records dead but the newest
+	overwritten := func(t *testing.T) *Store { // returns a fresh store in which every record but the newest ones is dead
 		s := openTest(t, maintained(), hooks{})
 		for version := range 3 {
 			for i := range 1000 {
@@ -297,8 +298,8 @@ func TestMaintain_MinPeriod(t *testing.T) {
 	}
 }
 
-// Goal: a cycle beside a compaction, or beside another cycle, is skipped and no error. Method: hold
-// the one at a point while the other runs.
+// Goal: a cycle beside a compaction, or beside another cycle, is skipped without an error. Method: hold one
+// at a point while the other runs.
 func TestMaintain_Busy(t *testing.T) {
 	for _, c := range []struct {
 		name  string

@@ -62,8 +62,8 @@ func TestTableMemory(t *testing.T) {
 	require.Zero(t, tables.bytes.Load())
 }
 
-// mappedForLimbo is what is mapped for tables in limbo that are in no block.
-func (s *Store) mappedForLimbo() (n int64) {
+// mappedForReplaced is what is mapped for tables in limbo that are in no block.
+func (s *Store) mappedForReplaced() (n int64) {
 	s.replaced.mu.Lock()
 	defer s.replaced.mu.Unlock()
 	for _, t := range s.replaced.tables {
