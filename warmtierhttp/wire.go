@@ -189,9 +189,10 @@ func toWireHistogram(h warmtier.Histogram) wireHistogram {
 	}
 }
 
-// toWireProgress returns the progress of the compaction under way, nil when none runs.
+// toWireProgress returns the progress of the compaction under way, nil when none runs, or when it has
+// nothing to tell: before it has chosen its victims, and after it has ended but for its bookkeeping.
 func toWireProgress(st warmtier.Stats) *wireProgress {
-	if !st.CompactionInProgress {
+	if !st.CompactionInProgress || st.CompactionDetails.Progress.Stage == "" {
 		return nil
 	}
 	p := st.CompactionDetails.Progress
