@@ -27,7 +27,7 @@ Method: a reader made from that document alone, which shares nothing with the pa
 of the standard library; and a store in testdata, written by the first version of the format.
 */
 
-var writeGolden = flag.Bool("golden", false, "write the golden store anew, for a new format version")
+var writeGolden = flag.Bool("golden", false, "write the golden store again, for a new format version")
 
 const goldenDir = "testdata/format-1"
 

@@ -279,3 +279,46 @@ func TestStats_Directory(t *testing.T) {
 	require.True(t, st.Recovery.Clean)
 	require.NoError(t, s.Close())
 }
+
+// Goal: Get, View and AppendContent count as gets, and misses apart; puts and deletes count when they
+// did something. Method: a handful of calls of each kind.
+func TestStats_Counters(t *testing.T) {
+	s := openTest(t, quiet(), hooks{})
+	fill(t, s, 0, 5, 100)
+	fill(t, s, 0, 2, 100)
+	for _, id := range []string{idOf(0), idOf(1), "absent"} {
+		_, _ = s.Get(id)
+		_, _ = s.AppendContent(nil, id)
+		_ = s.View(id, func([]byte) error { return nil })
+		s.Has(id)
+	}
+	deleteWhere(t, s, 0, 3, all)
+	_, err := s.Delete("absent")
+	require.NoError(t, err)
+
+	st := s.Stats()
+	size := int64(record.Size(len(idOf(0)), 100))
+	require.EqualValues(t, 7, st.Puts)
+	require.EqualValues(t, 9, st.Gets)
+	require.EqualValues(t, 3, st.Misses)
+	require.EqualValues(t, 3, st.Deletes)
+	require.Equal(t, 2, st.Memories)
+	require.Equal(t, 7*size, st.TotalBytes)
+	require.Equal(t, 2*size, st.LiveBytes)
+	require.Equal(t, 5*size, st.DeadBytes)
+	require.InDelta(t, 5.0/7, st.FragmentationRatio, 1e-12)
+	require.Equal(t, int64(st.Segments*minSegmentSize)+st.IndexBytes, st.MappedBytes)
+	require.Zero(t, st.SegmentDetails.RetiredBytes)
+	require.Zero(t, st.LastCompaction)
+
+	stats := mustCompact(t, s)
+	after := s.Stats()
+	require.EqualValues(t, 1, after.Compactions)
+	require.Zero(t, after.CompactionFailures)
+	require.False(t, after.CompactionInProgress)
+	require.False(t, after.LastCompaction.IsZero())
+	require.Equal(t, stats.Duration, after.LastCompactionDuration)
+	require.Equal(t, stats.MaxSwapPause, after.MaxSwapPause)
+	require.Equal(t, 5*size, after.BytesReclaimed)
+	require.Equal(t, 2*size, after.TotalBytes)
+}

@@ -205,14 +205,14 @@ func TestDirectory_SyncBetweenCommitAndSwap(t *testing.T) {
 	dir := fastDir(t)
 	var s *Store
 	var once sync.Once
-	var meanwhile sync.WaitGroup
+	var syncs sync.WaitGroup
 	h := hooks{at: func(p point) error {
 		if p != pointManifestRenamed || s == nil || !s.compacting.Load() {
 			return nil
 		}
 		once.Do(func() {
 			holding := make(chan struct{})
-			meanwhile.Go(func() {
+			syncs.Go(func() {
 				defer s.contentMu.RUnlock(s.contentMu.RLock()) // the swap has to wait
 				close(holding)
 				if err := s.disk.listSegments(); err != nil { // the last step of a Sync, which has to wait for the commit
@@ -230,7 +230,7 @@ func TestDirectory_SyncBetweenCommitAndSwap(t *testing.T) {
 	deleteWhere(t, s, 0, 1000, odd)
 	require.NoError(t, s.Sync())
 	mustCompact(t, s)
-	meanwhile.Wait()
+	syncs.Wait()
 	m := readManifestOf(t, dir)
 	for _, id := range m.Listed {
 		require.FileExists(t, filepath.Join(dir, layout.SegmentFileName(id)), "listed, and removed")
