@@ -125,7 +125,7 @@ func TestPower_Random(t *testing.T) {
 	base := seeded(t).Uint64()
 	var mu sync.Mutex
 	points := map[point]int{}
-	c := powerConfig{wanted: crashBudget(t, 1000, 3000), each: func(l *powerLife) {
+	c := powerConfig{wanted: crashBudget(t, 400, 3000), each: func(l *powerLife) {
 		mu.Lock()
 		defer mu.Unlock()
 		for p, n := range l.points {
@@ -217,7 +217,7 @@ func TestPower_NewVersionBeforeVictimGoes(t *testing.T) {
 
 // Goal: records that Open and Close have made durable never pass for a tail that was not.
 func TestPower_DamageIsNoTornTail(t *testing.T) {
-	opened, err := powerRun(seeded(t).Uint64(), powerConfig{wanted: crashBudget(t, 700, 2000), damage: true})
+	opened, err := powerRun(seeded(t).Uint64(), powerConfig{wanted: crashBudget(t, 300, 2000), damage: true})
 	t.Logf("%d directories opened after crashes", opened)
 	require.NoError(t, err)
 }
