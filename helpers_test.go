@@ -69,6 +69,13 @@ func scaled(n int) int {
 	return n
 }
 
+// twoProcessors makes the stores of a test what they are on a machine with two processors. With
+// more there are more lanes, and other memories share a segment.
+func twoProcessors(t testing.TB) {
+	before := runtime.GOMAXPROCS(2)
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+}
+
 // sized returns n, and less under the race detector and where every lock is checked against the
 // lock order.
 func sized(t testing.TB, n int) int {
