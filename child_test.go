@@ -62,7 +62,7 @@ type crashOp struct {
 
 const (
 	crashIDs     = 50 // of each writer
-	defaultKills = 60 // at random instants; when more are asked for, other tests of kills do more too
+	defaultKills = 60 // in long tests, at random instants; when more are asked for, other tests kill more too
 )
 
 // randomOp returns operation n of a writer.

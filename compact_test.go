@@ -204,10 +204,10 @@ func TestCompact_ManyVersionsInOneSegment(t *testing.T) {
 	require.Equal(t, s.Stats().LiveBytes, s.Stats().TotalBytes)
 }
 
-// Goal: all of the above holds for many memories. Method: 100,000 memories, and 400,000
+// Goal: all of the above holds for many memories. Method: 100,000 memories, and 250,000
 // or, in long tests, a million; a fifth overwritten and a third deleted, everything read back.
 func TestCompact_ManyMemories(t *testing.T) {
-	most := 400_000
+	most := 250_000
 	if _, long := askedDuration(t); long {
 		most = 1_000_000
 	}

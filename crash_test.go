@@ -37,8 +37,8 @@ more of each writer, as a whole or not at all. Verify must be clean, no file may
 second Open must find the same. Before the parent looks, further children may be killed while they
 recover.
 
-WARMTIER_TEST_KILLS sets the number of random kills; more than the default of 60 also kills at more
-passings of each point. WARMTIER_TEST_SEED replays the operations.
+WARMTIER_TEST_KILLS sets the number of random kills; more than 60, the number in long tests,
+also kills at more passings of each point. WARMTIER_TEST_SEED replays the operations.
 */
 
 // crashRun is a directory and what must be in it.
@@ -195,7 +195,7 @@ func (r *crashRun) ids() map[string]bool {
 func TestCrash_RandomKills(t *testing.T) {
 	skipKillsUnderRace(t)
 	rng := seeded(t)
-	kills := envInt(t, "WARMTIER_TEST_KILLS", defaultKills)
+	kills := envInt(t, "WARMTIER_TEST_KILLS", stride(t, defaultKills/2, defaultKills))
 	const chain = 15 // kills in one directory
 	var total, duringOpen, ops atomic.Int64
 	t.Run("chains", func(t *testing.T) {

@@ -36,7 +36,7 @@ memory a damage touches. Problems are collected by kind, with a few examples of 
 
 One bit of each byte of headers, manifests, states and digests is always tried. Of everything else a
 random part is, as far as the time allows: WARMTIER_TEST_DURATION is the time for each subtest
-(default 200ms), and 1h does everything.
+(default 100ms), and 1h does everything.
 */
 
 // outcomes counts the outcomes of the trials of a test.
@@ -75,7 +75,7 @@ func trials(t testing.TB, rng *rand.Rand, list []damage, try func(damage)) {
 	t.Helper()
 	enough, ok := askedDuration(t)
 	if !ok {
-		enough = 200 * time.Millisecond
+		enough = 100 * time.Millisecond
 	}
 	rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	slices.SortStableFunc(list, func(a, b damage) int {

@@ -40,7 +40,7 @@ func TestStore_RandomHistory(t *testing.T) {
 			opts.Compaction.MaxOverhead = c.maxOverhead
 			h := &historyTest{t: t, s: openTest(t, opts, hooks{hash: c.hash}), model: map[string][]byte{}}
 			rnd := seeded(t)
-			for range sized(t, 8000) {
+			for range sized(t, stride(t, 3000, 8000)) {
 				h.step(rnd)
 			}
 			requireIntact(t, h.s)

@@ -353,7 +353,7 @@ func everyCrash() []int { return []int{0, 1, 2, 3, mixedVariant, killedVariant} 
 
 // crashesAtCall returns the variants that are tried at call n; the first of two rounds gets more.
 func crashesAtCall(t testing.TB, n int, first bool) []int {
-	step := stride(t, 2, 1)
+	step := stride(t, 3, 1)
 	switch {
 	case thoroughCrashes(t):
 		return everyCrash()
@@ -362,7 +362,7 @@ func crashesAtCall(t testing.TB, n int, first bool) []int {
 	case first && step == 1:
 		return []int{0, 1 + n%3, mixedVariant, killedVariant}
 	case !first:
-		step = stride(t, 8, 1)
+		step = stride(t, 12, 1)
 	}
 	return everyNth(n, step)
 }
@@ -375,7 +375,7 @@ func crashesAtPoint(t testing.TB, n int) []int {
 	case raceEnabled:
 		return everyNth(n, 32)
 	}
-	return everyNth(n, stride(t, 6, 1))
+	return everyNth(n, stride(t, 9, 1))
 }
 
 // everyNth returns a variant for one number in stride, beginning with 1: the next variant each
@@ -388,7 +388,7 @@ func everyNth(n, stride int) []int {
 }
 
 // Goal: these tests would notice a missing sync. Method: take one out and search until a violation
-// is found; by default for five syncs drawn at random.
+// is found; by default for three syncs drawn at random.
 func TestPower_EverySyncIsNeeded(t *testing.T) {
 	if raceEnabled {
 		t.Skip("says nothing about races, and takes long with the detector")
@@ -405,7 +405,7 @@ func TestPower_EverySyncIsNeeded(t *testing.T) {
 	syncs := slices.SortedFunc(maps.Keys(normal.Seen()), compareSites)
 	syncs = slices.DeleteFunc(syncs, func(site shadow.Site) bool { return !site.Syncs() })
 	rng.Shuffle(len(syncs), func(i, j int) { syncs[i], syncs[j] = syncs[j], syncs[i] })
-	for _, site := range syncs[:min(len(syncs), budget(t, 5, len(syncs)))] {
+	for _, site := range syncs[:min(len(syncs), budget(t, 3, len(syncs)))] {
 		t.Run(site.String(), func(t *testing.T) {
 			mutant := shadow.NewSites(forwarders...)
 			mutant.Skip = site

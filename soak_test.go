@@ -293,7 +293,7 @@ func (k *soak) reopen() error {
 
 // watch prints how the run goes, and fails it when resident memory or mappings grow.
 func (k *soak) watch(c *crew, d time.Duration) {
-	period := max(d/60, time.Second)
+	period := min(max(d/60, time.Second), d)
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
 	begin, before := time.Now(), int64(0)

@@ -280,8 +280,8 @@ func TestStats_Directory(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// Goal: Get, View and AppendContent count as gets, and misses apart; puts and deletes count when they
-// did something. Method: a handful of calls of each kind.
+// Goal: Get, View and AppendContent count as gets, and misses apart; puts and deletes count when
+// they did something. Method: a handful of calls of each kind.
 func TestStats_Counters(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
 	fill(t, s, 0, 5, 100)
