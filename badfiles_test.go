@@ -57,11 +57,11 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 		"pipe":      func(t *testing.T, path, _ string) { require.NoError(t, syscall.Mkfifo(path, 0o600)) },
 	}
 	// Open may move these out of the way.
-	aside := []string{layout.ManifestTempName, spareFileName(targetSpare), hintName}
+	aside := []string{layout.ManifestTempName, spareFileName(targetSpare), layout.HintName}
 	for kind, plant := range kinds {
 		for _, name := range []string{
 			layout.LockName, layout.ManifestName, "segment", "new segment", "unfinished segment", layout.ManifestTempName,
-			spareFileName(targetSpare), hintName,
+			spareFileName(targetSpare), layout.HintName,
 		} {
 			for _, readOnly := range []bool{false, true} {
 				title := strings.ReplaceAll(fmt.Sprintf("%s/%s/readonly=%v", kind, name, readOnly), " ", "_")
@@ -81,7 +81,7 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 						name = layout.SegmentFileName(m.Next + 5)
 					case "unfinished segment":
 						name, mustOpen = layout.SegmentFileName(m.Next+5)+layout.NewSuffix, readOnly
-					case layout.ManifestTempName, spareFileName(targetSpare), hintName:
+					case layout.ManifestTempName, spareFileName(targetSpare), layout.HintName:
 						mustOpen = readOnly
 					}
 					path := filepath.Join(dir, name)
@@ -298,7 +298,7 @@ func TestDirectory_WrongSegmentFiles(t *testing.T) {
 				want := closedStore(t, dir, 1)
 				closedStore(t, foreign, 7)
 				if !hint {
-					require.NoError(t, os.Remove(filepath.Join(dir, hintName)))
+					require.NoError(t, os.Remove(filepath.Join(dir, layout.HintName)))
 				}
 				c.do(t, dir, foreign)
 				before := snapshot(t, dir)
@@ -375,7 +375,7 @@ func TestDirectory_LaterFormatVersion(t *testing.T) {
 	t.Run("hint", func(t *testing.T) { // saves time, and nothing else
 		dir := fastDir(t)
 		want := closedStore(t, dir, 1)
-		later(t, filepath.Join(dir, hintName), func([]byte) {})
+		later(t, filepath.Join(dir, layout.HintName), func([]byte) {})
 		s := openDir(t, dir, quietly())
 		requireSame(t, s, want)
 		closeIntact(t, s)

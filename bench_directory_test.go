@@ -96,7 +96,7 @@ func BenchmarkDirectoryOpen(b *testing.B) {
 	for b.Loop() {
 		times.take("read", func() { readAndChecksum(b, dir) })
 		open("hint")
-		if err := os.Remove(filepath.Join(dir, hintName)); err != nil {
+		if err := os.Remove(filepath.Join(dir, layout.HintName)); err != nil {
 			b.Fatal(err)
 		}
 		open("scan")

@@ -128,9 +128,9 @@ func damageStores(t testing.TB) []damageStore {
 	killedWant := maps.Clone(want)
 	require.NoError(t, s.Close())
 	closed := loadImage(t, dir)
-	require.Contains(t, closed, hintName)
+	require.Contains(t, closed, layout.HintName)
 	bare := maps.Clone(closed)
-	delete(bare, hintName)
+	delete(bare, layout.HintName)
 	stores := []damageStore{
 		{name: "closed", img: closed, want: want},
 		{name: "closed without hint", img: bare, want: want},
@@ -244,7 +244,7 @@ func (d *damageStore) bitFlips(rng *rand.Rand) (list []damage) {
 		switch {
 		case name == layout.ManifestName:
 			end = len(b)
-		case name == hintName:
+		case name == layout.HintName:
 			end = len(b)
 			structural = func(at int) bool { return at < layout.HintHeaderSize+3*layout.HintSegmentSize }
 		case isSegment:

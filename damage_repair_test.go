@@ -29,7 +29,7 @@ func (d *damageStore) tryRepair(t testing.TB, dir string, x damage, all bool, o 
 	if err != nil {
 		o.counts["not opened"]++
 		// Without a hint, some damage leaves nothing that says which memories are lost.
-		_, hinted := damaged[hintName]
+		_, hinted := damaged[layout.HintName]
 		nameless := errors.Is(err, ErrCorrupt) && (strings.Contains(err.Error(), "nothing says of which memories") ||
 			x.file == layout.ManifestName && strings.Contains(err.Error(), "it cannot be replaced"))
 		if !errors.Is(err, ErrVersion) && (hinted || !nameless) {
@@ -97,7 +97,7 @@ func repairTest(t *testing.T, share int, damages func(*damageStore, *rand.Rand) 
 		o := newOutcomes()
 		list := damages(&d, rng)
 		for i := range list {
-			list[i].must = list[i].must && list[i].file != hintName && rng.IntN(share) == 0
+			list[i].must = list[i].must && list[i].file != layout.HintName && rng.IntN(share) == 0
 		}
 		trials(t, rng, list, func(x damage) { d.tryRepair(t, dir, x, true, o) })
 		o.require(t)

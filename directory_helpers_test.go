@@ -166,7 +166,7 @@ func requireNoStrays(t testing.TB, dir string) {
 	for _, e := range entries {
 		id, isSegment := layout.ParseSegmentFileName(e.Name())
 		switch {
-		case e.Name() == layout.LockName, e.Name() == layout.ManifestName, e.Name() == hintName,
+		case e.Name() == layout.LockName, e.Name() == layout.ManifestName, e.Name() == layout.HintName,
 			strings.HasPrefix(e.Name(), layout.SpareName):
 		case isSegment && slices.Contains(m.Listed, id):
 		default:

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 /*
@@ -140,7 +141,7 @@ func TestDirectory_RecordBeyondSegmentSize(t *testing.T) {
 		s = openDir(t, dir, quietly())
 		requireSame(t, s, want)
 		closeIntact(t, s)
-		require.NoError(t, os.Remove(filepath.Join(dir, hintName)))
+		require.NoError(t, os.Remove(filepath.Join(dir, layout.HintName)))
 	}
 }
 

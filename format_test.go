@@ -214,7 +214,7 @@ func TestFormat_GoldenStoreOpens(t *testing.T) {
 		dir := fastDir(t)
 		copyDir(t, goldenDir, dir)
 		if !hint {
-			require.NoError(t, os.Remove(filepath.Join(dir, hintName)))
+			require.NoError(t, os.Remove(filepath.Join(dir, layout.HintName)))
 		}
 		opts := quietly()
 		opts.ReadOnly = true

@@ -20,7 +20,7 @@ import (
 // that were stored under that id, and nothing panics or hangs. Method: the fuzzer says where the
 // files of a small store are changed: file, offset, bytes.
 func FuzzRecovery(f *testing.F) {
-	names := []string{layout.ManifestName, hintName}
+	names := []string{layout.ManifestName, layout.HintName}
 	files, err := filepath.Glob(filepath.Join(goldenDir, "*"+".seg"))
 	require.NoError(f, err)
 	for _, name := range files {

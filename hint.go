@@ -20,8 +20,6 @@ exactly the segments that were found, each sealed at the tail the hint says. Suc
 segments do not change while there is a hint, and ids of segments are never used again.
 */
 
-const hintName = layout.HintName
-
 // A hint has a table for each shard.
 var _ [layout.HintShards]struct{} = [shardCount]struct{}{}
 
@@ -36,7 +34,7 @@ func (s *Store) writeHint() {
 	for _, seg := range segs {
 		size += layout.TombstonesSize(len(seg.tombstones))
 	}
-	file, err := s.disk.fs.Create(hintName, size)
+	file, err := s.disk.fs.Create(layout.HintName, size)
 	if err == nil {
 		err = errors.Join(s.encodeHint(file.Bytes(), segs), file.Close())
 	}
@@ -47,7 +45,7 @@ func (s *Store) writeHint() {
 
 // encodeHint fills b: tables and tombstones first, then what makes a hint of them.
 func (s *Store) encodeHint(b []byte, segs []*segment) (err error) {
-	s.disk.track(hintName, b)
+	s.disk.track(layout.HintName, b)
 	defer s.disk.untrack(b)
 	defer s.catchFault(armFaults(), &err)
 	h := layout.Hint{
@@ -126,12 +124,12 @@ func (r *recovery) loadHint() bool {
 // withHint calls fn with the bytes of the hint, and returns an error when there is none.
 func (r *recovery) withHint(fn func(b []byte) error) (err error) {
 	d := r.s.disk
-	file, err := d.fs.Open(hintName, false)
+	file, err := d.fs.Open(layout.HintName, false)
 	if err != nil {
 		return err
 	}
 	b := file.Bytes()
-	d.track(hintName, b)
+	d.track(layout.HintName, b)
 	defer func() { _ = file.Close() }() // it was only read
 	defer d.untrack(b)
 	defer func() {

@@ -99,7 +99,7 @@ func TestDirectory_PartialOnlyWhenZero(t *testing.T) {
 		s := oneLaneStore(t, d)
 		require.NoError(t, s.Put("a", nil))
 		require.NoError(t, s.Close())
-		require.Contains(t, d.Files, hintName)
+		require.Contains(t, d.Files, layout.HintName)
 		damageAt(d, segmentNames(d)[0], at)
 		s = oneLaneStore(t, d)
 		require.NoError(t, s.Put("b", nil))

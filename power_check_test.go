@@ -161,7 +161,7 @@ func tailsOf(s *Store) map[string]int {
 // damaged flips a bit in the header of a record, and checks that Open notices. It removes the hint
 // first, with which Open does not read records.
 func (c *powerCheck) damaged(d *shadow.FS, tails map[string]int, when string) error {
-	delete(d.Files, hintName)
+	delete(d.Files, layout.HintName)
 	names := slices.Sorted(maps.Keys(tails))
 	c.rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	for _, name := range names { // the first that is not empty
@@ -213,7 +213,7 @@ func (c *powerCheck) flippedState(d *shadow.FS, state []powerVersion, tails map[
 	}
 	damageAt(d, name, at)
 	if c.rng.IntN(2) == 0 {
-		delete(d.Files, hintName)
+		delete(d.Files, layout.HintName)
 	}
 	opts := *c.opts
 	opts.Repair = c.rng.IntN(2) == 0

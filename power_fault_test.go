@@ -61,8 +61,8 @@ func (f *powerFault) forgivable(what string) bool {
 		case f.kind == shadow.CallClose:
 		case f.kind == shadow.CallRemove && isSegment:
 		case f.kind == shadow.CallCreate && f.errno == syscall.ENOSPC && what != "open" && what[0] != 'p':
-		case f.kind == shadow.CallCreate && (strings.HasPrefix(name, layout.SpareName) || name == hintName):
-		case f.kind == shadow.CallOpen && name == hintName:
+		case f.kind == shadow.CallCreate && (strings.HasPrefix(name, layout.SpareName) || name == layout.HintName):
+		case f.kind == shadow.CallOpen && name == layout.HintName:
 		case f.kind == shadow.CallOpen && strings.HasPrefix(name, layout.SpareName):
 		default:
 			return false

@@ -137,7 +137,7 @@ func remainsAreGone(t *testing.T, sealed, hinted bool, damaged int, repair bool)
 	require.NoError(t, s.Put("x", contentOf(1, 3, 1000)))
 	require.NoError(t, s.Close())
 	if !hinted {
-		require.NoError(t, d.Remove(hintName))
+		require.NoError(t, d.Remove(layout.HintName))
 	}
 	damageAt(d, name, layout.StateAt+damaged*layout.StateSize)
 	opts := shadowOptions()

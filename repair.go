@@ -205,7 +205,7 @@ func (v *salvage) finish() error {
 	if err := v.replace(damaged); err != nil {
 		return err
 	}
-	if err := s.disk.fs.Remove(hintName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.disk.fs.Remove(layout.HintName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	v.sumUp(len(damaged), ids)

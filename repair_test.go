@@ -25,7 +25,7 @@ func TestRecover_ReadOnlyRepairReleasesHint(t *testing.T) {
 	s := shadowStore(t, d, shadowOptions())
 	fill(t, s, 0, 100, 100)
 	require.NoError(t, s.Close())
-	require.Contains(t, d.Files, hintName)
+	require.Contains(t, d.Files, layout.HintName)
 	opts := shadowOptions()
 	opts.ReadOnly, opts.Repair = true, true
 	s = shadowStore(t, d, opts)
@@ -131,7 +131,7 @@ func TestRecover_RepairWithCopies(t *testing.T) {
 			}
 			require.Greater(t, copied, 10)
 			if !hinted {
-				require.NoError(t, d.Remove(hintName))
+				require.NoError(t, d.Remove(layout.HintName))
 			}
 			s := shadowStore(t, d, opts)
 			requireContents(t, s, 0, 400, 1000, func(i int) bool { return i%4 != 1 && i != lost })

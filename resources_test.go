@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 func TestDirectory_NoDescriptorOrMappingLeaks(t *testing.T) {
@@ -135,7 +136,7 @@ func TestDirectory_CyclesLeaveNoTrail(t *testing.T) {
 		closeIntact(t, s)
 	}
 	require.LessOrEqual(t, len(segmentFiles(t, dir)), lanes)
-	require.NoError(t, os.Remove(filepath.Join(dir, hintName)))
+	require.NoError(t, os.Remove(filepath.Join(dir, layout.HintName)))
 	s := openDir(t, dir, quietly())
 	requireSame(t, s, want)
 	mustCompact(t, s)

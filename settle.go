@@ -26,7 +26,7 @@ func (r *recovery) settle() error {
 	if r.salvage == nil { // which needs the hint to its end
 		// From the next write on the hint is of the past. Its removal has to be durable before
 		// that, or it could come back and be believed.
-		names = append(names, hintName)
+		names = append(names, layout.HintName)
 	}
 	for i := range laneSpares + maxLanes {
 		names = append(names, spareFileName(i))

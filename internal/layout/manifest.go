@@ -32,8 +32,8 @@ compaction. One with an id from next on was made later: it counts when a lane fi
 over from an unfinished compaction when it is a target.
 */
 
-// ManifestHeaderSize is the size of a manifest without ids and checksum, of one copy.
-const ManifestHeaderSize = 64 // bytes
+// manifestHeaderSize is the size of a manifest without ids and checksum, of one copy.
+const manifestHeaderSize = 64 // bytes
 
 // Manifest is a decoded manifest.
 type Manifest struct {
@@ -45,11 +45,11 @@ type Manifest struct {
 }
 
 // ManifestSize returns the size, bytes, of both copies of a manifest with so many ids.
-func ManifestSize(ids int) int { return 2 * (ManifestHeaderSize + 8*ids + 4) }
+func ManifestSize(ids int) int { return 2 * (manifestHeaderSize + 8*ids + 4) }
 
 // Encode returns both copies.
 func (m Manifest) Encode() []byte {
-	b := make([]byte, ManifestHeaderSize, ManifestSize(len(m.Listed)+len(m.Pending)))
+	b := make([]byte, manifestHeaderSize, ManifestSize(len(m.Listed)+len(m.Pending)))
 	copy(b, manifestMagic)
 	binary.LittleEndian.PutUint32(b[8:], Version)
 	binary.LittleEndian.PutUint32(b[12:], uint32(len(m.Listed)))
@@ -80,7 +80,7 @@ func DecodeManifest(b []byte) (m Manifest, whole bool, err error) {
 
 // decodeManifestCopy reads the copy at the start of b.
 func decodeManifestCopy(b []byte) (m Manifest, err error) {
-	if len(b) < ManifestHeaderSize+4 || string(b[:8]) != manifestMagic {
+	if len(b) < manifestHeaderSize+4 || string(b[:8]) != manifestMagic {
 		return m, errors.New("no manifest")
 	}
 	if v := binary.LittleEndian.Uint32(b[8:]); v != Version {
@@ -88,7 +88,7 @@ func decodeManifestCopy(b []byte) (m Manifest, err error) {
 	}
 	listed := uint64(binary.LittleEndian.Uint32(b[12:]))
 	pending := uint64(binary.LittleEndian.Uint32(b[16:]))
-	size := ManifestHeaderSize + 8*(listed+pending) + 4
+	size := manifestHeaderSize + 8*(listed+pending) + 4
 	if uint64(len(b)) < size {
 		return m, fmt.Errorf("%d bytes do not hold %d listed and %d pending segments", len(b), listed, pending)
 	}
@@ -100,7 +100,7 @@ func decodeManifestCopy(b []byte) (m Manifest, err error) {
 	m.Next = binary.LittleEndian.Uint64(b[56:])
 	ids := make([]uint64, listed+pending)
 	for i := range ids {
-		ids[i] = binary.LittleEndian.Uint64(b[ManifestHeaderSize+8*i:])
+		ids[i] = binary.LittleEndian.Uint64(b[manifestHeaderSize+8*i:])
 	}
 	m.Listed, m.Pending = ids[:listed], ids[listed:]
 	return m, nil
