@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -195,34 +196,76 @@ func (r *round) last() *segment {
 	return r.targets[len(r.targets)-1]
 }
 
-// allowedTargets returns how many targets the next round may fill. A bounded round uses recycled
-// memory, or one fresh segment when there is none; an unbounded one takes what it needs. Neither
-// takes more than MaxMemoryFraction of the memory that is available.
-func (c *compaction) allowedTargets() (int, error) {
-	if !c.s.medium.recycles() {
-		return c.maxTargets, nil // files: the page cache gives way when memory is short
+// leastUsable is how many bytes a compaction may take however little memory is available: no more than
+// what a garbage collection sooner or later makes as a difference.
+const leastUsable = 1 << 20
+
+// mayRun returns nil when there is memory for a round over the segment that needs the least, or nothing
+// to do.
+func (c *compaction) mayRun() error {
+	least := int64(math.MaxInt64)
+	for _, seg := range c.s.segments.all() {
+		live, dead := seg.live.Load(), seg.deadBytes()
+		if dead > 0 && !seg.damaged.Load() && (seg.is(stateSealed) || fragmentation(dead, live+dead) >= c.policy.sealShare()) {
+			least = min(least, live)
+		}
 	}
-	recycled := len(c.pool)
-	n := min(c.maxTargets, max(1, recycled))
-	need := n
-	if c.unbounded() {
-		n = math.MaxInt
-		// The live bytes take this many when every target wastes as much at its end as it may.
-		need = int(c.liveWork()/(c.segmentSize()-c.segmentSize()/largeShare)) + 1
+	if least == math.MaxInt64 {
+		return nil
+	}
+	_, err := c.allowedBytes(least)
+	return err
+}
+
+// allowedBytes returns how many live bytes the next round may move: what fits into recycled memory whose
+// pages are there, and MaxMemoryFraction of the memory that is available. The error, when that is less
+// than least, is ErrInsufficientMemory.
+func (c *compaction) allowedBytes(least int64) (bytes int64, err error) {
+	if !c.s.medium.recycles() {
+		return math.MaxInt64, nil // files: the page cache gives way when memory is short
 	}
 	available, known := c.s.availableMemory()
-	if need <= recycled || !known || c.liveWork() == 0 {
-		return n, nil
+	if !known {
+		return math.MaxInt64, nil
 	}
-	usable := int64(float64(available) * c.s.opts.Compaction.MaxMemoryFraction)
-	fits := usable / c.segmentSize()
-	switch {
-	case fits >= int64(need-recycled):
-		return n, nil
-	case fits == 0 && recycled == 0:
-		return 0, &InsufficientMemoryError{Needed: c.segmentSize(), Available: usable}
+	present := int64(len(c.pool)) * c.segmentSize()
+	if c.fresh {
+		present -= c.segmentSize()
 	}
-	return recycled + int(fits), nil
+	usable := max(leastUsable, int64(float64(available)*c.s.opts.Compaction.MaxMemoryFraction))
+	if present+usable < least {
+		return 0, &InsufficientMemoryError{Needed: least - present, Available: usable}
+	}
+	return present + usable, nil
+}
+
+// allowance returns over how many victims at the front of c.work the next round may run, and how many
+// targets it may fill. A bounded round uses recycled memory, or one fresh segment when there is none; an
+// unbounded one takes what it needs. When not even the first victim may be moved, the one with the fewest
+// live bytes comes first.
+func (c *compaction) allowance() (victims, targets int, err error) {
+	targets = c.maxTargets
+	if c.s.medium.recycles() && !c.unbounded() {
+		targets = min(targets, max(1, len(c.pool)))
+	}
+	if c.lowSpace {
+		return c.fitOneTarget(), 1, nil
+	}
+	least := slices.MinFunc(c.work, func(a, b *victim) int { return cmp.Compare(a.seg.live.Load(), b.seg.live.Load()) })
+	bytes, err := c.allowedBytes(least.seg.live.Load())
+	if err != nil {
+		return 0, 0, err
+	}
+	if bytes < c.work[0].seg.live.Load() {
+		c.work[0], c.work[slices.Index(c.work, least)] = least, c.work[0]
+	}
+	for victims < len(c.work) {
+		if bytes -= c.work[victims].seg.live.Load(); bytes < 0 && victims > 0 {
+			break
+		}
+		victims++
+	}
+	return victims, targets, nil
 }
 
 // availableMemory returns how many bytes the process may take; known is false where nothing says
@@ -248,6 +291,7 @@ func (c *compaction) newTarget(size int) (*segment, error) {
 	if err := c.s.segments.assign(target, c.s.maxSegments()); err != nil {
 		return nil, errors.Join(err, c.s.discardSegment(target))
 	}
+	target.owner.Store(int32(ownerTarget)) // until the round has ended: it has nothing live before the flips
 	target.seal(true)
 	return target, nil
 }
@@ -258,6 +302,7 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 	if n := len(c.pool); n > 0 && size == c.s.opts.SegmentSize {
 		mem := c.pool[n-1]
 		c.pool = c.pool[:n-1]
+		c.fresh = c.fresh && n > 1
 		return newSegment(c.s.segments.newID(layout.KindTarget), mem, layout.KindTarget), nil
 	}
 	seg, err := c.s.createSegment(segmentSpec{

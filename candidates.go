@@ -230,6 +230,7 @@ func (r *recovery) admit(mem []byte, id uint64, claim claim) (_ *foundSegment, e
 // adopt puts a mapped segment, whose records are not counted yet, into the table.
 func (r *recovery) adopt(file dir.File, f *foundSegment) error {
 	seg := f.seg
+	r.s.mapper.adopt(len(seg.mem)) // whatever the limit
 	r.s.disk.attach(seg, file)
 	seg.inFile.found(f.state)
 	if err := r.s.segments.assign(seg, r.s.maxSegments()); err != nil {

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
@@ -81,14 +82,21 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (CompactionStats, 
 	if !s.compacting.CompareAndSwap(false, true) {
 		return CompactionStats{}, ErrCompactionInProgress
 	}
-	defer s.compacting.Store(false)
-
 	c := s.newCompaction(trigger)
+	heard := s.room.heard()
+	defer func() {
+		s.compacting.Store(false)
+		s.room.answer(heard, c.stats.BytesReclaimed > 0)
+	}()
 	st := s.sizes()
+	s.maintenance.noteSizes(st)
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
 	c.stats.before(st)
 	s.logCompactionStart(trigger, st)
 	err = c.run(ctx)
+	if failed := c.sweep(); err == nil { // what died while the compaction had claimed it
+		err = failed
+	}
 	s.medium.keepSpares()
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrCompactionFailed, err)
@@ -103,47 +111,57 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (CompactionStats, 
 
 // compaction is one call of Compact, or one that maintenance started.
 //
-// I5 (who retires): only the goroutine that set Store.compacting takes segments out of the table,
-// except Close, which waits for it. So a compaction reads victims and targets with no lock and no
-// pin.
+// It has claimed its victims and targets (I5, sweep.go), so nobody else takes them out of the table, and
+// it reads them with no lock and no pin.
 type compaction struct {
 	s          *Store
 	policy     policy
 	start      time.Time
 	stats      CompactionStats
 	progress   CompactionProgress
-	maxTargets int       // of one round
-	recordSize float64   // of a live record on average, bytes
-	victims    []*victim // chosen, not walked yet
-	work       []*victim // walked, with records left to copy
-	pool       [][]byte  // memory of victims, to be used again
-	keep       int       // segments of the pool that lanes get when the compaction ends
-	complete   bool      // ended without an error, or a panic of OnProgress
-	lowSpace   bool      // the disk was full: rounds of one target from then on
-	extra      int64     // bytes mapped by this compaction less those it unmapped
-	staged     []moves   // of the current round, one for each worker; kept for the next
+	maxTargets int          // of one round
+	recordSize float64      // of a live record on average, bytes
+	victims    []*victim    // chosen, not walked yet
+	work       []*victim    // walked, with records left to copy
+	sealed     []sealedLane // lanes whose active segment it sealed
+	pool       [][]byte     // the survivor, and memory of victims, to be used again; the last ones first
+	fresh      bool         // the survivor's pages, those of pool[0], were never touched
+	keep       int          // segments of the pool that lanes get when the compaction ends
+	complete   bool         // ended without an error, or a panic of OnProgress
+	lowSpace   bool         // there was no space for a target: rounds of one target from then on
+	extra      int64        // bytes mapped by this compaction less those it unmapped
+	staged     []moves      // of the current round, one for each worker; kept for the next
 }
 
 func (s *Store) newCompaction(trigger trigger) *compaction {
-	c := &compaction{s: s, policy: trigger.policy(s.opts.Maintenance), start: time.Now(), maxTargets: math.MaxInt}
+	c := &compaction{s: s, policy: s.policy(trigger), start: time.Now(), maxTargets: math.MaxInt}
 	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
 		c.maxTargets = int(max(1, bound/c.segmentSize()))
 	}
 	return c
 }
 
-// run seals, chooses, and runs rounds until no victim is left.
+// run sweeps, seals, chooses, and runs rounds until no victim is left. Nothing is sealed before it is
+// known that there is memory for a round, and lanes get back what was sealed when the compaction fails:
+// they are then as able to write as they were.
 func (c *compaction) run(ctx context.Context) error {
-	defer c.drainPool()
-	var begun int
-	c.pool, begun = c.s.pool.takeAll(2 * c.s.opts.Maintenance.Interval)
-	c.keep = c.policy.keepForLanes(begun)
-	defer c.end()
-	defer c.s.releaseReplaced()
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	c.s.sealLanes(c.policy.sealShare())
+	c.s.noteAllDead()
+	if err := c.sweep(); err != nil {
+		return err
+	}
+	defer c.s.releaseReplaced()
+	defer c.drainPool()
+	var begun int
+	c.pool, c.fresh, begun = c.s.pool.lend(2 * c.s.opts.Maintenance.Interval)
+	c.keep = c.policy.keepForLanes(begun)
+	defer c.end()
+	if err := c.mayRun(); err != nil {
+		return err
+	}
+	c.sealed = c.s.sealLanes(c.policy.sealShare())
 	if err := c.s.hooks.fire(pointCompactSealed); err != nil {
 		return err
 	}
@@ -162,56 +180,52 @@ func (c *compaction) run(ctx context.Context) error {
 	}
 }
 
-// nextRound runs a round over c.work: over all of it, or over what one target takes once a
-// directory store has met a full disk.
-func (c *compaction) nextRound(ctx context.Context) (err error) {
-	if !c.s.medium.keepsSpace() {
-		return c.round(ctx)
-	}
-	if c.lowSpace {
-		err = c.smallRound(ctx)
-	} else {
-		err = c.wholeRound(ctx)
-	}
-	markDamaged(c.work, err)
+// sweep gives back the dead segments.
+func (c *compaction) sweep() error {
+	reclaimed, longest, err := c.s.sweep()
+	c.stats.BytesReclaimed += reclaimed
+	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, longest)
 	return err
 }
 
-// wholeRound runs a round over all of c.work. On a full disk it undoes the round and takes c.work
-// back to where it was, for rounds that are small.
-func (c *compaction) wholeRound(ctx context.Context) error {
-	live := make([][]uint32, len(c.work))
+// nextRound runs a round over the victims at the front of c.work for which there is memory. When a
+// target cannot be made the round is undone, c.work is as it was, and the rounds that follow are over
+// what one target takes: one of the victims, its tombstones included, always fits into the space kept
+// back, and gives back as much.
+func (c *compaction) nextRound(ctx context.Context) error {
+	if c.lowSpace {
+		c.s.medium.keepSpares()
+	}
+	n, targets, err := c.allowance()
+	if err != nil {
+		return err
+	}
+	held := c.work[n:]
+	c.work = c.work[:n:n]
+	live := make([][]uint32, n)
 	for i, v := range c.work {
 		live[i] = v.live
 	}
-	err := c.round(ctx)
-	if !errors.Is(err, ErrNoSpace) {
-		return err
+	err = c.round(ctx, targets)
+	if errors.Is(err, ErrNoSpace) && !c.lowSpace {
+		c.lowSpace, err = true, nil
+		for i, v := range c.work { // as before: a round that fails drops no victim
+			v.live = live[i]
+		}
 	}
-	c.lowSpace = true
-	for i, v := range c.work { // as before: a round that fails drops no victim
-		v.live = live[i]
-	}
-	return nil
-}
-
-// smallRound runs a round over the victims at the front of c.work that fit into one target
-// together. One of them, its tombstones included, always fits into the space kept back, and gives
-// back as much.
-func (c *compaction) smallRound(ctx context.Context) error {
-	c.s.medium.keepSpares()
-	n := c.fitOneTarget()
-	held := c.work[n:]
-	c.work = c.work[:n:n]
-	err := c.round(ctx)
+	markDamaged(c.work, err)
 	c.work = append(c.work, held...)
 	return err
 }
 
-// end takes back what Stats and Segments show of a compaction under way.
+// end gives up the claims on victims that stay, and takes back what Stats and Segments show of a
+// compaction under way.
 func (c *compaction) end() {
-	for _, seg := range c.s.segments.all() {
-		seg.victim.Store(false)
+	for _, v := range append(c.work, c.victims...) {
+		c.s.unclaim(v.seg)
+	}
+	if !c.complete {
+		c.s.unsealLanes(c.sealed)
 	}
 	c.s.current.Store(nil)
 }
@@ -233,12 +247,8 @@ type round struct {
 
 // round runs one round and drops the finished victims from c.work. On an error, and on a panic of
 // OnProgress before the swap, the store is as it was before the round.
-func (c *compaction) round(ctx context.Context) error {
-	allowed, err := c.allowedTargets()
-	if err != nil {
-		return err
-	}
-	r := &round{c: c, maxTargets: allowed, work: c.work}
+func (c *compaction) round(ctx context.Context, maxTargets int) error {
+	r := &round{c: c, maxTargets: maxTargets, work: c.work}
 	if c.s.opts.Compaction.OnProgress != nil {
 		r.tick = make(chan struct{}, 1)
 	}
@@ -347,33 +357,16 @@ func (r *round) finish(leaving []*segment) {
 			c.s.opts.Logger.Warn("unused pages could not be given back", "error", err)
 		}
 	}
+	for _, target := range r.targets {
+		c.s.unclaim(target)
+	}
+	c.shareWithLanes()
+	c.s.room.changed()
 }
 
 // swap takes segs out of the table, and their memory back unless a pin keeps it.
 func (c *compaction) swap(segs []*segment) {
-	if len(segs) == 0 {
-		return
-	}
-	s := c.s
-	gone := written(segs)
-	runtime.Gosched() // a fresh time slice: a goroutine preempted with the lock held would stop everybody
-	s.contentMu.Lock()
-	start := time.Now()
-	s.segments.removeLocked(segs)
-	s.writtenGone += gone
-	tables := s.replaced.takeLocked()
-	pause := time.Since(start)
-	s.contentMu.Unlock()
-	s.releaseTables(tables)
-	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, pause)
-	s.meters.swaps.observe(pause)
-
-	s.segments.reuse(segs)
-	for _, seg := range segs {
-		if s.retire(seg) {
-			c.recycle(seg)
-		}
-	}
+	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, c.s.leave(segs, c.recycle))
 }
 
 // recycle keeps the memory of seg, which nobody can reach, for the next targets or for lanes, or
@@ -387,15 +380,25 @@ func (c *compaction) recycle(seg *segment) {
 	c.extra -= int64(len(seg.mem))
 }
 
-// drainPool empties the pool at the end of a compaction: lanes get what is kept for them, unless
-// the compaction failed, and the operating system gets the rest.
+// shareWithLanes gives lanes whose writers wait for memory all that one more target does not need.
+func (c *compaction) shareWithLanes() {
+	for n := len(c.pool); n > 1 && c.s.room.waiting.Load() > 0 && c.s.pool.offer(c.pool[n-1], math.MaxInt); n-- {
+		c.pool = c.pool[:n-1]
+	}
+}
+
+// drainPool empties the pool at the end of a compaction: one segment is the survivor, lanes get what is
+// kept for them, unless the compaction failed, and the operating system gets the rest. A compaction that
+// gives back everything leaves a survivor without pages, unless it has its room in a budget.
 func (c *compaction) drainPool() {
 	n := 0
 	if c.complete {
-		n = min(c.keep, len(c.pool))
+		n = c.keep
 	}
-	c.s.pool.keep(c.pool[:n])
-	c.s.releaseAll(c.pool[n:])
+	if len(c.pool) > 0 && n == 0 && !c.fresh && c.s.opts.MaxBytes == 0 {
+		c.fresh = vm.Discard(c.pool[0]) == nil
+	}
+	c.s.releaseAll(c.s.pool.giveBack(c.pool, c.fresh, n))
 	c.pool = nil
 }
 

@@ -59,6 +59,9 @@ func (s *Store) useFiles(files dir.FS, lock *os.File, hint func()) {
 	d.files = map[*byte]mappedFile{}
 	d.spares.kept = make([]int, laneSpares+len(s.lanes))
 	d.group.changed = sync.NewCond(&d.group.mu)
+	if s.opts.MaxBytes > 0 {
+		s.mapper.limit = d.budgetFor(s.opts.MaxBytes)
+	}
 	s.disk, s.medium = d, d
 	if s.opts.ReadOnly {
 		s.medium = readOnlyDisk{d}
@@ -173,10 +176,9 @@ func (d *disk) writeHeader(seg *segment, large bool) (err error) {
 	return nil
 }
 
-// attach makes seg the owner of file, the mapping that its memory is.
+// attach makes seg the owner of file, the mapping that its memory is, which is counted already.
 func (d *disk) attach(seg *segment, file dir.File) {
 	seg.file = file
-	d.s.mapper.adopt(len(seg.mem))
 	d.track(seg.name(), seg.mem)
 }
 
@@ -214,7 +216,7 @@ func (d *disk) trim(*segment) error { return nil }
 // either, since the page cache gives way when memory is short.
 func (d *disk) recycles() bool { return false }
 
-func (d *disk) keepsSpace() bool { return true }
+func (d *disk) spareBytes() int64 { return d.spares.bytes() }
 
 func (d *disk) describe() []any {
 	st, r := d.s.sizes(), d.s.recovered

@@ -1,5 +1,7 @@
 package warmtier
 
+import "time"
+
 // point names a place in the code where a test can wait, count, or make a step fail.
 type point string
 
@@ -10,6 +12,8 @@ const (
 	pointPutBody          point = "put: body written, header not"
 	pointPutAppended      point = "put: record written, index not"
 	pointDeleteAppended   point = "delete: tombstone written, index not"
+	pointRoomWait         point = "room: writer about to wait, no lock held"
+	pointSweepClaimed     point = "sweep: dead segments claimed, in the table"
 	pointSegmentCreated   point = "segment: file made and mapped, header not written"
 	pointSegmentMade      point = "segment: header written, in no table"
 	pointLaneRolled       point = "lane: new segment published, old one not sealed"
@@ -48,6 +52,7 @@ type hooks struct {
 	available func() (bytes int64, ok bool) // replaces what the system says
 	boot      func() [16]byte               // replaces the kernel's boot id
 	settlers  int                           // replaces how many segments Open settles at a time; 0: settlers
+	patience  time.Duration                 // replaces how long a writer waits while nothing changes
 	at        func(point) error             // called at every point, with or without locks held
 }
 

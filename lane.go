@@ -47,7 +47,14 @@ func (s *Store) makeRoom(d *draft) error {
 		return err
 	}
 	defer done()
-	return s.roll(d.shard.lane, d)
+	if d.kind != record.KindTombstone {
+		s.awaitCompaction()
+	}
+	err = s.withRoom(func() error { return s.roll(d.shard.lane, d) })
+	if s.nearlyFull() {
+		s.maintenance.request()
+	}
+	return err
 }
 
 // hasRoomLocked reports whether the active segment of ln takes d. REQUIRES: ln.mu held.
@@ -79,7 +86,7 @@ func (s *Store) roll(ln *lane, d *draft) error {
 	if err != nil {
 		return err
 	}
-	if err := s.segments.assign(seg, s.maxSegments()); err != nil {
+	if err := s.segments.assign(seg, s.maxSegments()-1); err != nil { // one number is a compaction's
 		return errors.Join(err, s.discardSegment(seg))
 	}
 	s.install(ln, seg)
@@ -101,10 +108,20 @@ func (s *Store) install(ln *lane, seg *segment) {
 func (s *Store) activateLocked(ln *lane, seg *segment) {
 	_ = s.hooks.fire(pointLaneRolled)
 	if ln.active != nil {
-		ln.active.seal(int64(ln.active.room(1)) > s.mergeableRoom())
-		s.logSealed(ln.active)
+		s.sealActiveLocked(ln, int64(ln.active.room(1)) > s.mergeableRoom())
 	}
 	ln.active = seg
+}
+
+// sealActiveLocked seals the active segment of ln. early says that more records would have fitted.
+// REQUIRES: ln.mu held.
+func (s *Store) sealActiveLocked(ln *lane, early bool) {
+	seg := ln.active
+	ln.active = nil
+	seg.seal(early)
+	s.noteIfDead(seg)
+	s.maintenance.noteWritten(seg.recordBytes())
+	s.logSealed(seg)
 }
 
 // mergeableRoom returns the room above which a sealed segment counts as sealed early.
@@ -115,29 +132,57 @@ func segmentSizeFor(size int) int {
 	return vm.RoundUp(layout.HeaderSize+size+2*layout.DigestSize, vm.PageSize)
 }
 
+// sealedLane is a lane and the segment that was sealed before its time.
+type sealedLane struct {
+	ln  *lane
+	seg *segment
+}
+
 // sealLanes seals the active segments that hold a record and of which at least a share of threshold
-// (0: any) is dead. Lanes get a new segment with their next record, and from here on none resumes
-// one that was sealed. In a closed store segments without a record are sealed too, since none may
-// stay active.
-func (s *Store) sealLanes(threshold float64) {
+// (0: any) is dead, and returns them. Lanes get a new segment with their next record, and from here on
+// none resumes one that was sealed. In a closed store segments without a record are sealed too, since
+// none may stay active.
+func (s *Store) sealLanes(threshold float64) (sealed []sealedLane) {
 	s.segments.setPartial(nil)
 	for i := range s.lanes {
-		s.sealLane(&s.lanes[i], threshold)
+		ln := &s.lanes[i]
+		if seg := s.sealLane(ln, threshold); seg != nil {
+			sealed = append(sealed, sealedLane{ln, seg})
+		}
+	}
+	return sealed
+}
+
+// unsealLanes gives lanes that have no active segment the one back that was sealed, unless it is no
+// longer in the table: a compaction that failed leaves lanes as able to write as they were. Where that
+// does not work the lane makes a segment with its next record.
+func (s *Store) unsealLanes(sealed []sealedLane) {
+	for _, l := range sealed {
+		l.ln.rolling.Lock()
+		l.ln.mu.Lock()
+		idle := l.ln.active == nil
+		l.ln.mu.Unlock()
+		if idle && s.claimSealed(l.seg) {
+			s.resume(l.ln, l.seg)
+		}
+		l.ln.rolling.Unlock()
 	}
 }
 
-func (s *Store) sealLane(ln *lane, threshold float64) {
+// sealLane seals the active segment of ln if sealLanes says so, and returns it if it was sealed.
+func (s *Store) sealLane(ln *lane, threshold float64) *segment {
 	ln.rolling.Lock() // a lane that is about to resume a segment does so before it is sealed
 	defer ln.rolling.Unlock()
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	if seg := ln.active; seg != nil && (seg.recordBytes() > 0 || s.closed) &&
-		fragmentation(seg.deadBytes(), seg.recordBytes()) >= threshold {
-		seg.seal(true)
-		s.logSealed(seg)
-		ln.active = nil
+	seg := ln.active
+	if seg == nil || seg.recordBytes() == 0 && !s.closed ||
+		fragmentation(seg.deadBytes(), seg.recordBytes()) < threshold {
+		return nil
 	}
+	s.sealActiveLocked(ln, true)
+	return seg
 }
 
 /*
@@ -170,16 +215,29 @@ func (s *Store) takePartial(size int) *segment {
 			seg, t.partial = t.partial[n-1], t.partial[:n-1]
 		}
 		t.mu.Unlock()
-		if seg == nil || seg.room(1) >= size && s.unseal(seg) == nil {
+		if seg == nil || seg.room(1) >= size && s.claimSealed(seg) {
 			return seg
 		}
 	}
 }
 
-// unseal writes to the header of seg that more records follow. It fails when its file does not
-// allow that.
-func (s *Store) unseal(seg *segment) (err error) {
-	defer s.catchFault(armFaults(), &err)
+// claimSealed claims seg for a lane that resumes it, if nobody else has claimed it and its file allows
+// that.
+func (s *Store) claimSealed(seg *segment) bool {
+	if !seg.claimFor(ownerLane) {
+		return false
+	}
+	if seg.is(stateSealed) && s.medium.unseal(seg) == nil {
+		return true
+	}
+	s.unclaim(seg)
+	return false
+}
+
+// unseal writes to the header of seg that more records follow. It fails when something lies where they
+// would go.
+func (d *disk) unseal(seg *segment) (err error) {
+	defer d.s.catchFault(armFaults(), &err)
 	if !layout.IsZero(seg.rest()) {
 		return errors.New("something lies behind the last record")
 	}
@@ -188,8 +246,7 @@ func (s *Store) unseal(seg *segment) (err error) {
 	return nil
 }
 
-// resume makes seg, which takePartial returned, the active segment of ln. REQUIRES: ln.rolling
-// held.
+// resume makes seg, which was claimed for ln, the active segment of ln. REQUIRES: ln.rolling held.
 func (s *Store) resume(ln *lane, seg *segment) {
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
@@ -199,5 +256,6 @@ func (s *Store) resume(ln *lane, seg *segment) {
 	seg.sealedEarly.Store(false)
 	seg.state.Store(int32(stateActive))
 	s.segments.mu.Unlock()
+	seg.owner.Store(int32(unclaimed))
 	s.activateLocked(ln, seg)
 }

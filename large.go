@@ -50,6 +50,7 @@ func (s *Store) putIn(seg *segment, d *draft, load *loadCall) (err error) {
 		s.loads.supersede(d.id)
 	}
 	seg.seal(false)
+	s.maintenance.noteWritten(seg.recordBytes())
 	return nil
 }
 
@@ -80,6 +81,7 @@ func (s *Store) removeIn(seg *segment, d *draft) (existed bool, err error) {
 	seg.addTombstone(layout.HeaderSize, d.size)
 	s.removeLocked(d, &old)
 	seg.seal(false)
+	s.noteIfDead(seg) // it holds a tombstone alone
 	return true, nil
 }
 
@@ -93,6 +95,11 @@ func (s *Store) withOwnSegment(d *draft, write func(*segment) (published bool, e
 		return err
 	}
 	defer done()
+	return s.withRoom(func() error { return s.tryOwnSegment(d, write) })
+}
+
+// tryOwnSegment is withOwnSegment without the wait for memory.
+func (s *Store) tryOwnSegment(d *draft, write func(*segment) (published bool, err error)) error {
 	seg, err := s.newLargeSegment(d)
 	if err != nil {
 		return err
@@ -131,7 +138,7 @@ func (s *Store) newLargeSegment(d *draft) (seg *segment, err error) {
 func (s *Store) publishLocked(seg *segment, d *draft) error {
 	w := writing{seg: seg, offset: layout.HeaderSize, rec: seg.mem[layout.HeaderSize : layout.HeaderSize+d.size]}
 	s.finishLocked(&w, d)
-	if err := s.segments.assign(seg, s.maxSegments()); err != nil {
+	if err := s.segments.assign(seg, s.maxSegments()-1); err != nil {
 		return err
 	}
 	s.segments.publish(seg)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,9 +15,9 @@ type SkipReason string
 const (
 	SkipThreshold SkipReason = "threshold"  // FragmentationRatio is under FragmentationThreshold
 	SkipSize      SkipReason = "size"       // TotalBytes is under MinBytes
-	SkipRateLimit SkipReason = "rate_limit" // the last automatic compaction began less than MinPeriod ago
+	SkipRateLimit SkipReason = "rate_limit" // neither MinPeriod has passed nor enough has died since the last one began
 	SkipBusy      SkipReason = "busy"       // another compaction runs
-	SkipMemory    SkipReason = "memory"     // the memory that a compaction may take is too small for one segment
+	SkipMemory    SkipReason = "memory"     // the memory that a compaction may take is too small for any victim
 )
 
 // MaintenanceReport says what one maintenance cycle saw and did.
@@ -36,6 +37,58 @@ type maintenance struct {
 	// fragmented.
 	startup bool
 	last    time.Time // when the last automatic compaction began; zero before the first
+	died    int64     // bytes that had died by then: see died
+
+	wake      chan struct{} // of the background; one wake waits
+	written   atomic.Int64  // bytes of segments that lanes have sealed, and of large records
+	nextLook  atomic.Int64  // the written at which the background looks whether a compaction is due
+	liveBytes atomic.Int64  // at the last look
+	short     atomic.Bool   // a write found no space since the last automatic compaction began
+}
+
+// request wakes the background, which looks whether a compaction is due. Any lock may be held.
+func (m *maintenance) request() {
+	select {
+	case m.wake <- struct{}{}:
+	default: // it is about to look
+	}
+}
+
+// noteWritten counts bytes of records in a segment that is full, and now and then wakes the background.
+// Any lock may be held.
+func (m *maintenance) noteWritten(bytes int64) {
+	if m.written.Add(bytes) >= m.nextLook.Load() {
+		m.request()
+	}
+}
+
+// lookShare is the share of the store that is written between two looks of the background.
+const lookShare = 1.0 / 32
+
+// noteSizes notes what a look has seen, and when the next one is due.
+func (m *maintenance) noteSizes(st Stats) {
+	m.liveBytes.Store(st.LiveBytes)
+	m.nextLook.Store(m.written.Load() + int64(lookShare*float64(st.TotalBytes)))
+}
+
+// died returns how many bytes have died since Open, plus a constant: what was written and is not live.
+func died(st Stats) int64 { return st.Writes.Bytes - st.LiveBytes }
+
+// maintain runs the background cycles until Close: by the clock, and when it is woken.
+func (s *Store) maintain() {
+	ticker := time.NewTicker(s.opts.Maintenance.Interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.lifetime.Done():
+			return
+		case <-ticker.C:
+			s.history.expectCycle(time.Now().Add(s.opts.Maintenance.Interval))
+			s.cycle()
+		case <-s.maintenance.wake:
+			s.look()
+		}
+	}
 }
 
 // cycle is Maintain for the background. A compaction logs its own error; after a failed flush none
@@ -46,13 +99,28 @@ func (s *Store) cycle() {
 	}
 }
 
+// look runs a cycle if a compaction is due, and tells the writers that have asked for one if it is not.
+// Only the background calls it.
+func (s *Store) look() {
+	heard := s.room.heard()
+	if s.maintenance.mu.TryLock() {
+		reason := s.reasonToSkip(s.sizes(), time.Now())
+		s.maintenance.mu.Unlock()
+		if reason != "" {
+			s.room.answer(heard, false)
+			return
+		}
+	}
+	s.cycle()
+}
+
 // Maintain runs one maintenance cycle now, whether or not the background cycle is disabled: it
 // compacts when the rules of [MaintenanceOptions] say so. The report says what it saw, what it did,
 // and why if it did nothing, which is no error.
 //
 // Errors: [ErrClosed], [ErrReadOnly], ctx's error, and those of [Store.Compact] when a compaction
-// was started and failed. Memory too short for one segment and another compaction under way are
-// reasons to skip and no errors.
+// was started and failed. Memory too short for the live bytes of a single segment and another compaction
+// under way are reasons to skip and no errors.
 func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 	if s.opts.ReadOnly {
 		return MaintenanceReport{}, ErrReadOnly
@@ -68,19 +136,33 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 	if err := context.Cause(ctx); err != nil {
 		return r, err
 	}
-	if !s.maintenance.mu.TryLock() {
+	if s.maintenance.mu.TryLock() {
+		err = s.maintainLocked(ctx, st, &r)
+		s.maintenance.mu.Unlock()
+	} else {
 		r.Skipped = SkipBusy
-		s.history.addCycle(r)
-		s.logCycle(r)
-		return r, nil
 	}
-	defer s.maintenance.mu.Unlock()
+	r.Duration = time.Since(start)
+	s.history.addCycle(r)
+	s.logCycle(r)
+	return r, err
+}
+
+// maintainLocked is one cycle, and completes its report. REQUIRES: maintenance.mu held.
+func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceReport) (err error) {
+	m := &s.maintenance
+	start := time.Now()
+	heard := s.room.heard()
 	trigger := triggerAuto
-	if s.maintenance.startup {
+	if m.startup {
 		trigger = triggerStartup
 	}
+	s.noteAllDead()
+	s.sweepNoted()
 	r.Skipped = s.reasonToSkip(st, start)
 	if r.Skipped == "" {
+		m.startup = false
+		m.short.Store(false)
 		r.Compaction, err = s.compact(ctx, trigger)
 		switch {
 		case err == nil:
@@ -91,28 +173,48 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 			r.Skipped, err = SkipMemory, nil
 		}
 		if r.Skipped == "" {
-			s.maintenance.last = start
+			m.last, m.died = start, died(st)
 		}
+		m.noteSizes(s.sizes())
+	}
+	if r.Skipped != "" && r.Skipped != SkipBusy {
+		s.room.answer(heard, false)
 	}
 	s.releaseAll(s.pool.takeUnused(start.Add(-s.opts.Maintenance.Interval)))
-	r.Duration = time.Since(start)
-	s.history.addCycle(r)
-	s.logCycle(r)
-	return r, err
+	return err
 }
 
-// reasonToSkip applies the rules: it returns why the cycle must not compact, empty if it must.
+// reasonToSkip applies the rules: it returns why a cycle must not compact, empty if it must. REQUIRES:
+// maintenance.mu held.
 func (s *Store) reasonToSkip(st Stats, now time.Time) SkipReason {
-	m := s.opts.Maintenance
+	m, opts := &s.maintenance, s.opts.Maintenance
+	m.noteSizes(st)
 	switch {
-	case s.maintenance.startup:
-		s.maintenance.startup = false
-	case st.FragmentationRatio < m.FragmentationThreshold:
+	case m.startup || s.isPressed(st):
+	case st.FragmentationRatio < opts.FragmentationThreshold:
 		return SkipThreshold
-	case st.TotalBytes < m.MinBytes:
+	case st.TotalBytes < opts.MinBytes:
 		return SkipSize
-	case !s.maintenance.last.IsZero() && now.Sub(s.maintenance.last) < m.MinPeriod:
+	case !m.last.IsZero() && now.Sub(m.last) < opts.MinPeriod && !s.hasDied(st):
 		return SkipRateLimit
 	}
 	return ""
+}
+
+// hasDied reports whether so much has died since the last automatic compaction began that the next one
+// is paid for by what was written: it copies at most about a byte for each of these.
+func (s *Store) hasDied(st Stats) bool {
+	least := max(st.LiveBytes, s.opts.Maintenance.MinBytes, int64(s.opts.SegmentSize))
+	return died(st)-s.maintenance.died >= least
+}
+
+// isPressed reports whether little room is left, and a compaction would give some back.
+func (s *Store) isPressed(st Stats) bool {
+	return st.FragmentationRatio >= waitShare && (s.nearlyFull() || s.maintenance.short.Load())
+}
+
+// nearlyFull reports whether less than an eighth of MaxBytes is left.
+func (s *Store) nearlyFull() bool {
+	limit := s.mapper.limit
+	return limit > 0 && s.mapper.bytes.Load()-s.pool.bytes() > limit-limit/8
 }

@@ -17,18 +17,22 @@ type medium interface {
 	free(seg *segment)
 	// remove removes the file of a segment that left the store. Pins may still keep it mapped.
 	remove(seg *segment)
+	// unseal prepares a sealed segment for further records.
+	unseal(seg *segment) error
 	// trim gives back the pages of a sealed target that no record will ever use.
 	trim(target *segment) error
 
 	// recycles reports whether the memory of a victim can become a target. Then rounds prefer
 	// recycled memory, and the memory that the process may take bounds what they add to it.
 	recycles() bool
-	// keepsSpace reports whether a compaction that met ErrNoSpace can go on victim by victim, in
-	// space that keepSpares has kept back.
-	keepsSpace() bool
 	// keepSpares keeps space back for the next time there is none, where it can. REQUIRES: no lock
 	// held.
 	keepSpares()
+	// dropDead makes it durable that those of segs are gone which it returns. Their live bytes are 0,
+	// and the caller has claimed them. REQUIRES: no lock held.
+	dropDead(segs []*segment) (leaving []*segment, err error)
+	// spareBytes returns the size of the files that keep space back, beyond what is mapped.
+	spareBytes() int64
 	// carryTombstones copies those tombstones of r's leaving victims that are still needed. It ends
 	// a build.
 	carryTombstones(r *round) error

@@ -30,6 +30,11 @@ func (m memory) make(id uint64, spec segmentSpec) (*segment, error) {
 	}
 	if mem == nil {
 		var err error
+		if spec.kind == layout.KindLane { // compactions first
+			if err = s.keepSurvivor(); err != nil {
+				return nil, err
+			}
+		}
 		if mem, err = s.acquire(spec.size); err != nil {
 			return nil, err
 		}
@@ -53,9 +58,14 @@ func (m memory) trim(target *segment) error {
 
 func (m memory) recycles() bool { return true }
 
-func (m memory) keepsSpace() bool { return false }
-
+// keepSpares does nothing: what a compaction gives back fills the survivor up.
 func (m memory) keepSpares() {}
+
+func (m memory) spareBytes() int64 { return 0 }
+
+func (m memory) dropDead(segs []*segment) ([]*segment, error) { return segs, nil }
+
+func (m memory) unseal(*segment) error { return nil }
 
 func (m memory) carryTombstones(*round) error { return nil }
 

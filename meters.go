@@ -72,6 +72,16 @@ func isAborted(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrClosed)
 }
 
+// addSweep counts bytes of records that a sweep gave back, and its longest hold of the content buffer's
+// write lock.
+func (h *history) addSweep(reclaimed int64, pause time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.balance += reclaimed
+	h.reclaimed = max(h.reclaimed, h.balance)
+	h.maxPause = max(h.maxPause, pause)
+}
+
 // addPause counts a hold of the content buffer's write lock outside of compactions for
 // MaxSwapPause.
 func (h *history) addPause(d time.Duration) {
@@ -147,12 +157,12 @@ type meters struct {
 	syncs, syncErrors                  atomic.Int64
 	loadsOK, loadErrors                atomic.Int64
 
-	gets, puts, deletes, loads, compactions, swaps, syncDurations histogram
+	gets, puts, deletes, loads, compactions, swaps, syncDurations, waits histogram
 }
 
 func (m *meters) init() {
 	m.epoch = time.Now()
-	for _, h := range []*histogram{&m.gets, &m.puts, &m.deletes, &m.loads, &m.syncDurations} {
+	for _, h := range []*histogram{&m.gets, &m.puts, &m.deletes, &m.loads, &m.syncDurations, &m.waits} {
 		h.first = operationBound
 	}
 	m.compactions.first = compactionBound
@@ -217,6 +227,7 @@ func (m *meters) addTo(st *Stats) {
 	st.Writes.DeleteErrors = m.deleteErrors.Load()
 	st.Writes.PutDuration = m.puts.snapshot()
 	st.Writes.DeleteDuration = m.deletes.snapshot()
+	st.Writes.WaitDuration = m.waits.snapshot()
 	st.Loads = LoadStats{OK: m.loadsOK.Load(), Errors: m.loadErrors.Load(), Duration: m.loads.snapshot()}
 	st.CompactionDetails.Duration = m.compactions.snapshot()
 	st.CompactionDetails.SwapDuration = m.swaps.snapshot()

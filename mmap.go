@@ -3,9 +3,7 @@ package warmtier
 import (
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/warmtier/warmtier/internal/vm"
 )
@@ -16,19 +14,38 @@ import (
 // Under the race detector the memory is on the Go heap (see internal/vm): the detector sees nothing
 // that is not, and "race clean" would otherwise say nothing about contents.
 type mapper struct {
+	limit    int64        // of bytes; 0: none. Set by Open
 	bytes    atomic.Int64 // mapped and not unmapped
 	mappings atomic.Int64
 }
 
 // acquire maps size zeroed bytes, private to the process; size is a multiple of the page size. The
-// error is ErrNoSpace.
+// error is ErrNoSpace, as that of claim.
 func (m *mapper) acquire(size int) ([]byte, error) {
+	if err := m.claim(size); err != nil {
+		return nil, err
+	}
 	mem, err := vm.Map(size)
 	if err != nil {
+		m.forget(size)
 		return nil, fmt.Errorf("%w: cannot map %d bytes: %w", ErrNoSpace, size, err)
 	}
-	m.adopt(size)
 	return mem, nil
+}
+
+// claim counts size bytes that are about to be mapped, unless they are over the limit: then it returns
+// errOverBudget.
+func (m *mapper) claim(size int) error {
+	for {
+		now := m.bytes.Load()
+		if m.limit > 0 && now+int64(size) > m.limit {
+			return errOverBudget
+		}
+		if m.bytes.CompareAndSwap(now, now+int64(size)) { // never over the limit, not even for a moment
+			m.mappings.Add(1)
+			return nil
+		}
+	}
 }
 
 // release unmaps memory of acquire.
@@ -41,7 +58,8 @@ func (m *mapper) release(mem []byte) error {
 	return nil
 }
 
-// adopt counts size bytes that somebody else has mapped, from a file; forget takes them back.
+// adopt counts size bytes that somebody else has mapped, whatever the limit; forget takes back what
+// claim or adopt counted.
 func (m *mapper) adopt(size int) {
 	m.bytes.Add(int64(size))
 	m.mappings.Add(1)
@@ -50,110 +68,6 @@ func (m *mapper) adopt(size int) {
 func (m *mapper) forget(size int) {
 	m.bytes.Add(int64(-size))
 	m.mappings.Add(-1)
-}
-
-// segmentPool holds memory of compacted segments that a memory store keeps for its lanes. A fresh
-// page costs a Put as much as copying 1 KiB to it, and a program that overwrites as fast as
-// compactions give back would pay for one with every record. Only automatic compactions keep
-// memory, for no more segments than lanes have begun lately; a maintenance cycle gives back what
-// was not used for an Interval.
-type segmentPool struct {
-	mu      sync.Mutex   // a leaf
-	kept    []keptMemory // the oldest first
-	begun   int          // segments that lanes began since counted
-	counted time.Time
-}
-
-// keptMemory is the memory of one segment, of SegmentSize bytes and not zeroed.
-type keptMemory struct {
-	mem   []byte
-	since time.Time
-}
-
-// countBegun counts a segment that a lane begins, whether or not its memory is from the pool.
-func (p *segmentPool) countBegun() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.begun++
-}
-
-// take takes out the memory kept last, nil when there is none.
-func (p *segmentPool) take() []byte {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := len(p.kept)
-	if n == 0 {
-		return nil
-	}
-	mem := p.kept[n-1].mem
-	p.kept = p.kept[:n-1]
-	return mem
-}
-
-// takeAll takes out everything, and starts counting begun segments from 0. It returns how many were
-// counted, 0 if the count began longer ago than lately.
-func (p *segmentPool) takeAll(lately time.Duration) (mems [][]byte, begun int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if time.Since(p.counted) <= lately {
-		begun = p.begun
-	}
-	for _, k := range p.kept {
-		mems = append(mems, k.mem)
-	}
-	p.kept, p.begun, p.counted = nil, 0, time.Now()
-	return mems, begun
-}
-
-// takeUnused takes out what was kept before then. It starts counting begun segments from 0 if the
-// count began before then, too.
-func (p *segmentPool) takeUnused(then time.Time) (mems [][]byte) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.counted.Before(then) {
-		p.begun, p.counted = 0, time.Now()
-	}
-	for len(p.kept) > 0 && p.kept[0].since.Before(then) {
-		mems = append(mems, p.kept[0].mem)
-		p.kept = p.kept[1:]
-	}
-	return mems
-}
-
-// keep adds mems.
-func (p *segmentPool) keep(mems [][]byte) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, mem := range mems {
-		p.kept = append(p.kept, keptMemory{mem, time.Now()})
-	}
-}
-
-// count returns how many segments the pool holds memory for.
-func (p *segmentPool) count() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.kept)
-}
-
-// acquire maps size zeroed bytes for a segment. When that fails it gives back what the pool holds,
-// and tries once more. The error is ErrNoSpace.
-func (s *Store) acquire(size int) ([]byte, error) {
-	mem, err := s.mapper.acquire(size)
-	if err == nil {
-		return mem, nil
-	}
-	if !s.releasePool() {
-		return nil, err
-	}
-	return s.mapper.acquire(size)
-}
-
-// releasePool unmaps what the pool holds, and reports whether that was anything.
-func (s *Store) releasePool() bool {
-	mems, _ := s.pool.takeAll(0)
-	s.releaseAll(mems)
-	return len(mems) > 0
 }
 
 // releaseAll unmaps each of mems.

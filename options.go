@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"math/bits"
 	"runtime"
 	"time"
 
@@ -24,6 +25,11 @@ const (
 	maxSegmentSize     = 1 << 30  // bytes
 	maxWorkers         = 1024
 
+	// With MaxBytes there are about boundedSegments segments, unless SegmentSize says otherwise, and at
+	// least leastSegments: one lane's, the survivor, those of a round, and some that hold something.
+	boundedSegments = 256
+	leastSegments   = 16
+
 	// defaultOverheadSegments is the default of MaxOverhead, in segments.
 	defaultOverheadSegments = 4
 )
@@ -31,9 +37,19 @@ const (
 // Options configure a store. The zero value and nil mean the defaults. [Open] copies the options
 // and never writes to them.
 type Options struct {
-	// SegmentSize is the size of one segment in bytes, at most 1 GiB; 0 means 32 MiB. It is rounded
-	// up to whole pages and to at least 64 KiB.
+	// SegmentSize is the size of one segment in bytes, at most 1 GiB; 0 means 32 MiB, or with MaxBytes
+	// 1/256 of that as a power of two, from 64 KiB to 32 MiB. It is rounded up to whole pages and to at
+	// least 64 KiB.
 	SegmentSize int
+	// MaxBytes bounds, in bytes, everything that the store maps (Stats.MappedBytes: segments whole,
+	// pinned ones too, memory kept for the next ones, the index) and in a directory the files that keep
+	// space back; 0 means no bound. A write that needs memory beyond it waits for the compaction under
+	// way as long as a tenth or more of the store is dead; then WhenFull decides. Nothing is dropped that
+	// was not asked for: a directory that holds more than MaxBytes is opened, and takes writes again when
+	// enough was deleted. At least sixteen segments are needed.
+	MaxBytes int64
+	// WhenFull says what a write does that finds no room within MaxBytes.
+	WhenFull WhenFull
 	// SyncInterval is how often a directory store syncs in the background; 0 means 1s, negative
 	// means that only [Store.Sync] and [Store.Close] sync.
 	SyncInterval time.Duration
@@ -59,6 +75,12 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// WhenFull is what a write does that finds no room within Options.MaxBytes.
+type WhenFull int
+
+// Refuse makes the write return [ErrNoSpace], with nothing changed. Reads and Deletes go on.
+const Refuse WhenFull = 0
+
 // CompactionOptions bound what a compaction may use.
 type CompactionOptions struct {
 	// Workers is the number of goroutines that copy and flip, at most 1024; 0 means half of
@@ -77,32 +99,32 @@ type CompactionOptions struct {
 	OnProgress func(CompactionProgress)
 }
 
-// MaintenanceOptions configure the background cycle. A cycle compacts when all three hold: the
-// fragmentation ratio is at least FragmentationThreshold, TotalBytes is at least MinBytes, and the
-// last automatic compaction began at least MinPeriod ago. It gives back what is worth the copying:
-// see docs/design.md, section 7; [Store.Compact] gives back everything.
+// MaintenanceOptions configure automatic compactions. One is due when the fragmentation ratio is at
+// least FragmentationThreshold, TotalBytes is at least MinBytes, and since the last one began either
+// MinPeriod has passed or at least as many bytes have died as are live, and MinBytes. With
+// Options.MaxBytes one is due as well when less than an eighth of that is left and a tenth or more is
+// dead. It gives back what is worth the copying: see docs/design.md, section 7; [Store.Compact] gives
+// back everything. Segments in which nothing is live leave at once, whatever these options say.
 type MaintenanceOptions struct {
-	// Disabled turns the background cycle off; [Store.Maintain] still works.
+	// Disabled turns automatic compactions off, those for MaxBytes too; [Store.Maintain] still works.
 	Disabled bool
-	// Interval is the time between two cycles; 0 means 30s.
+	// Interval is the time between two cycles; 0 means 30s. Writes start further ones: a cycle looks
+	// whenever a thirty-second of the store was written.
 	Interval time.Duration
 	// FragmentationThreshold is the ratio (0 to 1) from which on a cycle compacts; 0 means 0.5.
 	FragmentationThreshold float64
 	// MinBytes is the size from which on a cycle compacts; smaller stores are left alone. 0 means
 	// 100,000,000, negative means that no store is too small.
 	MinBytes int64
-	// MinPeriod is the least time between the beginnings of two automatic compactions; 0 means 5m,
-	// negative means that no cycle waits for the last compaction.
+	// MinPeriod is the least time between the beginnings of two automatic compactions of a store in
+	// which little dies; 0 means 5m, negative means that no cycle waits for the last compaction.
 	MinPeriod time.Duration
 }
 
 // withDefaults returns a copy of o with zero values replaced by defaults, sizes rounded, and
 // negative lower bounds of maintenance raised to zero. REQUIRES: o passed validate.
 func (o Options) withDefaults() Options {
-	if o.SegmentSize == 0 {
-		o.SegmentSize = defaultSegmentSize
-	}
-	o.SegmentSize = vm.RoundUp(max(o.SegmentSize, minSegmentSize), vm.PageSize)
+	o.SegmentSize = o.segmentSize()
 	setDefault(&o.SyncInterval, time.Second)
 	setDefault(&o.Compaction.Workers, max(1, runtime.GOMAXPROCS(0)/2))
 	setDefault(&o.Compaction.MaxOverhead, defaultOverheadSegments*int64(o.SegmentSize))
@@ -117,6 +139,19 @@ func (o Options) withDefaults() Options {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return o
+}
+
+// segmentSize returns the size that segments will have, bytes.
+func (o Options) segmentSize() int {
+	size := o.SegmentSize
+	switch {
+	case size == 0 && o.MaxBytes > 0:
+		size = 1 << (bits.Len64(uint64(max(1, o.MaxBytes/boundedSegments))) - 1)
+		size = min(size, defaultSegmentSize)
+	case size == 0:
+		size = defaultSegmentSize
+	}
+	return vm.RoundUp(max(size, minSegmentSize), vm.PageSize)
 }
 
 // setDefault sets field to value where it is zero.
@@ -138,6 +173,12 @@ func (o Options) validate() error {
 	ratio := func(v float64) bool { return !math.IsNaN(v) && v >= 0 && v <= 1 }
 	check(o.SegmentSize >= 0 && o.SegmentSize <= maxSegmentSize,
 		"SegmentSize", o.SegmentSize, "0 to 1 GiB")
+	check(o.MaxBytes >= 0, "MaxBytes", o.MaxBytes, "0 or more")
+	if least := leastSegments * int64(o.segmentSize()); o.MaxBytes > 0 && len(faults) == 0 {
+		check(o.MaxBytes >= least, "MaxBytes", o.MaxBytes,
+			fmt.Sprintf("at least %d, which is %d segments of %d bytes", least, leastSegments, o.segmentSize()))
+	}
+	check(o.WhenFull == Refuse, "WhenFull", int(o.WhenFull), "Refuse")
 	c := o.Compaction
 	check(c.Workers >= 0 && c.Workers <= maxWorkers, "Compaction.Workers", c.Workers, "0 to 1024")
 	check(ratio(c.MaxMemoryFraction),

@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/warmtier/warmtier/internal/cpu"
@@ -64,6 +65,7 @@ func (s *Store) putDurably(id string, content []byte, load *loadCall) error {
 		return err
 	}
 	s.trimReplaced()
+	s.sweepNoted()
 	return s.makeDurable()
 }
 
@@ -81,6 +83,9 @@ func (s *Store) enterSynced() (done func(), err error) {
 func (s *Store) putShared(d *draft, load *loadCall) error {
 	for {
 		ok, err := s.tryPut(d, load)
+		if errors.Is(err, ErrNoSpace) { // the index has to grow
+			ok, err = s.tryPutWithRoom(d, load)
+		}
 		if ok || err != nil {
 			return err
 		}
@@ -88,6 +93,20 @@ func (s *Store) putShared(d *draft, load *loadCall) error {
 			return err
 		}
 	}
+}
+
+// tryPutWithRoom is tryPut that waits for memory.
+func (s *Store) tryPutWithRoom(d *draft, load *loadCall) (ok bool, err error) {
+	done, err := s.enter()
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	err = s.withRoom(func() (err error) {
+		ok, err = s.tryPut(d, load)
+		return err
+	})
+	return ok, err
 }
 
 // tryPut appends the record to the lane of its id and points the index to it; ok is false when the
@@ -233,7 +252,9 @@ func (s *Store) pointTo(d *draft, seg *segment, offset int, old *match, exists b
 	if exists {
 		oldSize := old.h.Size()
 		superseded, _ := s.resolve(sh.current().get(old.pos).location())
-		superseded.live.Add(-int64(oldSize))
+		if superseded.live.Add(-int64(oldSize)) == 0 {
+			s.noteIfDead(superseded) // a sweep waits until this hold of contentMu has ended
+		}
 		delta -= int64(oldSize)
 	} else {
 		sh.memories.Add(1)
@@ -269,6 +290,7 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 	existed, err = s.remove(&d)
 	if existed && err == nil {
 		s.trimReplaced()
+		s.sweepNoted()
 		err = s.makeDurable()
 	}
 	return existed, err
@@ -370,10 +392,12 @@ func (s *Store) removeSlot(sh *shard, pos, size int) {
 	defer sh.version.Add(1)
 	t := sh.current()
 	seg, _ := s.resolve(t.get(pos).location())
-	seg.live.Add(-int64(size))
 	sh.shifts.Add(1) // odd: no miss is believed
 	t.remove(pos)
 	sh.shifts.Add(1)
+	if seg.live.Add(-int64(size)) == 0 {
+		s.noteIfDead(seg)
+	}
 	sh.memories.Add(-1)
 	sh.liveBytes.Add(-int64(size))
 	sh.deletes.Add(1)

@@ -71,10 +71,10 @@ type segmentShared struct {
 	refs        atomic.Int64
 	records     atomic.Int64 // how many lie below tail; changes with it
 	state       atomic.Int32
-	damaged     atomic.Bool // a compaction met damage in it; written by compactions
-	sealedEarly atomic.Bool // sealed although it had room: compactions merge such segments
-	victim      atomic.Bool // of the compaction under way, which sets it
-	made        time.Time   // when it was made, or found by Open
+	damaged     atomic.Bool  // a compaction met damage in it; written by compactions
+	sealedEarly atomic.Bool  // sealed although it had room: compactions merge such segments
+	owner       atomic.Int32 // an owner: who has claimed it (I5)
+	made        time.Time    // when it was made, or found by Open
 
 	// The rest is used by directory stores. The lock of the lane or round that appends guards
 	// sequence numbers and tombstones. They are read without it once the segment is sealed.
@@ -170,7 +170,7 @@ func (seg *segment) publicState() SegmentState {
 	switch {
 	case seg.is(stateRetired):
 		return SegmentRetired
-	case seg.victim.Load():
+	case seg.claimedBy() == ownerVictim:
 		return SegmentCompacting
 	case seg.is(stateActive):
 		return SegmentActive
@@ -215,12 +215,13 @@ func (seg *segment) pin() {
 	seg.refs.Add(1)
 }
 
-// unpin drops a pin, and frees a retired segment with the last one.
+// unpin drops a pin, and gives back the memory of a retired segment with the last one.
 func (s *Store) unpin(seg *segment) {
 	if seg.refs.Add(-1) == 0 {
 		s.retiredBytes.Add(-int64(len(seg.mem)))
 		s.retired.remove(seg)
-		s.medium.free(seg)
+		s.recycle(seg)
+		s.room.changed()
 	}
 }
 

@@ -62,14 +62,8 @@ func (d *disk) keepsEnough(i int) bool {
 // reserveFile makes a file for a segment. On a full disk a spare may become that file, which spare
 // says; for a Put, whose spec has no least, none may.
 func (d *disk) reserveFile(name string, spec segmentSpec) (file dir.File, spare bool, err error) {
-	if spec.least == 0 {
-		file, err = d.reserveForPut(name, spec.size)
-		return file, false, err
-	}
-	d.spares.mu.RLock()
-	file, err = d.fs.Create(name, spec.size)
-	d.spares.mu.RUnlock()
-	if !errors.Is(err, ErrNoSpace) {
+	file, err = d.createFile(name, spec)
+	if spec.least == 0 || !errors.Is(err, ErrNoSpace) {
 		return file, false, err
 	}
 	d.spares.mu.Lock()
@@ -78,7 +72,26 @@ func (d *disk) reserveFile(name string, spec segmentSpec) (file dir.File, spare 
 	if file == nil {
 		return nil, false, errors.Join(err, failed)
 	}
+	d.s.mapper.adopt(len(file.Bytes())) // the budget of lanes leaves room for all spares
 	return file, true, nil
+}
+
+// createFile makes a file for a segment of free space, within the budget.
+func (d *disk) createFile(name string, spec segmentSpec) (file dir.File, err error) {
+	if err := d.s.mapper.claim(spec.size); err != nil {
+		return nil, err
+	}
+	if spec.least == 0 {
+		file, err = d.reserveForPut(name, spec.size)
+	} else {
+		d.spares.mu.RLock()
+		file, err = d.fs.Create(name, spec.size)
+		d.spares.mu.RUnlock()
+	}
+	if err != nil {
+		d.s.mapper.forget(spec.size)
+	}
+	return file, err
 }
 
 // reserveForPut makes a file of free space once all spares are there.
@@ -136,6 +149,29 @@ func (d *disk) takeSpareLocked(name string, spec segmentSpec) (_ dir.File, err e
 	return nil, err
 }
 
+// bytesLocked returns the size of all spares. REQUIRES: mu held.
+func (s *spares) bytesLocked() (total int64) {
+	for _, size := range s.kept {
+		total += int64(size)
+	}
+	return total
+}
+
+// bytes returns the size of all spares.
+func (s *spares) bytes() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.bytesLocked()
+}
+
+// budgetFor returns what MaxBytes leaves for mappings when every spare is there.
+func (d *disk) budgetFor(maxBytes int64) int64 {
+	segments := int(maxBytes / int64(d.s.opts.SegmentSize))
+	spares := int64(d.s.opts.SegmentSize + vm.RoundUp(layout.ManifestSize(2*segments+2*manifestReserve), vm.PageSize))
+	spares += int64(len(d.spares.kept)-laneSpares) * int64(d.spareSize(laneSpares))
+	return maxBytes - spares
+}
+
 func (d *disk) keepSpares() {
 	d.spares.mu.Lock()
 	err := d.refillLocked()
@@ -178,6 +214,9 @@ func (d *disk) dropSpareLocked(i int) error {
 
 // makeSpareLocked makes spare i. REQUIRES: d.spares.mu held for writing, the spare is missing.
 func (d *disk) makeSpareLocked(i, size int) error {
+	if limit := d.s.opts.MaxBytes; limit > 0 && d.s.mapper.bytes.Load()+d.spares.bytesLocked()+int64(size) > limit {
+		return errOverBudget
+	}
 	file, err := d.fs.Create(spareFileName(i), size)
 	if err == nil {
 		err = file.Close()

@@ -18,6 +18,7 @@ type Stats struct {
 	DeadBytes          int64   // of all other records
 	FragmentationRatio float64 // DeadBytes / TotalBytes, 0 when empty
 	MappedBytes        int64   // all memory outside the Go heap: segments, retired ones too, reserve, index
+	MaxBytes           int64   // bound of MappedBytes and files that keep space back; 0: none
 	IndexBytes         int64   // part of MappedBytes, including old tables that wait for their readers
 
 	Puts    int64 // that succeeded, those of GetOrLoad included
@@ -61,6 +62,7 @@ type WriteStats struct {
 	Bytes          int64     // of the records that Put and Delete wrote
 	PutDuration    Histogram // of one Put in 256
 	DeleteDuration Histogram // of one Delete in 256
+	WaitDuration   Histogram // of every wait of a write for memory
 }
 
 // LoadStats says how the loads of GetOrLoad ended.
@@ -76,7 +78,8 @@ type SegmentDetails struct {
 	Active, Sealed, Compacting, Retired int
 
 	RetiredBytes int64 // part of MappedBytes: retired segments, which a View or an iteration keeps mapped
-	ReserveBytes int64 // part of MappedBytes: kept by automatic compactions for the next segments
+	ReserveBytes int64 // part of MappedBytes: kept for compactions, and for the next segments of lanes
+	SpareBytes   int64 // of the files of a directory that keep space back, beyond MappedBytes
 	Pins         int   // held by View, All, Verify, reads of long contents, and Sync
 }
 
@@ -202,6 +205,8 @@ func (s *Store) Stats() Stats {
 	st.Gets, st.Misses = hits+misses, misses
 	st.IndexBytes = s.tables.bytes.Load()
 	st.MappedBytes = s.mapper.bytes.Load()
+	st.MaxBytes = s.opts.MaxBytes
+	st.SegmentDetails.SpareBytes = s.medium.spareBytes()
 	st.SegmentDetails.RetiredBytes = s.retiredBytes.Load()
 	st.SegmentDetails.ReserveBytes = int64(s.pool.count()) * int64(s.opts.SegmentSize)
 	st.Reads.CorruptRecords = s.corruptRecords.Load()
@@ -215,8 +220,7 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// sizes returns only the figures that decide about compactions: how much is live and how much is
-// dead.
+// sizes returns only the figures that decide about compactions: how much is live, dead and written.
 func (s *Store) sizes() (st Stats) {
 	for i := range s.shards {
 		sh := &s.shards[i]
@@ -227,7 +231,9 @@ func (s *Store) sizes() (st Stats) {
 	for _, seg := range s.segments.all() {
 		st.Segments++
 		st.TotalBytes += seg.recordBytes()
+		st.Writes.Bytes += seg.written()
 	}
+	st.Writes.Bytes += s.writtenGone
 	s.contentMu.RUnlock(hold)
 	// A record counts in TotalBytes before it counts in LiveBytes, and writers may have run
 	// between the two sums above.
@@ -241,9 +247,7 @@ func (s *Store) sizes() (st Stats) {
 func (s *Store) addSegments(st *Stats) {
 	details := &st.SegmentDetails
 	hold := s.contentMu.RLock()
-	st.Writes.Bytes = s.writtenGone
 	for _, seg := range s.segments.all() {
-		st.Writes.Bytes += seg.written()
 		st.Sync.UnsyncedBytes += s.medium.unsynced(seg)
 		details.Pins += seg.pins()
 		switch seg.publicState() {

@@ -36,13 +36,17 @@ type policy interface {
 	keepForLanes(begun int) int
 }
 
-// policy returns the policy of a compaction that t started. A caller of Compact, and a store that
-// Open found fragmented, get everything; a maintenance cycle does what is worthwhile.
-func (t trigger) policy(o MaintenanceOptions) policy {
-	if t == triggerAuto {
-		return worthwhile{threshold: o.FragmentationThreshold}
+// policy returns the policy of a compaction that t starts now. A caller of Compact, and a store that
+// Open found fragmented, get everything; a maintenance cycle does what is worthwhile, and when little
+// room is left what is needed.
+func (s *Store) policy(t trigger) policy {
+	switch {
+	case t != triggerAuto:
+		return everything{}
+	case s.nearlyFull():
+		return needed{bytes: s.opts.MaxBytes / 8}
 	}
-	return everything{}
+	return worthwhile{threshold: s.opts.Maintenance.FragmentationThreshold}
 }
 
 // everything gives back all there is to give back, and keeps none of it.
@@ -74,6 +78,26 @@ func (w worthwhile) choose(victims []*victim, sizes Stats) (chosen []*victim) {
 }
 
 func (worthwhile) keepForLanes(begun int) int { return begun }
+
+// needed gives back about as many bytes as given, from the best victims, and keeps the memory: lanes
+// need it at once.
+type needed struct{ bytes int64 }
+
+func (needed) sealShare() float64 { return waitShare }
+
+func (p needed) choose(victims []*victim, _ Stats) (chosen []*victim) {
+	var dead int64
+	for _, v := range victims {
+		if dead >= p.bytes {
+			break
+		}
+		chosen = append(chosen, v)
+		dead += v.dead
+	}
+	return chosen
+}
+
+func (needed) keepForLanes(int) int { return math.MaxInt }
 
 // victim is a segment on its way out.
 type victim struct {
@@ -133,6 +157,21 @@ func markDamaged(work []*victim, err error) {
 	}
 }
 
+// claimVictims returns those of victims that could be claimed. A lane may have resumed one since it was
+// looked at.
+func (c *compaction) claimVictims(victims []*victim) []*victim {
+	return slices.DeleteFunc(victims, func(v *victim) bool {
+		if !v.seg.claimFor(ownerVictim) {
+			return true
+		}
+		if v.seg.is(stateSealed) {
+			return false
+		}
+		c.s.unclaim(v.seg)
+		return true
+	})
+}
+
 // fitOneTarget returns how many victims at the front of c.work fit into one target together, at
 // least 1.
 func (c *compaction) fitOneTarget() int {
@@ -169,9 +208,9 @@ func (c *compaction) chooseVictims() {
 	if copying || len(merge) > 1 {
 		c.victims = append(c.victims, merge...)
 	}
+	c.victims = c.claimVictims(c.victims)
 	for _, v := range c.victims {
 		c.progress.BytesTotal += v.seg.live.Load()
-		v.seg.victim.Store(true)
 	}
 	c.progress.Victims = len(c.victims)
 	c.publishProgress(StageBuild, nil)

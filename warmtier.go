@@ -163,6 +163,8 @@ type Store struct {
 	sequence       atomic.Uint64 // the last sequence number drawn
 	mapper         mapper
 	pool           segmentPool
+	dead           deadSegments
+	room           room
 	retiredBytes   atomic.Int64 // mapped for pins alone
 	corruptRecords atomic.Int64 // met by reads, compactions and All
 	compacting     atomic.Bool
@@ -238,6 +240,8 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	}
 	s.contentMu.biased.Init(runtime.GOMAXPROCS(0))
 	s.tables.mapper = &s.mapper
+	s.mapper.limit = s.opts.MaxBytes
+	s.maintenance.wake = make(chan struct{}, 1)
 	s.offsetBits = offsetBitsFor(s.opts.SegmentSize)
 	s.segments.entries.Store(new([]atomic.Pointer[segment]))
 	s.makeLanes(runtime.GOMAXPROCS(0))
@@ -248,8 +252,12 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	return s, nil
 }
 
-// makeLanes gives the store n lanes, at most maxLanes. REQUIRES: nobody has written yet.
+// makeLanes gives the store n lanes, at most maxLanes, and with MaxBytes at most one for sixteen
+// segments, since each has an active one. REQUIRES: nobody has written yet.
 func (s *Store) makeLanes(n int) {
+	if limit := s.opts.MaxBytes; limit > 0 {
+		n = int(min(int64(n), max(1, limit/int64(s.opts.SegmentSize)/leastSegments)))
+	}
 	s.lanes = make([]lane, min(maxLanes, n))
 	for i := range s.shards {
 		s.shards[i].lane = &s.lanes[i%len(s.lanes)]
@@ -263,11 +271,9 @@ func (s *Store) startBackground() {
 	}
 	if !s.opts.Maintenance.Disabled {
 		s.history.expectCycle(time.Now().Add(s.opts.Maintenance.Interval))
-		s.repeat(s.opts.Maintenance.Interval, func() bool {
-			s.history.expectCycle(time.Now().Add(s.opts.Maintenance.Interval))
-			s.cycle()
-			return true
-		})
+		s.maintenance.died = died(s.sizes())
+		s.maintenance.request() // a program that lives for seconds does not leave all of it to the next
+		s.running.Go(s.maintain)
 	}
 	if s.medium.syncs() && s.opts.SyncInterval >= 0 {
 		s.repeat(s.opts.SyncInterval, s.syncQuietly)
@@ -331,7 +337,7 @@ func (s *Store) Close() error {
 	s.tableBytes.Store(0)
 	s.contentMu.Unlock()
 	s.releaseTables(tables)
-	s.releasePool()
+	s.releaseAll(s.pool.close())
 	for _, seg := range segs {
 		if s.retire(seg) {
 			s.medium.free(seg)

@@ -1,0 +1,241 @@
+package warmtier
+
+import (
+	"sync"
+	"time"
+)
+
+// segmentPool holds memory of segments that left a memory store: one that is kept back for
+// compactions, and some for lanes.
+//
+// Kept back is the survivor: the target that a compaction takes when there is no other memory. A
+// target takes the live records of any segment, so with a survivor at hand a compaction can always
+// give back something, however little memory is left. A lane gets a segment only if the survivor is
+// there, or a compaction has it: what compactions give back fills it up first.
+//
+// The rest is for lanes. A fresh page costs a Put as much as copying 1 KiB to it, and a program that
+// overwrites as fast as segments are given back would pay for one with every record. It is bounded by
+// the live bytes (poolLimit), and a maintenance cycle gives back what was not used for an Interval.
+type segmentPool struct {
+	mu       sync.Mutex   // a leaf
+	survivor []byte       // nil when there is none
+	fresh    bool         // the survivor's pages were never touched
+	lent     bool         // to a compaction, which gives it back when it ends
+	closed   bool         // by Close: nothing is kept any more
+	kept     []keptMemory // the oldest first
+	begun    int          // segments that lanes began since counted
+	counted  time.Time
+}
+
+// keptMemory is the memory of one segment, of SegmentSize bytes and not zeroed.
+type keptMemory struct {
+	mem   []byte
+	since time.Time
+}
+
+// countBegun counts a segment that a lane begins, whether or not its memory is from the pool.
+func (p *segmentPool) countBegun() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.begun++
+}
+
+// hasSurvivor reports whether memory is kept back, or lent to a compaction.
+func (p *segmentPool) hasSurvivor() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.survivor != nil || p.lent
+}
+
+// take takes out the memory kept last for lanes, nil when there is none.
+func (p *segmentPool) take() []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.kept)
+	if n == 0 {
+		return nil
+	}
+	mem := p.kept[n-1].mem
+	p.kept = p.kept[:n-1]
+	return mem
+}
+
+// lend takes out everything for a compaction, the survivor first, and starts counting begun segments
+// from 0. fresh says that the survivor was never touched. begun is how many were counted, 0 if the
+// count began longer ago than lately.
+func (p *segmentPool) lend(lately time.Duration) (mems [][]byte, fresh bool, begun int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lent = true
+	if time.Since(p.counted) <= lately {
+		begun = p.begun
+	}
+	if p.survivor != nil {
+		mems, fresh = append(mems, p.survivor), p.fresh
+	}
+	for _, k := range p.kept {
+		mems = append(mems, k.mem)
+	}
+	p.survivor, p.kept, p.begun, p.counted = nil, nil, 0, time.Now()
+	return mems, fresh, begun
+}
+
+// giveBack ends what lend began: one of mems becomes the survivor, unless there is one, and up to keep
+// of them are for lanes. It returns the others.
+func (p *segmentPool) giveBack(mems [][]byte, fresh bool, keep int) (rest [][]byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lent = false
+	if p.closed {
+		return mems
+	}
+	if p.survivor == nil && len(mems) > 0 {
+		p.survivor, p.fresh = mems[0], fresh
+		mems = mems[1:]
+	}
+	for len(mems) > 0 && len(p.kept) < keep {
+		p.kept = append(p.kept, keptMemory{mems[0], time.Now()})
+		mems = mems[1:]
+	}
+	return mems
+}
+
+// offer keeps mem, whose pages were touched, if the survivor is missing or fewer than limit segments
+// are kept for lanes.
+func (p *segmentPool) offer(mem []byte, limit int) (kept bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.closed:
+		return false
+	case p.survivor == nil && !p.lent:
+		p.survivor, p.fresh = mem, false
+	case len(p.kept) < limit:
+		p.kept = append(p.kept, keptMemory{mem, time.Now()})
+	default:
+		return false
+	}
+	return true
+}
+
+// keepBack makes mem, whose pages were not touched, the survivor if it is missing.
+func (p *segmentPool) keepBack(mem []byte) (kept bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.survivor != nil || p.lent || p.closed {
+		return false
+	}
+	p.survivor, p.fresh = mem, true
+	return true
+}
+
+// takeAll takes out what is kept for lanes.
+func (p *segmentPool) takeAll() (mems [][]byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, k := range p.kept {
+		mems = append(mems, k.mem)
+	}
+	p.kept = nil
+	return mems
+}
+
+// close takes out everything, for good.
+func (p *segmentPool) close() (mems [][]byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, k := range p.kept {
+		mems = append(mems, k.mem)
+	}
+	if p.survivor != nil {
+		mems = append(mems, p.survivor)
+	}
+	p.survivor, p.kept = nil, nil
+	return mems
+}
+
+// takeUnused takes out what was kept for lanes before then. It starts counting begun segments from 0
+// if the count began before then, too.
+func (p *segmentPool) takeUnused(then time.Time) (mems [][]byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.counted.Before(then) {
+		p.begun, p.counted = 0, time.Now()
+	}
+	for len(p.kept) > 0 && p.kept[0].since.Before(then) {
+		mems = append(mems, p.kept[0].mem)
+		p.kept = p.kept[1:]
+	}
+	return mems
+}
+
+// count returns how many segments the pool holds memory for.
+func (p *segmentPool) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.kept)
+	if p.survivor != nil {
+		n++
+	}
+	return n
+}
+
+// bytes returns how much is kept for lanes.
+func (p *segmentPool) bytes() (total int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, k := range p.kept {
+		total += int64(len(k.mem))
+	}
+	return total
+}
+
+// keepSurvivor maps the survivor if it is missing. The error is ErrNoSpace.
+func (s *Store) keepSurvivor() error {
+	if s.pool.hasSurvivor() {
+		return nil
+	}
+	mem, err := s.acquire(s.opts.SegmentSize)
+	if err == nil && !s.pool.keepBack(mem) {
+		s.release(mem)
+	}
+	return err
+}
+
+// leastKept is how many segments the pool may hold for lanes in any case.
+const leastKept = 2
+
+// poolLimit returns for how many segments memory may be kept for lanes: half of what is live. A store
+// without maintenance keeps none, since nothing would give it back.
+func (s *Store) poolLimit() int {
+	if s.opts.Maintenance.Disabled {
+		return 0
+	}
+	return max(leastKept, int(s.maintenance.liveBytes.Load()/2/int64(s.opts.SegmentSize)))
+}
+
+// recycle keeps the memory of seg, which nobody can reach, or gives it back to the operating system.
+func (s *Store) recycle(seg *segment) {
+	if s.medium.recycles() && len(seg.mem) == s.opts.SegmentSize && s.pool.offer(seg.mem, s.poolLimit()) {
+		return
+	}
+	s.medium.free(seg)
+}
+
+// acquire maps size zeroed bytes for a segment. When that fails it gives back what the pool keeps for
+// lanes, and tries once more. The error is ErrNoSpace.
+func (s *Store) acquire(size int) ([]byte, error) {
+	mem, err := s.mapper.acquire(size)
+	if err == nil || !s.releasePool() {
+		return mem, err
+	}
+	return s.mapper.acquire(size)
+}
+
+// releasePool unmaps what the pool keeps for lanes, and reports whether that was anything.
+func (s *Store) releasePool() bool {
+	mems := s.pool.takeAll()
+	s.releaseAll(mems)
+	return len(mems) > 0
+}

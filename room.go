@@ -1,0 +1,207 @@
+package warmtier
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/warmtier/warmtier/internal/lockrank"
+)
+
+/*
+Room is what a store may still map. With Options.MaxBytes everything mapped counts, and for a
+directory the files that keep space back: a segment or a table of the index that does not fit is not
+made (mapper.claim), so the store is never over its budget, whoever asks. One segment is kept back for
+compactions (segmentPool, spares), so one can always run.
+
+A Put that needs room when there is none lets go of every lock first, the lane's rolling included: a
+compaction seals lanes, and would wait for the Put that waits for it. Then it sweeps. If a tenth of the
+store or more is dead it asks for a compaction, waits until something has changed, and tries again. It
+gives up when less is dead, when a compaction that began after it had asked gave nothing back, or when
+nothing changes for too long.
+
+No wake-up is lost: a writer takes the channel that the next change closes, then tries, then waits. What
+changes after it took the channel closes it; what changed before, the try has seen.
+
+In a store without MaxBytes, Puts wait as well when dead bytes grow faster than the compaction under way
+gives them back: see overgrown.
+*/
+
+// errOverBudget is why something was not mapped: it would have been over MaxBytes.
+var errOverBudget = fmt.Errorf("%w: over MaxBytes", ErrNoSpace)
+
+// room is where writers wait for memory.
+type room struct {
+	waiting atomic.Int64 // how many writers wait, or are about to
+
+	mu        sync.Mutex // a leaf
+	change    chan struct{}
+	asked     uint64 // how often a writer has asked for a compaction
+	fruitless uint64 // askers up to this one got a compaction that gave nothing back
+}
+
+// next returns the channel that the next change closes.
+func (r *room) next() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.change == nil {
+		r.change = make(chan struct{})
+	}
+	return r.change
+}
+
+// changed wakes all who wait: memory was given back, or nothing will be. Any lock may be held.
+func (r *room) changed() {
+	if r.waiting.Load() == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.change != nil {
+		close(r.change)
+		r.change = nil
+	}
+}
+
+// ask counts a writer that asks for a compaction.
+func (r *room) ask() (number uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked++
+	return r.asked
+}
+
+// heard returns how many writers have asked so far: those a compaction that begins now answers.
+func (r *room) heard() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked
+}
+
+// answer ends what heard began: a compaction, or the look that decided against one. gave says that
+// something was given back.
+func (r *room) answer(heard uint64, gave bool) {
+	if !gave {
+		r.mu.Lock()
+		r.fruitless = max(r.fruitless, heard)
+		r.mu.Unlock()
+	}
+	r.changed()
+}
+
+// isFruitless reports whether the asker with this number was answered in vain.
+func (r *room) isFruitless(number uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fruitless >= number
+}
+
+const (
+	// waitShare is the share of dead bytes from which on a Put waits for a compaction.
+	waitShare = 0.1
+
+	// A store is overgrown when it maps more than overgrownLive times its live bytes and
+	// overgrownBytes beyond.
+	overgrownLive  = 2.5
+	overgrownBytes = 128 << 20
+
+	// patience is how long a writer waits while nothing changes. Rounds take milliseconds. A compaction
+	// that shows nothing for longer may be waiting for the very writer: OnProgress and the Logger may
+	// call Put on the goroutine of the compaction.
+	patience = 10 * time.Second
+)
+
+// withRoom calls try until it gets the room that it needs. When it returns ErrNoSpace dead segments are
+// swept; when that is errOverBudget and a compaction may give something back, withRoom waits. REQUIRES:
+// no lock held, Close waits for the caller.
+func (s *Store) withRoom(try func() error) error {
+	err := try()
+	if !errors.Is(err, ErrNoSpace) {
+		return err
+	}
+	lockrank.AssertUnlocked()
+	s.maintenance.short.Store(true)
+	s.maintenance.request()
+	s.room.waiting.Add(1)
+	defer s.room.waiting.Add(-1)
+	start := time.Now()
+	defer func() { s.meters.waits.observe(time.Since(start)) }()
+	var asked uint64
+	for {
+		change := s.room.next()
+		if s.sweepCounted() > 0 {
+			if err = try(); !errors.Is(err, ErrNoSpace) {
+				return err
+			}
+			continue
+		}
+		if err = try(); !errors.Is(err, errOverBudget) {
+			return err
+		}
+		st := s.sizes()
+		if st.FragmentationRatio < waitShare || asked > 0 && s.room.isFruitless(asked) ||
+			s.opts.Maintenance.Disabled && !s.compacting.Load() {
+			return s.full(st)
+		}
+		asked = s.room.ask()
+		s.maintenance.request()
+		if changed, err := s.awaitChange(change); err != nil {
+			return err
+		} else if !changed {
+			return s.full(st)
+		}
+	}
+}
+
+// awaitChange waits for change, and reports false when nothing has changed for patience.
+func (s *Store) awaitChange(change <-chan struct{}) (changed bool, err error) {
+	_ = s.hooks.fire(pointRoomWait)
+	patience := time.NewTimer(cmp.Or(s.hooks.patience, patience))
+	defer patience.Stop()
+	select {
+	case <-change:
+		return true, nil
+	case <-patience.C:
+		return false, nil
+	case <-s.lifetime.Done():
+		return false, ErrClosed
+	}
+}
+
+// full returns the error of a call that found no room.
+func (s *Store) full(st Stats) error {
+	return fmt.Errorf("%w: %d bytes mapped of MaxBytes %d; %d bytes of records are live, %d dead",
+		errOverBudget, s.mapper.bytes.Load(), s.opts.MaxBytes, st.LiveBytes, st.DeadBytes)
+}
+
+// overgrown reports whether the store maps so much more than is live that writers should wait for the
+// compaction under way.
+func (s *Store) overgrown() bool {
+	return s.compacting.Load() && s.mapper.bytes.Load() >
+		int64(overgrownLive*float64(s.maintenance.liveBytes.Load()))+overgrownBytes
+}
+
+// awaitCompaction waits while the store is overgrown: until the compaction under way has given enough
+// back, or ends. REQUIRES: as withRoom.
+func (s *Store) awaitCompaction() {
+	if !s.overgrown() {
+		return
+	}
+	lockrank.AssertUnlocked()
+	s.room.waiting.Add(1)
+	defer s.room.waiting.Add(-1)
+	start := time.Now()
+	defer func() { s.meters.waits.observe(time.Since(start)) }()
+	for {
+		change := s.room.next()
+		if !s.overgrown() {
+			return
+		}
+		if changed, err := s.awaitChange(change); err != nil || !changed {
+			return
+		}
+	}
+}
