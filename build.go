@@ -3,7 +3,6 @@ package warmtier
 import (
 	"cmp"
 	"context"
-	"errors"
 	"math"
 	"slices"
 	"unsafe"
@@ -196,10 +195,6 @@ func (r *round) last() *segment {
 	return r.targets[len(r.targets)-1]
 }
 
-// leastUsable is how many bytes a compaction may take however little memory is available: no more than
-// what a garbage collection sooner or later makes as a difference.
-const leastUsable = 1 << 20
-
 // mayRun returns nil when there is memory for a round over the segment that needs the least, or nothing
 // to do.
 func (c *compaction) mayRun() error {
@@ -228,13 +223,13 @@ func (c *compaction) allowedBytes(least int64) (bytes int64, err error) {
 	if !known {
 		return math.MaxInt64, nil
 	}
-	present := int64(len(c.pool)) * c.segmentSize()
-	if c.fresh {
-		present -= c.segmentSize()
+	present := int64(0)
+	if n := len(c.pool); n > 0 {
+		present = int64(n-1)*c.segmentSize() + min(c.segmentSize(), int64(c.present))
 	}
-	usable := max(leastUsable, int64(float64(available)*c.s.opts.Compaction.MaxMemoryFraction))
+	usable := int64(float64(available) * c.s.opts.Compaction.MaxMemoryFraction)
 	if present+usable < least {
-		return 0, &InsufficientMemoryError{Needed: least - present, Available: usable}
+		return 0, &InsufficientMemoryError{Needed: least - present, Available: max(0, usable)}
 	}
 	return present + usable, nil
 }
@@ -289,7 +284,9 @@ func (c *compaction) newTarget(size int) (*segment, error) {
 		return nil, err
 	}
 	if err := c.s.segments.assign(target, c.s.maxSegments()); err != nil {
-		return nil, errors.Join(err, c.s.discardSegment(target))
+		c.recycle(target)
+		c.s.medium.remove(target)
+		return nil, err
 	}
 	target.owner.Store(int32(ownerTarget)) // until the round has ended: it has nothing live before the flips
 	target.seal(true)
@@ -302,7 +299,9 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 	if n := len(c.pool); n > 0 && size == c.s.opts.SegmentSize {
 		mem := c.pool[n-1]
 		c.pool = c.pool[:n-1]
-		c.fresh = c.fresh && n > 1
+		if n == 1 {
+			c.present = math.MaxInt // what comes to this place next was a victim
+		}
 		return newSegment(c.s.segments.newID(layout.KindTarget), mem, layout.KindTarget), nil
 	}
 	seg, err := c.s.createSegment(segmentSpec{

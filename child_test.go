@@ -25,7 +25,7 @@ import (
 var allPoints = []point{
 	pointPutFound, pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
 	pointLaneRolled, pointViewPinned,
-	pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord, pointCompactDead, pointCompactBuilt,
+	pointSweepClaimed, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord, pointCompactDead, pointCompactBuilt,
 	pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointUnlink,
 	pointFlushed, pointStateWritten, pointTargetsFlushed,
 	pointManifestTemp, pointManifestWritten, pointManifestRenamed, pointManifestSynced,

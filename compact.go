@@ -121,11 +121,12 @@ type compaction struct {
 	progress   CompactionProgress
 	maxTargets int          // of one round
 	recordSize float64      // of a live record on average, bytes
+	claimed    []*victim    // all that it has chosen
 	victims    []*victim    // chosen, not walked yet
 	work       []*victim    // walked, with records left to copy
 	sealed     []sealedLane // lanes whose active segment it sealed
 	pool       [][]byte     // the survivor, and memory of victims, to be used again; the last ones first
-	fresh      bool         // the survivor's pages, those of pool[0], were never touched
+	present    int          // bytes of pool[0] whose pages are there
 	keep       int          // segments of the pool that lanes get when the compaction ends
 	complete   bool         // ended without an error, or a panic of OnProgress
 	lowSpace   bool         // there was no space for a target: rounds of one target from then on
@@ -155,7 +156,7 @@ func (c *compaction) run(ctx context.Context) error {
 	defer c.s.releaseReplaced()
 	defer c.drainPool()
 	var begun int
-	c.pool, c.fresh, begun = c.s.pool.lend(2 * c.s.opts.Maintenance.Interval)
+	c.pool, c.present, begun = c.s.pool.lend(2 * c.s.opts.Maintenance.Interval)
 	c.keep = c.policy.keepForLanes(begun)
 	defer c.end()
 	if err := c.mayRun(); err != nil {
@@ -221,8 +222,10 @@ func (c *compaction) nextRound(ctx context.Context) error {
 // end gives up the claims on victims that stay, and takes back what Stats and Segments show of a
 // compaction under way.
 func (c *compaction) end() {
-	for _, v := range append(c.work, c.victims...) {
-		c.s.unclaim(v.seg)
+	for _, v := range c.claimed {
+		if !v.seg.is(stateRetired) {
+			c.s.unclaim(v.seg)
+		}
 	}
 	if !c.complete {
 		c.s.unsealLanes(c.sealed)
@@ -372,7 +375,7 @@ func (c *compaction) swap(segs []*segment) {
 // recycle keeps the memory of seg, which nobody can reach, for the next targets or for lanes, or
 // gives it back to the operating system.
 func (c *compaction) recycle(seg *segment) {
-	if c.s.medium.recycles() && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) < max(c.keep, c.maxTargets) {
+	if c.s.medium.recycles() && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) <= max(c.keep, c.maxTargets) {
 		c.pool = append(c.pool, seg.mem)
 		return
 	}
@@ -389,16 +392,17 @@ func (c *compaction) shareWithLanes() {
 
 // drainPool empties the pool at the end of a compaction: one segment is the survivor, lanes get what is
 // kept for them, unless the compaction failed, and the operating system gets the rest. A compaction that
-// gives back everything leaves a survivor without pages, unless it has its room in a budget.
+// gives back everything leaves a survivor with few pages, unless it has its room in a budget.
 func (c *compaction) drainPool() {
 	n := 0
 	if c.complete {
 		n = c.keep
 	}
-	if len(c.pool) > 0 && n == 0 && !c.fresh && c.s.opts.MaxBytes == 0 {
-		c.fresh = vm.Discard(c.pool[0]) == nil
+	if len(c.pool) > 0 && n == 0 && c.s.opts.MaxBytes == 0 &&
+		vm.Discard(c.pool[0][min(presentBytes, c.s.opts.SegmentSize):]) == nil {
+		c.present = min(c.present, presentBytes)
 	}
-	c.s.releaseAll(c.s.pool.giveBack(c.pool, c.fresh, n))
+	c.s.releaseAll(c.s.pool.giveBack(c.pool, c.present, n))
 	c.pool = nil
 }
 

@@ -81,7 +81,7 @@ func TestCompact_Statistics(t *testing.T) {
 	require.Positive(t, stats.Duration)
 	require.Positive(t, stats.MaxSwapPause)
 	require.LessOrEqual(t, stats.MaxSwapPause, stats.Duration)
-	require.GreaterOrEqual(t, stats.PeakOverheadBytes, int64(minSegmentSize))
+	require.Positive(t, stats.PeakOverheadBytes)
 	requireContents(t, s, 0, n, 200, odd)
 }
 
@@ -115,7 +115,7 @@ func TestCompact_LocationsUpdated(t *testing.T) {
 			}
 			after := s.Stats()
 			require.Less(t, after.MappedBytes-after.IndexBytes, (before.MappedBytes-before.IndexBytes)*7/10)
-			require.Equal(t, int64(len(table)*minSegmentSize)+after.IndexBytes, after.MappedBytes)
+			require.Equal(t, int64((len(table)+1)*minSegmentSize)+after.IndexBytes, after.MappedBytes, "one is the survivor")
 		})
 	}
 }

@@ -356,8 +356,9 @@ func TestIndex_BytesPerMemory(t *testing.T) {
 	}
 }
 
-// activeBytes returns the bytes of the active segments of all lanes.
+// activeBytes returns the bytes of the active segments of all lanes, and of the survivor.
 func (s *Store) activeBytes() (n int) {
+	n = s.pool.count() * s.opts.SegmentSize
 	for i := range s.lanes {
 		s.lanes[i].mu.Lock()
 		if seg := s.lanes[i].active; seg != nil {

@@ -402,9 +402,11 @@ func TestLinearizable_SeededBug(t *testing.T) {
 		sh.liveBytes.Add(size(1) - size(2))
 	})
 	s = openTest(t, quiet(), hooks{at: blind})
+	s.makeLanes(1) // so that the segment of the memory does not leave as dead
 	h = &historian{s: s}
 	note(input{kind: callPut, id: 0, version: 3})
 	note(input{kind: callPut, id: 1, version: 1})
+	note(input{kind: callPut, id: 2, version: 4})
 	note(input{kind: callDelete, id: 0})
 	_, err := s.Compact(context.Background())
 	require.NoError(t, err)

@@ -184,7 +184,9 @@ func TestLog_MaintenanceReasons(t *testing.T) {
 	}{
 		{want: SkipThreshold, change: func(o *Options) { o.Maintenance.FragmentationThreshold = 0.9 }},
 		{want: SkipSize, change: func(o *Options) { o.Maintenance.MinBytes = 1 << 40 }},
-		{want: SkipRateLimit, before: func(s *Store) { s.maintenance.last = time.Now() }},
+		{want: SkipRateLimit, before: func(s *Store) {
+			s.maintenance.last, s.maintenance.died = time.Now(), died(s.sizes())
+		}},
 		{want: SkipBusy, before: func(s *Store) { s.compacting.Store(true) }},
 	} {
 		t.Run(string(c.want), func(t *testing.T) {

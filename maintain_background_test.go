@@ -99,7 +99,9 @@ func TestMaintain_BackgroundFailure(t *testing.T) {
 		opts.Maintenance.Disabled = false
 		opts.Maintenance.Interval = time.Second
 		s := openTest(t, opts, hooks{at: failAt(pointCompactBuilt, 1, errors.New("injected fault"))})
-		fragment(t, s, 600)
+		fill(t, s, 0, 1000, 100)
+		synctest.Wait() // nothing is due when writes wake the background
+		deleteWhere(t, s, 0, 600, all)
 		before := settled(s)
 		afterwards(time.Second)
 		st := s.Stats()
@@ -135,7 +137,10 @@ func TestMaintain_BackgroundMemoryShort(t *testing.T) {
 			asked++
 			return int64(asked-1) << 40, true
 		}})
-		fragment(t, s, 600)
+		fill(t, s, 0, 1000, 100)
+		synctest.Wait() // nothing is due when writes wake the background
+		dropSurvivor(s)
+		deleteWhere(t, s, 0, 600, all)
 		afterwards(time.Second)
 		require.Equal(t, SkipMemory, s.Stats().Maintenance.LastSkipped)
 		require.Contains(t, log.String(), "level=WARN")

@@ -143,16 +143,20 @@ func TestMaintain_ChoosesWhatIsWorthIt(t *testing.T) {
 // no longer than they need it; memory that anything else gives back goes to the system.
 func TestMaintain_Reserve(t *testing.T) {
 	twoProcessors(t)
-	overwritten := func(t *testing.T) *Store { // returns a fresh store in which every record but the newest ones is dead
+	overwritten := func(t *testing.T) *Store { // returns a fresh store in which most records are dead
 		s := openTest(t, maintained(), hooks{})
 		for version := range 3 {
 			for i := range 1000 {
-				require.NoError(t, s.Put(idOf(i), contentOf(i, version, 100)))
+				if version == 0 || i%20 != 0 { // a segment without a live record would leave at once
+					require.NoError(t, s.Put(idOf(i), contentOf(i, version, 100)))
+				}
 			}
 		}
 		return s
 	}
-	kept := func(s *Store) int { return int(s.Stats().SegmentDetails.ReserveBytes) / s.opts.SegmentSize }
+	kept := func(s *Store) int { // beside the survivor
+		return int(s.Stats().SegmentDetails.ReserveBytes)/s.opts.SegmentSize - 1
+	}
 
 	t.Run("used again", func(t *testing.T) {
 		s := overwritten(t)
@@ -174,7 +178,7 @@ func TestMaintain_Reserve(t *testing.T) {
 		require.True(t, maintain(t, s).Compacted)
 		mustCompact(t, s)
 		require.Zero(t, kept(s))
-		require.LessOrEqual(t, s.Stats().MappedBytes, s.Stats().LiveBytes*2+s.Stats().IndexBytes)
+		require.LessOrEqual(t, s.Stats().MappedBytes, s.Stats().LiveBytes*2+s.Stats().IndexBytes+minSegmentSize)
 	})
 	t.Run("not used", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -281,15 +285,16 @@ func TestMaintain_MinPeriod(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				opts := maintained()
 				opts.Maintenance.MinPeriod = c.option
+				opts.Maintenance.FragmentationThreshold = 0.3 // so that less has died than lives
 				s := openTest(t, opts, hooks{})
 				fragment(t, s, 0)
 				require.Equal(t, SkipThreshold, maintain(t, s).Skipped)
 				deleteWhere(t, s, 0, 600, all)
 				require.True(t, maintain(t, s).Compacted, "the first one waits for nothing")
 
-				fragment(t, s, 600)
+				fill(t, s, 0, 600, 100)
 				mustCompact(t, s)
-				fragment(t, s, 600)
+				deleteWhere(t, s, 0, 350, all)
 				afterwards(c.period - 1)
 				require.Equal(t, SkipRateLimit, maintain(t, s).Skipped)
 				require.Equal(t, SkipRateLimit, s.Stats().Maintenance.LastSkipped)
@@ -297,6 +302,36 @@ func TestMaintain_MinPeriod(t *testing.T) {
 				require.True(t, maintain(t, s).Compacted)
 				require.EqualValues(t, 2, s.Stats().Maintenance.Compactions)
 			})
+		})
+	}
+}
+
+// Goal: MinPeriod does not hold back a compaction once as many bytes have died as are live, and
+// MinBytes, since the last one began. Method: one byte less, and as many, of either.
+func TestMaintain_MuchHasDied(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		deleted  int   // of a thousand live memories; the segments of one lane hold more
+		minBytes int64 // in records
+		skipped  SkipReason
+	}{
+		{"less than lives", 499, 0, SkipRateLimit},
+		{"as much as lives", 500, 0, ""},
+		{"less than MinBytes", 600, 601, SkipRateLimit},
+		{"MinBytes", 600, 600, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			opts := maintained()
+			opts.Maintenance.MinPeriod = time.Hour
+			opts.Maintenance.FragmentationThreshold = 0.01
+			s := openTest(t, opts, hooks{})
+			fill(t, s, 0, 1100, 100)
+			deleteWhere(t, s, 0, 100, all)
+			require.True(t, maintain(t, s).Compacted, "the first one waits for nothing")
+			s.opts.Maintenance.MinBytes = c.minBytes * recordBytes
+			s.opts.SegmentSize = int(recordBytes) // below which nothing is due
+			deleteWhere(t, s, 100, 100+c.deleted, all)
+			require.Equal(t, c.skipped, s.reasonToSkip(s.sizes(), time.Now()))
 		})
 	}
 }
@@ -340,6 +375,7 @@ func TestMaintain_MemoryShort(t *testing.T) {
 	opts.Maintenance.MinPeriod = time.Hour
 	s := openTest(t, opts, hooks{available: func() (int64, bool) { return available, true }})
 	fragment(t, s, 600)
+	dropSurvivor(s)
 	before := settled(s)
 	r := maintain(t, s)
 	require.Equal(t, SkipMemory, r.Skipped)

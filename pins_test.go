@@ -83,7 +83,7 @@ func holdDuringCompactions(t *testing.T, opts *Options, size int, read func(*Sto
 	for _, seg := range s.segments.all() {
 		mapped += int64(len(seg.mem))
 	}
-	require.Equal(t, mapped+st.IndexBytes, st.MappedBytes)
+	require.Equal(t, mapped+st.IndexBytes+st.SegmentDetails.ReserveBytes, st.MappedBytes)
 }
 
 // Goal: contents that Get and AppendContent copy under a pin, with no lock held, stay mapped until

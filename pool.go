@@ -1,8 +1,11 @@
 package warmtier
 
 import (
+	"math"
 	"sync"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // segmentPool holds memory of segments that left a memory store: one that is kept back for
@@ -11,7 +14,9 @@ import (
 // Kept back is the survivor: the target that a compaction takes when there is no other memory. A
 // target takes the live records of any segment, so with a survivor at hand a compaction can always
 // give back something, however little memory is left. A lane gets a segment only if the survivor is
-// there, or a compaction has it: what compactions give back fills it up first.
+// there, or a compaction has it: what compactions give back fills it up first. Its first presentBytes are
+// touched when it is made, so that so much is kept back of the machine's memory too, and not of addresses
+// alone.
 //
 // The rest is for lanes. A fresh page costs a Put as much as copying 1 KiB to it, and a program that
 // overwrites as fast as segments are given back would pay for one with every record. It is bounded by
@@ -19,7 +24,7 @@ import (
 type segmentPool struct {
 	mu       sync.Mutex   // a leaf
 	survivor []byte       // nil when there is none
-	fresh    bool         // the survivor's pages were never touched
+	present  int          // bytes of the survivor whose pages are there
 	lent     bool         // to a compaction, which gives it back when it ends
 	closed   bool         // by Close: nothing is kept any more
 	kept     []keptMemory // the oldest first
@@ -61,28 +66,29 @@ func (p *segmentPool) take() []byte {
 }
 
 // lend takes out everything for a compaction, the survivor first, and starts counting begun segments
-// from 0. fresh says that the survivor was never touched. begun is how many were counted, 0 if the
-// count began longer ago than lately.
-func (p *segmentPool) lend(lately time.Duration) (mems [][]byte, fresh bool, begun int) {
+// from 0. present is how many bytes of the first have their pages; all others have all of them. begun is how many were counted, 0 if
+// the count began longer ago than lately.
+func (p *segmentPool) lend(lately time.Duration) (mems [][]byte, present, begun int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lent = true
 	if time.Since(p.counted) <= lately {
 		begun = p.begun
 	}
+	present = math.MaxInt
 	if p.survivor != nil {
-		mems, fresh = append(mems, p.survivor), p.fresh
+		mems, present = append(mems, p.survivor), p.present
 	}
 	for _, k := range p.kept {
 		mems = append(mems, k.mem)
 	}
 	p.survivor, p.kept, p.begun, p.counted = nil, nil, 0, time.Now()
-	return mems, fresh, begun
+	return mems, present, begun
 }
 
 // giveBack ends what lend began: one of mems becomes the survivor, unless there is one, and up to keep
 // of them are for lanes. It returns the others.
-func (p *segmentPool) giveBack(mems [][]byte, fresh bool, keep int) (rest [][]byte) {
+func (p *segmentPool) giveBack(mems [][]byte, present, keep int) (rest [][]byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lent = false
@@ -90,7 +96,7 @@ func (p *segmentPool) giveBack(mems [][]byte, fresh bool, keep int) (rest [][]by
 		return mems
 	}
 	if p.survivor == nil && len(mems) > 0 {
-		p.survivor, p.fresh = mems[0], fresh
+		p.survivor, p.present = mems[0], present
 		mems = mems[1:]
 	}
 	for len(mems) > 0 && len(p.kept) < keep {
@@ -109,7 +115,7 @@ func (p *segmentPool) offer(mem []byte, limit int) (kept bool) {
 	case p.closed:
 		return false
 	case p.survivor == nil && !p.lent:
-		p.survivor, p.fresh = mem, false
+		p.survivor, p.present = mem, len(mem)
 	case len(p.kept) < limit:
 		p.kept = append(p.kept, keptMemory{mem, time.Now()})
 	default:
@@ -118,14 +124,14 @@ func (p *segmentPool) offer(mem []byte, limit int) (kept bool) {
 	return true
 }
 
-// keepBack makes mem, whose pages were not touched, the survivor if it is missing.
+// keepBack makes mem, of which presentBytes were touched, the survivor if it is missing.
 func (p *segmentPool) keepBack(mem []byte) (kept bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.survivor != nil || p.lent || p.closed {
 		return false
 	}
-	p.survivor, p.fresh = mem, true
+	p.survivor, p.present = mem, min(len(mem), presentBytes)
 	return true
 }
 
@@ -197,11 +203,18 @@ func (s *Store) keepSurvivor() error {
 		return nil
 	}
 	mem, err := s.acquire(s.opts.SegmentSize)
-	if err == nil && !s.pool.keepBack(mem) {
+	if err != nil {
+		return err
+	}
+	vm.Touch(mem[:min(len(mem), presentBytes)])
+	if !s.pool.keepBack(mem) {
 		s.release(mem)
 	}
-	return err
+	return nil
 }
+
+// presentBytes is how much of the survivor is always in memory.
+const presentBytes = 1 << 20
 
 // leastKept is how many segments the pool may hold for lanes in any case.
 const leastKept = 2

@@ -247,6 +247,13 @@ func (l *powerLife) powerScript(step func(what string, err error) error) (err er
 			return err
 		})
 	}
+	sweep := func() {
+		do("sweep", func() error {
+			l.s.noteAllDead()
+			_, _, err := l.s.sweep()
+			return err
+		})
+	}
 	open()
 	puts(0, 44, 3000)
 	do("sync", l.sync)
@@ -256,6 +263,7 @@ func (l *powerLife) powerScript(step func(what string, err error) error) (err er
 	compact()
 	do("sync", l.sync)
 	puts(28, 40, 2500)
+	sweep()
 	deletes(40, 46)
 	do("close", l.close)
 	open()
@@ -263,7 +271,8 @@ func (l *powerLife) powerScript(step func(what string, err error) error) (err er
 	do("sync", l.sync)
 	deletes(5, 15)
 	compact()
-	puts(0, 4, 100)
+	puts(0, 20, 100)
+	sweep()
 	deletes(20, 24)
 	compact()
 	do("close", l.close)
@@ -279,6 +288,7 @@ func (l *powerLife) open() error {
 	if err != nil {
 		return errors.Join(err, released(l.d, s))
 	}
+	s.dead.on = false // operations of the script sweep: others would fail beside it
 	l.s = s
 	if _, err := before.observe(l.s); err != nil {
 		return fmt.Errorf("reopened: %w", err)

@@ -147,10 +147,8 @@ func TestPut_ContentLargerThanSegment(t *testing.T) {
 		require.True(t, bytes.Equal(got, content))
 		return nil
 	}))
-	require.GreaterOrEqual(t, s.Stats().MappedBytes, int64(2*size))
-
-	stats := mustCompact(t, s)
-	require.GreaterOrEqual(t, stats.BytesReclaimed, int64(size), "the overwritten version")
+	require.GreaterOrEqual(t, s.Stats().BytesReclaimed, int64(size), "the overwritten version leaves at once")
+	mustCompact(t, s)
 	require.Less(t, s.Stats().MappedBytes, small+size+size/2, "the overwritten version")
 	got, err = s.AppendContent(got[:0], "large")
 	require.NoError(t, err)
@@ -226,7 +224,7 @@ func TestPut_NoSpace(t *testing.T) {
 			s := openTest(t, quiet(), hooks{hash: func(string) uint64 { return 1 << 63 }})
 			fill(t, s, 0, 100, 300)
 			used := s.segments.used
-			s.segments.used = s.maxSegments()
+			s.segments.used = s.maxSegments() - 1 // which is a compaction's
 			before := settled(s)
 			err := s.Put(idOf(3), c.content)
 			require.ErrorIs(t, err, ErrNoSpace)

@@ -132,14 +132,15 @@ func (s *Store) withRoom(try func() error) error {
 	var asked uint64
 	for {
 		change := s.room.next()
-		if s.sweepCounted() > 0 {
-			if err = try(); !errors.Is(err, ErrNoSpace) {
-				return err
-			}
-			continue
-		}
-		if err = try(); !errors.Is(err, errOverBudget) {
+		swept := s.sweepCounted()
+		if swept == 0 && !errors.Is(err, errOverBudget) {
 			return err
+		}
+		if err = try(); !errors.Is(err, ErrNoSpace) {
+			return err
+		}
+		if swept > 0 {
+			continue
 		}
 		st := s.sizes()
 		if st.FragmentationRatio < waitShare || asked > 0 && s.room.isFruitless(asked) ||

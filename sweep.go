@@ -61,10 +61,11 @@ func (seg *segment) isDead() bool { return seg.live.Load() == 0 && seg.is(stateS
 
 // deadSegments are those that the next sweep looks at.
 type deadSegments struct {
-	mu       sync.Mutex // a leaf
-	segs     []*segment
-	waiting  atomic.Int64 // len(segs); written with mu held
-	sweeping atomic.Bool  // a goroutine sweeps, in a directory store
+	on      bool       // set at the end of Open, which decides by itself what stays
+	running sync.Mutex // held while a sweep runs; acquired before all others, by nobody who holds one
+	mu      sync.Mutex // a leaf
+	segs    []*segment
+	waiting atomic.Int64 // len(segs); written with mu held
 }
 
 // noteIfDead notes seg for the next sweep if it is dead and unclaimed. Any lock may be held.
@@ -106,33 +107,33 @@ func (l *deadSegments) claimAll(s *Store) (claimed []*segment) {
 	return claimed
 }
 
-// sweepNoted ends a write: it sweeps if a dead segment was noted. REQUIRES: no lock held.
+// sweepNoted ends a write: it sweeps if a dead segment was noted. What is noted while somebody sweeps is
+// for the one who does, who looks again when he has let go of running. REQUIRES: no lock held.
 func (s *Store) sweepNoted() {
-	if s.dead.waiting.Load() == 0 {
+	l := &s.dead
+	if l.waiting.Load() == 0 || !l.on || !l.running.TryLock() {
 		return
 	}
 	done, err := s.enter()
-	if err != nil {
-		return // Close takes out everything
-	}
-	if !s.medium.syncs() {
-		defer done()
-		s.sweepCounted()
+	if err != nil { // Close takes out everything
+		l.running.Unlock()
 		return
 	}
-	if !s.dead.sweeping.CompareAndSwap(false, true) {
-		done()
-		return
-	}
-	go func() {
+	sweep := func() {
 		defer done()
 		for more := true; more; {
-			s.sweepCounted()
-			s.dead.sweeping.Store(false)
-			// One may have been noted since, by a write that saw the goroutine at work.
-			more = s.dead.waiting.Load() > 0 && s.dead.sweeping.CompareAndSwap(false, true)
+			reclaimed, longest, err := s.sweepRunning()
+			s.warn("dead segments could not be given back", err)
+			s.history.addSweep(reclaimed, longest)
+			l.running.Unlock()
+			more = l.waiting.Load() > 0 && l.running.TryLock()
 		}
-	}()
+	}
+	if s.medium.syncs() {
+		go sweep()
+	} else {
+		sweep()
+	}
 }
 
 // sweepCounted sweeps, counts what that gave back, and returns it. REQUIRES: as sweep.
@@ -143,10 +144,17 @@ func (s *Store) sweepCounted() (reclaimed int64) {
 	return reclaimed
 }
 
-// sweep takes the dead segments that were noted out of the store. It returns the bytes of their records,
-// and the longest hold of contentMu. After an error the store is as it was: they stay until a later sweep
-// or round. REQUIRES: no lock held, Close waits for the caller.
+// sweep takes the dead segments that were noted out of the store, once a sweep under way has ended. It
+// returns the bytes of their records, and the longest hold of contentMu. After an error the store is as it
+// was: they stay until a later sweep or round. REQUIRES: no lock held, Close waits for the caller.
 func (s *Store) sweep() (reclaimed int64, longest time.Duration, err error) {
+	s.dead.running.Lock()
+	defer s.dead.running.Unlock()
+	return s.sweepRunning()
+}
+
+// sweepRunning is sweep. REQUIRES: also dead.running held.
+func (s *Store) sweepRunning() (reclaimed int64, longest time.Duration, err error) {
 	segs := s.dead.claimAll(s)
 	if len(segs) == 0 {
 		return 0, 0, nil

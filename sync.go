@@ -206,6 +206,10 @@ func (d *disk) finish() error {
 		return err
 	}
 	_ = d.s.hooks.fire(pointCloseFlushed)
+	d.s.noteAllDead()
+	if _, _, err := d.s.sweep(); errors.Is(err, ErrSyncFailed) {
+		return err
+	}
 	if err := d.flushStates(); err != nil {
 		return err
 	}

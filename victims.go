@@ -209,6 +209,7 @@ func (c *compaction) chooseVictims() {
 		c.victims = append(c.victims, merge...)
 	}
 	c.victims = c.claimVictims(c.victims)
+	c.claimed = slices.Clone(c.victims)
 	for _, v := range c.victims {
 		c.progress.BytesTotal += v.seg.live.Load()
 	}

@@ -269,6 +269,8 @@ func (s *Store) startBackground() {
 	if s.opts.ReadOnly {
 		return
 	}
+	s.dead.on = true
+	s.sweepNoted() // what Open has found
 	if !s.opts.Maintenance.Disabled {
 		s.history.expectCycle(time.Now().Add(s.opts.Maintenance.Interval))
 		s.maintenance.died = died(s.sizes())
