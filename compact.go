@@ -67,7 +67,7 @@ func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
 }
 
 // compact is Compact with any trigger.
-func (s *Store) compact(ctx context.Context, trigger trigger) (CompactionStats, error) {
+func (s *Store) compact(ctx context.Context, trigger trigger) (_ CompactionStats, err error) {
 	if s.opts.ReadOnly {
 		return CompactionStats{}, ErrReadOnly
 	}
@@ -86,7 +86,7 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (CompactionStats, 
 	heard := s.room.heard()
 	defer func() {
 		s.compacting.Store(false)
-		s.room.answer(heard, c.stats.BytesReclaimed > 0)
+		s.room.answer(heard, c.stats.BytesReclaimed > 0 || isAborted(err))
 	}()
 	st := s.sizes()
 	s.maintenance.noteSizes(st)

@@ -156,7 +156,14 @@ func (s *Store) sealLanes(threshold float64) (sealed []sealedLane) {
 // unsealLanes gives lanes that have no active segment the one back that was sealed, unless it is no
 // longer in the table: a compaction that failed leaves lanes as able to write as they were. Where that
 // does not work the lane makes a segment with its next record.
+//
+// No flush runs in the meantime. One that had found the segment sealed would write so into its header after the
+// lane has gone on, and a recovery would end the segment before the new records.
 func (s *Store) unsealLanes(sealed []sealedLane) {
+	if len(sealed) == 0 {
+		return
+	}
+	defer s.medium.holdFlushes()()
 	for _, l := range sealed {
 		l.ln.rolling.Lock()
 		l.ln.mu.Lock()
@@ -234,15 +241,17 @@ func (s *Store) claimSealed(seg *segment) bool {
 	return false
 }
 
-// unseal writes to the header of seg that more records follow. It fails when something lies where they
-// would go.
+// unseal writes to the header of seg that more records follow, unless the header never said that it was
+// sealed. It fails when something lies where they would go. REQUIRES: no flush has anything to do in seg.
 func (d *disk) unseal(seg *segment) (err error) {
 	defer d.s.catchFault(armFaults(), &err)
 	if !layout.IsZero(seg.rest()) {
 		return errors.New("something lies behind the last record")
 	}
-	seg.writeState(seg.extent(), false)
-	seg.writeState(seg.extent(), false)
+	if seg.inFile.sealed.Load() { // and all of it is durable
+		seg.writeState(seg.extent(), false)
+		seg.writeState(seg.extent(), false)
+	}
 	return nil
 }
 

@@ -17,6 +17,9 @@ type medium interface {
 	free(seg *segment)
 	// remove removes the file of a segment that left the store. Pins may still keep it mapped.
 	remove(seg *segment)
+	// holdFlushes waits for the flush under way, and keeps the next one from beginning until done.
+	// REQUIRES: no lock held.
+	holdFlushes() (done func())
 	// unseal prepares a sealed segment for further records.
 	unseal(seg *segment) error
 	// trim gives back the pages of a sealed target that no record will ever use.

@@ -65,6 +65,8 @@ func (m memory) spareBytes() int64 { return 0 }
 
 func (m memory) dropDead(segs []*segment) ([]*segment, error) { return segs, nil }
 
+func (m memory) holdFlushes() (done func()) { return func() {} }
+
 func (m memory) unseal(*segment) error { return nil }
 
 func (m memory) carryTombstones(*round) error { return nil }

@@ -114,7 +114,7 @@ func (p *segmentPool) offer(mem []byte, limit int) (kept bool) {
 	switch {
 	case p.closed:
 		return false
-	case p.survivor == nil && !p.lent:
+	case p.survivor == nil: // lent or not: what pins kept from a compaction is not lost to it
 		p.survivor, p.present = mem, len(mem)
 	case len(p.kept) < limit:
 		p.kept = append(p.kept, keptMemory{mem, time.Now()})

@@ -149,11 +149,14 @@ func (c *powerCheck) settled(d *shadow.FS, state []powerVersion, tails map[strin
 	return nil
 }
 
-// tailsOf returns where the records of each segment of s end, by file name.
+// tailsOf returns where the records of each segment of s end, by file name. Segments that Close may
+// sweep are left out.
 func tailsOf(s *Store) map[string]int {
 	tails := map[string]int{}
 	for _, seg := range s.segments.all() {
-		tails[seg.name()] = int(seg.tail.Load())
+		if seg.live.Load() > 0 {
+			tails[seg.name()] = int(seg.tail.Load())
+		}
 	}
 	return tails
 }

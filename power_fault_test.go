@@ -63,6 +63,7 @@ func (f *powerFault) forgivable(what string) bool {
 		case f.kind == shadow.CallCreate && f.errno == syscall.ENOSPC && what != "open" && what[0] != 'p':
 		case f.kind == shadow.CallCreate && (strings.HasPrefix(name, layout.SpareName) || name == layout.HintName):
 		case f.kind == shadow.CallOpen && name == layout.HintName:
+		case what == "close" && name == layout.ManifestTempName: // of its sweep; the flush before it says so
 		case f.kind == shadow.CallOpen && strings.HasPrefix(name, layout.SpareName):
 		default:
 			return false

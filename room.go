@@ -145,7 +145,12 @@ func (s *Store) withRoom(try func() error) error {
 		st := s.sizes()
 		if st.FragmentationRatio < waitShare || asked > 0 && s.room.isFruitless(asked) ||
 			s.opts.Maintenance.Disabled && !s.compacting.Load() {
-			return s.full(st)
+			select {
+			case <-change: // since the attempt
+				continue
+			default:
+				return s.full(st)
+			}
 		}
 		asked = s.room.ask()
 		s.maintenance.request()

@@ -16,8 +16,9 @@ import (
 type segmentTable struct {
 	mu      lockrank.Mutex[tableRank] // guards all of it but loads of entries
 	entries atomic.Pointer[[]atomic.Pointer[segment]]
-	used    int   // entries[used:] were never used
-	free    []int // entries that were used, and are empty
+	used    int          // entries[used:] were never used
+	left    atomic.Int64 // how often segments have left
+	free    []int        // entries that were used, and are empty
 	lastID  uint64
 	pending map[uint64]bool // ids of segments for lanes that are being made, not published yet
 	taken   map[uint64]bool // ids in names of unfinished files that Open has found; constant afterwards
@@ -120,6 +121,7 @@ func (t *segmentTable) publish(seg *segment) {
 // removeLocked takes segs out of the table, and nothing else, so that the hold stays short; reuse
 // makes the entries available afterwards. REQUIRES: contentMu write-held.
 func (t *segmentTable) removeLocked(segs []*segment) {
+	t.left.Add(1)
 	entries := *t.entries.Load()
 	for _, seg := range segs {
 		entries[seg.index].Store(nil)

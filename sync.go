@@ -112,6 +112,22 @@ func (d *disk) sync() error {
 	return nil
 }
 
+func (d *disk) holdFlushes() (done func()) {
+	g := &d.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.running {
+		g.changed.Wait()
+	}
+	g.running = true
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.running = false
+		g.changed.Broadcast()
+	}
+}
+
 func (d *disk) measuredFlush() error {
 	meters := &d.s.meters
 	start := time.Now()
@@ -209,6 +225,8 @@ func (d *disk) finish() error {
 	d.s.noteAllDead()
 	if _, _, err := d.s.sweep(); errors.Is(err, ErrSyncFailed) {
 		return err
+	} else if err != nil {
+		d.s.warn("dead segments could not be given back", err)
 	}
 	if err := d.flushStates(); err != nil {
 		return err

@@ -45,6 +45,10 @@ func (d *disk) carryTombstones(r *round) (err error) {
 // Lanes are asked before sealed segments. A segment that is sealed between the two looks is found
 // by the second, and one made in between has nothing old. In the opposite order neither look would
 // see a segment that a lane had resumed and that is sealed between them.
+//
+// A sweep asks beside rounds. It could pass the place of a target before that is published, and that of
+// the victim after it has left, and so miss a record that was copied and superseded, in both. So it looks
+// again when segments have left since it began: targets come before their victims go.
 func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	oldest := uint64(math.MaxUint64)
 	for i := range s.lanes {
@@ -55,13 +59,18 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 		}
 		ln.mu.Unlock()
 	}
-	_ = s.hooks.fire(pointCompactDead)
-	for _, seg := range s.segments.all() {
-		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.tombstoneBytes {
-			oldest = min(oldest, seg.minSeq)
+	for {
+		left := s.segments.left.Load()
+		_ = s.hooks.fire(pointCompactDead)
+		for _, seg := range s.segments.all() {
+			if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.tombstoneBytes {
+				oldest = min(oldest, seg.minSeq)
+			}
+		}
+		if s.segments.left.Load() == left {
+			return oldest
 		}
 	}
-	return oldest
 }
 
 // carryTombstone copies the tombstone of v at offset to a target, unless it is older than every
