@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // SkipReason says why a maintenance cycle did not compact.
@@ -28,6 +30,9 @@ type MaintenanceReport struct {
 	Compaction         CompactionStats // what the compaction did, also when it failed
 	Duration           time.Duration
 }
+
+// recountEvery is how old a count of the process's mappings gets while a store maintains itself.
+const recountEvery = 10 * time.Second
 
 // maintenance is the state of maintenance cycles.
 type maintenance struct {
@@ -95,6 +100,8 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 		}
 	}
 	s.releaseAll(s.pool.takeUnused(start.Add(-s.opts.Maintenance.Interval)))
+	_ = s.mapper.unreturned.returnAll() // what is left is in Stats
+	vm.Recount(recountEvery)
 	r.Duration = time.Since(start)
 	s.history.addCycle(r)
 	s.logCycle(r)

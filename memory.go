@@ -29,6 +29,11 @@ func (m memory) make(id uint64, spec segmentSpec) (*segment, error) {
 		mem = s.pool.take()
 	}
 	if mem == nil {
+		if spec.kind == layout.KindLane && !s.mapper.unreturned.has(spec.size) {
+			if err := roomFor(1); err != nil {
+				return nil, err
+			}
+		}
 		var err error
 		if mem, err = s.acquire(spec.size); err != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
@@ -16,29 +17,53 @@ import (
 // Under the race detector the memory is on the Go heap (see internal/vm): the detector sees nothing
 // that is not, and "race clean" would otherwise say nothing about contents.
 type mapper struct {
-	bytes    atomic.Int64 // mapped and not unmapped
-	mappings atomic.Int64
+	bytes      atomic.Int64 // mapped, and not released
+	mappings   atomic.Int64
+	unreturned unreturned // released, and still mapped
+}
+
+// mappingSlack is how many mappings of the reserve (see [vm.Room]) compactions and the index of all
+// stores may take, so that a compaction has a target, and files may be opened that are closed soon.
+const mappingSlack = 16
+
+// roomFor returns an error, ErrNoSpace, when the process should not have more further mappings.
+func roomFor(more int) error {
+	if err := vm.Room(more); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return nil
 }
 
 // acquire maps size zeroed bytes, private to the process; size is a multiple of the page size. The
 // error is ErrNoSpace.
 func (m *mapper) acquire(size int) ([]byte, error) {
-	mem, err := vm.Map(size)
+	mem := m.unreturned.take(size)
+	if mem != nil {
+		m.adopt(size)
+		return mem, nil
+	}
+	err := vm.Room(1 - mappingSlack)
+	if err == nil {
+		mem, err = vm.Map(size)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: cannot map %d bytes: %w", ErrNoSpace, size, err)
 	}
 	m.adopt(size)
+	m.unreturned.returnSome()
 	return mem, nil
 }
 
-// release unmaps memory of acquire.
+// release unmaps memory of acquire. What cannot be unmapped is kept: see unreturned, also for the error.
 func (m *mapper) release(mem []byte) error {
-	size := len(mem)
-	if err := vm.Unmap(mem); err != nil {
-		return fmt.Errorf("warmtier: cannot unmap %d bytes: %w", size, err)
-	}
-	m.forget(size)
-	return nil
+	err := m.unreturned.giveBack(mapping{mem: mem})
+	m.forget(len(mem))
+	return err
+}
+
+// closeFile unmaps a file that nobody uses, as release does memory. It leaves the figures alone.
+func (m *mapper) closeFile(file dir.File) error {
+	return m.unreturned.giveBack(mapping{mem: file.Bytes(), file: file})
 }
 
 // adopt counts size bytes that somebody else has mapped, from a file; forget takes them back.

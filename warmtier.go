@@ -60,6 +60,7 @@ package warmtier
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"runtime"
 	"sync"
@@ -69,6 +70,7 @@ import (
 	"github.com/warmtier/warmtier/internal/biaslock"
 	"github.com/warmtier/warmtier/internal/cpu"
 	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // Ranks of the locks, in the order that Store states.
@@ -209,6 +211,10 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	vm.Recount(time.Second)
+	if err := roomFor(1); err != nil {
+		return nil, fmt.Errorf("warmtier: open: %w", err)
+	}
 	if dir == "" {
 		s.openMemory()
 	} else if err := s.openDirectory(dir); err != nil {
@@ -238,6 +244,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	}
 	s.contentMu.biased.Init(runtime.GOMAXPROCS(0))
 	s.tables.mapper = &s.mapper
+	s.mapper.unreturned.fail = h.unmap
 	s.offsetBits = offsetBitsFor(s.opts.SegmentSize)
 	s.segments.entries.Store(new([]atomic.Pointer[segment]))
 	s.makeLanes(runtime.GOMAXPROCS(0))
@@ -337,7 +344,7 @@ func (s *Store) Close() error {
 			s.medium.free(seg)
 		}
 	}
-	err = errors.Join(err, s.medium.close())
+	err = errors.Join(err, s.mapper.unreturned.returnAll(), s.medium.close())
 	s.opts.Logger.Info("store closed")
 	s.waitForLog()
 	return err
