@@ -121,7 +121,7 @@ func (d *disk) close() error {
 type spaceErrors struct{ dir.FS }
 
 func (d spaceErrors) Create(name string, size int) (dir.File, error) {
-	if err := roomFor(1 - mappingSlack); err != nil {
+	if err := roomFor(1 - targetSlack); err != nil {
 		return nil, err
 	}
 	file, err := d.FS.Create(name, size)

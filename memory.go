@@ -29,13 +29,12 @@ func (m memory) make(id uint64, spec segmentSpec) (*segment, error) {
 		mem = s.pool.take()
 	}
 	if mem == nil {
-		if spec.kind == layout.KindLane && !s.mapper.unreturned.has(spec.size) {
-			if err := roomFor(1); err != nil {
-				return nil, err
-			}
+		acquire := s.acquire
+		if spec.kind == layout.KindTarget {
+			acquire = s.mapper.acquireTarget // the compaction has taken what the pool held
 		}
 		var err error
-		if mem, err = s.acquire(spec.size); err != nil {
+		if mem, err = acquire(spec.size); err != nil {
 			return nil, err
 		}
 	}

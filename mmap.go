@@ -22,9 +22,10 @@ type mapper struct {
 	unreturned unreturned // released, and still mapped
 }
 
-// mappingSlack is how many mappings of the reserve (see [vm.Room]) compactions and the index of all
-// stores may take, so that a compaction has a target, and files may be opened that are closed soon.
-const mappingSlack = 16
+// targetSlack is how many mappings of the reserve (see vm.Room) the targets of all stores may take, and
+// files that are mapped for a moment: a compaction needs the first before it can give back more. It is
+// more than one since lanes that look at the same time may all find room for the last.
+const targetSlack = 16
 
 // roomFor returns an error, ErrNoSpace, when the process should not have more further mappings.
 func roomFor(more int) error {
@@ -36,13 +37,19 @@ func roomFor(more int) error {
 
 // acquire maps size zeroed bytes, private to the process; size is a multiple of the page size. The
 // error is ErrNoSpace.
-func (m *mapper) acquire(size int) ([]byte, error) {
+func (m *mapper) acquire(size int) ([]byte, error) { return m.acquireFor(1, size) }
+
+// acquireTarget is acquire for a target, which may be one mapping too many.
+func (m *mapper) acquireTarget(size int) ([]byte, error) { return m.acquireFor(1-targetSlack, size) }
+
+// acquireFor is acquire while the process has room for so many mappings.
+func (m *mapper) acquireFor(room, size int) ([]byte, error) {
 	mem := m.unreturned.take(size)
 	if mem != nil {
 		m.adopt(size)
 		return mem, nil
 	}
-	err := vm.Room(1 - mappingSlack)
+	err := vm.Room(room)
 	if err == nil {
 		mem, err = vm.Map(size)
 	}

@@ -72,28 +72,13 @@ func (u *unreturned) unmap(m mapping) error {
 	return vm.Unmap(m.mem)
 }
 
-// has reports whether take would find memory of size bytes.
-func (u *unreturned) has(size int) bool {
-	if u.mappings.Load() == 0 {
-		return false
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.findLocked(size) >= 0
-}
-
-// findLocked returns where memory of size bytes is, -1 if there is none. REQUIRES: u.mu held.
-func (u *unreturned) findLocked(size int) int {
-	return slices.IndexFunc(u.kept, func(m mapping) bool { return m.file == nil && len(m.mem) == size })
-}
-
 // take takes out size bytes of memory, zeroed, nil when there are none.
 func (u *unreturned) take(size int) []byte {
 	if u.mappings.Load() == 0 {
 		return nil
 	}
 	u.mu.Lock()
-	i := u.findLocked(size)
+	i := slices.IndexFunc(u.kept, func(m mapping) bool { return m.file == nil && len(m.mem) == size })
 	if i < 0 {
 		u.mu.Unlock()
 		return nil
