@@ -4,13 +4,16 @@ package warmtier
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -35,7 +38,12 @@ func TestMappings_NearLimit(t *testing.T) {
 	}
 	for _, scenario := range []string{"reserve", "unmap"} {
 		t.Run(scenario, func(t *testing.T) {
-			cmd := exec.Command(os.Args[0], "-test.run=^TestMappingsChild$", "-test.count=1", "-test.v")
+			runtime.LockOSThread() // the child ends with the thread that started it
+			defer runtime.UnlockOSThread()
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestMappingsChild$", "-test.count=1", "-test.v")
+			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it may take much of the machine
 			cmd.Env = append(os.Environ(), mappingsVariable+"="+scenario)
 			out, err := cmd.CombinedOutput()
 			require.NoError(t, err, "%.3000s", out)
@@ -112,7 +120,7 @@ func childReserve(t *testing.T, b *ballast, limit int) {
 
 	n := []int{500, 500}
 	for i, s := range []*Store{anonymous, files} {
-		for err = nil; err == nil; n[i]++ {
+		for err = nil; err == nil && n[i] < 10_000; n[i]++ {
 			err = s.Put(idOf(n[i]), contentOf(n[i], 0, 1000))
 		}
 		n[i]--

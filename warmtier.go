@@ -198,8 +198,8 @@ type Store struct {
 // segment, and a sixteenth of one (at least 64 KiB) for each lane, is kept back for deletions and
 // compactions on a full disk.
 //
-// Errors: [ErrInvalidOptions]; for a directory also [ErrLocked], [ErrCorrupt] (see Options.Repair),
-// [ErrVersion], [ErrNoSpace], an error that is [errors.ErrUnsupported] where there is no flock, and
+// Errors: [ErrInvalidOptions]; [ErrNoSpace], also when the process has too many memory mappings; for a
+// directory also [ErrLocked], [ErrCorrupt] (see Options.Repair), [ErrVersion], an error that is [errors.ErrUnsupported] where there is no flock, and
 // those of the file system. No file but LOCK has changed when it is ErrLocked, ErrVersion, or ErrCorrupt
 // without Repair.
 func Open(dir string, opts *Options) (*Store, error) {
@@ -304,6 +304,9 @@ func (s *Store) repeat(interval time.Duration, fn func() (more bool)) {
 // callbacks of [Store.View] and loops over [Store.All]: what they hold stays mapped until they return.
 // Further calls, also concurrent ones, wait for the first and return nil. It must not be called from
 // CompactionOptions.OnProgress.
+//
+// Errors: those of the last flush and of the file system, and one that says how much the system did not
+// unmap, if anything: that takes addresses until the process ends, and no memory.
 func (s *Store) Close() error {
 	s.lifeMu.Lock()
 	first := !s.closing
