@@ -199,9 +199,9 @@ type Store struct {
 // compactions on a full disk.
 //
 // Errors: [ErrInvalidOptions]; [ErrNoSpace], also when the process has too many memory mappings; for a
-// directory also [ErrLocked], [ErrCorrupt] (see Options.Repair), [ErrVersion], an error that is [errors.ErrUnsupported] where there is no flock, and
-// those of the file system. No file but LOCK has changed when it is ErrLocked, ErrVersion, or ErrCorrupt
-// without Repair.
+// directory also [ErrLocked], [ErrCorrupt] (see Options.Repair), [ErrVersion], an error that is
+// [errors.ErrUnsupported] where there is no flock, and those of the file system. No file but LOCK has
+// changed when it is ErrLocked, ErrVersion, or ErrCorrupt without Repair.
 func Open(dir string, opts *Options) (*Store, error) {
 	return open(dir, opts, hooks{})
 }

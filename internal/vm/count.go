@@ -41,7 +41,7 @@ type LimitError struct {
 
 // Error gives the figures.
 func (e *LimitError) Error() string {
-	return fmt.Sprintf("the process has %d memory mappings, and vm.max_map_count is %d, of which %d are left to the program",
+	return fmt.Sprintf("the process has %d memory mappings, and of vm.max_map_count, %d, %d are left to the program",
 		e.Mappings, e.Limit, e.Reserved)
 }
 
