@@ -133,6 +133,9 @@ func (r *recovery) openSegments() error {
 	if err := r.findUnfinished(names); err != nil {
 		return err
 	}
+	if err := roomFor(len(names)); err != nil { // before anything is mapped
+		return err
+	}
 	claims, present := map[uint64]claim{}, map[uint64]bool{}
 	for _, id := range r.manifest.Pending {
 		claims[id] = claimOptional
@@ -197,7 +200,8 @@ func (r *recovery) openSegment(id uint64, c claim) (present bool, err error) {
 	f, err := r.admit(mem, id, c)
 	if err != nil || f == nil {
 		r.s.disk.untrack(mem)
-		return false, errors.Join(err, file.Close())
+		r.s.disk.unmap(file)
+		return false, err
 	}
 	return true, r.adopt(file, f)
 }
@@ -282,7 +286,7 @@ func (r *recovery) isUnfinished(name string) (ours bool, err error) {
 	r.s.disk.track(name, mem)
 	defer func() {
 		r.s.disk.untrack(mem)
-		err = errors.Join(err, file.Close())
+		r.s.disk.unmap(file)
 	}()
 	defer r.s.catchFault(armFaults(), &err)
 	return layout.MayBeUnfinished(mem, r.s.disk.store), nil

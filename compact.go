@@ -92,6 +92,7 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (_ CompactionStats
 	s.maintenance.noteSizes(st)
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
 	c.stats.before(st)
+	unreturned := s.mapper.unreturned.bytes.Load()
 	s.logCompactionStart(trigger, st)
 	err = c.run(ctx)
 	if failed := c.sweep(); err == nil { // what died while the compaction had claimed it
@@ -101,6 +102,8 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (_ CompactionStats
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrCompactionFailed, err)
 	}
+	_ = s.mapper.unreturned.returnAll() // what is left is told here, and in Stats
+	c.stats.subtractUnreturned(s.mapper.unreturned.bytes.Load() - unreturned)
 	c.stats.BytesCopied = c.progress.BytesCopied
 	c.stats.after(s.sizes(), time.Since(c.start))
 	s.meters.compactions.observe(c.stats.Duration)

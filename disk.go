@@ -124,7 +124,15 @@ func (d *disk) close() error {
 type spaceErrors struct{ dir.FS }
 
 func (d spaceErrors) Create(name string, size int) (dir.File, error) {
+	if err := roomFor(1 - targetSlack); err != nil {
+		return nil, err
+	}
 	file, err := d.FS.Create(name, size)
+	return file, noSpace(err)
+}
+
+func (d spaceErrors) Open(name string, writable bool) (dir.File, error) {
+	file, err := d.FS.Open(name, writable)
 	return file, noSpace(err)
 }
 
@@ -185,8 +193,15 @@ func (d *disk) attach(seg *segment, file dir.File) {
 // detach unmaps the file of seg.
 func (d *disk) detach(seg *segment) error {
 	d.untrack(seg.mem)
+	err := d.s.mapper.closeFile(seg.file)
 	d.s.mapper.forget(len(seg.mem))
-	return seg.file.Close()
+	return err
+}
+
+// unmap unmaps a file that is no segment's. A failure is logged: what is kept for later is no fault of the
+// call that met it.
+func (d *disk) unmap(file dir.File) {
+	d.s.warn("file could not be unmapped", d.s.mapper.closeFile(file))
 }
 
 func (d *disk) discard(seg *segment) error {

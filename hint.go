@@ -36,7 +36,8 @@ func (s *Store) writeHint() {
 	}
 	file, err := s.disk.fs.Create(layout.HintName, size)
 	if err == nil {
-		err = errors.Join(s.encodeHint(file.Bytes(), segs), file.Close())
+		err = s.encodeHint(file.Bytes(), segs)
+		s.disk.unmap(file)
 	}
 	if err != nil {
 		s.opts.Logger.Warn("no hint written, the next open reads every record", "error", err)
@@ -130,7 +131,7 @@ func (r *recovery) withHint(fn func(b []byte) error) (err error) {
 	}
 	b := file.Bytes()
 	d.track(layout.HintName, b)
-	defer func() { _ = file.Close() }() // it was only read
+	defer d.unmap(file)
 	defer d.untrack(b)
 	defer func() {
 		if err != nil {

@@ -99,7 +99,7 @@ func (s *Store) logCompactionStart(by trigger, st Stats) {
 
 func (s *Store) logCompactionEnd(by trigger, c CompactionStats, err error) {
 	args := []any{"trigger", by, "duration", c.Duration, "rounds", c.Rounds,
-		"reclaimed_bytes", c.BytesReclaimed, "copied_bytes", c.BytesCopied,
+		"reclaimed_bytes", c.BytesReclaimed, "unreturned_bytes", c.BytesUnreturned, "copied_bytes", c.BytesCopied,
 		"fragmentation_before", c.FragmentationBefore, "fragmentation_after", c.FragmentationAfter,
 		"swap_pause", c.MaxSwapPause}
 	log := s.opts.Logger

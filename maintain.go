@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // SkipReason says why a maintenance cycle did not compact.
@@ -29,6 +31,9 @@ type MaintenanceReport struct {
 	Compaction         CompactionStats // what the compaction did, also when it failed
 	Duration           time.Duration
 }
+
+// recountEvery is how old a count of the process's mappings gets while a store maintains itself.
+const recountEvery = 10 * time.Second
 
 // maintenance is the state of maintenance cycles.
 type maintenance struct {
@@ -181,6 +186,8 @@ func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceRepo
 		s.room.answer(heard, false)
 	}
 	s.releaseAll(s.pool.takeUnused(start.Add(-s.opts.Maintenance.Interval)))
+	_ = s.mapper.unreturned.returnAll() // what is left is in Stats
+	vm.Recount(recountEvery)
 	return err
 }
 

@@ -29,13 +29,17 @@ func (m memory) make(id uint64, spec segmentSpec) (*segment, error) {
 		mem = s.pool.take()
 	}
 	if mem == nil {
+		acquire := s.acquire
+		if spec.kind == layout.KindTarget {
+			acquire = s.mapper.acquireTarget // the compaction has taken what the pool held
+		}
 		var err error
 		if spec.kind == layout.KindLane { // compactions first
 			if err = s.keepSurvivor(); err != nil {
 				return nil, err
 			}
 		}
-		if mem, err = s.acquire(spec.size); err != nil {
+		if mem, err = acquire(spec.size); err != nil {
 			return nil, err
 		}
 	}

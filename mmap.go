@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync/atomic"
 
+	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
@@ -14,22 +15,50 @@ import (
 // Under the race detector the memory is on the Go heap (see internal/vm): the detector sees nothing
 // that is not, and "race clean" would otherwise say nothing about contents.
 type mapper struct {
-	limit    int64        // of bytes; 0: none. Set by Open
-	bytes    atomic.Int64 // mapped and not unmapped
-	mappings atomic.Int64
+	limit      int64        // of bytes; 0: none. Set by Open
+	bytes      atomic.Int64 // mapped, and not released
+	mappings   atomic.Int64
+	unreturned unreturned // released, and still mapped
+}
+
+// targetSlack is how many mappings of the reserve (see vm.Room) the targets of all stores may take, and
+// files that are mapped for a moment: a compaction needs the first before it can give back more. It is
+// more than one since lanes that look at the same time may all find room for the last.
+const targetSlack = 16
+
+// roomFor returns an error, ErrNoSpace, when the process should not have more further mappings.
+func roomFor(more int) error {
+	if err := vm.Room(more); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return nil
 }
 
 // acquire maps size zeroed bytes, private to the process; size is a multiple of the page size. The
 // error is ErrNoSpace, as that of claim.
-func (m *mapper) acquire(size int) ([]byte, error) {
+func (m *mapper) acquire(size int) ([]byte, error) { return m.acquireFor(1, size) }
+
+// acquireTarget is acquire for a target, which may be one mapping too many.
+func (m *mapper) acquireTarget(size int) ([]byte, error) { return m.acquireFor(1-targetSlack, size) }
+
+// acquireFor is acquire while the process has room for so many mappings.
+func (m *mapper) acquireFor(room, size int) ([]byte, error) {
 	if err := m.claim(size); err != nil {
 		return nil, err
 	}
-	mem, err := vm.Map(size)
+	if mem := m.unreturned.take(size); mem != nil {
+		return mem, nil
+	}
+	err := vm.Room(room)
+	var mem []byte
+	if err == nil {
+		mem, err = vm.Map(size)
+	}
 	if err != nil {
 		m.forget(size)
 		return nil, fmt.Errorf("%w: cannot map %d bytes: %w", ErrNoSpace, size, err)
 	}
+	m.unreturned.returnSome()
 	return mem, nil
 }
 
@@ -48,14 +77,16 @@ func (m *mapper) claim(size int) error {
 	}
 }
 
-// release unmaps memory of acquire.
+// release unmaps memory of acquire. What cannot be unmapped is kept: see unreturned, also for the error.
 func (m *mapper) release(mem []byte) error {
-	size := len(mem)
-	if err := vm.Unmap(mem); err != nil {
-		return fmt.Errorf("warmtier: cannot unmap %d bytes: %w", size, err)
-	}
-	m.forget(size)
-	return nil
+	err := m.unreturned.giveBack(mapping{mem: mem})
+	m.forget(len(mem))
+	return err
+}
+
+// closeFile unmaps a file that nobody uses, as release does memory. It leaves the figures alone.
+func (m *mapper) closeFile(file dir.File) error {
+	return m.unreturned.giveBack(mapping{mem: file.Bytes(), file: file})
 }
 
 // adopt counts size bytes that somebody else has mapped, whatever the limit; forget takes back what

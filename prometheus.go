@@ -112,6 +112,10 @@ func (m *families) content(st *Stats) {
 	m.gauge("warmtier_retired_bytes", "Memory of segments that only readers keep mapped.", float64(n.RetiredBytes))
 	m.gauge("warmtier_reserve_bytes", "Memory kept by automatic compactions for the next segments.",
 		float64(n.ReserveBytes))
+	m.gauge("warmtier_unreturned_bytes", "Address space given up that the system did not take back yet.",
+		float64(n.UnreturnedBytes))
+	m.gauge("warmtier_unreturned_mappings", "Mappings given up that the system did not take back yet.",
+		float64(n.UnreturnedMappings))
 	m.gauge("warmtier_pinned_readers", "Pins that readers hold on segments.", float64(n.Pins))
 }
 

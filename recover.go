@@ -107,7 +107,7 @@ func (s *Store) openDisk(files dir.FS, lock *os.File) error {
 		for i := range s.shards {
 			s.releaseTables([]table{s.shards[i].current()})
 		}
-		return errors.Join(fmt.Errorf("warmtier: open: %w", err), s.disk.close())
+		return errors.Join(fmt.Errorf("warmtier: open: %w", err), s.mapper.unreturned.returnAll(), s.disk.close())
 	}
 	s.writtenGone = -written(s.segments.all()) // by others
 	s.recovered = RecoveryStats{

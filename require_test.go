@@ -26,6 +26,7 @@ func requireReleased(t testing.TB, s *Store, goroutines int) {
 	t.Helper()
 	require.Zero(t, s.mapper.bytes.Load(), "bytes mapped after Close")
 	require.Zero(t, s.mapper.mappings.Load(), "mappings after Close")
+	require.Zero(t, s.mapper.unreturned.mappings.Load(), "unreturned mappings after Close")
 	waitFor(func() bool { return runtime.NumGoroutine() <= goroutines })
 	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines, "goroutines after Close")
 }

@@ -18,7 +18,7 @@ import (
 
 // forwarders are functions of the store that pass on calls of the file system: the place that
 // counts is their caller.
-var forwarders = []string{"spaceErrors.Create", "spaceErrors.WriteFile", "(*segment).syncFile"}
+var forwarders = []string{"spaceErrors.Create", "spaceErrors.Open", "spaceErrors.WriteFile", "(*segment).syncFile"}
 
 func newShadow() *shadow.FS { return shadow.New(forwarders...) }
 
@@ -73,8 +73,9 @@ var (
 func released(d *shadow.FS, s *Store) error {
 	d.Mu.Lock()
 	defer d.Mu.Unlock()
-	if n, m := s.mapper.bytes.Load(), s.mapper.mappings.Load(); n != 0 || m != 0 || d.Mappings != 0 {
-		return fmt.Errorf("%d bytes in %d mappings left, %d files mapped", n, m, d.Mappings)
+	n, m, u := s.mapper.bytes.Load(), s.mapper.mappings.Load(), s.mapper.unreturned.mappings.Load()
+	if n != 0 || m != 0 || u != 0 || d.Mappings != 0 {
+		return fmt.Errorf("%d bytes in %d mappings and %d unreturned ones left, %d files mapped", n, m, u, d.Mappings)
 	}
 	return nil
 }

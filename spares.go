@@ -96,6 +96,9 @@ func (d *disk) createFile(name string, spec segmentSpec) (file dir.File, err err
 
 // reserveForPut makes a file of free space once all spares are there.
 func (d *disk) reserveForPut(name string, size int) (file dir.File, err error) {
+	if err := roomFor(1); err != nil {
+		return nil, err
+	}
 	d.spares.mu.RLock()
 	complete := true
 	for i := range d.spares.kept {
@@ -142,7 +145,7 @@ func (d *disk) takeSpareLocked(name string, spec segmentSpec) (_ dir.File, err e
 			return file, nil
 		}
 		if failed == nil {
-			failed = file.Close()
+			d.unmap(file)
 		}
 		err = errors.Join(err, failed, d.fs.Remove(name))
 	}
@@ -219,7 +222,7 @@ func (d *disk) makeSpareLocked(i, size int) error {
 	}
 	file, err := d.fs.Create(spareFileName(i), size)
 	if err == nil {
-		err = file.Close()
+		d.unmap(file)
 		d.spares.kept[i] = size
 	}
 	return err

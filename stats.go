@@ -81,6 +81,13 @@ type SegmentDetails struct {
 	ReserveBytes int64 // part of MappedBytes: kept for compactions, and for the next segments of lanes
 	SpareBytes   int64 // of the files of a directory that keep space back, beyond MappedBytes
 	Pins         int   // held by View, All, Verify, reads of long contents, and Sync
+
+	// Mappings that were given up, of segments or of the index, and that the system did not take back yet.
+	// Linux refuses when the process has as many as vm.max_map_count. Their pages were given back, and so they
+	// are not part of MappedBytes; a removed file keeps its disk space. They are used again for what
+	// is mapped next, or tried again, by Close at the latest.
+	UnreturnedBytes    int64
+	UnreturnedMappings int
 }
 
 // CompactionDetails says more about all compactions since Open, and about the one under way.
@@ -166,7 +173,8 @@ type CompactionStats struct {
 	SegmentsAfter       int
 	BytesBefore         int64
 	BytesAfter          int64
-	BytesReclaimed      int64 // in the segments given back, less those in the segments filled
+	BytesReclaimed      int64 // in the segments given back, less those in the segments filled, less BytesUnreturned
+	BytesUnreturned     int64 // of mappings given up that the system did not take back yet: see SegmentDetails
 	BytesCopied         int64 // of live records, in finished rounds
 	FragmentationBefore float64
 	FragmentationAfter  float64
@@ -181,6 +189,12 @@ func (c *CompactionStats) before(st Stats) {
 	c.SegmentsBefore, c.SegmentsAfter = st.Segments, st.Segments
 	c.BytesBefore, c.BytesAfter = st.TotalBytes, st.TotalBytes
 	c.FragmentationBefore, c.FragmentationAfter = st.FragmentationRatio, st.FragmentationRatio
+}
+
+// subtractUnreturned notes how many bytes more than before the compaction could not be given back.
+func (c *CompactionStats) subtractUnreturned(n int64) {
+	c.BytesUnreturned = max(0, n)
+	c.BytesReclaimed -= min(c.BytesUnreturned, max(0, c.BytesReclaimed))
 }
 
 // after notes what the compaction left.
@@ -209,6 +223,8 @@ func (s *Store) Stats() Stats {
 	st.SegmentDetails.SpareBytes = s.medium.spareBytes()
 	st.SegmentDetails.RetiredBytes = s.retiredBytes.Load()
 	st.SegmentDetails.ReserveBytes = int64(s.pool.count()) * int64(s.opts.SegmentSize)
+	st.SegmentDetails.UnreturnedBytes = s.mapper.unreturned.bytes.Load()
+	st.SegmentDetails.UnreturnedMappings = int(s.mapper.unreturned.mappings.Load())
 	st.Reads.CorruptRecords = s.corruptRecords.Load()
 	st.CompactionInProgress = s.compacting.Load()
 	st.CompactionDetails.Progress = s.progress()

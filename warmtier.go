@@ -60,6 +60,7 @@ package warmtier
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"runtime"
 	"sync"
@@ -69,6 +70,7 @@ import (
 	"github.com/warmtier/warmtier/internal/biaslock"
 	"github.com/warmtier/warmtier/internal/cpu"
 	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // Ranks of the locks, in the order that Store states.
@@ -198,10 +200,10 @@ type Store struct {
 // segment, and a sixteenth of one (at least 64 KiB) for each lane, is kept back for deletions and
 // compactions on a full disk.
 //
-// Errors: [ErrInvalidOptions]; for a directory also [ErrLocked], [ErrCorrupt] (see Options.Repair),
-// [ErrVersion], [ErrNoSpace], an error that is [errors.ErrUnsupported] where there is no flock, and
-// those of the file system. No file but LOCK has changed when it is ErrLocked, ErrVersion, or ErrCorrupt
-// without Repair.
+// Errors: [ErrInvalidOptions]; [ErrNoSpace], also when the process has too many memory mappings; for a
+// directory also [ErrLocked], [ErrCorrupt] (see Options.Repair), [ErrVersion], an error that is
+// [errors.ErrUnsupported] where there is no flock, and those of the file system. No file but LOCK has
+// changed when it is ErrLocked, ErrVersion, or ErrCorrupt without Repair.
 func Open(dir string, opts *Options) (*Store, error) {
 	return open(dir, opts, hooks{})
 }
@@ -210,6 +212,10 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 	s, err := newStore(opts, h)
 	if err != nil {
 		return nil, err
+	}
+	vm.Recount(time.Second)
+	if err := roomFor(1); err != nil {
+		return nil, fmt.Errorf("warmtier: open: %w", err)
 	}
 	if dir == "" {
 		s.openMemory()
@@ -242,6 +248,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	s.tables.mapper = &s.mapper
 	s.mapper.limit = s.opts.MaxBytes
 	s.maintenance.wake = make(chan struct{}, 1)
+	s.mapper.unreturned.fail = h.unmap
 	s.offsetBits = offsetBitsFor(s.opts.SegmentSize)
 	s.segments.entries.Store(new([]atomic.Pointer[segment]))
 	s.makeLanes(runtime.GOMAXPROCS(0))
@@ -305,6 +312,9 @@ func (s *Store) repeat(interval time.Duration, fn func() (more bool)) {
 // callbacks of [Store.View] and loops over [Store.All]: what they hold stays mapped until they return.
 // Further calls, also concurrent ones, wait for the first and return nil. It must not be called from
 // CompactionOptions.OnProgress.
+//
+// Errors: those of the last flush and of the file system, and one that says how much the system did not
+// unmap, if anything: that takes addresses until the process ends, and no memory.
 func (s *Store) Close() error {
 	s.lifeMu.Lock()
 	first := !s.closing
@@ -345,7 +355,7 @@ func (s *Store) Close() error {
 			s.medium.free(seg)
 		}
 	}
-	err = errors.Join(err, s.medium.close())
+	err = errors.Join(err, s.mapper.unreturned.returnAll(), s.medium.close())
 	s.opts.Logger.Info("store closed")
 	s.waitForLog()
 	return err

@@ -23,6 +23,8 @@ type wireStats struct {
 	MappedBytes        int64   `json:"mapped_bytes"`
 	RetiredBytes       int64   `json:"retired_bytes"`
 	ReserveBytes       int64   `json:"reserve_bytes"`
+	UnreturnedBytes    int64   `json:"unreturned_bytes"`
+	UnreturnedMappings int     `json:"unreturned_mappings"`
 	IndexBytes         int64   `json:"index_bytes"`
 	UnsyncedBytes      int64   `json:"unsynced_bytes"`
 
@@ -141,7 +143,9 @@ func toWireStats(now time.Time, st warmtier.Stats) wireStats {
 		Time: now, Memories: st.Memories,
 		TotalBytes: st.TotalBytes, LiveBytes: st.LiveBytes, DeadBytes: st.DeadBytes,
 		FragmentationRatio: st.FragmentationRatio, MappedBytes: st.MappedBytes, RetiredBytes: segments.RetiredBytes,
-		ReserveBytes: segments.ReserveBytes, IndexBytes: st.IndexBytes, UnsyncedBytes: st.Sync.UnsyncedBytes,
+		ReserveBytes: segments.ReserveBytes, UnreturnedBytes: segments.UnreturnedBytes,
+		UnreturnedMappings: segments.UnreturnedMappings,
+		IndexBytes:         st.IndexBytes, UnsyncedBytes: st.Sync.UnsyncedBytes,
 		Segments: wireSegmentCounts{
 			Active: segments.Active, Sealed: segments.Sealed, Compacting: segments.Compacting, Retired: segments.Retired,
 		},
@@ -235,6 +239,7 @@ type wireCompaction struct {
 	BytesBefore         int64   `json:"bytes_before"`
 	BytesAfter          int64   `json:"bytes_after"`
 	BytesReclaimed      int64   `json:"bytes_reclaimed"`
+	BytesUnreturned     int64   `json:"bytes_unreturned"`
 	BytesCopied         int64   `json:"bytes_copied"`
 	FragmentationBefore float64 `json:"fragmentation_before"`
 	FragmentationAfter  float64 `json:"fragmentation_after"`
@@ -249,7 +254,7 @@ func toWireCompaction(c warmtier.CompactionStats) *wireCompaction {
 		Duration: c.Duration.Seconds(), Rounds: c.Rounds,
 		SegmentsBefore: c.SegmentsBefore, SegmentsAfter: c.SegmentsAfter,
 		BytesBefore: c.BytesBefore, BytesAfter: c.BytesAfter,
-		BytesReclaimed: c.BytesReclaimed, BytesCopied: c.BytesCopied,
+		BytesReclaimed: c.BytesReclaimed, BytesUnreturned: c.BytesUnreturned, BytesCopied: c.BytesCopied,
 		FragmentationBefore: c.FragmentationBefore, FragmentationAfter: c.FragmentationAfter,
 		MemoriesMoved: c.MemoriesMoved, MemoriesSuperseded: c.MemoriesSuperseded,
 		MaxSwapPause: c.MaxSwapPause.Seconds(), PeakOverheadBytes: c.PeakOverheadBytes,

@@ -93,13 +93,21 @@ func (c *statsCmd) showStats(a *app, from *client) error {
 		{"live bytes", showBytes(st.LiveBytes)},
 		{"dead bytes", showBytes(st.DeadBytes)},
 		{"fragmentation", showShare(st.Fragmentation)},
-		{"mapped", showBytes(st.MappedBytes) + ", the index " + showBytes(st.IndexBytes)},
+		{"mapped", showBytes(st.MappedBytes) + ", the index " + showBytes(st.IndexBytes) + unreturned(st.Unreturned)},
 		{"not yet durable", showBytes(st.UnsyncedBytes)},
 		{"since opened", fmt.Sprintf("%s gets, %s puts, %s deletes", showCount(ops.Gets), showCount(ops.Puts),
 			showCount(ops.Deletes))},
 		{"given back", showBytes(st.Compactions.BytesReclaimed)},
 		{"opened in", showDuration(seconds(st.Recovery.Seconds)) + ", " + opened},
 	})
+}
+
+// unreturned continues a line when the system did not take back n bytes.
+func unreturned(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return ", and " + showBytes(n) + " that the system did not take back yet"
 }
 
 func (c *statsCmd) showSegments(a *app, from *client) error {
@@ -209,7 +217,7 @@ func (c *compactCmd) Run(a *app) error {
 		{"segments", showCount(st.SegmentsBefore), showCount(st.SegmentsAfter)},
 		{"total bytes", showBytes(st.BytesBefore), showBytes(st.BytesAfter)},
 		{"fragmentation", showShare(st.FragmentationBefore), showShare(st.FragmentationAfter)},
-		{"given back", "", showBytes(st.BytesReclaimed)},
+		{"given back", "", showBytes(st.BytesReclaimed) + unreturned(st.BytesUnreturned)},
 		{"memories moved", "", showCount(st.MemoriesMoved)},
 		{"time", "", showDuration(seconds(st.Duration))},
 		{"longest swap pause", "", showDuration(seconds(st.MaxSwapPause))},

@@ -110,6 +110,7 @@ type statsAnswer struct {
 	DeadBytes     int64   `json:"dead_bytes"`
 	Fragmentation float64 `json:"fragmentation_ratio"`
 	MappedBytes   int64   `json:"mapped_bytes"`
+	Unreturned    int64   `json:"unreturned_bytes"`
 	IndexBytes    int64   `json:"index_bytes"`
 	UnsyncedBytes int64   `json:"unsynced_bytes"`
 	Segments      struct {
@@ -159,6 +160,7 @@ type compactionAnswer struct {
 	BytesBefore         int64   `json:"bytes_before"`
 	BytesAfter          int64   `json:"bytes_after"`
 	BytesReclaimed      int64   `json:"bytes_reclaimed"`
+	BytesUnreturned     int64   `json:"bytes_unreturned"`
 	FragmentationBefore float64 `json:"fragmentation_before"`
 	FragmentationAfter  float64 `json:"fragmentation_after"`
 	MemoriesMoved       int64   `json:"memories_moved"`

@@ -41,7 +41,8 @@ type File interface {
 	Rewrite(from, to int)
 	// Rename gives the file another name in its directory, in place of a file of that name.
 	Rename(to string) error
-	// Close unmaps. Bytes that were not synced stay in the operating system's cache.
+	// Close unmaps. Bytes that were not synced stay in the operating system's cache. After an error
+	// the file is still mapped, for nobody to use, and Close may be called again.
 	Close() error
 }
 

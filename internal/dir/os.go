@@ -54,7 +54,11 @@ func (d *OS) Create(name string, size int) (_ File, err error) {
 	if err := reserveSpace(f, int64(size)); err != nil {
 		return nil, fmt.Errorf("cannot reserve %d bytes for %s: %w", size, name, err)
 	}
-	return vm.MapFile(f, size, true)
+	m, err := vm.MapFile(f, size, true)
+	if err != nil {
+		return nil, err // without m: a nil pointer would not be a nil File
+	}
+	return m, nil
 }
 
 // openRegular opens a regular file, and refuses everything else.

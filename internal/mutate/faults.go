@@ -23,6 +23,21 @@ var faults = []fault{
 		test: "TestMaintain_Reserve",
 	},
 	{
+		name: "failed unmapping forgotten", file: "unreturned.go",
+		old: "u.kept, u.cause = append(u.kept, m), err\n\tu.bytes", new: "u.cause = err\n\tu.bytes",
+		test: "TestUnreturned_Close",
+	},
+	{
+		name: "pages of kept memory not given back", file: "unreturned.go",
+		old: "_ = vm.Discard(m.mem)", new: "_ = vm.Discard",
+		test: "TestUnreturned_KeptAndTold",
+	},
+	{
+		name: "mappings without a bound", file: "mmap.go",
+		old: "vm.Room(room)", new: "error(nil)",
+		test: "TestMappings_NearLimit",
+	},
+	{
 		name: "failed put leaves its body", file: "put.go",
 		old: "\t\tclear(w.rec)\n", new: "\t\t_ = w\n",
 		test: "TestDirectory_FailedPutLeavesNoBody",

@@ -63,14 +63,19 @@ func (m *Mapping) Rename(to string) error {
 	return os.Rename(m.f.Name(), filepath.Join(filepath.Dir(m.f.Name()), to))
 }
 
-// Close writes everything to the file, and closes it.
+// Close writes everything to the file, and closes it. After an error of the writing it may be called
+// again.
 func (m *Mapping) Close() error {
-	var err error
 	if m.writable {
-		_, err = m.f.WriteAt(m.mem, 0)
+		if _, err := m.f.WriteAt(m.mem, 0); err != nil {
+			return err
+		}
 	}
-	return errors.Join(err, m.f.Close())
+	return m.f.Close()
 }
+
+// discardsToZero says that memory keeps its bytes, or may keep them.
+const discardsToZero = false
 
 // populate does nothing: the memory is on the heap.
 func populate([]byte) (ok bool) { return false }

@@ -20,5 +20,8 @@ func syncDevice(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
+// discardsToZero says that memory keeps its bytes, or may keep them.
+const discardsToZero = false
+
 // populate does nothing: only Linux knows how.
 func populate([]byte) (ok bool) { return false }

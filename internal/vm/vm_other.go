@@ -17,7 +17,8 @@ func Map(size int) ([]byte, error) {
 	return mmap.MapRegion(nil, size, mmap.RDWR, mmap.ANON, 0)
 }
 
-// Unmap gives memory of [Map] back to the operating system.
+// Unmap gives memory of [Map] back to the operating system. After an error it is still mapped, and Unmap
+// may be called again.
 func Unmap(mem []byte) error {
 	m := mmap.MMap(mem)
 	return m.Unmap()
@@ -46,6 +47,9 @@ func (*Mapping) Rename(string) error { return errors.ErrUnsupported }
 
 // Close does nothing.
 func (*Mapping) Close() error { return nil }
+
+// discardsToZero says that memory keeps its bytes, or may keep them.
+const discardsToZero = false
 
 // populate does nothing: only Linux knows how.
 func populate([]byte) (ok bool) { return false }

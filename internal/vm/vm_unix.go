@@ -3,6 +3,7 @@
 package vm
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 
@@ -22,14 +23,20 @@ func Map(size int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	mapped.anonymous(1)
 	adviseHuge(mem)
 	return mem, nil
 }
 
-// Unmap gives memory of [Map] back to the operating system.
+// Unmap gives memory of [Map] back to the operating system. After an error it is still mapped, and Unmap
+// may be called again: near the limit of mappings (see [Room]) the kernel refuses to cut one in two.
 func Unmap(mem []byte) error {
 	m := mmap.MMap(mem)
-	return m.Unmap()
+	if err := m.Unmap(); err != nil {
+		return err
+	}
+	mapped.anonymous(-1)
+	return nil
 }
 
 // Discard gives the pages of mem, whole pages, back and leaves it mapped and zeroed. (mmap-go offers no
@@ -48,7 +55,8 @@ type Mapping struct {
 	path string
 }
 
-// MapFile maps the first size bytes of f, and closes f when it succeeds.
+// MapFile maps the first size bytes of f, and closes f when it succeeds. Where closing fails, which may
+// mean that the file lacks what was written to it, nothing stays mapped.
 func MapFile(f *os.File, size int, writable bool) (*Mapping, error) {
 	prot := mmap.RDONLY
 	if writable {
@@ -58,14 +66,29 @@ func MapFile(f *os.File, size int, writable bool) (*Mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Mapping{mem: mem, path: f.Name()}, f.Close()
+	mapped.file(1)
+	m := &Mapping{mem: mem, path: f.Name()}
+	if err := f.Close(); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
 }
 
 // Bytes returns the bytes of the file. They are valid until Close.
 func (m *Mapping) Bytes() []byte { return m.mem }
 
-// Close unmaps the file. What was written and not synced stays in the operating system's cache.
-func (m *Mapping) Close() error { return m.mem.Unmap() }
+// Close unmaps the file. What was written and not synced stays in the operating system's cache. After an
+// error the file is still mapped, with none of its pages in this process, and Close may be called again.
+func (m *Mapping) Close() error {
+	mem := m.mem
+	if err := mem.Unmap(); err != nil {
+		_ = Discard(m.mem) // it saves memory, as far as it can
+		return err
+	}
+	mapped.file(-1)
+	m.mem = nil
+	return nil
+}
 
 // Rewrite makes the pages of bytes from to to dirty although the kernel may believe them clean, so that
 // the next Sync leaves none of them out. It copies by way of a buffer, since the compiler would drop a

@@ -101,6 +101,8 @@ type mapping struct {
 	file *Inode
 	mem  []byte
 	name string
+
+	unused bool // Close was called
 }
 
 // mapFile maps f. REQUIRES: d.mu held.
@@ -152,21 +154,26 @@ func (m *mapping) Rewrite(from, to int) {
 
 var rubbish = bytes.Repeat([]byte{0xdb}, vm.PageSize)
 
-// Close is the method of dir.File. It makes the old mapping unusable: a late reader meets rubbish. An
-// error leaves the file unmapped too: nobody has a use for it.
+// Close is the method of dir.File. It makes the old mapping unusable, also when it fails: a late reader
+// meets rubbish. After an error only [FS.Mappings] still counts it, until a Close that succeeds.
 func (m *mapping) Close() error {
 	_, err := m.d.enter(CallClose, "")
 	if err != nil {
 		m.d.Mu.Lock()
 	}
 	defer m.d.Mu.Unlock()
-	m.file.Current = slices.Clone(m.mem)
-	for rest := m.mem; len(rest) > 0; {
-		rest = rest[copy(rest, rubbish):]
+	if !m.unused {
+		m.unused = true
+		m.file.Current = slices.Clone(m.mem)
+		for rest := m.mem; len(rest) > 0; {
+			rest = rest[copy(rest, rubbish):]
+		}
+		m.file.mappings--
+		m.d.unlinked(m.file)
 	}
-	m.file.mappings--
-	m.d.Mappings--
-	m.d.unlinked(m.file)
+	if err == nil {
+		m.d.Mappings--
+	}
 	return err
 }
 
