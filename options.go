@@ -57,6 +57,8 @@ type Options struct {
 	// each maintenance cycle decided and why. It never sees ids or contents. It is called with no
 	// lock held and may call every method of the store except Close.
 	Logger *slog.Logger
+
+	urgentWorkers int // of a compaction that is urgent: Compaction.Workers, or GOMAXPROCS if that is 0
 }
 
 // CompactionOptions bound what a compaction may use.
@@ -73,7 +75,7 @@ type CompactionOptions struct {
 	MaxMemoryFraction float64
 	// OnProgress, when not nil, is called during a compaction from the goroutine that runs it, with
 	// no lock held. It may call every method of the store except Close, which waits for the
-	// compaction.
+	// compaction. That goroutine is also one of the workers, so a slow call slows the compaction.
 	OnProgress func(CompactionProgress)
 }
 
@@ -104,6 +106,8 @@ func (o Options) withDefaults() Options {
 	}
 	o.SegmentSize = vm.RoundUp(max(o.SegmentSize, minSegmentSize), vm.PageSize)
 	setDefault(&o.SyncInterval, time.Second)
+	o.urgentWorkers = o.Compaction.Workers
+	setDefault(&o.urgentWorkers, runtime.GOMAXPROCS(0))
 	setDefault(&o.Compaction.Workers, max(1, runtime.GOMAXPROCS(0)/2))
 	setDefault(&o.Compaction.MaxOverhead, defaultOverheadSegments*int64(o.SegmentSize))
 	setDefault(&o.Compaction.MaxMemoryFraction, 0.5)
