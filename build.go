@@ -7,8 +7,6 @@ import (
 	"slices"
 	"unsafe"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/warmtier/warmtier/internal/cpu"
 	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/memlimit"
@@ -19,42 +17,18 @@ import (
 // fits a processor's second cache twice, since a chunk is verified after all of it was copied.
 const chunkSize = 64 << 10
 
-// build copies live records of the victims until none is left or the targets are full. Workers do
-// it; this goroutine calls OnProgress.
+// build copies live records of the victims until none is left or the targets are full.
 func (r *round) build(ctx context.Context) error {
-	c := r.c
-	c.stage()
-	ctx, cancel := context.WithCancel(ctx)
-	g, ctx := errgroup.WithContext(ctx)
-	for worker := range c.s.opts.Compaction.Workers {
-		g.Go(func() error { return r.copyVictims(ctx, &c.staged[worker]) })
-	}
-	done := make(chan struct{})
-	var err error
-	go func() {
-		err = g.Wait()
-		close(done)
-	}()
-	defer func() { // OnProgress may panic: the workers must have ended before the round is undone
-		cancel()
-		<-done
-	}()
-	for {
-		select {
-		case <-r.tick:
-			c.report(StageBuild, r.bytes.Load())
-		case <-done:
-			c.noteOverhead()
-			return err
-		}
-	}
+	r.c.stage()
+	err := r.c.together(ctx, len(r.c.staged), r.copyVictims)
+	r.c.noteOverhead()
+	return err
 }
 
 // stage empties the lists of moves and makes room for those of a round.
 func (c *compaction) stage() {
-	if c.staged == nil {
-		c.staged = make([]moves, c.s.opts.Compaction.Workers)
-	}
+	n := c.pace.count()
+	c.staged = slices.Grow(c.staged[:0], n)[:n] // lists of fewer workers are kept for more
 	room := float64(c.maxTargets) * float64(c.segmentSize())
 	expected := int(min(room, float64(c.liveWork())) / c.recordSize * 1.1)
 	for w := range c.staged {
@@ -74,28 +48,32 @@ func (c *compaction) noteOverhead() {
 	c.stats.PeakOverheadBytes = max(c.stats.PeakOverheadBytes, held)
 }
 
-// copyVictims is one worker: it copies chunk after chunk and stages the moves.
-func (r *round) copyVictims(ctx context.Context, staged *moves) (err error) {
-	defer r.c.s.catchFault(armFaults(), &err)
+// copyVictims is one worker: it copies chunk after chunk and stages the moves. Worker 0, which is
+// the goroutine that runs the compaction, calls OnProgress once a turn.
+func (r *round) copyVictims(ctx context.Context, worker int) error {
+	c := r.c
 	var ch chunk
-	var y yielder
 	for {
-		if err := r.take(&ch); err != nil || len(ch.headers) == 0 {
-			return err
-		}
-		if err := r.copyChunk(&ch, staged); err != nil {
+		if err := r.copyNext(&ch, &c.staged[worker]); err != nil || len(ch.headers) == 0 {
 			return err
 		}
 		r.bytes.Add(int64(ch.size))
-		select {
-		case r.tick <- struct{}{}:
-		default:
+		if c.pace.yield(worker) && worker == 0 {
+			c.report(StageBuild, r.bytes.Load())
 		}
-		y.yield()
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// copyNext makes ch the next chunk and copies it; ch has no headers when none is left.
+func (r *round) copyNext(ch *chunk, staged *moves) (err error) {
+	defer r.c.s.catchFault(armFaults(), &err)
+	if err := r.take(ch); err != nil || len(ch.headers) == 0 {
+		return err
+	}
+	return r.copyChunk(ch, staged)
 }
 
 // chunk is a few live records that follow each other in a victim, and their place in a target.

@@ -135,10 +135,12 @@ type compaction struct {
 	lowSpace   bool         // there was no space for a target: rounds of one target from then on
 	extra      int64        // bytes mapped by this compaction less those it unmapped
 	staged     []moves      // of the current round, one for each worker; kept for the next
+	pace       *pace
 }
 
 func (s *Store) newCompaction(trigger trigger) *compaction {
 	c := &compaction{s: s, policy: s.policy(trigger), start: time.Now(), maxTargets: math.MaxInt}
+	c.pace = newPace(s.opts.Compaction.Workers, s.opts.urgentWorkers)
 	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
 		c.maxTargets = int(max(1, bound/c.segmentSize()))
 	}
@@ -241,23 +243,19 @@ type round struct {
 	c          *compaction
 	maxTargets int
 
-	mu        sync.Mutex    // guards work, targets and full during the build
-	work      []*victim     // c.work without those at its front that have been copied
-	targets   []*segment    // the last one is being filled
-	full      bool          // no target has room, and no further one may be mapped
-	published bool          // the targets are in the table
-	uncertain bool          // after a crash either side may count: no file may go
-	bytes     atomic.Int64  // copied
-	tick      chan struct{} // sent to when something was copied; nil without OnProgress
+	mu        sync.Mutex   // guards work, targets and full during the build
+	work      []*victim    // c.work without those at its front that have been copied
+	targets   []*segment   // the last one is being filled
+	full      bool         // no target has room, and no further one may be mapped
+	published bool         // the targets are in the table
+	uncertain bool         // after a crash either side may count: no file may go
+	bytes     atomic.Int64 // copied
 }
 
 // round runs one round and drops the finished victims from c.work. On an error, and on a panic of
 // OnProgress before the swap, the store is as it was before the round.
 func (c *compaction) round(ctx context.Context, maxTargets int) error {
 	r := &round{c: c, maxTargets: maxTargets, work: c.work}
-	if c.s.opts.Compaction.OnProgress != nil {
-		r.tick = make(chan struct{}, 1)
-	}
 	finished := false
 	defer func() {
 		if !finished {
@@ -372,6 +370,7 @@ func (r *round) finish(leaving []*segment) {
 
 // swap takes segs out of the table, and their memory back unless a pin keeps it.
 func (c *compaction) swap(segs []*segment) {
+	c.pace.yield(0) // a fresh time slice: a goroutine preempted with the lock held would stop everybody
 	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, c.s.leave(segs, c.recycle))
 }
 

@@ -60,8 +60,7 @@ func (r *round) commit(ctx context.Context) (moved, superseded int64, err error)
 	}
 	r.publish()
 	var m, sup atomic.Int64
-	err = c.parallel(ctx, func(ctx context.Context, _, shard int) error {
-		var y yielder
+	err = c.parallel(ctx, len(c.staged), func(ctx context.Context, worker, shard int) error {
 		for w := range c.staged {
 			for batch := range slices.Chunk(c.staged[w].of(shard), flipBatch) {
 				n, err := c.s.flip(&c.s.shards[shard], batch)
@@ -73,7 +72,7 @@ func (r *round) commit(ctx context.Context) (moved, superseded int64, err error)
 				if err != nil {
 					return err
 				}
-				y.yield()
+				c.pace.yield(worker)
 			}
 		}
 		return nil

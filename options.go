@@ -73,6 +73,8 @@ type Options struct {
 	// each maintenance cycle decided and why. It never sees ids or contents. It is called with no
 	// lock held and may call every method of the store except Close.
 	Logger *slog.Logger
+
+	urgentWorkers int // of a compaction that is urgent: Compaction.Workers, or GOMAXPROCS if that is 0
 }
 
 // WhenFull is what a write does that finds no room within Options.MaxBytes.
@@ -95,7 +97,7 @@ type CompactionOptions struct {
 	MaxMemoryFraction float64
 	// OnProgress, when not nil, is called during a compaction from the goroutine that runs it, with
 	// no lock held. It may call every method of the store except Close, which waits for the
-	// compaction.
+	// compaction. That goroutine is also one of the workers, so a slow call slows the compaction.
 	OnProgress func(CompactionProgress)
 }
 
@@ -126,6 +128,8 @@ type MaintenanceOptions struct {
 func (o Options) withDefaults() Options {
 	o.SegmentSize = o.segmentSize()
 	setDefault(&o.SyncInterval, time.Second)
+	o.urgentWorkers = o.Compaction.Workers
+	setDefault(&o.urgentWorkers, runtime.GOMAXPROCS(0))
 	setDefault(&o.Compaction.Workers, max(1, runtime.GOMAXPROCS(0)/2))
 	setDefault(&o.Compaction.MaxOverhead, defaultOverheadSegments*int64(o.SegmentSize))
 	setDefault(&o.Compaction.MaxMemoryFraction, 0.5)

@@ -1,7 +1,6 @@
 package warmtier
 
 import (
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -188,7 +187,6 @@ const maxLeaving = 64
 func (s *Store) leave(segs []*segment, recycle func(*segment)) (longest time.Duration) {
 	for part := range slices.Chunk(segs, maxLeaving) {
 		gone := written(part)
-		runtime.Gosched() // a fresh time slice: a goroutine preempted with the lock held would stop everybody
 		s.contentMu.Lock()
 		start := time.Now()
 		s.segments.removeLocked(part)

@@ -271,15 +271,15 @@ func (c *compaction) walk(ctx context.Context, group []*victim) error {
 	for i, v := range group {
 		places[v.seg.index] = i + 1
 	}
-	found := make([][][]uint32, c.s.opts.Compaction.Workers)
+	found := make([][][]uint32, c.pace.count())
 	for worker := range found {
 		found[worker] = make([][]uint32, len(group))
 		for i, v := range group {
 			found[worker][i] = make([]uint32, 0, c.expectedLive(v.seg)/len(found))
 		}
 	}
-	err := c.parallel(ctx, func(ctx context.Context, worker, shard int) error {
-		c.walkShard(&c.s.shards[shard], places, found[worker])
+	err := c.parallel(ctx, len(found), func(ctx context.Context, worker, shard int) error {
+		c.walkShard(worker, &c.s.shards[shard], places, found[worker])
 		return context.Cause(ctx)
 	})
 	var sorter offsetSorter
@@ -322,9 +322,8 @@ func (o *offsetSorter) sort(offsets []uint32) {
 }
 
 // walkShard appends the offset in each slot of sh that names a victim to the list of that victim.
-func (c *compaction) walkShard(sh *shard, places []int, found [][]uint32) {
+func (c *compaction) walkShard(worker int, sh *shard, places []int, found [][]uint32) {
 	slots := make([]slot, 0, 2*walkBatch)
-	var y yielder
 	for from := uint32(0); from < tagCount; {
 		sh.mu.Lock()
 		to := sh.rangeEnd(from, walkBatch)
@@ -339,6 +338,6 @@ func (c *compaction) walkShard(sh *shard, places []int, found [][]uint32) {
 			*list = append(*list, uint32(w.location()&(1<<c.s.offsetBits-1)))
 		}
 		from = to
-		y.yield()
+		c.pace.yield(worker)
 	}
 }

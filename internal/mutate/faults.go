@@ -89,6 +89,32 @@ var faults = []fault{
 		test: "TestCompact_OperationAtEveryPoint/workers=1",
 	},
 	{
+		name: "offer not earned back", file: "workers.go",
+		old: "max(least, a.owed)", new: "least",
+		test: "TestPace_EarnsWhatAnOfferCost",
+	},
+	{
+		name: "preemption taken for work", file: "workers.go",
+		old: "min(now.Sub(a.last), longestStep)", new: "now.Sub(a.last)",
+		test: "TestPace_PreemptionEarnsNothing",
+	},
+	{
+		name: "debt forgotten at each shard", file: "victims.go",
+		old:  "\tslots := make([]slot, 0, 2*walkBatch)\n",
+		new:  "\tslots := make([]slot, 0, 2*walkBatch)\n\tc.pace.workers[worker] = account{}\n",
+		test: "TestPace_DebtSurvivesShardsAndRounds",
+	},
+	{
+		name: "worker joins a phase that has ended", file: "workers.go",
+		old: "if p.ended {", new: "if false {",
+		test: "TestPhase_EndWaitsForThoseWhoJoined",
+	},
+	{
+		name: "round undone beside its workers", file: "workers.go",
+		old: "\t\tcancel(nil)\n\t\t_ = p.end()\n", new: "\t\tcancel(nil)\n",
+		test: "TestTogether_PanicStopsAll",
+	},
+	{
 		name: "no undo", file: "flip.go",
 		old: "c.s.unflip(&c.s.shards[i], batch)", new: "_ = batch",
 		test: "TestCompact_OperationThenUndo/workers=1",
