@@ -92,7 +92,7 @@ func (r *round) copyVictims(ctx context.Context, staged *moves) (err error) {
 		default:
 		}
 		y.yield()
-		if err := context.Cause(ctx); err != nil {
+		if err := stopped(ctx); err != nil {
 			return err
 		}
 	}

@@ -55,13 +55,15 @@ first touch is a page fault).
 // a negative MaxOverhead: all live bytes again) and about 28 bytes per memory of a round.
 //
 // When ctx is cancelled it stops within milliseconds: finished rounds stay, and the current one is
-// undone. The statistics returned with an error say what was done until then.
+// undone. The statistics returned with an error say what was done until then. A panic of OnProgress
+// passes through, and undoes the current round. Compact panics when ctx is nil.
 //
 // Errors: [ErrCompactionInProgress]; [ErrClosed]; [ErrReadOnly]; [ErrSyncFailed];
-// [ErrCompactionFailed], which wraps ctx's error, [ErrInsufficientMemory], [ErrNoSpace],
-// [ErrClosed] when Close cancelled it, or [ErrCorrupt] when a live record is damaged. The damaged
+// [ErrCompactionFailed], which wraps ctx's error and its cause, [ErrInsufficientMemory],
+// [ErrNoSpace], [ErrClosed] when Close cancelled it, or [ErrCorrupt] when a live record is damaged. The damaged
 // segment is left alone from then on, so that the next compaction can give back the others.
 func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
+	checkContext(ctx)
 	return s.compact(ctx, triggerManual)
 }
 
@@ -84,6 +86,7 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (CompactionStats, 
 	defer s.compacting.Store(false)
 
 	c := s.newCompaction(trigger)
+	c.own = onOwnGoroutine(ctx)
 	st := s.sizes()
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
 	c.stats.before(st)
@@ -91,7 +94,7 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (CompactionStats, 
 	err = c.run(ctx)
 	s.medium.keepSpares()
 	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrCompactionFailed, err)
+		err = fmt.Errorf("%w: %w", ErrCompactionFailed, s.whyStopped(ctx, err))
 	}
 	c.stats.BytesCopied = c.progress.BytesCopied
 	c.stats.after(s.sizes(), time.Since(c.start))
@@ -119,6 +122,8 @@ type compaction struct {
 	pool       [][]byte  // memory of victims, to be used again
 	keep       int       // segments of the pool that lanes get when the compaction ends
 	complete   bool      // ended without an error, or a panic of OnProgress
+	own        bool      // on a goroutine of the store's, where OnProgress is called apart
+	muted      bool      // OnProgress did not return there: it is called no more
 	lowSpace   bool      // the disk was full: rounds of one target from then on
 	extra      int64     // bytes mapped by this compaction less those it unmapped
 	staged     []moves   // of the current round, one for each worker; kept for the next
@@ -127,7 +132,7 @@ type compaction struct {
 func (s *Store) newCompaction(trigger trigger) *compaction {
 	c := &compaction{s: s, policy: trigger.policy(s.opts.Maintenance), start: time.Now(), maxTargets: math.MaxInt}
 	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
-		c.maxTargets = int(max(1, bound/c.segmentSize()))
+		c.maxTargets = int(min(max(1, bound/c.segmentSize()), int64(s.maxSegments())))
 	}
 	return c
 }
@@ -140,7 +145,7 @@ func (c *compaction) run(ctx context.Context) error {
 	c.keep = c.policy.keepForLanes(begun)
 	defer c.end()
 	defer c.s.releaseReplaced()
-	if err := context.Cause(ctx); err != nil {
+	if err := stopped(ctx); err != nil {
 		return err
 	}
 	c.s.sealLanes(c.policy.sealShare())

@@ -240,7 +240,7 @@ func (c *compaction) walk(ctx context.Context, group []*victim) error {
 	}
 	err := c.parallel(ctx, func(ctx context.Context, worker, shard int) error {
 		c.walkShard(&c.s.shards[shard], places, found[worker])
-		return context.Cause(ctx)
+		return stopped(ctx)
 	})
 	var sorter offsetSorter
 	for i, v := range group {
