@@ -20,7 +20,7 @@ var (
 	// errClosed is returned for requests when the handler is closed and the store is not.
 	errClosed = errors.New("warmtierhttp: handler is closed")
 	// errAbandoned is how a compaction in the background fails whose OnProgress did not return.
-	errAbandoned = errors.New("warmtierhttp: OnProgress did not return")
+	errAbandoned = fmt.Errorf("%w: OnProgress did not return", warmtier.ErrCompactionFailed)
 )
 
 func (h *Handler) stats(w http.ResponseWriter, _ *http.Request) {
