@@ -61,7 +61,7 @@ func (r *round) copyVictims(ctx context.Context, worker int) error {
 		if c.pace.yield(worker) && worker == 0 {
 			c.report(StageBuild, r.bytes.Load())
 		}
-		if err := context.Cause(ctx); err != nil {
+		if err := stopped(ctx); err != nil {
 			return err
 		}
 	}

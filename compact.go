@@ -56,13 +56,15 @@ first touch is a page fault).
 // a negative MaxOverhead: all live bytes again) and about 28 bytes per memory of a round.
 //
 // When ctx is cancelled it stops within milliseconds: finished rounds stay, and the current one is
-// undone. The statistics returned with an error say what was done until then.
+// undone. The statistics returned with an error say what was done until then. A panic of OnProgress
+// passes through, and undoes the current round. Compact panics when ctx is nil.
 //
 // Errors: [ErrCompactionInProgress]; [ErrClosed]; [ErrReadOnly]; [ErrSyncFailed];
-// [ErrCompactionFailed], which wraps ctx's error, [ErrInsufficientMemory], [ErrNoSpace],
-// [ErrClosed] when Close cancelled it, or [ErrCorrupt] when a live record is damaged. The damaged
+// [ErrCompactionFailed], which wraps ctx's error and its cause, [ErrInsufficientMemory],
+// [ErrNoSpace], [ErrClosed] when Close cancelled it, or [ErrCorrupt] when a live record is damaged. The damaged
 // segment is left alone from then on, so that the next compaction can give back the others.
 func (s *Store) Compact(ctx context.Context) (CompactionStats, error) {
+	checkContext(ctx)
 	return s.compact(ctx, triggerManual)
 }
 
@@ -88,6 +90,7 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (_ CompactionStats
 		s.compacting.Store(false)
 		s.room.answer(heard, c.stats.BytesReclaimed > 0 || isAborted(err))
 	}()
+	c.own = onOwnGoroutine(ctx)
 	st := s.sizes()
 	s.maintenance.noteSizes(st)
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
@@ -100,7 +103,7 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (_ CompactionStats
 	}
 	s.medium.keepSpares()
 	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrCompactionFailed, err)
+		err = fmt.Errorf("%w: %w", ErrCompactionFailed, s.whyStopped(ctx, err))
 	}
 	_ = s.mapper.unreturned.returnAll() // what is left is told here, and in Stats
 	c.stats.subtractUnreturned(s.mapper.unreturned.bytes.Load() - unreturned)
@@ -136,13 +139,15 @@ type compaction struct {
 	extra      int64        // bytes mapped by this compaction less those it unmapped
 	staged     []moves      // of the current round, one for each worker; kept for the next
 	pace       *pace
+	own        bool // on a goroutine of the store's, where OnProgress is called apart
+	muted      bool // OnProgress did not return there: it is called no more
 }
 
 func (s *Store) newCompaction(trigger trigger) *compaction {
 	c := &compaction{s: s, policy: s.policy(trigger), start: time.Now(), maxTargets: math.MaxInt}
 	c.pace = newPace(s.opts.Compaction.Workers, s.opts.urgentWorkers)
 	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
-		c.maxTargets = int(max(1, bound/c.segmentSize()))
+		c.maxTargets = int(min(max(1, bound/c.segmentSize()), int64(s.maxSegments())))
 	}
 	return c
 }
@@ -151,7 +156,7 @@ func (s *Store) newCompaction(trigger trigger) *compaction {
 // known that there is memory for a round, and lanes get back what was sealed when the compaction fails:
 // they are then as able to write as they were.
 func (c *compaction) run(ctx context.Context) error {
-	if err := context.Cause(ctx); err != nil {
+	if err := stopped(ctx); err != nil {
 		return err
 	}
 	c.s.noteAllDead()

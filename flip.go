@@ -67,7 +67,7 @@ func (r *round) commit(ctx context.Context) (moved, superseded int64, err error)
 				m.Add(int64(n))
 				sup.Add(int64(len(batch) - n))
 				if err == nil {
-					err = context.Cause(ctx)
+					err = stopped(ctx)
 				}
 				if err != nil {
 					return err

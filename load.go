@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,32 +45,15 @@ type loadCall struct {
 	superseded bool // what it loads is not stored
 }
 
-// loaded is how a load ended, apart from its error.
+// loaded is how a load ended. Its error travels in here, not as one of the singleflight group, which
+// gives some errors a meaning: one that is the panic of another group would end the process.
 type loaded struct {
 	content  []byte
-	panicked *panicError
+	err      error
+	panicked *panicError // what its callers panic with
 }
 
-// panicError is the panic of a load, which its callers panic with.
-type panicError struct {
-	value any
-	stack []byte // of the load
-}
-
-func (p *panicError) Error() string {
-	return fmt.Sprintf("warmtier: panic in a load: %v\n\n%s", p.value, p.stack)
-}
-
-// Unwrap returns the value of the panic if it was an error.
-func (p *panicError) Unwrap() error {
-	err, _ := p.value.(error)
-	return err
-}
-
-var (
-	errSuperseded = errors.New("warmtier: superseded while it was loaded")
-	errLoadExited = errors.New("warmtier: load ended its goroutine with runtime.Goexit")
-)
+var errSuperseded = errors.New("warmtier: superseded while it was loaded")
 
 // GetOrLoad returns a copy of the content of id. When there is none it calls load, stores what load
 // returns, and returns a copy of that. Concurrent calls for one id share one load, and each gets a
@@ -83,17 +64,20 @@ var (
 // When the id is stored or deleted while the load runs, that change stands: what was loaded is
 // returned and not stored. When it cannot be stored, it is returned together with the error of Put.
 //
-// A call whose ctx ends returns ctx's error, and the load continues for the others. The context of
+// A call whose ctx ends returns ctx's error with its cause, and the load continues for the others. The context of
 // load has the values of the first caller's; it ends when no caller is left, or with Close, which
 // does not wait for the load. load runs on a goroutine of its own, with no lock held. It may call
 // the store, but would wait for itself if it called GetOrLoad for the same id. If it panics, each
-// call that waits panics with an error that has the value and the stack of that panic.
+// call that waits panics with an error that has the value and the stack of that panic; if it ends
+// its goroutine, each returns an error. GetOrLoad panics when ctx is nil, and when load is nil and
+// would be called.
 //
 // Errors: as [Store.Get], except ErrNotFound; those of load, ctx and [Store.Put]. With
 // [ErrReadOnly] and [ErrSyncFailed] load is not called.
 func (s *Store) GetOrLoad(
 	ctx context.Context, id string, load func(ctx context.Context) ([]byte, error),
 ) ([]byte, error) {
+	checkContext(ctx)
 	content, err := s.Get(id)
 	if !errors.Is(err, ErrNotFound) {
 		return content, err
@@ -101,8 +85,11 @@ func (s *Store) GetOrLoad(
 	if err := s.checkWrite(id); err != nil {
 		return nil, err
 	}
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+	if err := stopped(ctx); err != nil {
+		return nil, s.whyStopped(ctx, err)
+	}
+	if load == nil {
+		panic("warmtier: nil load") // here, and not in every call that would have joined it
 	}
 	c, result := s.joinLoad(ctx, id, load)
 	defer s.leaveLoad(id, c)
@@ -112,12 +99,12 @@ func (s *Store) GetOrLoad(
 		if l.panicked != nil {
 			panic(l.panicked)
 		}
-		if r.Err != nil && l.content == nil {
-			return nil, r.Err
+		if l.err != nil && l.content == nil {
+			return nil, l.err
 		}
-		return append([]byte{}, l.content...), r.Err
+		return append([]byte{}, l.content...), l.err
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return nil, s.whyStopped(ctx, errStopped)
 	case <-s.lifetime.Done():
 		return nil, ErrClosed
 	}
@@ -141,7 +128,7 @@ func (s *Store) joinLoad(
 		l.running.Store(int64(len(l.calls)))
 	}
 	c.callers++
-	return c, l.group.DoChan(id, func() (any, error) { return s.runLoad(c, id, load) })
+	return c, l.group.DoChan(id, func() (any, error) { return s.runLoad(c, id, load), nil })
 }
 
 // leaveLoad ends the wait of one caller, and cancels the load when it was the last one.
@@ -191,26 +178,17 @@ func (l *loads) isSuperseded(c *loadCall) bool {
 	return c.superseded
 }
 
-// runLoad runs load on a goroutine that load may end in any way: singleflight would make a panic
-// the end of the process, and of runtime.Goexit a result that never comes.
-func (s *Store) runLoad(
-	c *loadCall, id string, load func(context.Context) ([]byte, error),
-) (l loaded, err error) {
+// runLoad runs load apart: singleflight would make a panic the end of the process, and of
+// runtime.Goexit a result that never comes.
+func (s *Store) runLoad(c *loadCall, id string, load func(context.Context) ([]byte, error)) (l loaded) {
 	defer s.loads.drop(id, c)
 	defer context.AfterFunc(s.lifetime, func() { c.cancel(ErrClosed) })()
-	err = errLoadExited
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() {
-			if v := recover(); v != nil {
-				l.panicked = &panicError{value: v, stack: debug.Stack()}
-			}
-		}()
-		l.content, err = s.loadAndStore(c, id, load)
-	}()
-	<-done
-	return l, err
+	end := apart(func() { l.content, l.err = s.loadAndStore(c, id, load) })
+	if end != nil {
+		l.err = end
+		l.panicked, _ = end.(*panicError) //nolint:errorlint // never wrapped
+	}
+	return l
 }
 
 // loadAndStore returns what the callers get.

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/singleflight"
 )
 
 type loadResult struct {
@@ -172,6 +173,36 @@ func TestGetOrLoad_Error(t *testing.T) {
 	})
 }
 
+// Goal: an error of load comes back unchanged whatever it means to others: singleflight ends the
+// process for an error that is the panic of a group, its own or another one's.
+func TestGetOrLoad_ErrorOfAnotherGroup(t *testing.T) {
+	s := openTest(t, quiet(), hooks{})
+	var backend singleflight.Group
+	var returned error
+	content, err := s.GetOrLoad(t.Context(), "a", func(context.Context) (content []byte, err error) {
+		defer func() {
+			returned, _ = recover().(error)
+			err = returned
+		}()
+		_, err, _ = backend.Do("a", func() (any, error) { panic("the backend broke") })
+		return nil, err
+	})
+	require.Nil(t, content)
+	require.Error(t, returned)
+	require.Same(t, returned, err)
+	require.Empty(t, s.loads.calls)
+
+	_, err = s.GetOrLoad(t.Context(), "a", func(context.Context) ([]byte, error) {
+		return nil, errorSlice{errors.New("boom")}
+	})
+	require.Equal(t, errorSlice{errors.New("boom")}, err, "an error that cannot be compared")
+}
+
+// errorSlice is an error of a type that == panics for.
+type errorSlice []error
+
+func (errorSlice) Error() string { return "errors" }
+
 // Goal: a content that cannot be stored is returned with the error that says why.
 func TestGetOrLoad_CannotStore(t *testing.T) {
 	s, err := Open(t.TempDir(), quiet())
@@ -225,7 +256,7 @@ func TestGetOrLoad_LoadDoesNotReturn(t *testing.T) {
 			runtime.Goexit()
 			return nil, nil
 		})
-		require.ErrorIs(t, err, errLoadExited)
+		require.ErrorIs(t, err, errExited)
 		require.Empty(t, s.loads.calls)
 		require.EqualValues(t, 2, s.Stats().Loads.Errors)
 	})

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
+
+	"github.com/warmtier/warmtier/internal/lockrank"
 )
 
 /*
-A log handler is user code: it may take its time, and call the store. So nothing is logged with a
-lock held. A caller that may hold one leaves the line in a queue. A goroutine empties the queue, and
-ends when nothing is left in it; Close waits for that. Lines name segments and files, never ids or
-contents.
+A log handler is user code: it may take its time, call the store, and panic. So nothing is logged
+with a lock held, and every line goes through a patientHandler. A caller that may hold a lock leaves
+the line in a queue. A goroutine empties the queue, and ends when nothing is left in it; Close waits
+for that. Lines name segments and files, never ids or contents.
 */
 
 // maxLogQueue bounds the lines that wait; more are dropped, and counted.
@@ -80,6 +83,82 @@ func (s *Store) waitForLog() {
 	if idle != nil {
 		<-idle
 	}
+}
+
+// patientHandler passes lines to the user's handler, and survives it. On a goroutine of the store's a
+// panic would end the process, and runtime.Goexit make Close wait for ever; on the caller's, either
+// would leave a half-open store behind Open. A line that the handler does not return from is lost.
+type patientHandler struct {
+	handler slog.Handler
+	lost    *lostLines
+}
+
+// lostLines counts lines that a handler did not return from.
+type lostLines struct {
+	mu  sync.Mutex // a leaf
+	n   int
+	end error // of the last one
+}
+
+func (l *lostLines) add(n int, end error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.n, l.end = l.n+n, end
+}
+
+// take returns how many were lost since the last call.
+func (l *lostLines) take() (n int, end error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, end, l.n = l.n, l.end, 0
+	return n, end
+}
+
+// Enabled implements slog.Handler.
+func (h patientHandler) Enabled(ctx context.Context, level slog.Level) (enabled bool) {
+	lockrank.AssertUnlocked()
+	if end := apart(func() { enabled = h.handler.Enabled(ctx, level) }); end != nil {
+		h.lost.add(1, end)
+		return false
+	}
+	return enabled
+}
+
+// Handle implements slog.Handler.
+func (h patientHandler) Handle(ctx context.Context, r slog.Record) error {
+	lockrank.AssertUnlocked()
+	if err := h.handle(ctx, r); err != nil || !h.Enabled(ctx, slog.LevelWarn) {
+		return err
+	}
+	n, end := h.lost.take()
+	if n == 0 {
+		return nil
+	}
+	r = slog.NewRecord(time.Now(), slog.LevelWarn, "log lines lost: the handler did not return", 0)
+	r.Add("lines", n, "error", end)
+	if h.handle(ctx, r) != nil {
+		h.lost.add(n, end) // for the next line
+	}
+	return nil
+}
+
+// handle hands r to the user's handler.
+func (h patientHandler) handle(ctx context.Context, r slog.Record) (err error) {
+	if end := apart(func() { err = h.handler.Handle(ctx, r) }); end != nil {
+		h.lost.add(1, end)
+		return end
+	}
+	return err
+}
+
+// WithAttrs implements slog.Handler.
+func (h patientHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return patientHandler{h.handler.WithAttrs(attrs), h.lost}
+}
+
+// WithGroup implements slog.Handler.
+func (h patientHandler) WithGroup(name string) slog.Handler {
+	return patientHandler{h.handler.WithGroup(name), h.lost}
 }
 
 // logSealed logs that seg was sealed. The lane's lock may be held.

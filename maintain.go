@@ -121,12 +121,13 @@ func (s *Store) look() {
 
 // Maintain runs one maintenance cycle now, whether or not the background cycle is disabled: it
 // compacts when the rules of [MaintenanceOptions] say so. The report says what it saw, what it did,
-// and why if it did nothing, which is no error.
+// and why if it did nothing, which is no error. It panics when ctx is nil.
 //
-// Errors: [ErrClosed], [ErrReadOnly], ctx's error, and those of [Store.Compact] when a compaction
-// was started and failed. Memory too short for the live bytes of a single segment and another compaction
-// under way are reasons to skip and no errors.
+// Errors: [ErrClosed], [ErrReadOnly], ctx's error with its cause, and those of [Store.Compact] when a
+// compaction was started and failed. Memory too short for the live bytes of a single segment and another
+// compaction under way are reasons to skip and no errors.
 func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
+	checkContext(ctx)
 	if s.opts.ReadOnly {
 		return MaintenanceReport{}, ErrReadOnly
 	}
@@ -138,8 +139,8 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 	start := time.Now()
 	st := s.sizes()
 	r := MaintenanceReport{FragmentationRatio: st.FragmentationRatio, TotalBytes: st.TotalBytes}
-	if err := context.Cause(ctx); err != nil {
-		return r, err
+	if err := stopped(ctx); err != nil {
+		return r, s.whyStopped(ctx, err)
 	}
 	if s.maintenance.mu.TryLock() {
 		err = s.maintainLocked(ctx, st, &r)
@@ -172,6 +173,7 @@ func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceRepo
 		switch {
 		case err == nil:
 			r.Compacted = true
+		case isAborted(err): // first: nobody else's error is looked for in the cause of a context
 		case errors.Is(err, ErrCompactionInProgress):
 			r.Skipped, err = SkipBusy, nil
 		case errors.Is(err, ErrInsufficientMemory) && r.Compaction.Rounds == 0:

@@ -1,7 +1,6 @@
 package warmtier
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
 	"sync"
@@ -65,11 +64,6 @@ func (h *history) addCompaction(trigger trigger, c CompactionStats, err error) {
 	h.reclaimed = max(h.reclaimed, h.balance)
 	h.copied += c.BytesCopied
 	h.maxPause = max(h.maxPause, c.MaxSwapPause)
-}
-
-// isAborted reports whether err ended a compaction on request: of the caller, or of Close.
-func isAborted(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrClosed)
 }
 
 // addSweep counts bytes of records that a sweep gave back, and its longest hold of the content buffer's

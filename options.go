@@ -30,6 +30,8 @@ const (
 	boundedSegments = 256
 	leastSegments   = 16
 
+	longestInterval = math.MaxInt64 / 4 // 73 years; two of them are still a time.Duration
+
 	// defaultOverheadSegments is the default of MaxOverhead, in segments.
 	defaultOverheadSegments = 4
 )
@@ -71,7 +73,9 @@ type Options struct {
 	// compaction, damage. Warnings: what recovery had to cut, a fragmented store, memory or disk
 	// space that is short. Info: open, close, compactions. Debug: sealed segments, rounds, and what
 	// each maintenance cycle decided and why. It never sees ids or contents. It is called with no
-	// lock held and may call every method of the store except Close.
+	// lock held and may call every method of the store except Close. A handler that panics, or ends
+	// its goroutine, loses that line and nothing else; the next line that gets through is followed by
+	// a warning with their number.
 	Logger *slog.Logger
 
 	urgentWorkers int // of a compaction that is urgent: Compaction.Workers, or GOMAXPROCS if that is 0
@@ -98,6 +102,9 @@ type CompactionOptions struct {
 	// OnProgress, when not nil, is called during a compaction from the goroutine that runs it, with
 	// no lock held. It may call every method of the store except Close, which waits for the
 	// compaction. That goroutine is also one of the workers, so a slow call slows the compaction.
+	// compaction. A panic passes through to the caller of Compact or Maintain, and undoes the round.
+	// In the background, where there is no caller, it is logged, and the compaction goes on without
+	// OnProgress.
 	OnProgress func(CompactionProgress)
 }
 
@@ -124,7 +131,7 @@ type MaintenanceOptions struct {
 }
 
 // withDefaults returns a copy of o with zero values replaced by defaults, sizes rounded, and
-// negative lower bounds of maintenance raised to zero. REQUIRES: o passed validate.
+// bounds of maintenance brought into their range. REQUIRES: o passed validate.
 func (o Options) withDefaults() Options {
 	o.SegmentSize = o.segmentSize()
 	setDefault(&o.SyncInterval, time.Second)
@@ -137,10 +144,13 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.Maintenance.FragmentationThreshold, 0.5)
 	setDefault(&o.Maintenance.MinBytes, 100_000_000)
 	setDefault(&o.Maintenance.MinPeriod, 5*time.Minute)
+	o.Maintenance.Interval = min(o.Maintenance.Interval, longestInterval)
 	o.Maintenance.MinBytes = max(o.Maintenance.MinBytes, 0)
 	o.Maintenance.MinPeriod = max(o.Maintenance.MinPeriod, 0)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	} else {
+		o.Logger = slog.New(patientHandler{o.Logger.Handler(), &lostLines{}})
 	}
 	return o
 }

@@ -3,7 +3,9 @@ package warmtier
 import (
 	"math"
 	"os"
+	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -149,6 +151,110 @@ func TestOptions_LimitsAccepted(t *testing.T) {
 			requireContents(t, s, 0, 600, 100, func(i int) bool { return !odd(i) })
 		})
 	}
+}
+
+// Goal: values near the ends of their types mean what they say: nothing overflows, and no loop has no
+// end. Method: a store with each of them lives, in memory and in a directory: it writes, compacts by
+// hand and by the rules in as few walks as with the largest values that are of any use, and closes.
+func TestOptions_EndsOfTypes(t *testing.T) {
+	const most, least = math.MaxInt64, math.MinInt64
+	for _, c := range []struct {
+		name string
+		set  func(o *Options)
+		skip SkipReason // of a cycle in a store that is half dead
+	}{
+		{name: "largest overhead", set: func(o *Options) { o.Compaction.MaxOverhead = most }},
+		{name: "overhead that times five is negative", set: func(o *Options) { o.Compaction.MaxOverhead = most / 3 }},
+		{name: "least overhead", set: func(o *Options) { o.Compaction.MaxOverhead = least }},
+		{name: "largest interval", set: func(o *Options) { o.Maintenance.Interval = most }},
+		{name: "least interval", set: func(o *Options) { o.Maintenance.Interval = 1 }},
+		{name: "largest period", set: func(o *Options) { o.Maintenance.MinPeriod = most }},
+		{name: "least period", set: func(o *Options) { o.Maintenance.MinPeriod = least }},
+		{name: "largest sync interval", set: func(o *Options) { o.SyncInterval = most }},
+		{name: "least sync interval", set: func(o *Options) { o.SyncInterval = least }},
+		{name: "shortest sync interval", set: func(o *Options) { o.SyncInterval = 1 }},
+		{name: "largest size", set: func(o *Options) { o.Maintenance.MinBytes = most }, skip: SkipSize},
+		{name: "least size", set: func(o *Options) { o.Maintenance.MinBytes = least }},
+		{name: "least threshold", set: func(o *Options) {
+			o.Maintenance.FragmentationThreshold = math.SmallestNonzeroFloat64
+		}},
+		{name: "largest threshold", set: func(o *Options) { o.Maintenance.FragmentationThreshold = 1 }, skip: SkipThreshold},
+		{name: "negative zero", set: func(o *Options) {
+			o.Maintenance.FragmentationThreshold = math.Copysign(0, -1)
+			o.Compaction.MaxMemoryFraction = math.Copysign(0, -1)
+		}},
+		{name: "largest segments", set: func(o *Options) { o.SegmentSize = maxSegmentSize }},
+	} {
+		for _, kind := range []string{"memory", "directory"} {
+			t.Run(c.name+", "+kind, func(t *testing.T) {
+				dir := ""
+				if kind == "directory" {
+					dir = filepath.Join(t.TempDir(), "store")
+				}
+				if dir != "" && c.name == "largest segments" {
+					t.Skip("two gigabytes of disk")
+				}
+				opts := maintained()
+				opts.SyncInterval = -1
+				opts.Maintenance.Interval = time.Hour
+				opts.Maintenance.Disabled = false
+				c.set(opts)
+				background := opts.Maintenance.Interval == 1
+				var walks atomic.Int32
+				s, err := open(dir, opts, hooks{at: func(p point) error {
+					if p == pointCompactWalked {
+						walks.Add(1)
+					}
+					return nil
+				}})
+				require.NoError(t, err)
+				fill(t, s, 0, 6000, 100)
+				deleteWhere(t, s, 0, 6000, func(i int) bool { return i%3 > 0 })
+				if !background {
+					require.Equal(t, c.skip, maintain(t, s).Skipped)
+					mustCompact(t, s)
+					require.LessOrEqual(t, walks.Load(), int32(2), "one for each of the two")
+					st := s.Stats()
+					require.Less(t, st.FragmentationRatio, 0.5)
+					require.True(t, st.Maintenance.NextCycle.After(time.Now()))
+				} else {
+					require.True(t, waitFor(func() bool { return s.Stats().Compactions > 0 }))
+				}
+				require.NoError(t, s.Sync())
+				requireContents(t, s, 0, 6000, 100, func(i int) bool { return i%3 == 0 })
+				require.NoError(t, s.Close())
+			})
+		}
+	}
+}
+
+// Goal: the smallest share of memory is no share, and no mistake. Method: with the figures of the
+// system, and with the largest there can be.
+func TestOptions_SmallestFraction(t *testing.T) {
+	for _, available := range []int64{0, 1 << 40, math.MaxInt64} {
+		opts := quiet()
+		opts.Compaction.MaxMemoryFraction = math.SmallestNonzeroFloat64
+		s := openTest(t, opts, hooks{available: func() (int64, bool) { return available, true }})
+		fill(t, s, 0, 600, 100)
+		deleteWhere(t, s, 0, 600, odd)
+		if _, err := s.Compact(t.Context()); err != nil {
+			require.ErrorIs(t, err, ErrInsufficientMemory)
+		}
+		requireContents(t, s, 0, 600, 100, func(i int) bool { return !odd(i) })
+	}
+}
+
+// Goal: memory for lanes is kept by the count of segments they have begun lately, however long
+// lately is. Method: the longest Interval, of which two are no longer a duration.
+func TestOptions_LongestIntervalKeepsReserve(t *testing.T) {
+	opts := maintained()
+	opts.Maintenance.Interval = math.MaxInt64
+	opts.Compaction.MaxOverhead = 1
+	s := openTest(t, opts, hooks{})
+	fill(t, s, 0, 6000, 100)
+	deleteWhere(t, s, 0, 6000, all)
+	require.True(t, maintain(t, s).Compacted)
+	require.Positive(t, s.Stats().SegmentDetails.ReserveBytes)
 }
 
 // Goal: Open copies the options: it does not write to them, and later changes do not reach the

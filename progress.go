@@ -33,7 +33,7 @@ type CompactionProgress struct {
 // copied so far, bytes. REQUIRES: no lock held.
 func (c *compaction) report(stage CompactionStage, copied int64) {
 	fn := c.s.opts.Compaction.OnProgress
-	if fn == nil {
+	if fn == nil || c.muted {
 		return
 	}
 	p := c.progress
@@ -41,7 +41,14 @@ func (c *compaction) report(stage CompactionStage, copied int64) {
 	p.BytesCopied += copied
 	p.Elapsed = time.Since(c.start)
 	lockrank.AssertUnlocked()
-	fn(p)
+	if !c.own {
+		fn(p)
+		return
+	}
+	if end := apart(func() { fn(p) }); end != nil {
+		c.muted = true
+		c.s.opts.Logger.Error("OnProgress did not return: the compaction goes on without it", "error", end)
+	}
 }
 
 // liveProgress is what Stats reads about the compaction under way.

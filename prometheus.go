@@ -2,13 +2,17 @@ package warmtier
 
 import (
 	"bufio"
+	"fmt"
 	"io"
+	"maps"
 	"math"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/warmtier/warmtier/internal/layout"
 )
@@ -56,10 +60,50 @@ func (st Stats) Metrics() []Metric {
 }
 
 // WritePrometheus writes st in the Prometheus text format, version 0.0.4, whose Content-Type is
-// "text/plain; version=0.0.4; charset=utf-8". It returns the errors of w.
-func (st Stats) WritePrometheus(w io.Writer) error {
+// "text/plain; version=0.0.4; charset=utf-8". It is a page of its own: the figures of several stores
+// are one page with the function [WritePrometheus]. It returns the errors of w.
+func (st Stats) WritePrometheus(w io.Writer) error { return writePage(w, st.Metrics()) }
+
+// WritePrometheus writes the statistics of several stores as one page, in the format of
+// [Stats.WritePrometheus]. Every sample has the label store, with the name that its store has in
+// stores. A name that is not valid UTF-8, which no reader of the page would take, is an error before
+// anything is written; otherwise the errors are those of w.
+func WritePrometheus(w io.Writer, stores map[string]Stats) error {
+	var page []Metric
+	for _, name := range slices.Sorted(maps.Keys(stores)) {
+		if !utf8.ValidString(name) {
+			return fmt.Errorf("warmtier: the name of a store is not valid UTF-8: %q", name)
+		}
+		metrics := stores[name].Metrics() // the same ones, in the same order, for every store
+		if page == nil {
+			page = make([]Metric, len(metrics))
+		}
+		for i, m := range metrics {
+			samples := page[i].Samples
+			for _, s := range m.Samples {
+				samples = append(samples, s.with(Label{Name: "store", Value: name}))
+			}
+			m.Samples = samples
+			page[i] = m
+		}
+	}
+	return writePage(w, page)
+}
+
+// with returns s with one more label, in its place.
+func (s Sample) with(l Label) Sample {
+	at := slices.IndexFunc(s.Labels, func(other Label) bool { return other.Name > l.Name })
+	if at < 0 {
+		at = len(s.Labels)
+	}
+	s.Labels = slices.Insert(slices.Clone(s.Labels), at, l)
+	return s
+}
+
+// writePage writes metrics, each of which may be on a page once.
+func writePage(w io.Writer, metrics []Metric) error {
 	b := bufio.NewWriter(w)
-	for _, m := range st.Metrics() {
+	for _, m := range metrics {
 		m.write(b)
 	}
 	return b.Flush()

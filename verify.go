@@ -40,9 +40,12 @@ type VerifyReport struct {
 // live record whose id belongs in that slot; no id has two slots; counts, live and dead bytes agree
 // with the index. It runs beside reads, writes and compactions, and holds locks for a batch at a
 // time. It costs about as much as reading all content once, and two look-ups per record.
+// It panics when ctx is nil.
 //
-// Errors: [ErrCorrupt] when there is a finding (the report lists them), [ErrClosed], ctx's error.
+// Errors: [ErrCorrupt] when there is a finding (the report lists them), [ErrClosed], ctx's error with
+// its cause.
 func (s *Store) Verify(ctx context.Context) (VerifyReport, error) {
+	checkContext(ctx)
 	start := time.Now()
 	ctx, done, err := s.begin(ctx)
 	if err != nil {
@@ -67,7 +70,7 @@ func (s *Store) Verify(ctx context.Context) (VerifyReport, error) {
 		f := v.report.Findings[0]
 		err = &CorruptError{File: f.File, Offset: f.Offset, ID: f.ID, Reason: f.Problem}
 	}
-	return v.report, err
+	return v.report, s.whyStopped(ctx, err)
 }
 
 // changes returns a number that grows before and after every change of the index and of the byte
@@ -128,7 +131,7 @@ func (v *verifier) checkSegment(ctx context.Context, seg *segment) (err error) {
 	tail := int(seg.tail.Load())
 	for offset, n := layout.HeaderSize, 0; offset < tail; n++ {
 		if n%1024 == 0 {
-			if err := context.Cause(ctx); err != nil {
+			if err := stopped(ctx); err != nil {
 				return err
 			}
 		}
@@ -172,7 +175,7 @@ func (v *verifier) checkIndex(ctx context.Context) error {
 	var slots []slot
 	for i := range v.s.shards {
 		for from := uint32(0); from < tagCount; {
-			if err := context.Cause(ctx); err != nil {
+			if err := stopped(ctx); err != nil {
 				return err
 			}
 			slots, from = v.checkSlots(i, from, slots)

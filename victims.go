@@ -280,7 +280,7 @@ func (c *compaction) walk(ctx context.Context, group []*victim) error {
 	}
 	err := c.parallel(ctx, len(found), func(ctx context.Context, worker, shard int) error {
 		c.walkShard(worker, &c.s.shards[shard], places, found[worker])
-		return context.Cause(ctx)
+		return stopped(ctx)
 	})
 	var sorter offsetSorter
 	for i, v := range group {

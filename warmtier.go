@@ -253,7 +253,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	s.segments.entries.Store(new([]atomic.Pointer[segment]))
 	s.makeLanes(runtime.GOMAXPROCS(0))
 	s.meters.init()
-	s.lifetime, s.endLife = context.WithCancelCause(context.Background())
+	s.lifetime, s.endLife = context.WithCancelCause(context.WithValue(context.Background(), ownGoroutine{}, true))
 	s.pool.counted = time.Now()
 	s.segments.pending, s.segments.taken = map[uint64]bool{}, map[uint64]bool{}
 	return s, nil
@@ -374,11 +374,12 @@ func (s *Store) enter() (done func(), err error) {
 
 // begin does what enter does, for work that takes a context: ctx ends with parent, and when Close begins.
 func (s *Store) begin(parent context.Context) (ctx context.Context, done func(), err error) {
+	ctx, cancel := context.WithCancelCause(parent) // may panic, so it comes before anything is counted
 	left, err := s.enter()
 	if err != nil {
+		cancel(nil)
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithCancelCause(parent)
 	stop := context.AfterFunc(s.lifetime, func() { cancel(ErrClosed) })
 	return ctx, func() {
 		stop()

@@ -16,8 +16,12 @@ const (
 	maxJobs     = 64     // background compactions whose status is kept
 )
 
-// errClosed is returned for requests when the handler is closed and the store is not.
-var errClosed = errors.New("warmtierhttp: handler is closed")
+var (
+	// errClosed is returned for requests when the handler is closed and the store is not.
+	errClosed = errors.New("warmtierhttp: handler is closed")
+	// errAbandoned is how a compaction in the background fails whose OnProgress did not return.
+	errAbandoned = fmt.Errorf("%w: OnProgress did not return", warmtier.ErrCompactionFailed)
+)
 
 func (h *Handler) stats(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, toWireStats(time.Now(), h.store.Stats()))
@@ -177,12 +181,26 @@ func (h *Handler) begin() (number int, j *job) {
 	h.jobs.byNumber[h.jobs.last] = j
 	delete(h.jobs.byNumber, h.jobs.last-maxJobs)
 	h.background.Go(func() {
+		defer h.look()
 		defer close(j.done)
-		stats, err := h.store.Compact(h.lifetime)
-		j.stats, j.err = stats, h.outcome(err)
-		h.look()
+		j.run(func() (warmtier.CompactionStats, error) {
+			stats, err := h.store.Compact(h.lifetime)
+			return stats, h.outcome(err)
+		})
 	})
 	return h.jobs.last, j
+}
+
+// run runs the compaction of j. It calls the program's OnProgress, and there is no caller here whom a
+// panic of that could pass to: it would end the process.
+func (j *job) run(compact func() (warmtier.CompactionStats, error)) {
+	j.err = errAbandoned // what runtime.Goexit leaves
+	defer func() {
+		if v := recover(); v != nil {
+			j.err = fmt.Errorf("%w: panic: %v", errAbandoned, v)
+		}
+	}()
+	j.stats, j.err = compact()
 }
 
 // begun waits until the compaction of j runs, or has ended with the error that it returns. Nothing

@@ -8,8 +8,11 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -304,6 +307,34 @@ func TestCompact_NotWaitedFor(t *testing.T) {
 	}
 	require.Equal(t, http.StatusNotFound, ask(h, "GET", compactPath+"/1", nil).Code)
 	require.Len(t, h.jobs.byNumber, maxJobs)
+}
+
+// Goal: an OnProgress that does not return fails a compaction that nobody waits for, and does not end the
+// process; the store and the handler work on.
+func TestCompact_NotWaitedForProgressDoesNotReturn(t *testing.T) {
+	for how, end := range map[string]func(){"panic": func() { panic("from OnProgress") }, "goexit": runtime.Goexit} {
+		t.Run(how, func(t *testing.T) {
+			var calls atomic.Int32
+			opts := &warmtier.Options{SegmentSize: 64 << 10, Maintenance: warmtier.MaintenanceOptions{Disabled: true}}
+			opts.Compaction.OnProgress = func(warmtier.CompactionProgress) {
+				if calls.Add(1) == 1 {
+					end()
+				}
+			}
+			s := openStore(t, opts)
+			for i := range 2000 {
+				require.NoError(t, s.Put(strconv.Itoa(i%1000), make([]byte, 200)))
+			}
+			h := handlerOf(t, s, Options{})
+			w := ask(h, "POST", compactPath+"?wait=false", nil)
+			require.Equal(t, http.StatusAccepted, w.Code, w.Body)
+			status := statusOf(t, h, w)
+			require.Equal(t, "failed", status.Status)
+			require.Contains(t, status.Failure.Error, "OnProgress did not return")
+			require.Equal(t, http.StatusOK, ask(h, "POST", compactPath, nil).Code)
+			require.Zero(t, s.Stats().DeadBytes)
+		})
+	}
 }
 
 // Goal: a client that waits and goes away cancels its compaction.

@@ -4,6 +4,11 @@
 //	prometheus.MustRegister(warmtierprom.NewCollector(store))
 //	http.Handle("GET /metrics", promhttp.Handler())
 //
+// Several stores share a registry by name, with [NewNamedCollector]; for other labels than store:
+//
+//	labels := prometheus.Labels{"tenant": "a"}
+//	prometheus.WrapRegistererWith(labels, registry).MustRegister(warmtierprom.NewCollector(store))
+//
 // Figures are read at each scrape, from counters that the store has anyway: a collector adds
 // nothing to Get and Put. [warmtier.Stats.Metrics] has the names.
 package warmtierprom
@@ -17,7 +22,8 @@ import (
 func NewCollector(store *warmtier.Store) prometheus.Collector { return newCollector(store, nil) }
 
 // NewNamedCollector returns a collector for a registry with several stores: every metric has the
-// label store with this name.
+// label store with this name, as on the page that [warmtier.WritePrometheus] writes. A name that is
+// not valid UTF-8 makes the registration fail.
 func NewNamedCollector(store *warmtier.Store, name string) prometheus.Collector {
 	return newCollector(store, prometheus.Labels{"store": name})
 }

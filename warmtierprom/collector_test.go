@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/require"
 	"github.com/warmtier/warmtier"
 )
@@ -104,6 +105,77 @@ func TestCollector_SeveralStores(t *testing.T) {
 warmtier_memories{store="sessions"} 1
 warmtier_memories{store="users"} 1
 `), "warmtier_memories"))
+}
+
+// Goal: any labels tell stores in one registry apart, given by the registerer.
+func TestCollector_LabelsOfRegisterer(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	for _, tenant := range []string{"a", "b"} {
+		s, err := warmtier.Open("", nil)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, s.Close()) }()
+		require.NoError(t, s.Put(tenant, nil))
+		labelled := prometheus.WrapRegistererWith(prometheus.Labels{"tenant": tenant}, registry)
+		require.NoError(t, labelled.Register(NewCollector(s)))
+		require.Error(t, labelled.Register(NewCollector(s)), "the same labels twice")
+	}
+	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP warmtier_memories Memories in the store.
+# TYPE warmtier_memories gauge
+warmtier_memories{tenant="a"} 1
+warmtier_memories{tenant="b"} 1
+`), "warmtier_memories"))
+}
+
+// Goal: Prometheus' own parser reads the page of several stores, whatever their names are, and what it
+// reads are the lines of collectors with these names in one registry.
+func TestPage_ParserReadsSeveralStores(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	stats := map[string]warmtier.Stats{}
+	for _, name := range []string{"users", "", `quoted "back\slash"`, "two\nlines", "ünïcode"} {
+		s := usedStore(t)
+		require.NoError(t, s.Put(name+"more", nil))
+		require.NoError(t, registry.Register(NewNamedCollector(s, name)))
+		stats[name] = s.Stats()
+	}
+	var page bytes.Buffer
+	require.NoError(t, warmtier.WritePrometheus(&page, stats))
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(page.Bytes()))
+	require.NoError(t, err)
+	require.Len(t, families, len((warmtier.Stats{}).Metrics()))
+	names := map[string]bool{}
+	for _, m := range families["warmtier_memories"].GetMetric() {
+		require.Len(t, m.GetLabel(), 1)
+		names[m.GetLabel()[0].GetValue()] = true
+	}
+	for name := range stats {
+		require.True(t, names[name], name)
+	}
+	require.Len(t, names, len(stats))
+
+	gathered, err := registry.Gather()
+	require.NoError(t, err)
+	var collected bytes.Buffer
+	for _, family := range gathered {
+		_, err := expfmt.MetricFamilyToText(&collected, family)
+		require.NoError(t, err)
+	}
+	require.Equal(t, lines(collected.String()), lines(page.String()))
+	problems, err := promlint.New(&page).Lint()
+	require.NoError(t, err)
+	require.Empty(t, problems)
+}
+
+// Goal: a name that is no text is refused by the page and by the collector alike.
+func TestPage_NameIsNoText(t *testing.T) {
+	s, err := warmtier.Open("", nil)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	var page bytes.Buffer
+	require.ErrorContains(t, warmtier.WritePrometheus(&page, map[string]warmtier.Stats{"a": {}, "\xff": {}}), `"\xff"`)
+	require.Zero(t, page.Len())
+	require.Error(t, prometheus.NewRegistry().Register(NewNamedCollector(s, "\xff")))
 }
 
 // Goal: a closed store can still be scraped: its counters stay.

@@ -41,6 +41,12 @@ Latencies are corrected for coordinated omission. With --rate they count from th
 operation was due; without, each one that took longer than usual stands for those that it held up, too.`
 }
 
+// Bounds of what a run is asked for: beyond them it would not begin within minutes, or not at all.
+const (
+	maxBenchMemories   = 1_000_000_000
+	maxBenchGoroutines = 100_000
+)
+
 // bench is one run of the benchmark.
 type bench struct {
 	c        *benchCmd
@@ -69,8 +75,12 @@ func (c *benchCmd) Run(a *app) error {
 	if c.Goroutines == 0 {
 		c.Goroutines = runtime.GOMAXPROCS(0)
 	}
-	if c.Memories < 1 || c.Goroutines < 1 || c.Duration <= 0 || c.Rate < 0 || c.CompactEvery < 0 {
+	if c.Memories < 1 || c.Goroutines < 1 || c.Duration <= 0 || !(c.Rate >= 0) || c.CompactEvery < 0 { // NaN is not
 		return usage("--memories, --goroutines and --duration must be more than 0, --rate and --compact-every no less")
+	}
+	if c.Memories > maxBenchMemories || c.Goroutines > maxBenchGoroutines || c.Size.most > warmtier.MaxContentLen {
+		return usage("at most %d --memories, %d --goroutines and %d bytes of --size",
+			maxBenchMemories, maxBenchGoroutines, warmtier.MaxContentLen)
 	}
 	if c.In != "" {
 		if entries, err := os.ReadDir(c.In); err == nil && len(entries) > 0 {
@@ -174,7 +184,8 @@ func (l *lane) run(ctx context.Context, number int) error {
 	due := l.started
 	if l.b.c.Rate > 0 {
 		lanes := float64(l.b.c.Goroutines)
-		interval = time.Duration(lanes / l.b.c.Rate * float64(time.Second))
+		// A rate so low that the next operation would be due in years is one that is never due.
+		interval = time.Duration(min(lanes/l.b.c.Rate*float64(time.Second), 1<<62))
 		due = due.Add(time.Duration(float64(interval) * float64(number) / lanes))
 	}
 	for now := time.Now(); now.Before(l.b.deadline); {

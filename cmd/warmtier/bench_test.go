@@ -80,6 +80,22 @@ func TestBench_Options(t *testing.T) {
 	command(t, "", "bench", "--in", dir, "--duration", "1ms").exits(exitUsage)
 }
 
+// Values near the ends of their types are refused at once, or mean what they say.
+func TestBench_EndsOfTypes(t *testing.T) {
+	for _, flags := range []string{
+		"--memories 9223372036854775807", "--memories -9223372036854775808", "--goroutines 9223372036854775807",
+		"--size 1TiB", "--size 0-1099511627776", "--rate NaN", "--rate -Inf", "--duration -2562047h47m16s",
+		"--compact-every -1ns",
+	} {
+		command(t, "", append([]string{"bench"}, strings.Fields(flags)...)...).exits(exitUsage)
+	}
+	for _, rate := range []string{"5e-324", "1e-300"} { // the first operation is due at once, the next one never
+		v := command(t, "", "bench", "--json", "--rate", rate, "--duration", "50ms", "--memories", "10",
+			"--goroutines", "1").exits(exitOK).json()
+		require.EqualValues(t, 1, v["operations"], rate)
+	}
+}
+
 // A stall of a second, in a loop that does an operation a millisecond, is a thousand late operations.
 func TestCorrected(t *testing.T) {
 	raw := newHistogram()
