@@ -195,6 +195,7 @@ func TestRecover_FailedFlushOfStates(t *testing.T) {
 	}
 	require.ErrorIs(t, s.Close(), ErrSyncFailed)
 	d.Fault = nil
+	require.NoError(t, s.mapper.unreturned.returnAll()) // nothing could be unmapped either
 	s = shadowStore(t, d, shadowOptions())
 	after := d.Crash(nothingKept)
 	closeShadow(t, s, d)

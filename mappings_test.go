@@ -179,7 +179,6 @@ func childUnmap(t *testing.T, b *ballast, limit int) {
 	// The runtime has its threads and a heap that need not grow: here it has no reserve.
 	heap := make([]byte, 64<<20)
 	runtime.KeepAlive(heap)
-	heap = nil
 	runtime.GC()
 	debug.SetGCPercent(-1)
 	b.fill(t, limit-32)
