@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -351,26 +350,9 @@ func (r *round) finish(leaving []*segment) {
 
 // swap takes segs out of the table, and their memory back unless a pin keeps it.
 func (c *compaction) swap(segs []*segment) {
-	if len(segs) == 0 {
-		return
-	}
-	s := c.s
-	gone := written(segs)
-	runtime.Gosched() // a fresh time slice: a goroutine preempted with the lock held would stop everybody
-	s.contentMu.Lock()
-	start := time.Now()
-	s.segments.removeLocked(segs)
-	s.writtenGone += gone
-	tables := s.replaced.takeLocked()
-	pause := time.Since(start)
-	s.contentMu.Unlock()
-	s.releaseTables(tables)
-	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, pause)
-	s.meters.swaps.observe(pause)
-
-	s.segments.reuse(segs)
+	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, c.s.removeFromTable(segs))
 	for _, seg := range segs {
-		if s.retire(seg) {
+		if c.s.retire(seg) {
 			c.recycle(seg)
 		}
 	}
