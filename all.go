@@ -3,6 +3,7 @@ package warmtier
 import (
 	"errors"
 	"iter"
+	"slices"
 
 	"github.com/warmtier/warmtier/internal/record"
 )
@@ -45,7 +46,8 @@ func (s *Store) All() iter.Seq2[string, []byte] {
 	}
 }
 
-// idBatch holds some ids of one shard.
+// idBatch holds some ids of one shard: about iterationBatch of them, or fewer that have
+// maxLockedCopy bytes.
 type idBatch struct {
 	next  uint32 // the first tag after those of ids
 	ids   []string
@@ -59,13 +61,20 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 	defer s.catchFault(armFaults(), &err)
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	end := sh.rangeEnd(b.next, iterationBatch)
-	b.slots = sh.current().appendRange(b.slots[:0], b.next, end)
+	var end uint32
+	b.slots, end = sh.readRange(b.slots[:0], b.next)
+	sh.mu.Unlock() // writers go on: contentMu keeps what the slots lead to
+	slices.Sort(b.slots)
 	b.ids, b.next = b.ids[:0], end
-	var m match
-	for _, w := range b.slots {
-		if damage := s.follow(&m, w.location()); damage != nil {
+	for i, bytes := 0, 0; i < len(b.slots); i++ {
+		if endsBatch(b.slots, i, bytes) {
+			b.next = b.slots[i].tag()
+			break
+		}
+		var m match
+		damage := s.follow(&m, b.slots[i].location())
+		bytes += m.h.IDLen
+		if damage != nil {
 			s.corruptRecords.Add(1)
 			err = errors.Join(err, damage)
 			continue
@@ -73,6 +82,21 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 		b.ids = append(b.ids, string(record.ID(m.rec, m.h)))
 	}
 	return err
+}
+
+// readRange appends the slots of about iterationBatch memories to dst: those with a tag in
+// [from, to). REQUIRES: sh.mu held.
+func (sh *shard) readRange(dst []slot, from uint32) (slots []slot, to uint32) {
+	to = sh.rangeEnd(from, iterationBatch)
+	return sh.current().appendRange(dst, from, to), to
+}
+
+// endsBatch reports whether a batch over slots, sorted and so in the order of their tags, ends before
+// the one at i, because ids of so many bytes have been read in this hold of contentMu. The next batch begins with
+// that slot's tag, so a batch does not end between two slots of one tag, which are seldom more than
+// two.
+func endsBatch(slots []slot, i, bytes int) bool {
+	return bytes >= maxLockedCopy && slots[i].tag() != slots[i-1].tag()
 }
 
 // step yields one memory if it is still there. A store that may fault yields a copy, since a fault

@@ -376,7 +376,12 @@ func (r *round) finish(leaving []*segment) {
 // swap takes segs out of the table, and their memory back unless a pin keeps it.
 func (c *compaction) swap(segs []*segment) {
 	c.pace.yield(0) // a fresh time slice: a goroutine preempted with the lock held would stop everybody
-	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, c.s.leave(segs, c.recycle))
+	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, c.s.removeFromTable(segs))
+	for _, seg := range segs {
+		if c.s.retire(seg) {
+			c.recycle(seg)
+		}
+	}
 }
 
 // recycle keeps the memory of seg, which nobody can reach, for the next targets or for lanes, or

@@ -80,12 +80,17 @@ func (r *round) commit(ctx context.Context) (moved, superseded int64, err error)
 	return m.Load(), sup.Load(), err
 }
 
-// publish puts the targets into the table, before any slot can name them.
+// publish puts the targets into the table, a few in a hold of contentMu, before any slot can name
+// them.
 func (r *round) publish() {
 	s := r.c.s
-	defer s.contentMu.RUnlock(s.contentMu.RLock())
-	for _, target := range r.targets {
-		s.segments.publish(target)
+	for batch := range slices.Chunk(r.targets, removalBatch) {
+		hold := s.contentMu.RLock()
+		for _, target := range batch {
+			s.segments.publish(target)
+		}
+		s.contentMu.RUnlock(hold)
+		_ = s.hooks.fire(pointTargetsPublished)
 	}
 	r.published = true
 }

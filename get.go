@@ -8,9 +8,16 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// maxLockedCopy is the longest content (bytes) copied with contentMu read-held; longer ones are
-// copied under a pin, so that a swap, and every reader that queues after it, never waits for them.
+// maxLockedCopy is how many bytes of contents or ids are copied, about, in one hold of contentMu. A
+// longer copy is made under a pin, or in several holds, so that a swap, and every reader that queues
+// after it, never waits for it.
 const maxLockedCopy = 64 << 10
+
+// copiesLong reports whether to append n bytes to dst copies more than maxLockedCopy: what dst has
+// is copied too when dst must grow.
+func copiesLong(dst []byte, n int) bool {
+	return n > maxLockedCopy || len(dst)+n > max(cap(dst), maxLockedCopy)
+}
 
 // match is a record that the index points to, or the place in the index where an id is missing.
 type match struct {
@@ -67,7 +74,7 @@ func (s *Store) appendContent(dst []byte, id string, counted bool) (content []by
 		return dst, err
 	}
 	var out []byte
-	if m.h.ContentLen > maxLockedCopy {
+	if copiesLong(dst, m.h.ContentLen) {
 		if out, err = s.copyPinned(dst, &h, &m); err != nil {
 			return dst, err
 		}
@@ -95,13 +102,18 @@ func appendTo(dst, content []byte) []byte {
 	return append(dst, content...)
 }
 
-// copyPinned appends a content that is too long to be copied with contentMu held. It releases h.
+// copyPinned is the copy of appendContent where it is too long for a hold of contentMu. It releases
+// h.
 func (s *Store) copyPinned(dst []byte, h *readHold, m *match) (out []byte, err error) {
 	m.seg.pin()
 	h.release()
 	defer s.unpin(m.seg)
 	if s.mayFault() { // as in viewPinned
 		defer s.catchFault(armFaults(), &err)
+	}
+	lockrank.AssertUnlocked()
+	if err := s.hooks.fire(pointCopyPinned); err != nil {
+		return nil, err
 	}
 	return appendTo(dst, m.content()), nil
 }

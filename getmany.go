@@ -29,8 +29,8 @@ Chaining", VLDB 2015. The simplest of the forms compared there, "group prefetchi
 chains of one length.) What is seen on the way is not believed: only the look-up decides, by the
 rules of Get.
 
-A batch is one hold of contentMu, so it is bounded twice: in ids, and in the bytes it copies.
-Content over maxLockedCopy is not copied in a batch but read by itself, when its turn comes.
+A batch is one hold of contentMu, so it is bounded three times: in ids, in their bytes, which the
+look-ups read, and in the bytes it copies. Content over maxLockedCopy is not copied in a batch but read by itself, when its turn comes.
 */
 
 // batchIDs is how many ids a batch has: enough for the loads that a core keeps under way, and few
@@ -143,7 +143,12 @@ func (s *Store) readHeld(b *batch, ids []string, h *readHold) error {
 	b.n, b.copies = 0, b.copies[:0]
 	var m match
 	gets, misses := uint64(0), uint64(0)
+	idBytes := 0
 	for i, id := range ids {
+		if idBytes >= maxLockedCopy {
+			break
+		}
+		idBytes += len(id)
 		f := &b.found[i]
 		*f = found{from: len(b.copies)}
 		if f.err = checkID(id); f.err != nil {

@@ -25,9 +25,7 @@ type laneState struct {
 
 // largeSize returns the size of the largest memory's record that shares a segment. Larger ones have
 // a segment of their own, see large.go.
-func (s *Store) largeSize() int {
-	return min(s.largestShared(), max(s.opts.SegmentSize/largeShare, minLargeSize))
-}
+func (s *Store) largeSize() int { return min(s.largestShared(), maxSharedSize) }
 
 // largestShared returns the size of the largest record that fits a segment of SegmentSize. A
 // tombstone shares a segment if it fits: one that does not has an id nearly as long as the smallest

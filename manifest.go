@@ -3,6 +3,8 @@ package warmtier
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/warmtier/warmtier/internal/layout"
 )
@@ -39,21 +41,23 @@ func (d *disk) listSegments() error {
 
 // snapshotManifest returns a manifest of the committed segments in the table, with joining and
 // without leaving. REQUIRES: d.manifestMu held.
+//
+// The table is walked with no lock held, since lanes that roll would wait. Ids come first: a segment
+// that is published in between is named as pending or has a higher id than next. In the opposite
+// order it would be neither, and in no list: a leftover. A segment that leaves in between is
+// committed no longer, and becomes so with manifestMu held.
 func (d *disk) snapshotManifest(leaving, joining []*segment) layout.Manifest {
 	skip := map[*segment]bool{}
 	for _, seg := range leaving {
 		skip[seg] = true
 	}
-	t := &d.s.segments
-	t.mu.Lock() // segments are published, and ids pending, under it
-	defer t.mu.Unlock()
-	m := layout.Manifest{Store: d.store, Boot: d.boot, Next: t.lastID + 1}
-	for id := range t.pending {
-		m.Pending = append(m.Pending, id)
-	}
-	for _, seg := range t.all() {
+	next, pending := d.s.segments.numbers()
+	_ = d.s.hooks.fire(pointManifestNumbered)
+	m := layout.Manifest{Store: d.store, Boot: d.boot, Next: next, Pending: slices.Collect(maps.Keys(pending))}
+	for _, seg := range d.s.segments.all() {
 		switch {
 		case skip[seg] || !seg.inFile.committed.Load():
+		case pending[seg.id] || seg.id >= next: // published since
 		case seg.inFile.durable.Load():
 			m.Listed = append(m.Listed, seg.id)
 		default: // a power loss may leave nothing of it, not even its header

@@ -163,7 +163,7 @@ func TestPower_SyncBeforeSwap(t *testing.T) {
 				go func() {
 					defer s.contentMu.RUnlock(s.contentMu.RLock()) // the swap waits
 					close(ready)
-					done <- s.disk.listSegments()
+					elsewhere(func() { done <- s.disk.listSegments() })
 				}()
 				<-ready
 			})

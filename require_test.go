@@ -104,7 +104,7 @@ func requireUnpinned(t *testing.T, s *Store) {
 	t.Helper()
 	require.Zero(t, s.Stats().SegmentDetails.RetiredBytes)
 	s.contentMu.Lock()
-	defer s.contentMu.Unlock()
+	s.contentMu.Unlock() //nolint:staticcheck // nobody holds it any more
 	for _, seg := range s.segments.all() {
 		require.EqualValues(t, 1, seg.refs.Load(), "references to %s", seg.name())
 	}

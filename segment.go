@@ -27,11 +27,11 @@ segment table, and mapped as long as it is pinned.
 */
 
 const (
-	// A record over 1/16 of a segment, and over 1 MiB, gets a segment of its own. So a segment that
-	// was sealed because the next record did not fit is at least 15/16 full, and no copy into a
-	// shared segment, which is made with locks held, is longer than the larger of the two.
-	largeShare   = 16
-	minLargeSize = 1 << 20 // bytes
+	// A record over 1 MiB gets a segment of its own: a copy into a shared segment is made with locks
+	// held. So a segment of 16 MiB or more that was sealed because the next record did not fit is at
+	// least 15/16 full; one that is less full than that counts as sealed early.
+	maxSharedSize = 1 << 20 // bytes
+	largeShare    = 16
 
 	// prefetchLimit is how many bytes of a record are asked for ahead. The processor notices by
 	// itself that more of the same will be needed.

@@ -2,8 +2,11 @@ package warmtier
 
 import (
 	"fmt"
+	"maps"
 	"math/bits"
+	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/lockrank"
@@ -14,11 +17,15 @@ import (
 // with contentMu read-held, and leave with contentMu write-held. A reader needs no lock but
 // contentMu.
 type segmentTable struct {
-	mu      lockrank.Mutex[tableRank] // guards all of it but loads of entries
+	// leaving is held around contentMu by whoever takes segments out, and by whoever must see the
+	// table between two removals: nobody walks it with contentMu held.
+	leaving lockrank.Mutex[leaveRank]
+	gone    int64 // bytes that Put and Delete wrote to segments that left; guarded by leaving
+
+	mu      lockrank.Mutex[tableRank] // guards what follows but loads of entries
 	entries atomic.Pointer[[]atomic.Pointer[segment]]
-	used    int          // entries[used:] were never used
-	left    atomic.Int64 // how often segments have left
-	free    []int        // entries that were used, and are empty
+	used    int   // entries[used:] were never used
+	free    []int // entries that were used, and are empty
 	lastID  uint64
 	pending map[uint64]bool // ids of segments for lanes that are being made, not published yet
 	taken   map[uint64]bool // ids in names of unfinished files that Open has found; constant afterwards
@@ -36,8 +43,11 @@ func (t *segmentTable) at(index int) *segment {
 	return entries[index].Load()
 }
 
-// all returns the segments of the table, in no particular order.
+// all returns the segments of the table, in no particular order. Those that enter or leave during the
+// call may be among them. REQUIRES: none of contentMu and the locks after it held, since it takes as
+// long as there are segments.
 func (t *segmentTable) all() []*segment {
+	lockrank.AssertBelow[contentRank]()
 	entries := *t.entries.Load()
 	list := make([]*segment, 0, len(entries))
 	for i := range entries {
@@ -46,6 +56,14 @@ func (t *segmentTable) all() []*segment {
 		}
 	}
 	return list
+}
+
+// snapshot returns the segments that were in the table together, and how many bytes Put and Delete
+// had written to those that had left. REQUIRES: as all.
+func (t *segmentTable) snapshot() (segs []*segment, gone int64) {
+	t.leaving.Lock()
+	defer t.leaving.Unlock()
+	return t.all(), t.gone
 }
 
 // count returns how many entries of the table are taken.
@@ -67,6 +85,13 @@ func (t *segmentTable) newID(kind layout.SegmentKind) uint64 {
 		t.pending[t.lastID] = true
 	}
 	return t.lastID
+}
+
+// numbers returns the next id, and the ids of the segments that are pending.
+func (t *segmentTable) numbers() (next uint64, pending map[uint64]bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.lastID + 1, maps.Clone(t.pending)
 }
 
 // newestID returns the highest id drawn.
@@ -108,9 +133,7 @@ func (t *segmentTable) publish(seg *segment) {
 	entries := *t.entries.Load()
 	if seg.index >= len(entries) {
 		grown := make([]atomic.Pointer[segment], max(16, seg.index+1, 2*len(entries)))
-		for i := range entries {
-			grown[i].Store(entries[i].Load())
-		}
+		copy(grown, entries) // not atomically: the locks keep out all who store
 		t.entries.Store(&grown)
 		entries = grown
 	}
@@ -118,10 +141,46 @@ func (t *segmentTable) publish(seg *segment) {
 	delete(t.pending, seg.id)
 }
 
+// removalBatch is how many segments leave the table in one hold of contentMu.
+const removalBatch = 64
+
+// removeFromTable takes segs out of the table, removalBatch of them at a time, so that no hold of
+// contentMu grows with their number, and gives back tables of the index that were replaced. It
+// returns the longest hold. The caller retires segs. REQUIRES: none of leaving and the locks after it
+// held, and no slot of the index names one of segs or ever will.
+func (s *Store) removeFromTable(segs []*segment) (longest time.Duration) {
+	for batch := range slices.Chunk(segs, removalBatch) {
+		pause, tables := s.removeBatch(batch)
+		s.releaseTables(tables)
+		s.meters.swaps.observe(pause)
+		s.history.addPause(pause)
+		longest = max(longest, pause)
+		s.segments.reuse(batch)
+		_ = s.hooks.fire(pointSegmentsRemoved)
+	}
+	return longest
+}
+
+// removeBatch takes batch out of the table in one hold. It returns the time of that, and the tables of
+// the index that nobody can reach any more.
+func (s *Store) removeBatch(batch []*segment) (pause time.Duration, tables []table) {
+	t := &s.segments
+	bytes := written(batch)
+	t.leaving.Lock()
+	defer t.leaving.Unlock()
+	s.contentMu.Lock()
+	start := time.Now()
+	t.removeLocked(batch)
+	tables = s.replaced.takeLocked()
+	pause = time.Since(start)
+	s.contentMu.Unlock()
+	t.gone += bytes
+	return pause, tables
+}
+
 // removeLocked takes segs out of the table, and nothing else, so that the hold stays short; reuse
 // makes the entries available afterwards. REQUIRES: contentMu write-held.
 func (t *segmentTable) removeLocked(segs []*segment) {
-	t.left.Add(1)
 	entries := *t.entries.Load()
 	for _, seg := range segs {
 		entries[seg.index].Store(nil)

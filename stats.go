@@ -100,7 +100,7 @@ type CompactionDetails struct {
 	LastSuccess  time.Time          // when the last one without error ended; zero before the first
 	BytesCopied  int64              // by all compactions
 	Duration     Histogram          // of every compaction, failed ones included
-	SwapDuration Histogram          // of every swap, which holds the content buffer's write lock
+	SwapDuration Histogram          // of every hold of the write lock by swaps: of up to 64 segments
 }
 
 // CompactionResults counts compactions by how they ended.
@@ -243,14 +243,12 @@ func (s *Store) sizes() (st Stats) {
 		st.Memories += int(sh.memories.Load())
 		st.LiveBytes += sh.liveBytes.Load()
 	}
-	hold := s.contentMu.RLock()
-	for _, seg := range s.segments.all() {
-		st.Segments++
+	segs, gone := s.segments.snapshot()
+	st.Segments, st.Writes.Bytes = len(segs), gone
+	for _, seg := range segs {
 		st.TotalBytes += seg.recordBytes()
 		st.Writes.Bytes += seg.written()
 	}
-	st.Writes.Bytes += s.writtenGone
-	s.contentMu.RUnlock(hold)
 	// A record counts in TotalBytes before it counts in LiveBytes, and writers may have run
 	// between the two sums above.
 	st.LiveBytes = min(st.LiveBytes, st.TotalBytes)
@@ -262,11 +260,15 @@ func (s *Store) sizes() (st Stats) {
 // addSegments adds the figures that are kept per segment.
 func (s *Store) addSegments(st *Stats) {
 	details := &st.SegmentDetails
-	hold := s.contentMu.RLock()
-	for _, seg := range s.segments.all() {
+	segs, _ := s.segments.snapshot()
+	for _, seg := range segs {
 		st.Sync.UnsyncedBytes += s.medium.unsynced(seg)
-		details.Pins += seg.pins()
-		switch seg.publicState() {
+		state := seg.publicState()
+		if state != SegmentRetired {
+			details.Pins += seg.pins()
+		}
+		switch state {
+		case SegmentRetired: // a moment ago; if a reader holds it, it is counted below
 		case SegmentActive:
 			details.Active++
 		case SegmentCompacting:
@@ -275,7 +277,6 @@ func (s *Store) addSegments(st *Stats) {
 			details.Sealed++
 		}
 	}
-	s.contentMu.RUnlock(hold)
 	for _, seg := range s.retired.all() {
 		details.Retired++
 		details.Pins += seg.pins()
@@ -286,13 +287,11 @@ func (s *Store) addSegments(st *Stats) {
 // long as a reader keeps them mapped. It reads a few words per segment and stops no other call; the
 // figures belong to slightly different moments. Of a closed store only retired segments are left.
 func (s *Store) Segments() []SegmentStats {
-	hold := s.contentMu.RLock()
-	segs := s.segments.all()
+	segs, _ := s.segments.snapshot()
 	list := make([]SegmentStats, 0, len(segs))
 	for _, seg := range segs {
 		list = append(list, seg.stats())
 	}
-	s.contentMu.RUnlock(hold)
 	for _, seg := range s.retired.all() {
 		list = append(list, seg.stats())
 	}

@@ -1,7 +1,6 @@
 package warmtier
 
 import (
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -170,42 +169,17 @@ func (s *Store) sweepRunning() (reclaimed int64, longest time.Duration, err erro
 			seg.owner.Store(int32(unclaimed)) // not noted again, or a sweep would not end
 		}
 	}
-	longest = s.leave(leaving, s.recycle)
+	longest = s.removeFromTable(leaving)
+	for _, seg := range leaving {
+		if s.retire(seg) {
+			s.recycle(seg)
+		}
+	}
 	for _, seg := range leaving {
 		s.medium.remove(seg)
 	}
 	s.room.changed()
 	return reclaimed, longest, err
-}
-
-// maxLeaving is how many segments leave the table in one hold of contentMu: clearing an entry takes
-// some nanoseconds and a cache miss.
-const maxLeaving = 64
-
-// leave takes segs, which the caller has claimed, out of the table, and calls recycle with each that no
-// pin keeps. It returns the longest hold of contentMu. REQUIRES: no lock held.
-func (s *Store) leave(segs []*segment, recycle func(*segment)) (longest time.Duration) {
-	for part := range slices.Chunk(segs, maxLeaving) {
-		gone := written(part)
-		s.contentMu.Lock()
-		start := time.Now()
-		s.segments.removeLocked(part)
-		s.writtenGone += gone
-		tables := s.replaced.takeLocked()
-		pause := time.Since(start)
-		s.contentMu.Unlock()
-		s.releaseTables(tables)
-		longest = max(longest, pause)
-		s.meters.swaps.observe(pause)
-
-		s.segments.reuse(part)
-		for _, seg := range part {
-			if s.retire(seg) {
-				recycle(seg)
-			}
-		}
-	}
-	return longest
 }
 
 // dropDead makes it durable that segs are gone, whose live bytes are 0: those at least whose

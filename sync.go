@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -166,37 +167,71 @@ type dirtySegment struct {
 }
 
 // pinDirty pins the committed segments that have grown, or were sealed, since their last flush.
-// Targets are flushed by the compaction that fills them.
+// Targets are flushed by the compaction that fills them. A large segment whose Put has not returned
+// yet is neither sealed nor active.
+//
+// Lanes are asked before the table, so that every record acknowledged by now is in a segment that is
+// active when its lane is asked, or sealed when the table is walked. The walk holds no lock; what
+// looks dirty in it is looked at again where it can be pinned.
 func (d *disk) pinDirty() (dirty []dirtySegment) {
-	s := d.s
-	defer s.contentMu.RUnlock(s.contentMu.RLock())
-	taken := map[*segment]bool{}
-	pin := func(seg *segment, sealed bool) {
-		taken[seg] = true
-		e := seg.extent()
-		if e.tail > seg.inFile.synced.Load() || sealed && !seg.inFile.sealed.Load() {
-			seg.pin()
-			dirty = append(dirty, dirtySegment{seg: seg, extent: e, sealed: sealed})
+	dirty, active := d.pinActive()
+	_ = d.s.hooks.fire(pointFlushActive)
+	var sealed []*segment
+	for _, seg := range d.s.segments.all() {
+		if !active[seg] && seg.isDirty() {
+			sealed = append(sealed, seg)
 		}
 	}
-	for i := range s.lanes {
-		ln := &s.lanes[i]
+	for batch := range slices.Chunk(sealed, flushBatch) {
+		dirty = append(dirty, d.pinSealed(batch)...)
+	}
+	return dirty
+}
+
+// flushBatch is how many sealed segments are pinned in one hold of contentMu.
+const flushBatch = 64
+
+// pinActive pins those active segments that have something to be flushed, and returns all of them as
+// well: what was found active is not looked at again when a lane has sealed it.
+func (d *disk) pinActive() (dirty []dirtySegment, active map[*segment]bool) {
+	active = map[*segment]bool{}
+	for i := range d.s.lanes {
+		hold := d.s.contentMu.RLock()
+		ln := &d.s.lanes[i]
 		ln.mu.Lock()
-		if ln.active != nil {
-			pin(ln.active, false)
+		if seg := ln.active; seg != nil {
+			active[seg] = true
+			if e := seg.extent(); e.tail > seg.inFile.synced.Load() {
+				seg.pin()
+				dirty = append(dirty, dirtySegment{seg: seg, extent: e})
+			}
 		}
 		ln.mu.Unlock()
+		d.s.contentMu.RUnlock(hold)
 	}
-	// A sealed segment changes only when a lane resumes it, and no lane does with the table's lock
-	// held. A large segment whose Put has not returned yet is neither sealed nor active.
-	s.segments.mu.Lock()
-	defer s.segments.mu.Unlock()
-	for _, seg := range s.segments.all() {
-		if seg.inFile.committed.Load() && seg.is(stateSealed) && !taken[seg] {
-			pin(seg, true)
+	return dirty, active
+}
+
+// pinSealed pins those of segs that are in the table, sealed, and dirty. A sealed segment changes only
+// when a lane resumes it, and no lane does with the table's lock held.
+func (d *disk) pinSealed(segs []*segment) (dirty []dirtySegment) {
+	t := &d.s.segments
+	defer d.s.contentMu.RUnlock(d.s.contentMu.RLock())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, seg := range segs {
+		if t.at(seg.index) == seg && seg.isDirty() {
+			seg.pin()
+			dirty = append(dirty, dirtySegment{seg: seg, extent: seg.extent(), sealed: true})
 		}
 	}
 	return dirty
+}
+
+// isDirty reports whether a flush has something to do in seg, which has no lane.
+func (seg *segment) isDirty() bool {
+	f := &seg.inFile
+	return f.committed.Load() && seg.is(stateSealed) && (seg.tail.Load() > f.synced.Load() || !f.sealed.Load())
 }
 
 // flushSegment makes one segment durable, and then says so in its header. The header becomes

@@ -47,8 +47,8 @@ func (d *disk) carryTombstones(r *round) (err error) {
 // see a segment that a lane had resumed and that is sealed between them.
 //
 // A sweep asks beside rounds. It could pass the place of a target before that is published, and that of
-// the victim after it has left, and so miss a record that was copied and superseded, in both. So it looks
-// again when segments have left since it began: targets come before their victims go.
+// the victim after it has left, and so miss a record that was copied and superseded, in both. So it asks
+// those that were in the table together, retired since or not: targets come before their victims go.
 func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	oldest := uint64(math.MaxUint64)
 	for i := range s.lanes {
@@ -59,18 +59,14 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 		}
 		ln.mu.Unlock()
 	}
-	for {
-		left := s.segments.left.Load()
-		_ = s.hooks.fire(pointCompactDead)
-		for _, seg := range s.segments.all() {
-			if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.tombstoneBytes {
-				oldest = min(oldest, seg.minSeq)
-			}
-		}
-		if s.segments.left.Load() == left {
-			return oldest
+	_ = s.hooks.fire(pointCompactDead)
+	segs, _ := s.segments.snapshot()
+	for _, seg := range segs {
+		if !leaving[seg] && !seg.is(stateActive) && seg.deadBytes() > seg.tombstoneBytes {
+			oldest = min(oldest, seg.minSeq)
 		}
 	}
+	return oldest
 }
 
 // carryTombstone copies the tombstone of v at offset to a target, unless it is older than every

@@ -3,6 +3,7 @@ package warmtier
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/warmtier/warmtier/internal/layout"
@@ -185,8 +186,42 @@ func (v *verifier) checkIndex(ctx context.Context) error {
 }
 
 // checkSlots checks the slots of a few tags, from the given one on, and returns the tag to continue
-// with.
+// with. The ids are hashed with no lock held.
 func (v *verifier) checkSlots(shardIndex int, from uint32, slots []slot) (_ []slot, to uint32) {
+	slots, ids, to := v.readSlots(&v.s.shards[shardIndex], from, slots)
+	seen := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		place := Finding{File: id.seg.name(), Offset: int64(id.offset), ID: id.id}
+		if n, tag := splitHash(v.s.hash(id.id)); n != shardIndex || tag != id.slot.tag() {
+			place.Problem = fmt.Sprintf("its slot is in shard %d with tag %#x, not %d with %#x",
+				shardIndex, id.slot.tag(), n, tag)
+			v.found(place)
+		}
+		if seen[id.id] {
+			place.Problem = "its id has two slots"
+			v.found(place)
+		}
+		seen[id.id] = true
+		if id.lost {
+			place.Problem = "its slot cannot be reached from its home"
+			v.found(place)
+		}
+	}
+	return slots, to
+}
+
+// slotID is what Verify reads of a slot with locks held.
+type slotID struct {
+	slot   slot
+	lost   bool // cannot be reached from its home
+	id     string
+	seg    *segment
+	offset int
+}
+
+// readSlots reads the slots of a few tags from from on, of sh, and the ids that they lead to, in
+// batches as those of All. slots is used again.
+func (v *verifier) readSlots(sh *shard, from uint32, slots []slot) (_ []slot, ids []slotID, to uint32) {
 	var fault error
 	defer func() {
 		if fault != nil {
@@ -194,38 +229,31 @@ func (v *verifier) checkSlots(shardIndex int, from uint32, slots []slot) (_ []sl
 		}
 	}()
 	defer v.s.catchFault(armFaults(), &fault)
-	s := v.s
-	sh := &s.shards[shardIndex]
-	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	defer v.s.contentMu.RUnlock(v.s.contentMu.RLock())
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	to = sh.rangeEnd(from, iterationBatch)
-	slots = sh.current().appendRange(slots[:0], from, to)
-	ids := make(map[string]bool, len(slots))
-	var m match
-	for _, w := range slots {
+	slots, to = sh.readRange(slots[:0], from)
+	slices.Sort(slots)
+	bytes := 0
+	for i, w := range slots {
+		if endsBatch(slots, i, bytes) {
+			return slots, ids, w.tag()
+		}
 		v.report.Memories++
-		if err := s.follow(&m, w.location()); err != nil {
+		var m match
+		err := v.s.follow(&m, w.location())
+		bytes += m.h.IDLen
+		if err != nil {
 			v.found(Finding{File: "index", Offset: int64(w.location()), Problem: err.Error()})
 			continue
 		}
-		id := string(record.ID(m.rec, m.h))
-		place := Finding{File: m.seg.name(), Offset: int64(m.offset), ID: id}
-		if n, tag := splitHash(s.hash(id)); n != shardIndex || tag != w.tag() {
-			place.Problem = fmt.Sprintf("its slot is in shard %d with tag %#x, not %d with %#x", shardIndex, w.tag(), n, tag)
-			v.found(place)
-		}
-		if ids[id] {
-			place.Problem = "its id has two slots"
-			v.found(place)
-		}
-		ids[id] = true
-		if pos, ok := sh.current().find(w); !ok || sh.current().get(pos) != w {
-			place.Problem = "its slot cannot be reached from its home"
-			v.found(place)
-		}
+		pos, ok := sh.current().find(w)
+		ids = append(ids, slotID{
+			slot: w, lost: !ok || sh.current().get(pos) != w,
+			id: string(record.ID(m.rec, m.h)), seg: m.seg, offset: m.offset,
+		})
 	}
-	return slots, to
+	return slots, ids, to
 }
 
 // checkTotals compares the counters with what was read. Its findings mean something only when

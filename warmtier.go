@@ -76,6 +76,7 @@ import (
 // Ranks of the locks, in the order that Store states.
 type (
 	rollRank    struct{}
+	leaveRank   struct{}
 	contentRank struct{}
 	laneRank    struct{}
 	shardRank   struct{}
@@ -83,10 +84,11 @@ type (
 )
 
 func (rollRank) Rank() int    { return 0 }
-func (contentRank) Rank() int { return 1 }
-func (laneRank) Rank() int    { return 2 }
-func (shardRank) Rank() int   { return 3 }
-func (tableRank) Rank() int   { return 4 }
+func (leaveRank) Rank() int   { return 1 }
+func (contentRank) Rank() int { return 2 }
+func (laneRank) Rank() int    { return 3 }
+func (shardRank) Rank() int   { return 4 }
+func (tableRank) Rank() int   { return 5 }
 
 // contentLock is a biased lock with the rank of contentMu.
 type contentLock struct{ biased biaslock.Lock }
@@ -127,8 +129,8 @@ type Store struct {
 	disk     *disk                 // the medium of a directory store, for hot paths and recovery; else nil
 	failure  atomic.Pointer[error] // the first failed flush; set once
 
-	// Lock order: lane.rolling < contentMu < lane.mu < shard.mu < segmentTable.mu; "a < b" means a
-	// must be acquired before b if both are held. No goroutine holds two locks of one kind, or one
+	// Lock order: lane.rolling < segmentTable.leaving < contentMu < lane.mu < shard.mu <
+	// segmentTable.mu; "a < b" means a must be acquired before b if both are held. No goroutine holds two locks of one kind, or one
 	// lock twice, not even for reading. No user code runs with any of them held. Locks that call
 	// themselves leaves stand outside of the order: nothing is acquired under them. So do
 	// maintenance.mu, which is only ever tried, the locks of disk, which say what they come before,
@@ -141,7 +143,8 @@ type Store struct {
 	// contentMu is the lock of the content buffer. Read-held: the segments in the table stay there,
 	// so every location in the index can be followed, and tables of the index that were replaced
 	// stay mapped. It is held for one look-up, one record, or one batch. Write-held: segments leave
-	// the table. Pointer changes only, so the hold does not grow with the data.
+	// the table, removalBatch of them in a hold. Pointer changes only. So nothing is done with it held
+	// that grows with the store, or with what a caller asks for.
 	contentMu  contentLock
 	segments   segmentTable
 	offsetBits uint // of a location
@@ -176,7 +179,6 @@ type Store struct {
 	loads          loads
 	silent         bool // no Logger; set by Open
 	logQueue       logQueue
-	writtenGone    int64                        // by Put and Delete, to segments that left; guarded by contentMu
 	current        atomic.Pointer[liveProgress] // of the compaction under way
 	recovered      RecoveryStats                // written by Open
 
@@ -332,11 +334,10 @@ func (s *Store) Close() error {
 	s.contentMu.Unlock()
 	err := s.medium.finish()
 
+	// The index goes before the segments: a loop over All reads it whether the store is closed or
+	// not, and would find slots that lead to no segment.
 	s.contentMu.Lock()
 	tables := s.replaced.takeLocked()
-	segs := s.segments.all()
-	s.writtenGone += written(segs)
-	s.segments.removeLocked(segs)
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
@@ -349,6 +350,8 @@ func (s *Store) Close() error {
 	s.tableBytes.Store(0)
 	s.contentMu.Unlock()
 	s.releaseTables(tables)
+	segs := s.segments.all()
+	s.removeFromTable(segs)
 	s.releaseAll(s.pool.close())
 	for _, seg := range segs {
 		if s.retire(seg) {

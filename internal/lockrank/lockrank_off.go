@@ -17,5 +17,8 @@ func Released[R Rank]() {}
 // AssertHeld panics when the calling goroutine holds no lock of rank R.
 func AssertHeld[R Rank]() {}
 
+// AssertBelow panics when the calling goroutine holds a lock of rank R or of a higher one.
+func AssertBelow[R Rank]() {}
+
 // AssertUnlocked panics when the calling goroutine holds any lock that has a rank.
 func AssertUnlocked() {}

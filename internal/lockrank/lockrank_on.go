@@ -73,6 +73,19 @@ func AssertHeld[R Rank]() {
 	}
 }
 
+// AssertBelow panics when the calling goroutine holds a lock of rank R or of a higher one.
+func AssertBelow[R Rank]() {
+	var r R
+	id := goroutineID()
+	held.Lock()
+	defer held.Unlock()
+	for _, rank := range held.ranks[id] {
+		if rank >= r.Rank() {
+			panic(fmt.Sprintf("warmtier: work without a bound begun with a lock of rank %d held", rank))
+		}
+	}
+}
+
 // AssertUnlocked panics when the calling goroutine holds any lock that has a rank.
 func AssertUnlocked() {
 	id := goroutineID()

@@ -62,8 +62,11 @@ func TestAssertions_OfTheGoroutine(t *testing.T) {
 	require.NotPanics(t, AssertUnlocked)
 	require.Panics(t, AssertHeld[low])
 	var m Mutex[low]
+	require.NotPanics(t, AssertBelow[low])
 	m.Lock()
 	require.Panics(t, AssertUnlocked)
+	require.Panics(t, AssertBelow[low])
+	require.NotPanics(t, AssertBelow[high])
 	require.NotPanics(t, AssertHeld[low])
 	require.Panics(t, AssertHeld[high])
 	elsewhere := make(chan any)

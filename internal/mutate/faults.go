@@ -145,7 +145,7 @@ var faults = []fault{
 		test: "TestView_CallbackEnds",
 	},
 	{
-		name: "lock order reversed", file: "compact.go",
+		name: "lock order reversed", file: "segmenttable.go",
 		old: "\ts.contentMu.Lock()", new: "\ts.lanes[0].mu.Lock(); defer s.lanes[0].mu.Unlock(); s.contentMu.Lock()",
 		test: "TestCompact_ContentPreserved", tags: "warmtier_invariants", by: panics, // that is the check
 	},
