@@ -26,7 +26,7 @@ var allPoints = []point{
 	pointPutFound, pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
 	pointLaneRolled, pointViewPinned,
 	pointSweepClaimed, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord, pointCompactDead, pointCompactBuilt,
-	pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointUnlink,
+	pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointSegmentsRemoved, pointUnlink,
 	pointFlushed, pointStateWritten, pointTargetsFlushed,
 	pointManifestTemp, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
 	pointCloseSealed, pointCloseFlushed, pointCloseHinted,

@@ -22,6 +22,7 @@ func TestHolds_SwapInBatches(t *testing.T) {
 	for i := range dead {
 		require.NoError(t, s.Put(idOf(i), make([]byte, minSegmentSize))) // a segment of its own
 	}
+	s.dead.on = false // all at once
 	deleteWhere(t, s, 0, dead, all)
 	before := s.Stats()
 	var left []int

@@ -144,7 +144,6 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 	}
 	if s.maintenance.mu.TryLock() {
 		err = s.maintainLocked(ctx, st, &r)
-		s.maintenance.mu.Unlock()
 	} else {
 		r.Skipped = SkipBusy
 	}
@@ -154,9 +153,10 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 	return r, err
 }
 
-// maintainLocked is one cycle, and completes its report. REQUIRES: maintenance.mu held.
+// maintainLocked is one cycle, and completes its report. REQUIRES: maintenance.mu held, which it releases.
 func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceReport) (err error) {
 	m := &s.maintenance
+	defer m.mu.Unlock() // OnProgress and a log handler may panic
 	start := time.Now()
 	heard := s.room.heard()
 	trigger := triggerAuto

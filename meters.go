@@ -66,14 +66,12 @@ func (h *history) addCompaction(trigger trigger, c CompactionStats, err error) {
 	h.maxPause = max(h.maxPause, c.MaxSwapPause)
 }
 
-// addSweep counts bytes of records that a sweep gave back, and its longest hold of the content buffer's
-// write lock.
-func (h *history) addSweep(reclaimed int64, pause time.Duration) {
+// addSweep counts bytes of records that a sweep gave back.
+func (h *history) addSweep(reclaimed int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.balance += reclaimed
 	h.reclaimed = max(h.reclaimed, h.balance)
-	h.maxPause = max(h.maxPause, pause)
 }
 
 // addPause counts a hold of the content buffer's write lock outside of compactions for

@@ -186,7 +186,7 @@ func TestView_PinnedAgainstSwap(t *testing.T) {
 		})
 	}
 	swaps := 0
-	swapper := &compaction{s: s, maxTargets: 1}
+	swapper := &compaction{s: s, maxTargets: 1, pace: newPace(1, 1)}
 	c.loop(func() error {
 		if err := fill(); err != nil {
 			return err
@@ -194,7 +194,7 @@ func TestView_PinnedAgainstSwap(t *testing.T) {
 		s.sealLanes(0)
 		var dead []*segment
 		for _, seg := range s.segments.all() {
-			if seg.is(stateSealed) && seg.live.Load() == 0 {
+			if seg.claimFor(ownerVictim) && seg.isDead() {
 				dead = append(dead, seg)
 			}
 		}

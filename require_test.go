@@ -102,6 +102,8 @@ func requireSameState(t *testing.T, before, after Stats) {
 // requireUnpinned checks that no pin and no lock is left.
 func requireUnpinned(t *testing.T, s *Store) {
 	t.Helper()
+	s.dead.running.Lock() // a sweep under way flushes, and pins what it flushes
+	defer s.dead.running.Unlock()
 	require.Zero(t, s.Stats().SegmentDetails.RetiredBytes)
 	s.contentMu.Lock()
 	s.contentMu.Unlock() //nolint:staticcheck // nobody holds it any more

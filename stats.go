@@ -238,19 +238,19 @@ func (s *Store) Stats() Stats {
 
 // sizes returns only the figures that decide about compactions: how much is live, dead and written.
 func (s *Store) sizes() (st Stats) {
-	for i := range s.shards {
-		sh := &s.shards[i]
-		st.Memories += int(sh.memories.Load())
-		st.LiveBytes += sh.liveBytes.Load()
-	}
 	segs, gone := s.segments.snapshot()
 	st.Segments, st.Writes.Bytes = len(segs), gone
 	for _, seg := range segs {
 		st.TotalBytes += seg.recordBytes()
 		st.Writes.Bytes += seg.written()
 	}
-	// A record counts in TotalBytes before it counts in LiveBytes, and writers may have run
-	// between the two sums above.
+	for i := range s.shards {
+		sh := &s.shards[i]
+		st.Memories += int(sh.memories.Load())
+		st.LiveBytes += sh.liveBytes.Load()
+	}
+	// Writers may have run between the two sums. What they stored counts as live alone: a store that
+	// is being filled must not look fragmented.
 	st.LiveBytes = min(st.LiveBytes, st.TotalBytes)
 	st.DeadBytes = st.TotalBytes - st.LiveBytes
 	st.FragmentationRatio = fragmentation(st.DeadBytes, st.TotalBytes)

@@ -120,9 +120,9 @@ func (s *Store) sweepNoted() {
 	sweep := func() {
 		defer done()
 		for more := true; more; {
-			reclaimed, longest, err := s.sweepRunning()
+			reclaimed, _, err := s.sweepRunning()
 			s.warn("dead segments could not be given back", err)
-			s.history.addSweep(reclaimed, longest)
+			s.history.addSweep(reclaimed)
 			l.running.Unlock()
 			more = l.waiting.Load() > 0 && l.running.TryLock()
 		}
@@ -136,9 +136,9 @@ func (s *Store) sweepNoted() {
 
 // sweepCounted sweeps, counts what that gave back, and returns it. REQUIRES: as sweep.
 func (s *Store) sweepCounted() (reclaimed int64) {
-	reclaimed, longest, err := s.sweep()
+	reclaimed, _, err := s.sweep()
 	s.warn("dead segments could not be given back", err)
-	s.history.addSweep(reclaimed, longest)
+	s.history.addSweep(reclaimed)
 	return reclaimed
 }
 
