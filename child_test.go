@@ -25,10 +25,10 @@ import (
 var allPoints = []point{
 	pointPutFound, pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
 	pointLaneRolled, pointViewPinned,
-	pointSweepClaimed, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord, pointCompactDead, pointCompactBuilt,
+	pointSweepClaimed, pointTargetsPublished, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord, pointCompactDead, pointCompactBuilt,
 	pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointSegmentsRemoved, pointUnlink,
 	pointFlushed, pointStateWritten, pointTargetsFlushed,
-	pointManifestTemp, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
+	pointManifestNumbered, pointManifestTemp, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
 	pointCloseSealed, pointCloseFlushed, pointCloseHinted,
 	pointRecoverScanned, pointRecoverSealed, pointRecoverListed,
 }

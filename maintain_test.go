@@ -170,7 +170,7 @@ func TestMaintain_Reserve(t *testing.T) {
 			require.NoError(t, s.Put(idOf(i), contentOf(i, 9, 100)))
 		}
 		require.Less(t, kept(s), n)
-		require.Equal(t, mapped, s.Stats().MappedBytes, "lanes went on in memory of the reserve")
+		require.LessOrEqual(t, s.Stats().MappedBytes, mapped, "lanes went on in memory of the reserve")
 		requireIntact(t, s)
 	})
 	t.Run("manual compaction", func(t *testing.T) {
