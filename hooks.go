@@ -12,6 +12,8 @@ const (
 	pointDeleteAppended   point = "delete: tombstone written, index not"
 	pointSegmentCreated   point = "segment: file made and mapped, header not written"
 	pointSegmentMade      point = "segment: header written, in no table"
+	pointTableFound       point = "index: table of a sparse block found, nothing locked"
+	pointTableMoving      point = "index: table about to leave a sparse block, its lane locked"
 	pointLaneRolled       point = "lane: new segment published, old one not sealed"
 	pointViewPinned       point = "view: record pinned, callback not called"
 	pointCompactSealed    point = "compact: lanes sealed"

@@ -315,7 +315,8 @@ func (s *Store) Close() error {
 	err := s.medium.finish()
 
 	s.contentMu.Lock()
-	tables := s.replaced.takeLocked()
+	replaced := s.replaced.takeLocked()
+	var tables []table
 	segs := s.segments.all()
 	s.writtenGone += written(segs)
 	s.segments.removeLocked(segs)
@@ -330,7 +331,8 @@ func (s *Store) Close() error {
 	}
 	s.tableBytes.Store(0)
 	s.contentMu.Unlock()
-	s.releaseTables(tables)
+	s.releaseTables(replaced)
+	s.discardTables(tables)
 	s.releasePool()
 	for _, seg := range segs {
 		if s.retire(seg) {
