@@ -29,31 +29,20 @@ func untilEvacuated(t *testing.T, s *Store, p point, fn func()) {
 // reader loads the next slot.
 func TestEvacuate_UnderReader(t *testing.T) {
 	seed := maphash.MakeSeed()
-	var s *Store
-	var sh *shard
-	s = openTest(t, quiet(), hooks{hash: func(id string) uint64 {
-		if id[0] != '=' {
-			return maphash.String(seed, id)
+	s := openTest(t, quiet(), hooks{hash: func(id string) uint64 {
+		if id[0] == '=' {
+			return oneTag(id)
 		}
-		for i := range s.shards { // ids that begin so share a tag, in the shard chosen below
-			if sh == &s.shards[i] {
-				return uint64(i)<<(64-shardBits) | 12345<<(64-shardBits-tagBits)
-			}
-		}
-		return 0
+		return maphash.String(seed, id)
 	}})
-	fill(t, s, 0, 10_000, 0)
-	b := s.tables.blocks[0]
-	require.NotEqual(t, b, s.tables.last())
-	for i := range s.shards {
-		if b.holds(s.shards[i].current()) {
-			sh = &s.shards[i]
-		}
-	}
-	require.NotNil(t, sh)
 	require.NoError(t, s.Put("=1", nil))
 	require.NoError(t, s.Put("=2", []byte("two")))
-	require.True(t, b.holds(sh.current()))
+	sh, _ := s.place("=1")
+	b := s.tables.last()
+	for i := 0; i < 10_000 || b == s.tables.last(); i++ {
+		require.NoError(t, s.Put(idOf(i), nil))
+		b = s.tables.blocks[s.tables.blockOf(sh.current())]
+	}
 	mapped := func() bool {
 		s.tables.mu.Lock()
 		defer s.tables.mu.Unlock()
