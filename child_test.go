@@ -25,11 +25,12 @@ import (
 var allPoints = []point{
 	pointPutFound, pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
 	pointLaneRolled, pointViewPinned,
-	pointSweepClaimed, pointTargetsPublished, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord, pointCompactDead, pointCompactBuilt,
+	pointSweepClaimed, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
+	pointCompactDead, pointCompactBuilt, pointTargetsPublished,
 	pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointSegmentsRemoved, pointUnlink,
 	pointFlushed, pointStateWritten, pointTargetsFlushed,
 	pointManifestNumbered, pointManifestTemp, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
-	pointCloseSealed, pointCloseFlushed, pointCloseHinted,
+	pointCloseSealed, pointCloseFlushed, pointCloseHinted, pointFlushActive,
 	pointRecoverScanned, pointRecoverSealed, pointRecoverListed,
 }
 

@@ -114,7 +114,7 @@ func (r *recovery) loadHint() bool {
 		}
 		tombstones, err := h.DecodeTombstones(rest)
 		if err != nil {
-			r.s.releaseTables(tables)
+			r.s.discardTables(tables)
 			return err
 		}
 		r.useHint(h, tables, tombstones)
@@ -188,7 +188,7 @@ func (r *recovery) readTables(b []byte, h *layout.Hint) (_ []table, rest []byte,
 		})
 	}
 	if err = errors.Join(err, g.Wait()); err != nil {
-		r.s.releaseTables(tables)
+		r.s.discardTables(tables)
 		return nil, nil, err
 	}
 	return tables, rest, nil
@@ -207,7 +207,7 @@ func (r *recovery) copyTable(encoded []byte, sum uint32) (table, error) {
 	mem := t.bytes()
 	copy(mem, encoded)
 	if record.Checksum(mem) != sum {
-		r.s.releaseTables([]table{t})
+		r.s.discardTables([]table{t})
 		return nil, errors.New("checksum mismatch in a table")
 	}
 	for pos := range t {

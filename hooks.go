@@ -16,6 +16,8 @@ const (
 	pointSweepClaimed     point = "sweep: dead segments claimed, in the table"
 	pointSegmentCreated   point = "segment: file made and mapped, header not written"
 	pointSegmentMade      point = "segment: header written, in no table"
+	pointTableFound       point = "index: table of a sparse block found, nothing locked"
+	pointTableMoving      point = "index: table about to leave a sparse block, its lane locked"
 	pointLaneRolled       point = "lane: new segment published, old one not sealed"
 	pointViewPinned       point = "view: record pinned, callback not called"
 	pointCopyPinned       point = "get: record pinned, content not copied"

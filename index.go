@@ -30,8 +30,8 @@ Collisions go to the next free slot, and a removal moves later slots back (Knuth
 section 6.4, algorithm R) instead of leaving marks. Growing, shrinking and removing need the tags
 only: no record is read, no page of a segment is touched.
 
-Cost: a table is between 45 % and 80 % full, which is 10 to 18 bytes per memory, and up to 24 while
-tables are replaced. Two ids of one shard share a tag with probability 2^-24, so at 10 million
+Cost: a table is between 50 % and 80 % full, which is 10 to 16 bytes per memory. With the room
+around tables, and old ones that wait for readers, the index takes at most 24 (see tablemem.go). Two ids of one shard share a tag with probability 2^-24, so at 10 million
 memories 0.2 % of all look-ups read a second record; ids are always compared in the record itself.
 
 I2 (one slot): an id has at most one slot, found from its home before any empty slot. While a
@@ -255,12 +255,18 @@ func (sh *shard) prefetch(tag uint32) {
 func (sh *shard) setTable(t table) { sh.table.Store(&t) }
 
 // wanted returns the number of slots the table should have for n memories: what it has, if that
-// leaves it between 9/20 and 4/5 full, and otherwise as many whole cache lines as make it 3/5 full.
+// leaves it between 1/2 and 4/5 full, and otherwise that of a new table. A cache line is not counted
+// towards 1/2: with it, a table of a few lines that has just grown would be too empty already.
 func (sh *shard) wanted(n int) int {
 	slots := sh.current().slots()
-	if n*5 <= slots*4 && n*20 >= slots*9 {
+	if n*5 <= slots*4 && n*2 >= slots-tableAlign/slotSize {
 		return slots
 	}
+	return newTableSlots(n)
+}
+
+// newTableSlots returns as many slots as make a table of n memories 3/5 full, in whole cache lines.
+func newTableSlots(n int) int {
 	return vm.RoundUp(max(1, n*5/3*slotSize), tableAlign) / slotSize
 }
 
@@ -295,16 +301,24 @@ func (s *Store) prepare(sh *shard, n int) error {
 	if slots == sh.current().slots() { // nobody else replaces the table: the lane's lock is held
 		return nil
 	}
+	_, err := s.replaceTable(sh, slots)
+	return err
+}
+
+// replaceTable gives sh a table of so many slots. emptied means that the block of the old one has no
+// table in use any more. REQUIRES: as prepare.
+func (s *Store) replaceTable(sh *shard, slots int) (emptied bool, err error) {
 	t, err := s.tables.acquire(slots)
 	if err != nil {
-		return err
+		return false, err
 	}
 	sh.mu.Lock()
 	old := sh.resizeLocked(t)
 	sh.mu.Unlock()
 	s.tableBytes.Add(int64(slots-old.slots()) * slotSize)
+	emptied = s.tables.retire(old)
 	s.replaced.add(old)
-	return nil
+	return emptied, nil
 }
 
 // replacedTables are the tables that wait for their readers (I7).
@@ -338,10 +352,13 @@ func (l *replacedTables) takeLocked() (tables []table) {
 	return tables
 }
 
-// trimReplaced ends a call that may have replaced a table: it gives old ones back when more than
-// 1/16 of the index is waiting. REQUIRES: no lock held.
+// trimReplaced ends a call that may have replaced a table: it moves a table out of a block that is
+// to be emptied, and gives old ones back when a block is empty or more than 1/16 of the index is
+// waiting. REQUIRES: no lock held.
 func (s *Store) trimReplaced() {
-	if waiting := s.replaced.bytes.Load(); waiting > leastReplaced && waiting > s.tableBytes.Load()/16 {
+	emptied := s.evacuate()
+	waiting := s.replaced.bytes.Load()
+	if emptied || waiting > leastReplaced && waiting > s.tableBytes.Load()/16 {
 		s.releaseReplaced()
 	}
 }
@@ -360,6 +377,15 @@ func (s *Store) releaseReplaced() {
 	s.releaseTables(tables)
 }
 
+// discardTables gives back tables that no reader knows, and that wait for nobody.
+func (s *Store) discardTables(tables []table) {
+	for _, t := range tables {
+		s.tables.retire(t)
+	}
+	s.releaseTables(tables)
+}
+
+// releaseTables gives back tables that were replaced. REQUIRES: I7 holds for them.
 func (s *Store) releaseTables(tables []table) {
 	for _, t := range tables {
 		if len(t) > 0 {

@@ -105,7 +105,7 @@ func (s *Store) openDisk(files dir.FS, lock *os.File) error {
 			s.medium.free(seg)
 		}
 		for i := range s.shards {
-			s.releaseTables([]table{s.shards[i].current()})
+			s.discardTables([]table{s.shards[i].current()})
 		}
 		return errors.Join(fmt.Errorf("warmtier: open: %w", err), s.mapper.unreturned.returnAll(), s.disk.close())
 	}

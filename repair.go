@@ -52,7 +52,7 @@ type salvage struct {
 // release ends the use of memory that only a repair needs.
 func (v *salvage) release() {
 	if v.lastIndex != nil {
-		v.r.s.releaseTables(v.lastIndex.tables)
+		v.r.s.discardTables(v.lastIndex.tables)
 	}
 }
 

@@ -337,7 +337,8 @@ func (s *Store) Close() error {
 	// The index goes before the segments: a loop over All reads it whether the store is closed or
 	// not, and would find slots that lead to no segment.
 	s.contentMu.Lock()
-	tables := s.replaced.takeLocked()
+	replaced := s.replaced.takeLocked()
+	var tables []table
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
@@ -349,7 +350,8 @@ func (s *Store) Close() error {
 	}
 	s.tableBytes.Store(0)
 	s.contentMu.Unlock()
-	s.releaseTables(tables)
+	s.releaseTables(replaced)
+	s.discardTables(tables)
 	segs := s.segments.all()
 	s.removeFromTable(segs)
 	s.releaseAll(s.pool.close())

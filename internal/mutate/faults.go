@@ -53,6 +53,16 @@ var faults = []fault{
 		test: "TestReplaced_Bounded",
 	},
 	{
+		name: "sparse blocks of tables are never emptied", file: "index.go",
+		old: "emptied := s.evacuate()", new: "emptied := false",
+		test: "TestIndex_BytesPerMemory_AnyPattern",
+	},
+	{
+		name: "table moved without a look after Close", file: "tablemem.go",
+		old: "\tif !b.holds(sh.current()) {\n\t\treturn false\n\t}\n\t_ = s", new: "\t_ = s",
+		test: "TestEvacuate_ClosedBeforeMove",
+	},
+	{
 		name: "drain skips a slot", file: "internal/biaslock/biaslock.go",
 		old: "for i := range l.slots {\n\t\tfor n := 0; ", new: "for i := range l.slots[1:] {\n\t\tfor n := 0; ",
 		test: "TestLock_WriterWaitsForEverySlot",
