@@ -82,7 +82,9 @@ func TestCompact_MemoryBound(t *testing.T) {
 			}
 			least := int64(minSegmentSize)
 			for _, seg := range s.segments.all() {
-				least = min(least, seg.live.Load())
+				if seg.deadBytes() > 0 {
+					least = min(least, seg.live.Load())
+				}
 			}
 			available := c.available(least)
 			s.hooks.available = func() (int64, bool) { return available, c.known }
