@@ -54,10 +54,11 @@ byte finished;
 
 #define VICTIM(i) (state[i] == SEALED && live[i] < tail[i])
 #define DEAD(i)   ((state[i] == SEALED || state[i] == ACTIVE) && live[i] < tail[i])
-#ifdef SURVIVOR_FOR_LANES
-#define FITS (used + 1 <= MAX || survivor)
-#else
 #define FITS (used + 1 + (survivor -> 0 : 1) <= MAX)   /* what the survivor needs is spoken for */
+#ifdef SURVIVOR_FOR_LANES
+#define LANE_FITS (used + 1 <= MAX || survivor)
+#else
+#define LANE_FITS FITS
 #endif
 
 /* A round ended, a compaction ended, memory was given back, Close began. */
@@ -104,9 +105,9 @@ attempt:	skip;
 			:: else -> !rolling[me]; rolling[me] = true             /* [roll] */
 			fi };
 #ifdef CHECK_THEN_ADD
-		ok = FITS;
+		ok = LANE_FITS;
 #else
-		d_step { ok = FITS; if :: ok -> used++ :: else fi };
+		d_step { ok = LANE_FITS; if :: ok -> used++ :: else fi };
 #endif
 		if
 		:: ok ->
@@ -183,10 +184,10 @@ inline compaction(cancel) {
 	/* Nothing changes before it is known that a round can run: what is dead, and memory for a target. */
 	d_step { any = false; for (i : 1 .. MAX) {
 		if :: DEAD(i) -> any = true :: else fi } i = 0;
+		for (i : 1 .. MAX) { if :: state[i] == RETIRED -> ok = true :: else fi } i = 0;
+		assert(survivor || FITS || ok); ok = false;                 /* at any limit a round can run */
 		any = any && (survivor || FITS) };
-#ifndef SEALS_FIRST
 	if :: !any -> goto ended :: else fi;
-#endif
 	do                                                              /* [sealLanes] */
 	:: l < LANES -> atomic { !rolling[l] ->
 		if :: lane[l] != 0 && tail[lane[l]] > 0 -> sealed[l] = lane[l]; state[lane[l]] = SEALED; lane[l] = 0
@@ -237,6 +238,7 @@ inline compaction(cancel) {
 	:: else -> break
 	od;
 #ifdef SIGNAL_EARLY
+	skip;
 	d_step { signal() };
 #endif
 	do                                                              /* lanes get back what was sealed */
@@ -300,7 +302,9 @@ end:	do
 /* [Store.Close] */
 proctype Closer() {
 	closing = true;
+#ifndef CLOSE_UNSEEN
 	d_step { signal() };
+#endif
 	entered == 0 && running == 0
 }
 
@@ -311,7 +315,7 @@ init {
 		used = MAX; running = 1;
 		state[1] = SEALED; tail[1] = CAP; if :: live[1] = 0 :: live[1] = 1 :: live[1] = CAP fi;
 		state[2] = ACTIVE; tail[2] = CAP; lane[0] = 2; if :: live[2] = 1 :: live[2] = CAP fi;
-		state[3] = ACTIVE; lane[1] = 3; live[3] = 1; if :: tail[3] = 1 :: tail[3] = CAP fi;
+		state[3] = ACTIVE; lane[1] = 3; live[3] = 1; tail[3] = 1;
 		run Writer(0); run Writer(1); run Maintenance();
 #if MANUAL > 0
 		run Caller();
