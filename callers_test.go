@@ -199,10 +199,12 @@ func TestLog_HandlerDoesNotReturn(t *testing.T) {
 				fragment(t, s, 600) // seals segments, which is logged by the queue's goroutine
 				require.True(t, waitFor(func() bool { return s.Stats().Maintenance.Compactions > 0 }), "the background goes on")
 				s.waitForLog()
-				mustCompact(t, s)
 				require.Empty(t, log.String())
 				broken.Store(false)
-				mustCompact(t, s)
+				_, err := s.Compact(t.Context())
+				if err != nil { // a cycle was faster
+					require.ErrorIs(t, err, ErrCompactionInProgress)
+				}
 				require.NoError(t, s.Close())
 				require.Contains(t, log.String(), "log lines lost: the handler did not return")
 				require.Contains(t, log.String(), "store closed")

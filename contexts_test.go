@@ -183,9 +183,12 @@ func (silentContext) Err() error            { return nil }
 // Goal: no call returns nothing and no error, not even with a context that ends without one.
 func TestContext_EndsWithoutError(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
+	cancelled := make(chan struct{})
 	_, err := s.GetOrLoad(silentContext{context.Background()}, "a", func(ctx context.Context) ([]byte, error) {
+		defer close(cancelled)
 		<-ctx.Done()
-		return nil, nil
+		return nil, ctx.Err()
 	})
 	require.ErrorIs(t, err, context.Canceled)
+	<-cancelled
 }
