@@ -76,7 +76,10 @@ func TestCompact_MemoryBound(t *testing.T) {
 			opts := quiet()
 			opts.Compaction.MaxOverhead = c.overhead
 			opts.Compaction.MaxMemoryFraction = c.fraction
-			s := faultStore(t, opts)
+			s := openTest(t, opts, hooks{})
+			s.makeLanes(1) // no segment has dead records alone
+			fill(t, s, 0, faultMemories, 400)
+			deleteWhere(t, s, 0, faultMemories, func(i int) bool { return !odd(i) })
 			if !c.survivor {
 				dropSurvivor(s)
 			}
