@@ -106,6 +106,9 @@ func (r *round) take(ch *chunk) error {
 		return err
 	}
 	n := len(ch.headers)
+	if n == 0 { // what is left is to stay
+		return nil
+	}
 	if ok, err := r.allocate(ch); err != nil || !ok {
 		ch.headers = ch.headers[:0]
 		return err
@@ -122,7 +125,11 @@ func (r *round) readHeaders(ch *chunk) error {
 	seg := ch.v.seg
 	tail := int(seg.tail.Load())
 	ch.size = 0
-	for _, unit := range ch.v.live {
+	live := ch.v.live
+	if ch.v == r.filler {
+		live = live[:len(live)-1]
+	}
+	for _, unit := range live {
 		if err := r.c.s.hooks.fire(pointCompactRecord); err != nil {
 			return err
 		}
@@ -214,9 +221,10 @@ func (c *compaction) allowedBytes(least int64) (bytes int64, err error) {
 
 // allowance is what a round may take on.
 type allowance struct {
-	victims int // at the front of c.work
-	targets int // to be filled
-	kept    int // bytes to be left free in the last target, for tombstones of the victims that leave
+	victims int     // at the front of c.work
+	targets int     // to be filled
+	kept    int     // bytes to be left free in the last target, for tombstones of the victims that leave
+	filler  *victim // the last victim, if it must not leave: there may be no room for its tombstones
 }
 
 // allow returns what the next round may take on. A bounded round uses recycled memory, or one fresh
@@ -227,7 +235,11 @@ type allowance struct {
 func (c *compaction) allow() (allowance, error) {
 	if c.lowSpace {
 		n, kept := c.fitOneTarget()
-		return allowance{min(n+1, len(c.work)), 1, kept}, nil
+		a := allowance{victims: n, targets: 1, kept: kept}
+		if n < len(c.work) && len(c.work[n].live) > 1 {
+			a.victims, a.filler = n+1, c.work[n]
+		}
+		return a, nil
 	}
 	a := allowance{targets: c.maxTargets}
 	if c.s.medium.recycles() && !c.unbounded() {

@@ -255,6 +255,8 @@ func (d *disk) unseal(seg *segment) (err error) {
 
 // resume makes seg, which was claimed for ln, the active segment of ln. REQUIRES: ln.rolling held.
 func (s *Store) resume(ln *lane, seg *segment) {
+	s.segments.leaving.Lock() // see oldestDead
+	defer s.segments.leaving.Unlock()
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
