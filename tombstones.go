@@ -46,10 +46,14 @@ func (d *disk) carryTombstones(r *round) (err error) {
 // by the second, and one made in between has nothing old. In the opposite order neither look would
 // see a segment that a lane had resumed and that is sealed between them.
 //
-// A sweep asks beside rounds. It could pass the place of a target before that is published, and that of
-// the victim after it has left, and so miss a record that was copied and superseded, in both. So it asks
-// those that were in the table together, retired since or not: targets come before their victims go.
+// A sweep asks beside rounds and lanes. It could pass the place of a target before that is published, and
+// that of the victim after it has left, and so miss a record that was copied and superseded, in both. And a
+// segment that a lane resumes between the two looks would be sealed in the first and active in the second.
+// So leaving is held, without which no segment leaves the table and none is resumed. Targets come before
+// their victims go.
 func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
+	s.segments.leaving.Lock()
+	defer s.segments.leaving.Unlock()
 	oldest := uint64(math.MaxUint64)
 	for i := range s.lanes {
 		ln := &s.lanes[i]
@@ -60,8 +64,7 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 		ln.mu.Unlock()
 	}
 	_ = s.hooks.fire(pointCompactDead)
-	segs, _ := s.segments.snapshot()
-	for _, seg := range segs {
+	for _, seg := range s.segments.all() {
 		if !leaving[seg] && !seg.is(stateActive) && seg.deadBytes() > seg.tombstoneBytes {
 			oldest = min(oldest, seg.minSeq)
 		}
