@@ -48,7 +48,7 @@ func (s *Store) makeRoom(d *draft) error {
 	if d.kind != record.KindTombstone {
 		s.awaitCompaction()
 	}
-	err = s.withRoom(func() error { return s.roll(d.shard.lane, d) })
+	err = s.withRoom(waitShareOf(d), func() error { return s.roll(d.shard.lane, d) })
 	if s.nearlyFull() {
 		s.maintenance.request()
 	}

@@ -43,7 +43,7 @@ func (s *Store) policy(t trigger) policy {
 	switch {
 	case t != triggerAuto:
 		return everything{}
-	case s.nearlyFull():
+	case s.nearlyFull(), s.mapper.limit > 0 && s.room.waiting.Load() > 0:
 		return needed{bytes: s.opts.MaxBytes / 8}
 	}
 	return worthwhile{
