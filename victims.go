@@ -43,7 +43,7 @@ func (s *Store) policy(t trigger) policy {
 	switch {
 	case t != triggerAuto:
 		return everything{}
-	case s.nearlyFull():
+	case s.nearlyFull(), s.mapper.limit > 0 && s.room.waiting.Load() > 0:
 		return needed{bytes: s.opts.MaxBytes / 8}
 	}
 	return worthwhile{
@@ -86,7 +86,7 @@ func (w worthwhile) choose(victims []*victim, sizes Stats) (chosen []*victim) {
 func (w worthwhile) keepForLanes(begun int) int { return min(begun, w.mostKept) }
 
 // needed gives back about as many bytes as given, from the best victims, and keeps the memory: lanes
-// need it at once.
+// need it at once. Tombstones do not count: they may have to be copied.
 type needed struct{ bytes int64 }
 
 func (needed) sealShare() float64 { return waitShare }
@@ -98,7 +98,7 @@ func (p needed) choose(victims []*victim, _ Stats) (chosen []*victim) {
 			break
 		}
 		chosen = append(chosen, v)
-		dead += v.dead
+		dead += v.dead - v.seg.tombstoneBytes
 	}
 	return chosen
 }
