@@ -28,7 +28,8 @@ func shortLived(t *testing.T) (memories int, opts *Options, most int64) {
 	if _, ok := askedDuration(t); ok {
 		return 2000, nil, 100_000_000
 	}
-	return 200, &Options{SegmentSize: 4 * minSegmentSize, Maintenance: MaintenanceOptions{MinBytes: 10_000_000}}, 10_000_000
+	// A run may end in the middle of the compaction that it has begun.
+	return 200, &Options{SegmentSize: 4 * minSegmentSize, Maintenance: MaintenanceOptions{MinBytes: 10_000_000}}, 15_000_000
 }
 
 func TestShortLived_RunsLeaveNoTrail(t *testing.T) {
@@ -47,7 +48,7 @@ func TestShortLived_RunsLeaveNoTrail(t *testing.T) {
 					runKilled(t, dir, run)
 				}
 			}
-			s := openDir(t, dir, opts)
+			s := openDir(t, dir, &Options{Maintenance: MaintenanceOptions{Disabled: true}})
 			st := s.Stats()
 			t.Logf("%d bytes of records after %d runs, %d live", st.TotalBytes, runs, st.LiveBytes)
 			require.LessOrEqual(t, st.TotalBytes, most)
