@@ -106,9 +106,6 @@ func (r *round) take(ch *chunk) error {
 		return err
 	}
 	n := len(ch.headers)
-	if n == 0 { // what is left is to stay
-		return nil
-	}
 	if ok, err := r.allocate(ch); err != nil || !ok {
 		ch.headers = ch.headers[:0]
 		return err
@@ -125,11 +122,7 @@ func (r *round) readHeaders(ch *chunk) error {
 	seg := ch.v.seg
 	tail := int(seg.tail.Load())
 	ch.size = 0
-	live := ch.v.live
-	if ch.v == r.filler {
-		live = live[:len(live)-1]
-	}
-	for _, unit := range live {
+	for _, unit := range ch.v.live {
 		if err := r.c.s.hooks.fire(pointCompactRecord); err != nil {
 			return err
 		}
@@ -155,7 +148,7 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 		if target != nil {
 			target.seal(false)
 		}
-		if r.full = len(r.targets) >= r.maxTargets; r.full {
+		if r.full = len(r.targets) >= r.maxTargets || r.leavesNoRoom(ch.size); r.full {
 			return false, nil
 		}
 		var err error
@@ -170,6 +163,13 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 	}
 	target.addRecords(len(ch.headers), ch.size)
 	return true, nil
+}
+
+// leavesNoRoom reports whether size bytes in a new target would take what is kept for tombstones there. That
+// happens when those alone nearly fill one: without this a further target would have to be made for them,
+// for which there may be no space.
+func (r *round) leavesNoRoom(size int) bool {
+	return r.kept > 0 && size > r.c.s.opts.SegmentSize-layout.HeaderSize-r.kept
 }
 
 // last returns the target being filled, nil when there is none.
@@ -221,10 +221,9 @@ func (c *compaction) allowedBytes(least int64) (bytes int64, err error) {
 
 // allowance is what a round may take on.
 type allowance struct {
-	victims int     // at the front of c.work
-	targets int     // to be filled
-	kept    int     // bytes to be left free in the last target, for tombstones of the victims that leave
-	filler  *victim // the last victim, if it must not leave: there may be no room for its tombstones
+	victims int // at the front of c.work
+	targets int // to be filled
+	kept    int // bytes to be left free in the last target, for tombstones of the victims that leave
 }
 
 // allow returns what the next round may take on. A bounded round uses recycled memory, or one fresh
@@ -235,11 +234,7 @@ type allowance struct {
 func (c *compaction) allow() (allowance, error) {
 	if c.lowSpace {
 		n, kept := c.fitOneTarget()
-		a := allowance{victims: n, targets: 1, kept: kept}
-		if n < len(c.work) && len(c.work[n].live) > 1 {
-			a.victims, a.filler = n+1, c.work[n]
-		}
-		return a, nil
+		return allowance{n, 1, kept}, nil
 	}
 	a := allowance{targets: c.maxTargets}
 	if c.s.medium.recycles() && !c.unbounded() {

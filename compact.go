@@ -252,8 +252,7 @@ func (c *compaction) end() {
 type round struct {
 	c          *compaction
 	maxTargets int
-	kept       int     // bytes of the last target left free for tombstones
-	filler     *victim // keeps a record, so that it does not leave
+	kept       int // bytes of the last target left free for tombstones
 
 	mu        sync.Mutex   // guards work, targets and full during the build
 	work      []*victim    // c.work without those at its front that have been copied
@@ -267,7 +266,7 @@ type round struct {
 // round runs one round and drops the finished victims from c.work. On an error, and on a panic of
 // OnProgress before the swap, the store is as it was before the round.
 func (c *compaction) round(ctx context.Context, allowed allowance) error {
-	r := &round{c: c, maxTargets: allowed.targets, kept: allowed.kept, filler: allowed.filler, work: c.work}
+	r := &round{c: c, maxTargets: allowed.targets, kept: allowed.kept, work: c.work}
 	finished := false
 	defer func() {
 		if !finished {
@@ -275,7 +274,7 @@ func (c *compaction) round(ctx context.Context, allowed allowance) error {
 		}
 	}()
 	for _, v := range c.work {
-		if v.seg.live.Load() == 0 && v != r.filler {
+		if v.seg.live.Load() == 0 {
 			v.live = nil // superseded since the walk
 		}
 	}

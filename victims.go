@@ -178,16 +178,21 @@ func (c *compaction) claimVictims(victims []*victim) []*victim {
 	})
 }
 
-// fitOneTarget returns how many victims at the front of c.work fit into one target together, at
-// least 1, and how many bytes their tombstones take.
+// fitOneTarget returns how many victims at the front of c.work, at least 1, to copy into one target, and how
+// many bytes of it their tombstones take: those that fit together, and one more if so much of it is live that it
+// cannot leave. If that one left, its tombstones would need room as well.
 func (c *compaction) fitOneTarget() (victims, tombstones int) {
 	room := c.s.opts.SegmentSize - layout.HeaderSize
 	for n, v := range c.work {
 		own := int(v.seg.tombstoneBytes) + layout.DigestSize*len(v.seg.tombstones)
-		room -= int(v.seg.live.Load()) + layout.DigestSize*len(v.live) + own
-		if room < 0 && n > 0 {
+		live := int(v.seg.live.Load()) + layout.DigestSize*len(v.live)
+		switch {
+		case n > 0 && room < live:
+			return n + 1, tombstones
+		case n > 0 && room < live+own:
 			return n, tombstones
 		}
+		room -= live + own
 		tombstones += own
 	}
 	return len(c.work), tombstones
