@@ -46,8 +46,8 @@ var (
 	// ErrCompactionFailed is returned by [Store.Compact] when a compaction ended early, cancelled or
 	// failed. It wraps the cause. Finished rounds stay, the last one is undone.
 	ErrCompactionFailed = errors.New("warmtier: compaction failed")
-	// ErrInsufficientMemory is returned by [Store.Compact] when not even one segment fits into the
-	// memory the process may use. errors.As finds the [*InsufficientMemoryError] with the figures.
+	// ErrInsufficientMemory is returned by [Store.Compact] when the memory that it may take is too small for
+	// the live bytes of any one segment. errors.As finds the [*InsufficientMemoryError] with the figures.
 	ErrInsufficientMemory = errors.New("warmtier: insufficient memory")
 )
 
@@ -71,7 +71,7 @@ func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 // InsufficientMemoryError says how much memory a compaction needed and how much it may take.
 // errors.Is(err, ErrInsufficientMemory) holds for it.
 type InsufficientMemoryError struct {
-	Needed    int64 // bytes for the smallest round, one segment
+	Needed    int64 // bytes: live in the segment with the fewest, beyond what the store has kept back
 	Available int64 // bytes: available to the process times MaxMemoryFraction
 }
 

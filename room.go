@@ -179,8 +179,8 @@ func (s *Store) awaitChange(change <-chan struct{}) (changed bool, err error) {
 
 // full returns the error of a call that found no room.
 func (s *Store) full(st Stats) error {
-	return fmt.Errorf("%w: %d bytes mapped of MaxBytes %d; %d bytes of records are live, %d dead",
-		errOverBudget, s.mapper.bytes.Load(), s.opts.MaxBytes, st.LiveBytes, st.DeadBytes)
+	return fmt.Errorf("%w: %d bytes used of MaxBytes %d; %d bytes of records are live, %d dead",
+		errOverBudget, s.mapper.bytes.Load()+s.medium.spareBytes(), s.opts.MaxBytes, st.LiveBytes, st.DeadBytes)
 }
 
 // overgrown reports whether the store maps so much more than is live that writers should wait for the
