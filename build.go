@@ -144,7 +144,7 @@ func (r *round) readHeaders(ch *chunk) error {
 // targets, so no target has gaps. REQUIRES: r.mu held.
 func (r *round) allocate(ch *chunk) (bool, error) {
 	target := r.last()
-	if target == nil || target.room(len(ch.headers)) < ch.size {
+	if target == nil || target.room(len(ch.headers))-r.kept < ch.size {
 		if target != nil {
 			target.seal(false)
 		}
@@ -212,33 +212,44 @@ func (c *compaction) allowedBytes(least int64) (bytes int64, err error) {
 	return present + usable, nil
 }
 
-// allowance returns over how many victims at the front of c.work the next round may run, and how many
-// targets it may fill. A bounded round uses recycled memory, or one fresh segment when there is none; an
-// unbounded one takes what it needs. When not even the first victim may be moved, the one with the fewest
-// live bytes comes first.
-func (c *compaction) allowance() (victims, targets int, err error) {
-	targets = c.maxTargets
-	if c.s.medium.recycles() && !c.unbounded() {
-		targets = min(targets, max(1, len(c.pool)))
-	}
+// allowance is what a round may take on.
+type allowance struct {
+	victims int // at the front of c.work
+	targets int // to be filled
+	kept    int // bytes to be left free in the last target, for tombstones of the victims that leave
+}
+
+// allow returns what the next round may take on. A bounded round uses recycled memory, or one fresh
+// segment when there is none, and in a directory with a budget what that leaves; an unbounded one takes
+// what it needs. When there was no space for a target it fills one, with as many victims as fit, and what
+// fits of the next. When not even the first victim may be moved, the one with the fewest live bytes comes
+// first.
+func (c *compaction) allow() (allowance, error) {
 	if c.lowSpace {
-		return c.fitOneTarget(), 1, nil
+		n, kept := c.fitOneTarget()
+		return allowance{min(n+1, len(c.work)), 1, kept}, nil
+	}
+	a := allowance{targets: c.maxTargets}
+	if c.s.medium.recycles() && !c.unbounded() {
+		a.targets = min(a.targets, max(1, len(c.pool)))
+	} else if m := &c.s.mapper; m.limit > 0 {
+		a.targets = int(min(int64(a.targets), max(1, (m.limit-m.bytes.Load())/c.segmentSize())))
 	}
 	least := slices.MinFunc(c.work, func(a, b *victim) int { return cmp.Compare(a.seg.live.Load(), b.seg.live.Load()) })
 	bytes, err := c.allowedBytes(least.seg.live.Load())
 	if err != nil {
-		return 0, 0, err
+		return a, err
 	}
 	if bytes < c.work[0].seg.live.Load() {
 		c.work[0], c.work[slices.Index(c.work, least)] = least, c.work[0]
 	}
-	for victims < len(c.work) {
-		if bytes -= c.work[victims].seg.live.Load(); bytes < 0 && victims > 0 {
+	for a.victims < len(c.work) {
+		if bytes -= c.work[a.victims].seg.live.Load(); bytes < 0 && a.victims > 0 {
 			break
 		}
-		victims++
+		a.victims++
 	}
-	return victims, targets, nil
+	return a, nil
 }
 
 // availableMemory returns how many bytes the process may take; known is false where nothing says

@@ -86,7 +86,9 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (_ CompactionStats
 	}
 	c := s.newCompaction(trigger)
 	heard := s.room.heard()
+	s.pacing.Store(c.pace)
 	defer func() {
+		s.pacing.Store(nil)
 		s.compacting.Store(false)
 		s.room.answer(heard, c.stats.BytesReclaimed > 0 || isAborted(err))
 	}()
@@ -200,24 +202,27 @@ func (c *compaction) sweep() error {
 }
 
 // nextRound runs a round over the victims at the front of c.work for which there is memory. When a
-// target cannot be made the round is undone, c.work is as it was, and the rounds that follow are over
-// what one target takes: one of the victims, its tombstones included, always fits into the space kept
-// back, and gives back as much.
+// target cannot be made the round is undone, c.work is as it was, and the rounds that follow fill one
+// target each: one of the victims, its tombstones included, always fits into the space kept back, and
+// gives back as much. What else fits of the next victim is copied too: if each target took one victim
+// alone, all would become room in segments that are half empty, and nothing be given back.
 func (c *compaction) nextRound(ctx context.Context) error {
 	if c.lowSpace {
 		c.s.medium.keepSpares()
 	}
-	n, targets, err := c.allowance()
+	c.pace.urgent(c.s.urgency())
+	allowed, err := c.allow()
 	if err != nil {
 		return err
 	}
+	n := allowed.victims
 	held := c.work[n:]
 	c.work = c.work[:n:n]
 	live := make([][]uint32, n)
 	for i, v := range c.work {
 		live[i] = v.live
 	}
-	err = c.round(ctx, targets)
+	err = c.round(ctx, allowed)
 	if errors.Is(err, ErrNoSpace) && !c.lowSpace {
 		c.lowSpace, err = true, nil
 		for i, v := range c.work { // as before: a round that fails drops no victim
@@ -247,6 +252,7 @@ func (c *compaction) end() {
 type round struct {
 	c          *compaction
 	maxTargets int
+	kept       int // bytes of the last target left free for tombstones
 
 	mu        sync.Mutex   // guards work, targets and full during the build
 	work      []*victim    // c.work without those at its front that have been copied
@@ -259,8 +265,8 @@ type round struct {
 
 // round runs one round and drops the finished victims from c.work. On an error, and on a panic of
 // OnProgress before the swap, the store is as it was before the round.
-func (c *compaction) round(ctx context.Context, maxTargets int) error {
-	r := &round{c: c, maxTargets: maxTargets, work: c.work}
+func (c *compaction) round(ctx context.Context, allowed allowance) error {
+	r := &round{c: c, maxTargets: allowed.targets, kept: allowed.kept, work: c.work}
 	finished := false
 	defer func() {
 		if !finished {

@@ -90,7 +90,7 @@ const Refuse WhenFull = 0
 // CompactionOptions bound what a compaction may use.
 type CompactionOptions struct {
 	// Workers is the number of goroutines that copy and flip, at most 1024; 0 means half of
-	// GOMAXPROCS, but at least 1.
+	// GOMAXPROCS, but at least 1, and all of it while writers wait for memory or little is left.
 	Workers int
 	// MaxOverhead bounds the bytes of target segments that one round may fill, and so the extra
 	// memory that a compaction holds. At least one segment is always used; 0 means four segments,

@@ -52,6 +52,13 @@ func (p *segmentPool) hasSurvivor() bool {
 	return p.survivor != nil || p.lent
 }
 
+// hasKept reports whether memory is kept for lanes.
+func (p *segmentPool) hasKept() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.kept) > 0
+}
+
 // take takes out the memory kept last for lanes, nil when there is none.
 func (p *segmentPool) take() []byte {
 	p.mu.Lock()

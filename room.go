@@ -162,8 +162,24 @@ func (s *Store) withRoom(try func() error) error {
 	}
 }
 
+// urgency returns the level at which a compaction has to get on: 1 when memory is short.
+func (s *Store) urgency() int32 {
+	if s.room.waiting.Load() > 0 || s.nearlyFull() || s.overgrown() {
+		return 1
+	}
+	return 0
+}
+
+// hurry makes the compaction under way urgent, until its next round.
+func (s *Store) hurry() {
+	if p := s.pacing.Load(); p != nil {
+		p.urgent(1)
+	}
+}
+
 // awaitChange waits for change, and reports false when nothing has changed for patience.
 func (s *Store) awaitChange(change <-chan struct{}) (changed bool, err error) {
+	s.hurry()
 	_ = s.hooks.fire(pointRoomWait)
 	patience := time.NewTimer(cmp.Or(s.hooks.patience, patience))
 	defer patience.Stop()
@@ -190,10 +206,10 @@ func (s *Store) overgrown() bool {
 		int64(overgrownLive*float64(s.maintenance.liveBytes.Load()))+overgrownBytes
 }
 
-// awaitCompaction waits while the store is overgrown: until the compaction under way has given enough
-// back, or ends. REQUIRES: as withRoom.
+// awaitCompaction waits while the store is overgrown: until a round of the compaction under way has given
+// memory to lanes, or it ends. REQUIRES: as withRoom.
 func (s *Store) awaitCompaction() {
-	if !s.overgrown() {
+	if s.pool.hasKept() || !s.overgrown() {
 		return
 	}
 	lockrank.AssertUnlocked()
@@ -203,7 +219,7 @@ func (s *Store) awaitCompaction() {
 	defer func() { s.meters.waits.observe(time.Since(start)) }()
 	for {
 		change := s.room.next()
-		if !s.overgrown() {
+		if s.pool.hasKept() || !s.overgrown() {
 			return
 		}
 		if changed, err := s.awaitChange(change); err != nil || !changed {

@@ -24,7 +24,7 @@ func (d *disk) carryTombstones(r *round) (err error) {
 	oldest := d.s.oldestDead(leaving)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.full, r.maxTargets = false, math.MaxInt // one target more, rather than a victim that cannot leave
+	r.full, r.kept, r.maxTargets = false, 0, math.MaxInt // one target more, rather than a victim that cannot leave
 	for _, v := range r.c.work {
 		if !leaving[v.seg] {
 			continue

@@ -173,16 +173,18 @@ func (c *compaction) claimVictims(victims []*victim) []*victim {
 }
 
 // fitOneTarget returns how many victims at the front of c.work fit into one target together, at
-// least 1.
-func (c *compaction) fitOneTarget() int {
+// least 1, and how many bytes their tombstones take.
+func (c *compaction) fitOneTarget() (victims, tombstones int) {
 	room := c.s.opts.SegmentSize - layout.HeaderSize
 	for n, v := range c.work {
-		room -= int(v.seg.live.Load()+v.seg.tombstoneBytes) + layout.DigestSize*(len(v.live)+len(v.seg.tombstones))
+		own := int(v.seg.tombstoneBytes) + layout.DigestSize*len(v.seg.tombstones)
+		room -= int(v.seg.live.Load()) + layout.DigestSize*len(v.live) + own
 		if room < 0 && n > 0 {
-			return n
+			return n, tombstones
 		}
+		tombstones += own
 	}
-	return len(c.work)
+	return len(c.work), tombstones
 }
 
 // chooseVictims makes victims of the sealed segments with dead bytes that the policy chooses, the

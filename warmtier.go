@@ -173,6 +173,7 @@ type Store struct {
 	retiredBytes   atomic.Int64 // mapped for pins alone
 	corruptRecords atomic.Int64 // met by reads, compactions and All
 	compacting     atomic.Bool
+	pacing         atomic.Pointer[pace] // of the compaction under way
 	history        history
 	meters         meters
 	retired        retiredSegments

@@ -146,7 +146,7 @@ var faults = []fault{
 	},
 	{
 		name: "recycled in spite of pins", file: "compact.go",
-		old: "if s.retire(seg) {", new: "if s.retire(seg); true {",
+		old: "if c.s.retire(seg) {", new: "if c.s.retire(seg); true {",
 		test: "TestView_BytesStayDuringCompactions",
 	},
 	{
