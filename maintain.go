@@ -219,7 +219,8 @@ func (s *Store) hasDied(st Stats) bool {
 
 // isPressed reports whether little room is left, and a compaction would give some back.
 func (s *Store) isPressed(st Stats) bool {
-	return st.FragmentationRatio >= waitShare && (s.nearlyFull() || s.maintenance.short.Load())
+	return st.FragmentationRatio >= waitShare &&
+		(s.nearlyFull() || s.maintenance.short.Load() || s.room.isAsked())
 }
 
 // nearlyFull reports whether less than an eighth of MaxBytes is left.
