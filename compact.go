@@ -84,6 +84,8 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (_ CompactionStats
 	if !s.compacting.CompareAndSwap(false, true) {
 		return CompactionStats{}, ErrCompactionInProgress
 	}
+	st := s.sizes()
+	s.maintenance.noteSizes(st)
 	c := s.newCompaction(trigger)
 	heard := s.room.heard()
 	s.pacing.Store(c.pace)
@@ -93,8 +95,6 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (_ CompactionStats
 		s.room.answer(heard, c.stats.BytesReclaimed > 0 || isAborted(err))
 	}()
 	c.own = onOwnGoroutine(ctx)
-	st := s.sizes()
-	s.maintenance.noteSizes(st)
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
 	c.stats.before(st)
 	unreturned := s.mapper.unreturned.bytes.Load()

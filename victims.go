@@ -46,7 +46,10 @@ func (s *Store) policy(t trigger) policy {
 	case s.nearlyFull():
 		return needed{bytes: s.opts.MaxBytes / 8}
 	}
-	return worthwhile{threshold: s.opts.Maintenance.FragmentationThreshold}
+	return worthwhile{
+		threshold: s.opts.Maintenance.FragmentationThreshold,
+		mostKept:  max(leastKept, int(s.maintenance.liveBytes.Load()/int64(s.opts.SegmentSize))),
+	}
 }
 
 // everything gives back all there is to give back, and keeps none of it.
@@ -60,7 +63,10 @@ func (everything) keepForLanes(int) int                        { return 0 }
 // ones until the store is half as fragmented as it may be. Segments that are nearly all live are
 // left alone that way: copying nine tenths of one for the other tenth would cost more than it
 // gives, and later there will be more to give. So less is done at a time, and more often.
-type worthwhile struct{ threshold float64 }
+type worthwhile struct {
+	threshold float64
+	mostKept  int // segments, for lanes
+}
 
 // sealShare returns half the threshold, the fragmentation that choose leaves a store with.
 func (w worthwhile) sealShare() float64 { return w.threshold / 2 }
@@ -77,7 +83,7 @@ func (w worthwhile) choose(victims []*victim, sizes Stats) (chosen []*victim) {
 	return chosen
 }
 
-func (worthwhile) keepForLanes(begun int) int { return begun }
+func (w worthwhile) keepForLanes(begun int) int { return min(begun, w.mostKept) }
 
 // needed gives back about as many bytes as given, from the best victims, and keeps the memory: lanes
 // need it at once.
