@@ -29,8 +29,9 @@ var (
 	// ErrReadOnly is returned by calls that write to a store opened with Options.ReadOnly.
 	ErrReadOnly = errors.New("warmtier: store is read-only")
 	// ErrNoSpace is returned when there is no memory or file space for another segment, or none for
-	// a larger index, and when the process has about as many memory mappings as the system lets it have
-	// (on Linux vm.max_map_count, less a tenth for the program). It wraps the cause.
+	// a larger index: the system has none, it would be over Options.MaxBytes (the message has the budget,
+	// what is used, live and dead, in bytes), or the process has about as many memory mappings as the
+	// system lets it have (on Linux vm.max_map_count, less a tenth for the program). It wraps the cause.
 	ErrNoSpace = errors.New("warmtier: no space")
 	// ErrSyncFailed is returned once a flush has failed, and by every write from then on.
 	ErrSyncFailed = errors.New("warmtier: sync failed, store takes no more writes")

@@ -41,18 +41,23 @@
 //
 // A memory takes its id and content, at most 31 bytes of record around them (35 in a directory),
 // and 10 to 24 bytes of index in a store of 100,000 memories or more. Dead bytes come on top until
-// a compaction gives them back. One runs by itself when half of at least 100 MB is dead;
-// [MaintenanceOptions] change that, and [Store.Compact] gives back everything at once. A compaction
-// needs about one segment more than the store has, 32 MiB by default.
+// their segment has nothing live, when it leaves at once, or a compaction gives them back. One runs
+// by itself when half of at least 100 MB is dead, the sooner the more dies; [MaintenanceOptions]
+// change that, and [Store.Compact] gives back everything at once. One segment, 32 MiB by default, is
+// kept back for compactions.
+//
+// Options.MaxBytes bounds all of it. A Put that needs more waits for a compaction as long as a tenth
+// or more of the store is dead, and then returns [ErrNoSpace]; nothing is dropped. Without MaxBytes
+// Puts wait as well while a compaction runs and more than 5/2 of the live bytes and 128 MiB is mapped.
 //
 // Mapped memory is not part of the Go heap: GOMEMLIMIT does not count it. [Store.Stats] says how
-// much there is, and how much of it is dead.
+// much there is, what for, and how long writes have waited.
 //
 // # Errors
 //
 // Every condition that a program may want to tell apart is an exported error for [errors.Is].
 // Nothing has changed when Put or Delete returns one, with the exception that their comments name.
-// [ErrNoSpace] and [ErrInsufficientMemory] pass when there is room again. [ErrCorrupt], with the
+// [ErrNoSpace], of a budget too, and [ErrInsufficientMemory] pass when there is room again. [ErrCorrupt], with the
 // place in a [*CorruptError], is damage to stored bytes: other memories stay readable, and
 // [Store.Verify] lists what is damaged. [ErrSyncFailed] stays until the store is closed.
 package warmtier
