@@ -108,12 +108,15 @@ func (c *statsCmd) showStats(a *app, from *client) error {
 
 // budget returns how much of its bound the store uses.
 func budget(st *statsAnswer) string {
-	spares := showBytes(st.SpareBytes) + " in spare files"
+	spares := ""
+	if st.SpareBytes > 0 { // which a store that is only read does not have
+		spares = "; " + showBytes(st.SpareBytes) + " in spare files"
+	}
 	if st.MaxBytes == 0 {
-		return "none; " + spares
+		return "none" + spares
 	}
 	used := st.MappedBytes + st.SpareBytes
-	return fmt.Sprintf("%s, %s used; %s", showBytes(st.MaxBytes), showShare(ratio(used, st.MaxBytes)), spares)
+	return showBytes(st.MaxBytes) + ", " + showShare(ratio(used, st.MaxBytes)) + " used" + spares
 }
 
 // waits returns how often and how long writes waited for memory.
