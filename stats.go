@@ -31,7 +31,7 @@ type Stats struct {
 	CompactionInProgress   bool
 	LastCompaction         time.Time // when the last one ended, with or without error; zero before the first
 	LastCompactionDuration time.Duration
-	BytesReclaimed         int64         // by all compactions
+	BytesReclaimed         int64         // by all compactions, and of segments that left with nothing live
 	MaxSwapPause           time.Duration // longest hold of the content buffer's write lock
 
 	Reads             ReadStats
@@ -105,7 +105,7 @@ type CompactionDetails struct {
 	LastSuccess  time.Time          // when the last one without error ended; zero before the first
 	BytesCopied  int64              // by all compactions
 	Duration     Histogram          // of every compaction, failed ones included
-	SwapDuration Histogram          // of every hold of the write lock by swaps: of up to 64 segments
+	SwapDuration Histogram          // of every hold of the write lock while segments leave, up to 64
 }
 
 // CompactionResults counts compactions by how they ended.

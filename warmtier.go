@@ -206,9 +206,9 @@ type Store struct {
 // the last Close was clean, and removes what a crash left unfinished. A read-only Open changes nothing,
 // needs no write permission, and shares the directory with other read-only ones. Disk space of one
 // segment, and a sixteenth of one (at least 64 KiB) for each lane, is kept back for deletions and
-// compactions on a full disk.
+// compactions on a full disk; in memory one segment is, from the first Put on.
 //
-// Errors: [ErrInvalidOptions]; [ErrNoSpace], also when the process has too many memory mappings; for a
+// Errors: [ErrInvalidOptions], for a MaxBytes that is too small with the least that would do; [ErrNoSpace], also when the process has too many memory mappings; for a
 // directory also [ErrLocked], [ErrCorrupt] (see Options.Repair), [ErrVersion], an error that is
 // [errors.ErrUnsupported] where there is no flock, and those of the file system. No file but LOCK has
 // changed when it is ErrLocked, ErrVersion, or ErrCorrupt without Repair.
