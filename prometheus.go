@@ -215,7 +215,8 @@ func (m *families) compaction(st *Stats) {
 	m.histogram("warmtier_compaction_duration_seconds", "Durations of compactions.", details.Duration)
 	m.histogram("warmtier_compaction_swap_duration_seconds", "Holds of the write lock while segments leave.",
 		details.SwapDuration)
-	m.counter("warmtier_compaction_reclaimed_bytes_total", "Bytes given back by compactions, and with segments in which nothing was live.", st.BytesReclaimed)
+	m.counter("warmtier_compaction_reclaimed_bytes_total",
+		"Bytes given back by compactions, and with segments in which nothing was live.", st.BytesReclaimed)
 	m.counter("warmtier_compaction_copied_bytes_total", "Bytes of live records copied by compactions.",
 		details.BytesCopied)
 	running := 0.0

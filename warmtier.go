@@ -135,11 +135,12 @@ type Store struct {
 	failure  atomic.Pointer[error] // the first failed flush; set once
 
 	// Lock order: lane.rolling < segmentTable.leaving < contentMu < lane.mu < shard.mu <
-	// segmentTable.mu; "a < b" means a must be acquired before b if both are held. No goroutine holds two locks of one kind, or one
-	// lock twice, not even for reading. No user code runs with any of them held. Locks that call
-	// themselves leaves stand outside of the order: nothing is acquired under them. So do
-	// maintenance.mu, which is only ever tried, the locks of disk, which say what they come before,
-	// and round.mu, which is a compaction's own and comes before segmentTable.mu.
+	// segmentTable.mu; "a < b" means a must be acquired before b if both are held. No goroutine holds
+	// two locks of one kind, or one lock twice, not even for reading. No user code runs with any of
+	// them held. Locks that call themselves leaves stand outside of the order: nothing is acquired
+	// under them. So do maintenance.mu, which is only ever tried, dead.running, which comes before all
+	// others, the locks of disk, which say what they come before, and round.mu, which is a
+	// compaction's own and comes before segmentTable.mu.
 	//
 	// A directory store has three more. disk.manifestMu comes before all of these and is held while a
 	// manifest is written. spares.mu comes after it, after lane.rolling and round.mu, and before
@@ -208,10 +209,11 @@ type Store struct {
 // segment, and a sixteenth of one (at least 64 KiB) for each lane, is kept back for deletions and
 // compactions on a full disk; in memory one segment is, from the first Put on.
 //
-// Errors: [ErrInvalidOptions], for a MaxBytes that is too small with the least that would do; [ErrNoSpace], also when the process has too many memory mappings; for a
-// directory also [ErrLocked], [ErrCorrupt] (see Options.Repair), [ErrVersion], an error that is
-// [errors.ErrUnsupported] where there is no flock, and those of the file system. No file but LOCK has
-// changed when it is ErrLocked, ErrVersion, or ErrCorrupt without Repair.
+// Errors: [ErrInvalidOptions], for a MaxBytes that is too small with the least that would do;
+// [ErrNoSpace], also when the process has too many memory mappings; for a directory also [ErrLocked],
+// [ErrCorrupt] (see Options.Repair), [ErrVersion], an error that is [errors.ErrUnsupported] where there
+// is no flock, and those of the file system. No file but LOCK has changed when it is ErrLocked,
+// ErrVersion, or ErrCorrupt without Repair.
 func Open(dir string, opts *Options) (*Store, error) {
 	return open(dir, opts, hooks{})
 }

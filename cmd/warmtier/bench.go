@@ -89,7 +89,8 @@ func (c *benchCmd) Run(a *app) error {
 			return usage("%s is not empty: a benchmark needs a new directory", c.In)
 		}
 	}
-	s, err := warmtier.Open(c.In, &warmtier.Options{SegmentSize: int(c.SegmentSize), MaxBytes: int64(c.MaxBytes), Logger: a.log,
+	s, err := warmtier.Open(c.In, &warmtier.Options{
+		SegmentSize: int(c.SegmentSize), MaxBytes: int64(c.MaxBytes), Logger: a.log,
 		Maintenance: warmtier.MaintenanceOptions{Disabled: c.CompactEvery > 0}})
 	if err != nil {
 		return err

@@ -38,8 +38,8 @@ func TestMaxBytes(t *testing.T) {
 	require.EqualValues(t, 4<<20, v["max_bytes"])
 	require.LessOrEqual(t, v["mapped_bytes"].(float64)+v["spare_bytes"].(float64), float64(4<<20))
 	sum := 0.0
-	for _, part := range []string{"live_bytes", "dead_bytes", "index_bytes", "room_bytes", "reserve_bytes", "retired_bytes"} {
-		sum += v[part].(float64)
+	for _, part := range []string{"live", "dead", "index", "room", "reserve", "retired"} {
+		sum += v[part+"_bytes"].(float64)
 	}
 	require.Equal(t, v["mapped_bytes"], sum)
 	out := command(t, "", "stats", "--url", s.url).exits(exitOK).out

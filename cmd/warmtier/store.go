@@ -57,8 +57,11 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 	}
 	opts.ReadOnly = how == reading
 	opts.Logger = a.log
-	if size := segmentSize(dir); opts.SegmentSize == 0 && (opts.MaxBytes == 0 || opts.MaxBytes >= leastSegments*int64(size)) {
-		opts.SegmentSize = size
+	if opts.SegmentSize == 0 {
+		opts.SegmentSize = segmentSize(dir)
+		if least := leastSegments * int64(opts.SegmentSize); opts.MaxBytes > 0 && opts.MaxBytes < least {
+			opts.SegmentSize = 0 // the budget chooses
+		}
 	}
 	bar := a.progress("opening", 0, unitNothing)
 	defer bar.end()
