@@ -21,7 +21,7 @@ import (
 // endings are the ways in which a callback may end without returning.
 var endings = map[string]func(){
 	"panic":     func() { panic("from the callback") },
-	"panic nil": func() { panic(nil) }, //nolint:govet // on purpose
+	"panic nil": func() { panic(nil) },
 	"goexit":    runtime.Goexit,
 }
 

@@ -41,10 +41,10 @@ stays in the table with fewer live bytes, and the next round continues with it. 
 the last is full, and no round has to be planned to fit.
 
 Recycling: the memory of victims without pins becomes the next round's targets, and a bounded round
-maps a new segment only when there is none to recycle. So the first round is small, one target
-unless the segment pool held some, the following ones grow up to MaxOverhead, and the compaction as
-a whole maps one segment more than the store had. Fresh pages would cost more than the copying (a
-first touch is a page fault).
+maps a new segment only when there is none to recycle. So the first round is small, the survivor
+unless the segment pool held more, the following ones grow up to MaxOverhead, and the compaction as
+a whole maps nothing beyond what the store had kept back. Fresh pages would cost more than the
+copying (a first touch is a page fault).
 */
 
 // Compact gives back the space of all dead bytes, as far as its bounds allow: see
@@ -52,8 +52,10 @@ first touch is a page fault).
 // slots, or MaxSwapPause, takes. Segments without dead bytes stay, unless they were sealed half
 // empty and can be merged.
 //
-// It copies every live record of the segments it compacts and holds, beyond them, one segment (with
-// a negative MaxOverhead: all live bytes again) and about 28 bytes per memory of a round.
+// It copies every live record of the segments it compacts and holds, beyond them, the segment that is
+// kept back for it, in a directory up to MaxOverhead (with a negative MaxOverhead: all live bytes again),
+// and about 28 bytes per memory of a round. Segments in which nothing is live leave first, whatever
+// becomes of the rest.
 //
 // When ctx is cancelled it stops within milliseconds: finished rounds stay, and the current one is
 // undone. The statistics returned with an error say what was done until then. A panic of OnProgress

@@ -29,8 +29,9 @@ var (
 	// ErrReadOnly is returned by calls that write to a store opened with Options.ReadOnly.
 	ErrReadOnly = errors.New("warmtier: store is read-only")
 	// ErrNoSpace is returned when there is no memory or file space for another segment, or none for
-	// a larger index, and when the process has about as many memory mappings as the system lets it have
-	// (on Linux vm.max_map_count, less a tenth for the program). It wraps the cause.
+	// a larger index: the system has none, it would be over Options.MaxBytes (the message has the budget,
+	// what is used, live and dead, in bytes), or the process has about as many memory mappings as the
+	// system lets it have (on Linux vm.max_map_count, less a tenth for the program). It wraps the cause.
 	ErrNoSpace = errors.New("warmtier: no space")
 	// ErrSyncFailed is returned once a flush has failed, and by every write from then on.
 	ErrSyncFailed = errors.New("warmtier: sync failed, store takes no more writes")
@@ -46,8 +47,8 @@ var (
 	// ErrCompactionFailed is returned by [Store.Compact] when a compaction ended early, cancelled or
 	// failed. It wraps the cause. Finished rounds stay, the last one is undone.
 	ErrCompactionFailed = errors.New("warmtier: compaction failed")
-	// ErrInsufficientMemory is returned by [Store.Compact] when not even one segment fits into the
-	// memory the process may use. errors.As finds the [*InsufficientMemoryError] with the figures.
+	// ErrInsufficientMemory is returned by [Store.Compact] when the memory that it may take is too small for
+	// the live bytes of any one segment. errors.As finds the [*InsufficientMemoryError] with the figures.
 	ErrInsufficientMemory = errors.New("warmtier: insufficient memory")
 )
 
@@ -71,7 +72,7 @@ func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 // InsufficientMemoryError says how much memory a compaction needed and how much it may take.
 // errors.Is(err, ErrInsufficientMemory) holds for it.
 type InsufficientMemoryError struct {
-	Needed    int64 // bytes for the smallest round, one segment
+	Needed    int64 // bytes: live in the segment with the fewest, beyond what the store has kept back
 	Available int64 // bytes: available to the process times MaxMemoryFraction
 }
 

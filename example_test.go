@@ -63,6 +63,40 @@ func ExampleOpen() {
 	// true
 }
 
+// A budget bounds everything that the store maps. What is dead makes room by itself; when the rest does
+// not suffice, a write is refused and changes nothing.
+func ExampleOptions_maxBytes() {
+	s, err := warmtier.Open("", &warmtier.Options{MaxBytes: 8 << 20})
+	if err != nil {
+		panic(err)
+	}
+	defer s.Close()
+	content := make([]byte, 1000)
+	for range 20_000 { // 20 MB, of which little is live
+		if err := s.Put("counter", content); err != nil {
+			panic(err)
+		}
+	}
+	for n := 0; err == nil; n++ {
+		err = s.Put(fmt.Sprint("memory ", n), content)
+	}
+	fmt.Println(errors.Is(err, warmtier.ErrNoSpace))
+
+	st := s.Stats()
+	fmt.Println(st.MappedBytes+st.SegmentDetails.SpareBytes <= st.MaxBytes)
+
+	for n := range 1000 {
+		if _, err := s.Delete(fmt.Sprint("memory ", n)); err != nil {
+			panic(err)
+		}
+	}
+	fmt.Println(s.Put("one more", content)) // may wait for a compaction
+	// Output:
+	// true
+	// true
+	// <nil>
+}
+
 func ExampleStore_Put() {
 	s := mustOpen()
 	defer s.Close()

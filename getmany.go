@@ -30,7 +30,8 @@ chains of one length.) What is seen on the way is not believed: only the look-up
 rules of Get.
 
 A batch is one hold of contentMu, so it is bounded three times: in ids, in their bytes, which the
-look-ups read, and in the bytes it copies. Content over maxLockedCopy is not copied in a batch but read by itself, when its turn comes.
+look-ups read, and in the bytes it copies. Content over maxLockedCopy is not copied in a batch but
+read by itself, when its turn comes.
 */
 
 // batchIDs is how many ids a batch has: enough for the loads that a core keeps under way, and few

@@ -31,8 +31,9 @@ section 6.4, algorithm R) instead of leaving marks. Growing, shrinking and remov
 only: no record is read, no page of a segment is touched.
 
 Cost: a table is between 50 % and 80 % full, which is 10 to 16 bytes per memory. With the room
-around tables, and old ones that wait for readers, the index takes at most 24 (see tablemem.go). Two ids of one shard share a tag with probability 2^-24, so at 10 million
-memories 0.2 % of all look-ups read a second record; ids are always compared in the record itself.
+around tables, and old ones that wait for readers, the index takes at most 24 (see tablemem.go). Two
+ids of one shard share a tag with probability 2^-24, so at 10 million memories 0.2 % of all look-ups
+read a second record; ids are always compared in the record itself.
 
 I2 (one slot): an id has at most one slot, found from its home before any empty slot. While a
 removal moves slots back, one of them may be there twice for a moment, the same in both places.

@@ -233,7 +233,7 @@ func (s *Store) hasDied(st Stats) bool {
 // isPressed reports whether little room is left, and a compaction would give some back.
 func (s *Store) isPressed(st Stats) bool {
 	m := &s.maintenance
-	return st.FragmentationRatio >= waitShare && (s.nearlyFull() || m.short.Load()) ||
+	return st.FragmentationRatio >= waitShare && (s.nearlyFull() || m.short.Load() || s.room.isAsked()) ||
 		st.DeadBytes > 0 && m.buried.Load()
 }
 

@@ -8,8 +8,8 @@ import (
 )
 
 // memory is the medium of a store in anonymous memory. Nothing in it outlives the process, so there
-// is nothing to flush, to list or to remove, deletions leave no tombstones, and no space is kept
-// back.
+// is nothing to flush, to list or to remove, deletions leave no tombstones, and memory is kept back
+// (segmentPool) in place of files.
 type memory struct{ s *Store }
 
 // openMemory makes s a store in memory.
@@ -19,8 +19,7 @@ func (s *Store) openMemory() {
 	s.makeLanes(2 * runtime.GOMAXPROCS(0))
 }
 
-// make maps a segment. One for a lane takes memory that compactions have kept for lanes, if there
-// is any.
+// make maps a segment. One for a lane takes memory that the pool has kept for lanes, if there is any.
 func (m memory) make(id uint64, spec segmentSpec) (*segment, error) {
 	s := m.s
 	forLane := spec.size == s.opts.SegmentSize && spec.kind == layout.KindLane

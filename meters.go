@@ -154,10 +154,10 @@ type meters struct {
 
 func (m *meters) init() {
 	m.epoch = time.Now()
-	for _, h := range []*histogram{&m.gets, &m.puts, &m.deletes, &m.loads, &m.syncDurations, &m.waits} {
+	for _, h := range []*histogram{&m.gets, &m.puts, &m.deletes, &m.loads, &m.syncDurations} {
 		h.first = operationBound
 	}
-	m.compactions.first = compactionBound
+	m.compactions.first, m.waits.first = compactionBound, compactionBound // a wait is one for compactions
 	m.swaps.first = swapBound
 }
 

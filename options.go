@@ -45,10 +45,11 @@ type Options struct {
 	SegmentSize int
 	// MaxBytes bounds, in bytes, everything that the store maps (Stats.MappedBytes: segments whole,
 	// pinned ones too, memory kept for the next ones, the index) and in a directory the files that keep
-	// space back; 0 means no bound. A write that needs memory beyond it waits for the compaction under
-	// way as long as a tenth or more of the store is dead; then WhenFull decides. Nothing is dropped that
-	// was not asked for: a directory that holds more than MaxBytes is opened, and takes writes again when
-	// enough was deleted. At least sixteen segments are needed.
+	// space back (SegmentDetails.SpareBytes); 0 means no bound. A write that needs memory beyond it waits
+	// for a compaction as long as a tenth or more of the store is dead; then WhenFull decides. With
+	// Maintenance.Disabled it waits only for one that runs. Nothing is dropped that was not asked for: a
+	// directory that holds more than MaxBytes is opened, and takes writes again when enough was deleted.
+	// At least sixteen segments are needed, and there is at most one lane for sixteen.
 	MaxBytes int64
 	// WhenFull says what a write does that finds no room within MaxBytes.
 	WhenFull WhenFull
@@ -90,19 +91,21 @@ const Refuse WhenFull = 0
 // CompactionOptions bound what a compaction may use.
 type CompactionOptions struct {
 	// Workers is the number of goroutines that copy and flip, at most 1024; 0 means half of
-	// GOMAXPROCS, but at least 1, and all of it while writers wait for memory or little is left.
+	// GOMAXPROCS, but at least 1, and all of it while a write waits for memory, less than an eighth of
+	// MaxBytes is left, or the store maps more than 5/2 of its live bytes and 128 MiB.
 	Workers int
 	// MaxOverhead bounds the bytes of target segments that one round may fill, and so the extra
-	// memory that a compaction holds. At least one segment is always used; 0 means four segments,
-	// negative means no bound and one single round.
+	// memory that a compaction holds. At least one segment is always used, the one that is kept back;
+	// 0 means four segments, negative means no bound and one single round.
 	MaxOverhead int64
-	// MaxMemoryFraction is the share (0 to 1) that a compaction may take of the memory available to
-	// the process, limits of its control groups included; 0 means 0.5.
+	// MaxMemoryFraction is the share (0 to 1) that a compaction of a memory store may take, beyond
+	// what the store has kept back, of the memory available to the process, limits of its control
+	// groups included; 0 means 0.5. A round moves no more live bytes than fit into both.
 	MaxMemoryFraction float64
 	// OnProgress, when not nil, is called during a compaction from the goroutine that runs it, with
 	// no lock held. It may call every method of the store except Close, which waits for the
 	// compaction. That goroutine is also one of the workers, so a slow call slows the compaction.
-	// compaction. A panic passes through to the caller of Compact or Maintain, and undoes the round.
+	// A panic passes through to the caller of Compact or Maintain, and undoes the round.
 	// In the background, where there is no caller, it is logged, and the compaction goes on without
 	// OnProgress.
 	OnProgress func(CompactionProgress)
@@ -110,15 +113,16 @@ type CompactionOptions struct {
 
 // MaintenanceOptions configure automatic compactions. One is due when the fragmentation ratio is at
 // least FragmentationThreshold, TotalBytes is at least MinBytes, and since the last one began either
-// MinPeriod has passed or at least as many bytes have died as are live, and MinBytes. With
-// Options.MaxBytes one is due as well when less than an eighth of that is left and a tenth or more is
-// dead. It gives back what is worth the copying: see docs/design.md, section 7; [Store.Compact] gives
+// MinPeriod has passed or at least as many bytes have died as are live, and MinBytes. As long as a
+// tenth or more is dead, one is due as well when less than an eighth of Options.MaxBytes is left, or a
+// write found no space. It gives back what is worth the copying: see docs/design.md, section 7; [Store.Compact] gives
 // back everything. Segments in which nothing is live leave at once, whatever these options say.
 type MaintenanceOptions struct {
 	// Disabled turns automatic compactions off, those for MaxBytes too; [Store.Maintain] still works.
 	Disabled bool
 	// Interval is the time between two cycles; 0 means 30s. Writes start further ones: a cycle looks
-	// whenever a thirty-second of the store was written.
+	// whenever a thirty-second of the store was written. Memory that lanes did not use for an Interval
+	// is given back.
 	Interval time.Duration
 	// FragmentationThreshold is the ratio (0 to 1) from which on a cycle compacts; 0 means 0.5.
 	FragmentationThreshold float64
@@ -126,7 +130,8 @@ type MaintenanceOptions struct {
 	// 100,000,000, negative means that no store is too small.
 	MinBytes int64
 	// MinPeriod is the least time between the beginnings of two automatic compactions of a store in
-	// which little dies; 0 means 5m, negative means that no cycle waits for the last compaction.
+	// which little dies: as many bytes as are live, and MinBytes, end it early. 0 means 5m, negative means
+	// that no cycle waits for the last compaction.
 	MinPeriod time.Duration
 }
 

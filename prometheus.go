@@ -146,6 +146,8 @@ func (m *families) content(st *Stats) {
 	m.gauge("warmtier_content_dead_bytes", "Bytes of overwritten and deleted records.", float64(st.DeadBytes))
 	m.gauge("warmtier_content_mapped_bytes", "Memory that segments take, retired ones and the reserve included.",
 		float64(max(0, st.MappedBytes-st.IndexBytes)))
+	m.gauge("warmtier_max_bytes", "Bound of what segments, index and spare files take together; 0 when there is none.",
+		float64(st.MaxBytes))
 	m.gauge("warmtier_fragmentation_ratio", "Dead bytes by live and dead bytes, 0 to 1.", st.FragmentationRatio)
 	n := st.SegmentDetails
 	m.add(MetricGauge, "warmtier_segments", "Segments by what they are being used for.",
@@ -153,9 +155,12 @@ func (m *families) content(st *Stats) {
 		labelled(float64(n.Sealed), "state", string(SegmentSealed)),
 		labelled(float64(n.Compacting), "state", string(SegmentCompacting)),
 		labelled(float64(n.Retired), "state", string(SegmentRetired)))
+	m.gauge("warmtier_room_bytes", "Memory of segments that holds no record, what a compaction has taken included.",
+		float64(n.RoomBytes))
 	m.gauge("warmtier_retired_bytes", "Memory of segments that only readers keep mapped.", float64(n.RetiredBytes))
-	m.gauge("warmtier_reserve_bytes", "Memory kept by automatic compactions for the next segments.",
+	m.gauge("warmtier_reserve_bytes", "Memory kept for compactions and for the next segments.",
 		float64(n.ReserveBytes))
+	m.gauge("warmtier_spare_bytes", "Files that keep space back, beyond what is mapped.", float64(n.SpareBytes))
 	m.gauge("warmtier_unreturned_bytes", "Address space given up that the system did not take back yet.",
 		float64(n.UnreturnedBytes))
 	m.gauge("warmtier_unreturned_mappings", "Mappings given up that the system did not take back yet.",
@@ -187,6 +192,7 @@ func (m *families) operations(st *Stats) {
 		duration("put", st.Writes.PutDuration),
 		duration("delete", st.Writes.DeleteDuration),
 		duration("load", st.Loads.Duration))
+	m.histogram("warmtier_write_wait_duration_seconds", "Waits of writes for memory.", st.Writes.WaitDuration)
 	m.counter("warmtier_read_bytes_total", "Bytes of contents read, estimated from a sample of 1 in 256.", st.Reads.Bytes)
 	m.counter("warmtier_written_bytes_total", "Bytes of records written by puts and deletes.", st.Writes.Bytes)
 	m.counter("warmtier_corrupt_records_total", "Damaged records met by reads.", st.Reads.CorruptRecords)
@@ -207,9 +213,10 @@ func (m *families) compaction(st *Stats) {
 	m.add(MetricCounter, "warmtier_compactions_total", "Compactions by what started them and how they ended.",
 		compactions...)
 	m.histogram("warmtier_compaction_duration_seconds", "Durations of compactions.", details.Duration)
-	m.histogram("warmtier_compaction_swap_duration_seconds", "Holds of the write lock by compactions.",
+	m.histogram("warmtier_compaction_swap_duration_seconds", "Holds of the write lock while segments leave.",
 		details.SwapDuration)
-	m.counter("warmtier_compaction_reclaimed_bytes_total", "Bytes given back by compactions.", st.BytesReclaimed)
+	m.counter("warmtier_compaction_reclaimed_bytes_total",
+		"Bytes given back by compactions, and with segments in which nothing was live.", st.BytesReclaimed)
 	m.counter("warmtier_compaction_copied_bytes_total", "Bytes of live records copied by compactions.",
 		details.BytesCopied)
 	running := 0.0

@@ -44,7 +44,8 @@ func TestWritePrometheus_SeveralStores(t *testing.T) {
 	slices.Sort(want)
 	slices.Sort(got)
 	require.Equal(t, want, got)
-	require.Contains(t, page.String(), "\n"+`warmtier_memories{store="sessions"} 20`+"\n"+`warmtier_memories{store="users"} 10`+"\n")
+	require.Contains(t, page.String(),
+		"\n"+`warmtier_memories{store="sessions"} 20`+"\n"+`warmtier_memories{store="users"} 10`+"\n")
 	require.Contains(t, page.String(), `warmtier_operations_total{op="put",result="ok",store="users"} 10`)
 
 	page.Reset()

@@ -23,7 +23,10 @@ type draft struct {
 // Put stores content under id, in place of what was there. nil content is the same as empty
 // content, and is stored. The store keeps neither the slice nor the string.
 //
-// Now and then it maps a segment of SegmentSize bytes, or grows one shard of the index.
+// Now and then it maps a segment of SegmentSize bytes, or grows one shard of the index. When that is
+// over Options.MaxBytes, or dead bytes grow faster than the compaction under way gives them back, it
+// waits for the compaction first, some milliseconds as a rule; a compaction in which nothing changes for
+// 10 s is not waited for.
 //
 // Errors: [ErrInvalidID], [ErrContentTooLarge], [ErrReadOnly], [ErrClosed], [ErrNoSpace],
 // [ErrSyncFailed]; [ErrCorrupt] when the place of id in the index leads to a damaged record, since

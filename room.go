@@ -41,7 +41,8 @@ type room struct {
 	mu        sync.Mutex // a leaf
 	change    chan struct{}
 	asked     uint64 // how often a writer has asked for a compaction
-	fruitless uint64 // askers up to this one got a compaction that gave nothing back
+	answered  uint64 // askers up to this one got a compaction that gave something back
+	fruitless uint64 // of the others, those up to this one got none that did
 }
 
 // next returns the channel that the next change closes.
@@ -85,19 +86,29 @@ func (r *room) heard() uint64 {
 // answer ends what heard began: a compaction, or the look that decided against one. gave says that
 // something was given back.
 func (r *room) answer(heard uint64, gave bool) {
-	if !gave {
-		r.mu.Lock()
+	r.mu.Lock()
+	if gave {
+		r.answered = max(r.answered, heard)
+	} else {
 		r.fruitless = max(r.fruitless, heard)
-		r.mu.Unlock()
 	}
+	r.mu.Unlock()
 	r.changed()
 }
 
-// isFruitless reports whether the asker with this number was answered in vain.
+// isAsked reports whether a writer has asked and was not answered.
+func (r *room) isAsked() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked > max(r.answered, r.fruitless)
+}
+
+// isFruitless reports whether the asker with this number was answered in vain. One that got memory which
+// another writer took asks again: whatever was looked at since says nothing about it.
 func (r *room) isFruitless(number uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.fruitless >= number
+	return number > r.answered && number <= r.fruitless
 }
 
 const (
@@ -205,8 +216,8 @@ func (s *Store) awaitChange(change <-chan struct{}) (changed bool, err error) {
 
 // full returns the error of a call that found no room.
 func (s *Store) full(st Stats) error {
-	return fmt.Errorf("%w: %d bytes mapped of MaxBytes %d; %d bytes of records are live, %d dead",
-		errOverBudget, s.mapper.bytes.Load(), s.opts.MaxBytes, st.LiveBytes, st.DeadBytes)
+	return fmt.Errorf("%w: %d bytes used of MaxBytes %d; %d bytes of records are live, %d dead",
+		errOverBudget, s.mapper.bytes.Load()+s.medium.spareBytes(), s.opts.MaxBytes, st.LiveBytes, st.DeadBytes)
 }
 
 // overgrown reports whether the store maps so much more than is live that writers should wait for the

@@ -20,9 +20,10 @@ import (
 /*
 A segment is one mapped region that holds a header and then records back to back. Its life:
 
-	active ──seal──▶ sealed ──swap──▶ retired ──last unpin──▶ memory unmapped or used again
+	active ──seal──▶ sealed ──swap, sweep──▶ retired ──last unpin──▶ memory unmapped or used again
 
-One lane appends to an active segment. A sealed one is immutable. A retired one is out of the
+One lane appends to an active segment. A sealed one is immutable, unless a lane claims it (I5, sweep.go)
+to resume it. A retired one is out of the
 segment table, and mapped as long as it is pinned.
 */
 

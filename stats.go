@@ -18,7 +18,7 @@ type Stats struct {
 	DeadBytes          int64   // of all other records
 	FragmentationRatio float64 // DeadBytes / TotalBytes, 0 when empty
 	MappedBytes        int64   // all memory outside the Go heap: segments, retired ones too, reserve, index
-	MaxBytes           int64   // bound of MappedBytes and files that keep space back; 0: none
+	MaxBytes           int64   // bound of MappedBytes and SegmentDetails.SpareBytes together; 0: none
 	IndexBytes         int64   // part of MappedBytes, including old tables that wait for their readers
 
 	Puts    int64 // that succeeded, those of GetOrLoad included
@@ -31,7 +31,7 @@ type Stats struct {
 	CompactionInProgress   bool
 	LastCompaction         time.Time // when the last one ended, with or without error; zero before the first
 	LastCompactionDuration time.Duration
-	BytesReclaimed         int64         // by all compactions
+	BytesReclaimed         int64         // by all compactions, and of segments that left with nothing live
 	MaxSwapPause           time.Duration // longest hold of the content buffer's write lock
 
 	Reads             ReadStats
@@ -62,7 +62,7 @@ type WriteStats struct {
 	Bytes          int64     // of the records that Put and Delete wrote
 	PutDuration    Histogram // of one Put in 256
 	DeleteDuration Histogram // of one Delete in 256
-	WaitDuration   Histogram // of every wait of a write for memory
+	WaitDuration   Histogram // of every wait for memory, those of writes that were refused too
 }
 
 // LoadStats says how the loads of GetOrLoad ended.
@@ -77,10 +77,15 @@ type LoadStats struct {
 type SegmentDetails struct {
 	Active, Sealed, Compacting, Retired int
 
-	RetiredBytes int64 // part of MappedBytes: retired segments, which a View or an iteration keeps mapped
-	ReserveBytes int64 // part of MappedBytes: kept for compactions, and for the next segments of lanes
-	SpareBytes   int64 // of the files of a directory that keep space back, beyond MappedBytes
-	Pins         int   // held by View, All, Verify, reads of long contents, and Sync
+	// MappedBytes is the sum of LiveBytes, DeadBytes, IndexBytes and these three. RoomBytes is what segments
+	// have beside records: room in active ones and in those sealed half full, headers, and what a
+	// compaction under way has taken.
+	RoomBytes    int64
+	ReserveBytes int64 // kept for compactions, and for the next segments of lanes
+	RetiredBytes int64 // of retired segments, which a View or an iteration keeps mapped
+
+	SpareBytes int64 // of the files of a directory that keep space back, beyond MappedBytes
+	Pins       int   // held by View, All, Verify, reads of long contents, and Sync
 
 	// Mappings that were given up, of segments or of the index, and that the system did not take back yet.
 	// Linux refuses when the process has as many as vm.max_map_count. Their pages were given back, and so they
@@ -100,7 +105,7 @@ type CompactionDetails struct {
 	LastSuccess  time.Time          // when the last one without error ended; zero before the first
 	BytesCopied  int64              // by all compactions
 	Duration     Histogram          // of every compaction, failed ones included
-	SwapDuration Histogram          // of every hold of the write lock by swaps: of up to 64 segments
+	SwapDuration Histogram          // of every hold of the write lock while segments leave, up to 64
 }
 
 // CompactionResults counts compactions by how they ended.
@@ -220,11 +225,7 @@ func (s *Store) Stats() Stats {
 	st.IndexBytes = s.tables.bytes.Load()
 	st.MappedBytes = s.mapper.bytes.Load()
 	st.MaxBytes = s.opts.MaxBytes
-	st.SegmentDetails.SpareBytes = s.medium.spareBytes()
-	st.SegmentDetails.RetiredBytes = s.retiredBytes.Load()
-	st.SegmentDetails.ReserveBytes = int64(s.pool.count()) * int64(s.opts.SegmentSize)
-	st.SegmentDetails.UnreturnedBytes = s.mapper.unreturned.bytes.Load()
-	st.SegmentDetails.UnreturnedMappings = int(s.mapper.unreturned.mappings.Load())
+	s.addMapped(&st)
 	st.Reads.CorruptRecords = s.corruptRecords.Load()
 	st.CompactionInProgress = s.compacting.Load()
 	st.CompactionDetails.Progress = s.progress()
@@ -234,6 +235,18 @@ func (s *Store) Stats() Stats {
 	s.meters.addTo(&st)
 	s.history.addTo(&st)
 	return st
+}
+
+// addMapped adds what is mapped beside the index, and what for.
+func (s *Store) addMapped(st *Stats) {
+	details := &st.SegmentDetails
+	details.SpareBytes = s.medium.spareBytes()
+	details.RetiredBytes = s.retiredBytes.Load()
+	details.ReserveBytes = int64(s.pool.count()) * int64(s.opts.SegmentSize)
+	others := st.TotalBytes + st.IndexBytes + details.RetiredBytes + details.ReserveBytes
+	details.RoomBytes = max(0, st.MappedBytes-others) // the figures may be of slightly different moments
+	details.UnreturnedBytes = s.mapper.unreturned.bytes.Load()
+	details.UnreturnedMappings = int(s.mapper.unreturned.mappings.Load())
 }
 
 // sizes returns only the figures that decide about compactions: how much is live, dead and written.

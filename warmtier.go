@@ -41,18 +41,23 @@
 //
 // A memory takes its id and content, at most 31 bytes of record around them (35 in a directory),
 // and 10 to 24 bytes of index in a store of 100,000 memories or more. Dead bytes come on top until
-// a compaction gives them back. One runs by itself when half of at least 100 MB is dead;
-// [MaintenanceOptions] change that, and [Store.Compact] gives back everything at once. A compaction
-// needs about one segment more than the store has, 32 MiB by default.
+// their segment has nothing live, when it leaves at once, or a compaction gives them back. One runs
+// by itself when half of at least 100 MB is dead, the sooner the more dies; [MaintenanceOptions]
+// change that, and [Store.Compact] gives back everything at once. One segment, 32 MiB by default, is
+// kept back for compactions.
+//
+// Options.MaxBytes bounds all of it. A Put that needs more waits for a compaction as long as a tenth
+// or more of the store is dead, and then returns [ErrNoSpace]; nothing is dropped. Without MaxBytes
+// Puts wait as well while a compaction runs and more than 5/2 of the live bytes and 128 MiB is mapped.
 //
 // Mapped memory is not part of the Go heap: GOMEMLIMIT does not count it. [Store.Stats] says how
-// much there is, and how much of it is dead.
+// much there is, what for, and how long writes have waited.
 //
 // # Errors
 //
 // Every condition that a program may want to tell apart is an exported error for [errors.Is].
 // Nothing has changed when Put or Delete returns one, with the exception that their comments name.
-// [ErrNoSpace] and [ErrInsufficientMemory] pass when there is room again. [ErrCorrupt], with the
+// [ErrNoSpace], of a budget too, and [ErrInsufficientMemory] pass when there is room again. [ErrCorrupt], with the
 // place in a [*CorruptError], is damage to stored bytes: other memories stay readable, and
 // [Store.Verify] lists what is damaged. [ErrSyncFailed] stays until the store is closed.
 package warmtier
@@ -130,11 +135,12 @@ type Store struct {
 	failure  atomic.Pointer[error] // the first failed flush; set once
 
 	// Lock order: lane.rolling < segmentTable.leaving < contentMu < lane.mu < shard.mu <
-	// segmentTable.mu; "a < b" means a must be acquired before b if both are held. No goroutine holds two locks of one kind, or one
-	// lock twice, not even for reading. No user code runs with any of them held. Locks that call
-	// themselves leaves stand outside of the order: nothing is acquired under them. So do
-	// maintenance.mu, which is only ever tried, the locks of disk, which say what they come before,
-	// and round.mu, which is a compaction's own and comes before segmentTable.mu.
+	// segmentTable.mu; "a < b" means a must be acquired before b if both are held. No goroutine holds
+	// two locks of one kind, or one lock twice, not even for reading. No user code runs with any of
+	// them held. Locks that call themselves leaves stand outside of the order: nothing is acquired
+	// under them. So do maintenance.mu, which is only ever tried, dead.running, which comes before all
+	// others, the locks of disk, which say what they come before, and round.mu, which is a
+	// compaction's own and comes before segmentTable.mu.
 	//
 	// A directory store has three more. disk.manifestMu comes before all of these and is held while a
 	// manifest is written. spares.mu comes after it, after lane.rolling and round.mu, and before
@@ -201,12 +207,13 @@ type Store struct {
 // the last Close was clean, and removes what a crash left unfinished. A read-only Open changes nothing,
 // needs no write permission, and shares the directory with other read-only ones. Disk space of one
 // segment, and a sixteenth of one (at least 64 KiB) for each lane, is kept back for deletions and
-// compactions on a full disk.
+// compactions on a full disk; in memory one segment is, from the first Put on.
 //
-// Errors: [ErrInvalidOptions]; [ErrNoSpace], also when the process has too many memory mappings; for a
-// directory also [ErrLocked], [ErrCorrupt] (see Options.Repair), [ErrVersion], an error that is
-// [errors.ErrUnsupported] where there is no flock, and those of the file system. No file but LOCK has
-// changed when it is ErrLocked, ErrVersion, or ErrCorrupt without Repair.
+// Errors: [ErrInvalidOptions], for a MaxBytes that is too small with the least that would do;
+// [ErrNoSpace], also when the process has too many memory mappings; for a directory also [ErrLocked],
+// [ErrCorrupt] (see Options.Repair), [ErrVersion], an error that is [errors.ErrUnsupported] where there
+// is no flock, and those of the file system. No file but LOCK has changed when it is ErrLocked,
+// ErrVersion, or ErrCorrupt without Repair.
 func Open(dir string, opts *Options) (*Store, error) {
 	return open(dir, opts, hooks{})
 }

@@ -78,7 +78,7 @@ func decoded[T any](t *testing.T, body []byte) (v T) {
 	return v
 }
 
-// stopped is a store whose compactions wait in their first progress until goOn is closed.
+// stopped is a store with a budget of 4 MiB whose compactions wait in their first progress until goOn is closed.
 func stopped(t *testing.T) (s *warmtier.Store, reached, goOn chan struct{}) {
 	t.Helper()
 	return stoppedBy(t, warmtier.MaintenanceOptions{})
@@ -107,7 +107,7 @@ func stoppedBy(t *testing.T, m warmtier.MaintenanceOptions) (s *warmtier.Store, 
 	t.Helper()
 	reached, goOn = make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	s = fragmented(t, &warmtier.Options{Maintenance: m, Compaction: warmtier.CompactionOptions{
+	s = fragmented(t, &warmtier.Options{MaxBytes: 4 << 20, Maintenance: m, Compaction: warmtier.CompactionOptions{
 		OnProgress: func(warmtier.CompactionProgress) {
 			once.Do(func() {
 				close(reached)

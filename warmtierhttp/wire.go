@@ -20,9 +20,12 @@ type wireStats struct {
 	LiveBytes          int64   `json:"live_bytes"`
 	DeadBytes          int64   `json:"dead_bytes"`
 	FragmentationRatio float64 `json:"fragmentation_ratio"`
-	MappedBytes        int64   `json:"mapped_bytes"`
-	RetiredBytes       int64   `json:"retired_bytes"`
+	MappedBytes        int64   `json:"mapped_bytes"` // live, dead, index, room, reserve and retired bytes
+	RoomBytes          int64   `json:"room_bytes"`
 	ReserveBytes       int64   `json:"reserve_bytes"`
+	RetiredBytes       int64   `json:"retired_bytes"`
+	SpareBytes         int64   `json:"spare_bytes"` // beyond what is mapped
+	MaxBytes           int64   `json:"max_bytes"`   // bound of mapped and spare bytes; 0 for none
 	UnreturnedBytes    int64   `json:"unreturned_bytes"`
 	UnreturnedMappings int     `json:"unreturned_mappings"`
 	IndexBytes         int64   `json:"index_bytes"`
@@ -59,6 +62,7 @@ type wireOperations struct {
 	Get            wireHistogram `json:"get_duration"`
 	Put            wireHistogram `json:"put_duration"`
 	Delete         wireHistogram `json:"delete_duration"`
+	Wait           wireHistogram `json:"write_wait_duration"` // all waits of writes for memory
 }
 
 // wireHistogram is a distribution of durations since Open.
@@ -68,6 +72,7 @@ type wireHistogram struct {
 	P50   float64 `json:"p50_seconds"`
 	P99   float64 `json:"p99_seconds"`
 	P999  float64 `json:"p999_seconds"`
+	Max   float64 `json:"max_seconds"` // off by less than 10 %, as the percentiles
 }
 
 type wireResults struct {
@@ -142,10 +147,11 @@ func toWireStats(now time.Time, st warmtier.Stats) wireStats {
 	return wireStats{
 		Time: now, Memories: st.Memories,
 		TotalBytes: st.TotalBytes, LiveBytes: st.LiveBytes, DeadBytes: st.DeadBytes,
-		FragmentationRatio: st.FragmentationRatio, MappedBytes: st.MappedBytes, RetiredBytes: segments.RetiredBytes,
-		ReserveBytes: segments.ReserveBytes, UnreturnedBytes: segments.UnreturnedBytes,
-		UnreturnedMappings: segments.UnreturnedMappings,
-		IndexBytes:         st.IndexBytes, UnsyncedBytes: st.Sync.UnsyncedBytes,
+		FragmentationRatio: st.FragmentationRatio, MappedBytes: st.MappedBytes,
+		RoomBytes: segments.RoomBytes, ReserveBytes: segments.ReserveBytes, RetiredBytes: segments.RetiredBytes,
+		SpareBytes: segments.SpareBytes, MaxBytes: st.MaxBytes,
+		UnreturnedBytes: segments.UnreturnedBytes, UnreturnedMappings: segments.UnreturnedMappings,
+		IndexBytes: st.IndexBytes, UnsyncedBytes: st.Sync.UnsyncedBytes,
 		Segments: wireSegmentCounts{
 			Active: segments.Active, Sealed: segments.Sealed, Compacting: segments.Compacting, Retired: segments.Retired,
 		},
@@ -155,7 +161,7 @@ func toWireStats(now time.Time, st warmtier.Stats) wireStats {
 			Deletes: st.Deletes, DeleteMisses: st.Writes.DeleteMisses, DeleteErrors: st.Writes.DeleteErrors,
 			CorruptRecords: st.Reads.CorruptRecords, ReadBytes: st.Reads.Bytes, WrittenBytes: st.Writes.Bytes,
 			Get: toWireHistogram(st.Reads.Duration), Put: toWireHistogram(st.Writes.PutDuration),
-			Delete: toWireHistogram(st.Writes.DeleteDuration),
+			Delete: toWireHistogram(st.Writes.DeleteDuration), Wait: toWireHistogram(st.Writes.WaitDuration),
 		},
 		Compactions: toWireCompactions(st),
 		Maintenance: wireMaintenance{
@@ -190,6 +196,7 @@ func toWireHistogram(h warmtier.Histogram) wireHistogram {
 	return wireHistogram{
 		Count: h.Count, Sum: h.Sum.Seconds(),
 		P50: h.Quantile(0.5).Seconds(), P99: h.Quantile(0.99).Seconds(), P999: h.Quantile(0.999).Seconds(),
+		Max: h.Quantile(1).Seconds(),
 	}
 }
 

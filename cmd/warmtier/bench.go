@@ -27,7 +27,8 @@ type benchCmd struct {
 	Goroutines   int           `placeholder:"N" help:"Default: one for each processor."`
 	CompactEvery time.Duration `placeholder:"INTERVAL" help:"Compact all the time, with this pause; default: as maintenance decides."`
 	In           string        `type:"path" placeholder:"DIR" help:"New directory for the store; default: memory."`
-	SegmentSize  byteSize      `default:"32MiB" placeholder:"BYTES" help:"Size of a segment."`
+	SegmentSize  byteSize      `placeholder:"BYTES" help:"Size of a segment; default: 32MiB, and less with --max-bytes."`
+	MaxBytes     byteSize      `placeholder:"BYTES" help:"Bound of the store, as in 512MiB; writes wait for compactions. Default: none."`
 	Seed         uint64        `default:"1" help:"Same seed, same operations (${default})."`
 	Hdr          string        `type:"path" placeholder:"FILE" help:"Write the percentiles of all operations, as HdrHistogram's plotter reads them."`
 }
@@ -37,6 +38,7 @@ func (benchCmd) Help() string {
   warmtier bench --workload churn --compact-every 1s
   warmtier bench --workload b --memories 1000000 --rate 200000 --duration 30s --hdr b.hgrm
   warmtier bench --in /mnt/disk/bench --size 100-10KiB
+  warmtier bench --workload a --max-bytes 64MiB --duration 1m
 Latencies are corrected for coordinated omission. With --rate they count from the moment at which the
 operation was due; without, each one that took longer than usual stands for those that it held up, too.`
 }
@@ -87,7 +89,8 @@ func (c *benchCmd) Run(a *app) error {
 			return usage("%s is not empty: a benchmark needs a new directory", c.In)
 		}
 	}
-	s, err := warmtier.Open(c.In, &warmtier.Options{SegmentSize: int(c.SegmentSize), Logger: a.log,
+	s, err := warmtier.Open(c.In, &warmtier.Options{
+		SegmentSize: int(c.SegmentSize), MaxBytes: int64(c.MaxBytes), Logger: a.log,
 		Maintenance: warmtier.MaintenanceOptions{Disabled: c.CompactEvery > 0}})
 	if err != nil {
 		return err
@@ -368,7 +371,8 @@ func (b *bench) print(a *app, ops int64, took, behind time.Duration, list []late
 			"operations_per_second": throughput, "not_found": b.notFound.Load(), "latencies": list,
 			"behind_seconds": behind.Seconds(), "compactions": st.Compactions,
 			"compaction_seconds": b.compaction.Seconds(), "max_swap_pause_seconds": st.MaxSwapPause.Seconds(),
-			"fragmentation_ratio": st.FragmentationRatio,
+			"fragmentation_ratio": st.FragmentationRatio, "mapped_bytes": st.MappedBytes,
+			"write_waits": st.Writes.WaitDuration.Count, "write_wait_seconds": st.Writes.WaitDuration.Sum.Seconds(),
 		})
 	}
 	fmt.Fprintf(a.out, "workload %s, %s ids, %s memories of %s to %s, %d goroutines, %s\n\n",
@@ -383,5 +387,9 @@ func (b *bench) print(a *app, ops int64, took, behind time.Duration, list []late
 	}
 	_, err := fmt.Fprintf(a.out, "\n%d compactions, write lock held for at most %s; fragmentation %s at the end\n",
 		st.Compactions, showDuration(st.MaxSwapPause), showShare(st.FragmentationRatio))
+	if w := st.Writes.WaitDuration; err == nil && w.Count > 0 {
+		_, err = fmt.Fprintf(a.out, "%s writes waited for memory, 99 %% up to %s, the longest %s\n",
+			showCount(w.Count), showDuration(w.Quantile(0.99)), showDuration(w.Quantile(1)))
+	}
 	return err
 }

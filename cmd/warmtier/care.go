@@ -93,13 +93,40 @@ func (c *statsCmd) showStats(a *app, from *client) error {
 		{"live bytes", showBytes(st.LiveBytes)},
 		{"dead bytes", showBytes(st.DeadBytes)},
 		{"fragmentation", showShare(st.Fragmentation)},
-		{"mapped", showBytes(st.MappedBytes) + ", the index " + showBytes(st.IndexBytes) + unreturned(st.Unreturned)},
+		{"mapped", showBytes(st.MappedBytes) + unreturned(st.Unreturned)},
+		{"beside records", fmt.Sprintf("%s room in segments, %s kept for the next ones, %s index, %s held by readers",
+			showBytes(st.RoomBytes), showBytes(st.ReserveBytes), showBytes(st.IndexBytes), showBytes(st.RetiredBytes))},
+		{"budget", budget(&st)},
 		{"not yet durable", showBytes(st.UnsyncedBytes)},
 		{"since opened", fmt.Sprintf("%s gets, %s puts, %s deletes", showCount(ops.Gets), showCount(ops.Puts),
 			showCount(ops.Deletes))},
+		{"writes waited", waits(&st)},
 		{"given back", showBytes(st.Compactions.BytesReclaimed)},
 		{"opened in", showDuration(seconds(st.Recovery.Seconds)) + ", " + opened},
 	})
+}
+
+// budget returns how much of its bound the store uses.
+func budget(st *statsAnswer) string {
+	spares := ""
+	if st.SpareBytes > 0 { // which a store that is only read does not have
+		spares = "; " + showBytes(st.SpareBytes) + " in spare files"
+	}
+	if st.MaxBytes == 0 {
+		return "none" + spares
+	}
+	used := st.MappedBytes + st.SpareBytes
+	return showBytes(st.MaxBytes) + ", " + showShare(ratio(used, st.MaxBytes)) + " used" + spares
+}
+
+// waits returns how often and how long writes waited for memory.
+func waits(st *statsAnswer) string {
+	w := st.Operations.Wait
+	if w.Count == 0 {
+		return "never"
+	}
+	return fmt.Sprintf("%s times for memory, 99 %% up to %s, longest %s",
+		showCount(w.Count), showDuration(seconds(w.P99)), showDuration(seconds(w.Max)))
 }
 
 // unreturned continues a line when the system did not take back n bytes.
@@ -228,7 +255,7 @@ func (c *compactCmd) compact(a *app, bar *progress) (body json.RawMessage, err e
 	if c.URL != "" {
 		return c.client().compact(a.ctx, bar)
 	}
-	opts := unattended(0)
+	opts := unattended(warmtier.Options{})
 	opts.Compaction.OnProgress = func(p warmtier.CompactionProgress) { bar.set(p.BytesCopied, p.BytesTotal) }
 	err = a.with(c.Dir, changing, opts, func(s *warmtier.Store) error {
 		st, err := s.Compact(a.ctx)
@@ -310,7 +337,7 @@ func (c *repairCmd) Run(a *app) error {
 
 // salvage repairs dir, which is a copy, and reports what came out.
 func salvage(a *app, dir string) (r repaired, err error) {
-	opts := unattended(0)
+	opts := unattended(warmtier.Options{})
 	opts.Repair = true
 	err = a.with(dir, changing, opts, func(s *warmtier.Store) error {
 		st := s.Stats()

@@ -58,7 +58,7 @@ func (c *loadCmd) Run(a *app) error {
 		return usage("- needs --format jsonl, --format csv, or --id for a single memory")
 	}
 	start := time.Now()
-	return a.with(c.Dir, creating, unattended(c.SegmentSize), func(s *warmtier.Store) error {
+	return a.with(c.Dir, creating, unattended(c.options()), func(s *warmtier.Store) error {
 		l := &loader{c: c, a: a, s: s, bar: a.progress("loading", c.size(), unitBytes)}
 		err := l.loadAll()
 		l.bar.end()

@@ -69,7 +69,7 @@ func (c *putCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return a.with(c.Dir, creating, unattended(c.SegmentSize), func(s *warmtier.Store) error {
+	return a.with(c.Dir, creating, unattended(c.options()), func(s *warmtier.Store) error {
 		replaced := s.Has(string(c.ID))
 		if err := s.Put(string(c.ID), content); err != nil || !a.json {
 			return err
@@ -109,7 +109,7 @@ Exit code 1 when one of them was not there; the others are deleted all the same.
 }
 
 func (c *rmCmd) Run(a *app) error {
-	return a.with(c.Dir, changing, unattended(0), func(s *warmtier.Store) error {
+	return a.with(c.Dir, changing, unattended(warmtier.Options{}), func(s *warmtier.Store) error {
 		deleted, absent, shown := 0, []memoryJSON{}, []string{}
 		for _, id := range c.IDs {
 			existed, err := s.Delete(string(id))

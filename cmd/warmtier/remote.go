@@ -111,6 +111,11 @@ type statsAnswer struct {
 	Fragmentation float64 `json:"fragmentation_ratio"`
 	MappedBytes   int64   `json:"mapped_bytes"`
 	Unreturned    int64   `json:"unreturned_bytes"`
+	RoomBytes     int64   `json:"room_bytes"`
+	ReserveBytes  int64   `json:"reserve_bytes"`
+	RetiredBytes  int64   `json:"retired_bytes"`
+	SpareBytes    int64   `json:"spare_bytes"`
+	MaxBytes      int64   `json:"max_bytes"`
 	IndexBytes    int64   `json:"index_bytes"`
 	UnsyncedBytes int64   `json:"unsynced_bytes"`
 	Segments      struct {
@@ -118,6 +123,11 @@ type statsAnswer struct {
 	} `json:"segments"`
 	Operations struct {
 		Gets, Puts, Deletes int64
+		Wait                struct {
+			Count int64
+			P99   float64 `json:"p99_seconds"`
+			Max   float64 `json:"max_seconds"`
+		} `json:"write_wait_duration"`
 	} `json:"operations"`
 	Compactions struct {
 		InProgress bool `json:"in_progress"`

@@ -22,6 +22,7 @@ type serveCmd struct {
 func (serveCmd) Help() string {
 	return `Examples:
   warmtier serve -d data
+  warmtier serve -d data --max-bytes 512MiB
   WARMTIER_TOKEN=secret warmtier serve -d data --listen :7077 --host metrics.example
   warmtier stats --url http://127.0.0.1:7077
 The page is at /, metrics for Prometheus are at /metrics. Background maintenance runs as in every program.
@@ -43,8 +44,7 @@ func (c *serveCmd) Run(a *app) error {
 	if c.Token == "" && !isLoopback(c.Listen) {
 		return usage("--listen %s is no loopback address: set WARMTIER_TOKEN", c.Listen)
 	}
-	opts := warmtier.Options{SegmentSize: int(c.SegmentSize)}
-	return a.with(c.Dir, creating, opts, func(s *warmtier.Store) error {
+	return a.with(c.Dir, creating, c.options(), func(s *warmtier.Store) error {
 		listener, err := net.Listen("tcp", c.Listen)
 		if err != nil {
 			return err

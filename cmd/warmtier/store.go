@@ -20,6 +20,12 @@ type dirFlag struct {
 type newDirFlag struct {
 	dirFlag
 	SegmentSize byteSize `placeholder:"BYTES" help:"Size of a new segment; default: as the store has them, 32MiB for a new one."`
+	MaxBytes    byteSize `placeholder:"BYTES" help:"Bound of memory and files, as in 512MiB: beyond it writes are refused; default: none."`
+}
+
+// options returns those of a store that f names.
+func (f newDirFlag) options() warmtier.Options {
+	return warmtier.Options{SegmentSize: int(f.SegmentSize), MaxBytes: int64(f.MaxBytes)}
 }
 
 // access says what a command does with a directory.
@@ -53,6 +59,9 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 	opts.Logger = a.log
 	if opts.SegmentSize == 0 {
 		opts.SegmentSize = segmentSize(dir)
+		if least := leastSegments * int64(opts.SegmentSize); opts.MaxBytes > 0 && opts.MaxBytes < least {
+			opts.SegmentSize = 0 // the budget chooses
+		}
 	}
 	bar := a.progress("opening", 0, unitNothing)
 	defer bar.end()
@@ -62,6 +71,9 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 	}
 	return s, err
 }
+
+// leastSegments is how many segments a store needs that has a budget.
+const leastSegments = 16
 
 // segmentSize returns the segment size that the store was last opened with, 0 when it is unknown:
 // the space kept back for compactions has that size. With another size a store cannot use its hint.
@@ -73,12 +85,11 @@ func segmentSize(dir string) int {
 	return int(info.Size())
 }
 
-// unattended are the options of commands that end soon: nothing is changed in the background.
-func unattended(segmentSize byteSize) warmtier.Options {
-	return warmtier.Options{
-		SegmentSize: int(segmentSize),
-		Maintenance: warmtier.MaintenanceOptions{Disabled: true},
-	}
+// unattended returns opts for commands that end soon: nothing is changed in the background, unless a
+// budget needs that.
+func unattended(opts warmtier.Options) warmtier.Options {
+	opts.Maintenance.Disabled = opts.MaxBytes == 0
+	return opts
 }
 
 // checkDirectory keeps a mistyped name from making a store where none is meant to be.

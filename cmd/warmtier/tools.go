@@ -100,7 +100,7 @@ func tryStore(dir string) check {
 }
 
 func useStore(dir string) error {
-	opts := unattended(64 << 10)
+	opts := unattended(warmtier.Options{SegmentSize: 64 << 10})
 	for round := range 2 { // written, then read again
 		s, err := warmtier.Open(dir, &opts)
 		if err != nil {

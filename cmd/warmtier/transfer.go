@@ -138,7 +138,7 @@ func (c *importCmd) Run(a *app) error {
 			}
 		}
 	}
-	return a.with(c.Dir, creating, unattended(c.SegmentSize), func(s *warmtier.Store) error {
+	return a.with(c.Dir, creating, unattended(c.options()), func(s *warmtier.Store) error {
 		count, err := c.read(a, in, "importing", size, s.Put)
 		if err == nil {
 			err = s.Sync()

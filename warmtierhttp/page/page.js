@@ -301,12 +301,41 @@ function fillTiles() {
   });
 }
 
+// parts are what counts against the budget: classes in the style sheet, and words.
+const parts = [
+  ["live", "live records", "live_bytes"], ["dead", "dead records", "dead_bytes"],
+  ["room", "room in segments", "room_bytes"], ["reserve", "kept for the next segments", "reserve_bytes"],
+  ["index", "index", "index_bytes"], ["readers", "held by readers", "retired_bytes"],
+  ["spare", "spare files", "spare_bytes"],
+];
+
+function fillMemory() {
+  const s = stats, used = s.mapped_bytes + s.spare_bytes, whole = Math.max(s.max_bytes, used, 1);
+  $("budget").textContent = s.max_bytes > 0 ?
+    `${bytes(used)} of ${bytes(s.max_bytes)} used, ${percent(used / s.max_bytes)}` : `${bytes(used)}, without a bound`;
+  const list = parts.map(([kind, words, field]) => [kind, words, s[field]]);
+  if (s.max_bytes > 0) list.push(["free", "free", Math.max(0, s.max_bytes - used)]);
+  const shown = list.filter(([, , n]) => n > 0);
+  $("memory").replaceChildren(...shown.map(([kind, , n]) => {
+    const part = document.createElement("div");
+    part.className = "part " + kind;
+    part.style.width = 100 * n / whole + "%";
+    return part;
+  }));
+  $("memory-parts").replaceChildren(...shown.map(([kind, words, n]) => {
+    const line = document.createElement("li"), box = document.createElement("span");
+    box.className = "box part " + kind;
+    line.append(box, ` ${words} ${bytes(n)}`);
+    return line;
+  }));
+}
+
 const reasons = {
   threshold: "did nothing: less of the store is dead than the threshold",
   size: "did nothing: the store is smaller than the least size",
-  rate_limit: "did nothing: the last automatic compaction is too recent",
+  rate_limit: "did nothing: the last automatic compaction is recent, and little has died since",
   busy: "did nothing: another compaction was running",
-  memory: "did nothing: memory is short, not even one segment fits",
+  memory: "did nothing: memory is too short for the live bytes of any one segment",
 };
 
 function fillMaintenance() {
@@ -323,6 +352,9 @@ function fillMaintenance() {
   $("results").textContent = `${count(sum("ok"))} done, ${count(sum("aborted"))} cancelled, ${count(sum("failed"))} failed`;
   $("reclaimed").textContent = `${bytes(c.bytes_reclaimed)}, ${bytes(c.bytes_copied)} copied`;
   $("pause").textContent = seconds(c.max_swap_pause_seconds);
+  const w = stats.operations.write_wait_duration;
+  $("waits").textContent = w.count === 0 ? "none" :
+    `${count(w.count)} for memory, 99 % up to ${seconds(w.p99_seconds)}, longest ${seconds(w.max_seconds)}`;
 }
 
 function fillCompactions() {
@@ -480,6 +512,7 @@ function connect() {
   on("stats", (s) => {
     stats = s;
     fillTiles();
+    fillMemory();
     fillMaintenance();
     showProgress(s.compactions.progress);
   });
