@@ -258,7 +258,8 @@ func (s *Store) resume(ln *lane, seg *segment) {
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	s.segments.mu.Lock() // a flush looks at sealed segments under it
+	s.segments.mu.Lock() // a flush and a sweep look at sealed segments under it
+	s.segments.resumed.Add(1)
 	seg.inFile.sealed.Store(false)
 	seg.sealedEarly.Store(false)
 	seg.state.Store(int32(stateActive))

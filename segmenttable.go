@@ -32,6 +32,9 @@ type segmentTable struct {
 	// partial are segments of lanes that the last Close, or this Open, sealed with room left. A
 	// lane that needs a segment resumes one of these, until the first compaction.
 	partial []*segment
+	// resumed counts the segments that lanes have resumed. It changes with the lane's lock held, and before
+	// the segment's state.
+	resumed atomic.Uint64
 }
 
 // at returns the segment at index, or nil when there is none.

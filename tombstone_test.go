@@ -252,6 +252,41 @@ func TestDirectory_TombstoneOutlivesRecordOfLaneThatRolls(t *testing.T) {
 	closeIntact(t, s)
 }
 
+// Goal: a sweep keeps a tombstone for a dead record in a segment that is sealed when it looks for such
+// records in the lanes, and that a lane has resumed when it looks in the other segments.
+func TestDirectory_TombstoneOutlivesRecordOfLaneThatResumes(t *testing.T) {
+	const gone, n = 0, 3
+	dir := fastDir(t)
+	s, err := open(dir, quietly(), hooks{hash: oneLane})
+	require.NoError(t, err)
+	fill(t, s, 0, n, 200)
+	older := segmentOf(t, s, idOf(gone))
+	s.sealLanes(0)
+	deleteWhere(t, s, 0, n, func(i int) bool { return i == gone })
+	tombstone := s.lanes[0].active
+	s.sealLanes(0)
+	require.True(t, older.is(stateSealed) && tombstone.isDead())
+	s.hooks.at = doAt(pointCompactDead, 1, func() {
+		ln := &s.lanes[0]
+		ln.rolling.Lock()
+		defer ln.rolling.Unlock()
+		require.True(t, s.claimSealed(older))
+		s.resume(ln, older)
+	})
+	require.Zero(t, s.sweepCounted())
+	s.hooks.at = nil
+	require.True(t, older.is(stateActive))
+	require.True(t, tombstone.is(stateSealed), "the tombstone is needed and gone")
+
+	copied := fastDir(t)
+	copyDir(t, dir, copied)
+	killed, err := open(copied, quietly(), hooks{hash: oneLane})
+	require.NoError(t, err)
+	requireContents(t, killed, 0, n, 200, func(i int) bool { return i != gone })
+	closeIntact(t, killed)
+	closeIntact(t, s)
+}
+
 // Goal: tombstones of several rounds, and of segments that stay, go in the end: they do not keep
 // each other. Method: several hashes, since which tombstones meet in a round depends on the hash.
 func TestDirectory_TombstonesVanish(t *testing.T) {

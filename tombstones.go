@@ -49,7 +49,21 @@ func (d *disk) carryTombstones(r *round) (err error) {
 // A sweep asks beside rounds. It could pass the place of a target before that is published, and that of
 // the victim after it has left, and so miss a record that was copied and superseded, in both. So it asks
 // those that were in the table together, retired since or not: targets come before their victims go.
+//
+// A lane may also resume a segment beside a sweep, between the two looks, of which neither would see it
+// then. So both are taken again when one has.
 func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
+	for {
+		resumed := s.segments.resumed.Load()
+		oldest := s.lookForDead(leaving)
+		if s.segments.resumed.Load() == resumed {
+			return oldest
+		}
+	}
+}
+
+// lookForDead is oldestDead if no lane resumes a segment during the call.
+func (s *Store) lookForDead(leaving map[*segment]bool) uint64 {
 	oldest := uint64(math.MaxUint64)
 	for i := range s.lanes {
 		ln := &s.lanes[i]
@@ -62,11 +76,22 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	_ = s.hooks.fire(pointCompactDead)
 	segs, _ := s.segments.snapshot()
 	for _, seg := range segs {
-		if !leaving[seg] && !seg.is(stateActive) && seg.deadBytes() > seg.tombstoneBytes {
-			oldest = min(oldest, seg.minSeq)
+		if !leaving[seg] {
+			oldest = min(oldest, s.segments.oldestDeadIn(seg))
 		}
 	}
 	return oldest
+}
+
+// oldestDeadIn returns the lowest sequence number that a dead record, other than a tombstone, can have in
+// seg, unless that is a lane's, which asks for it.
+func (t *segmentTable) oldestDeadIn(seg *segment) uint64 {
+	t.mu.Lock() // no lane resumes it meanwhile
+	defer t.mu.Unlock()
+	if seg.is(stateActive) || seg.deadBytes() <= seg.tombstoneBytes {
+		return math.MaxUint64
+	}
+	return seg.minSeq
 }
 
 // carryTombstone copies the tombstone of v at offset to a target, unless it is older than every

@@ -165,6 +165,11 @@ var faults = []fault{
 		test: "TestDirectory_TombstoneOutlivesOlderRecord",
 	},
 	{
+		name: "lane that resumes not noticed by a sweep", file: "lane.go",
+		old: "s.segments.resumed.Add(1)", new: "",
+		test: "TestDirectory_TombstoneOutlivesRecordOfLaneThatResumes",
+	},
+	{
 		name: "no flush before the manifest", file: "manifest.go",
 		old: "d.sync(); err != nil {\n\t\treturn false, err", new: "error(nil); err != nil {\n\t\treturn false, err",
 		test: "TestPower_NewVersionBeforeVictimGoes",
