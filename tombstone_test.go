@@ -278,6 +278,7 @@ func TestDirectory_TombstoneOutlivesRecordOfLaneThatResumes(t *testing.T) {
 	require.True(t, older.is(stateActive))
 	require.True(t, tombstone.is(stateSealed), "the tombstone is needed and gone")
 
+	require.NoError(t, s.Sync())
 	copied := fastDir(t)
 	copyDir(t, dir, copied)
 	killed, err := open(copied, quietly(), hooks{hash: oneLane})
