@@ -48,7 +48,11 @@ func TestShortLived_RunsLeaveNoTrail(t *testing.T) {
 					runKilled(t, dir, run)
 				}
 			}
-			s := openDir(t, dir, &Options{Maintenance: MaintenanceOptions{Disabled: true}})
+			last := Options{Maintenance: MaintenanceOptions{Disabled: true}}
+			if opts != nil {
+				last.SegmentSize = opts.SegmentSize // that of the space kept back
+			}
+			s := openDir(t, dir, &last)
 			st := s.Stats()
 			t.Logf("%d bytes of records after %d runs, %d live", st.TotalBytes, runs, st.LiveBytes)
 			require.LessOrEqual(t, st.TotalBytes, most)
