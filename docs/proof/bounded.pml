@@ -41,6 +41,7 @@ byte lane[LANES];
 bool rolling[LANES];
 byte used;                 /* segments mapped, the survivor and the retired among them */
 bool survivor = true;      /* the survivor segment is there */
+bool lent;                 /* a compaction has it, or what it gave back instead */
 byte pins = PINS, fails = FAILS;
 bool compacting, wake;     /* Store.compacting; the channel of one that maintenance waits at */
 bool closing;
@@ -54,17 +55,18 @@ byte finished;
 
 #define VICTIM(i) (state[i] == SEALED && live[i] < tail[i])
 #define DEAD(i)   ((state[i] == SEALED || state[i] == ACTIVE) && live[i] < tail[i])
-#define FITS (used + 1 + (survivor -> 0 : 1) <= MAX)   /* what the survivor needs is spoken for */
+#define FITS (used + 1 <= MAX)
+/* [keepSurvivor, hasSurvivor] A lane gets none while the survivor is missing, and not lent. */
 #ifdef SURVIVOR_FOR_LANES
-#define LANE_FITS (used + 1 <= MAX || survivor)
+#define LANE_FITS (FITS || survivor)
 #else
-#define LANE_FITS FITS
+#define LANE_FITS (used + 1 + (survivor || lent -> 0 : 1) <= MAX)
 #endif
 
 /* A round ended, a compaction ended, memory was given back, Close began. */
 inline signal() { woken[0] = true; woken[1] = true }
 
-/* Memory of segment i is given back: to the survivor first. */
+/* [segmentPool.offer, giveBack] Memory of segment i is given back: to the survivor first, lent or not. */
 inline give(i) {
 	state[i] = NONE; tail[i] = 0;
 	if
@@ -107,16 +109,13 @@ attempt:	skip;
 #ifdef CHECK_THEN_ADD
 		ok = LANE_FITS;
 #else
-		d_step { ok = LANE_FITS; if :: ok -> used++ :: else fi };
+		d_step { ok = LANE_FITS; if :: ok && FITS -> used++ :: ok && !FITS -> survivor = false :: else fi };
 #endif
 		if
 		:: ok ->
 			d_step {                                                /* [createSegment, install] */
 #ifdef CHECK_THEN_ADD
 				used++;
-#endif
-#ifdef SURVIVOR_FOR_LANES
-				if :: used > MAX -> used--; survivor = false :: else fi;
 #endif
 				assert(used <= MAX);
 				newSegment(s);
@@ -187,7 +186,7 @@ inline compaction(cancel) {
 		for (i : 1 .. MAX) { if :: state[i] == RETIRED -> ok = true :: else fi } i = 0;
 		assert(survivor || FITS || ok); ok = false;                 /* at any limit a round can run */
 		any = any && (survivor || FITS) };
-	if :: !any -> goto ended :: else fi;
+	if :: !any -> goto ended :: else -> lent = true fi;             /* [lend, mayRun] */
 	do                                                              /* [sealLanes] */
 	:: l < LANES -> atomic { !rolling[l] ->
 		if :: lane[l] != 0 && tail[lane[l]] > 0 -> sealed[l] = lane[l]; state[lane[l]] = SEALED; lane[l] = 0
@@ -200,8 +199,8 @@ inline compaction(cancel) {
 	:: victims != 0 ->
 		d_step { ok = true;                                         /* [newTarget] */
 			if
-			:: FITS -> used++
-			:: !FITS && survivor -> survivor = false
+			:: survivor -> survivor = false
+			:: !survivor && FITS -> used++
 			:: else -> ok = false; failed = true
 			fi;
 			if :: ok -> newSegment(target); state[target] = TARGET :: else fi;
@@ -254,7 +253,7 @@ ended:	skip;
 	d_step { for (l : 0 .. LANES - 1) {
 		if :: begun[l] && !gave && !cancelled -> barren[l] = true :: else fi } l = 0;
 		victims = 0; any = false; ok = false; sealed[0] = 0; sealed[1] = 0;
-		failed = false; cancelled = false;
+		failed = false; cancelled = false; lent = false;
 #ifndef SIGNAL_EARLY
 		compacting = false; signal()
 #endif
