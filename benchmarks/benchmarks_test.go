@@ -131,7 +131,7 @@ func TestCommand_WritesTablesAndCharts(t *testing.T) {
 	args := []string{"-tiny", "-document", document, "-results", filepath.Join(dir, "results.json"), "-dir", dir,
 		"-traces", makeTraces(t)}
 	require.NoError(t, benchmarks(t.Context(), args, log))
-	require.NoError(t, benchmarks(t.Context(), append(args, "-sustained", "-utilisation"), log))
+	require.NoError(t, benchmarks(t.Context(), append(args, "-sustained", "-utilisation", "-only", "defaults"), log))
 
 	b, err := os.ReadFile(document)
 	require.NoError(t, err)
