@@ -184,8 +184,8 @@ func drawDefaults(t *table, name string) error {
 		}
 		for _, p := range []*plot.Plot{puts, resident} {
 			// Room for the legend beside the last second.
-			p.X.Label.Text, p.Y.Min, p.X.Max = "seconds", 0, p.X.Max*1.35
-			p.Legend.XOffs = 6.7 * vg.Inch
+			p.X.Label.Text, p.Y.Min, p.X.Max = "seconds", 0, p.X.Max*1.42
+			p.Legend.XOffs = 6.3 * vg.Inch
 			plots = append(plots, []*plot.Plot{p})
 		}
 	}
