@@ -243,8 +243,8 @@ func perSecond(ns []float64) []float64 {
 // of each other.
 func writeDefaults(b *strings.Builder, s suiteResult, images string) error {
 	for _, t := range s.Tables {
-		b.WriteString("| memories | store | given, MiB | Puts/s, by second | warmtier's over it | processor, ns/Put | Put p50, µs | " +
-			"p99.9, µs | longest, ms | resident at the end, MiB | peak, MiB | held at the end |\n")
+		b.WriteString("| memories | store | given, MiB | Puts/s, by second | warmtier's over it | processor, ns/Put | " +
+			"Put p50, µs | p99.9, µs | longest, ms | resident at the end, MiB | peak, MiB | held at the end |\n")
 		fmt.Fprintf(b, "|%s\n", strings.Repeat(" --- |", 12))
 		for _, column := range t.Columns {
 			own := t.row("warmtier-default").cell(column).median()
@@ -273,9 +273,10 @@ func writeMinute(b *strings.Builder, m *measured, own float64) {
 	if room := median(m.Extra["room-bytes"]); room > 0 {
 		given = number(room / mib)
 	}
+	figure := func(name string, unit float64) string { return number(median(m.Extra[name]) / unit) }
 	resident := m.Extra["resident-bytes"]
-	fmt.Fprintf(b, " %s | %s (%s–%s) | %.2f | %s | %s | %s | %s | %s | %s | %.2f %% |\n", given, number(m.median()),
-		number(slices.Min(m.Values)), number(slices.Max(m.Values)), own/m.median(),
-		number(median(m.Extra[processorTimeUnit])), number(median(m.Extra["p50-us"])), number(median(m.Extra["p99.9-us"])), number(median(m.Extra["max-us"])/1e3),
-		number(resident[len(resident)-1]/mib), number(median(m.Extra["peak-bytes"])/mib), median(m.Hits)*100)
+	fmt.Fprintf(b, " %s | %s (%s–%s) | %.2f | %s | %s | %s | %s | %s | %s | %.2f %% |\n", given,
+		number(m.median()), number(slices.Min(m.Values)), number(slices.Max(m.Values)), own/m.median(),
+		figure(processorTimeUnit, 1), figure("p50-us", 1), figure("p99.9-us", 1), figure("max-us", 1e3),
+		number(resident[len(resident)-1]/mib), figure("peak-bytes", mib), median(m.Hits)*100)
 }
