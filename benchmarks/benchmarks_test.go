@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -114,6 +115,47 @@ func TestRun_PaysForCompactions(t *testing.T) {
 	require.Equal(t, 1.0, r.Hits)
 }
 
+// A run over time has a rate and the memory of each turn, and is no figure when a store that is no ring
+// does not hold what was put.
+func TestMinute_SamplesAndHoldsEverything(t *testing.T) {
+	c := &child{}
+	_, err := c.do(request{Do: "open", Peer: "warmtier-default", Data: dataset{N: 1000, Content: 100}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.close()) }()
+	w := workload{Goroutines: 2, Samples: 3, Turn: time.Millisecond}
+	r, err := c.do(request{Do: "minute", Work: w})
+	require.NoError(t, err)
+	require.Len(t, r.Samples, 3)
+	require.Len(t, r.Series["resident-bytes"], 3)
+	require.Equal(t, 1.0, r.Hits)
+
+	whole := c.peer
+	defer func() { c.peer = whole }()
+	c.peer = forgetful{whole, newID(7)}
+	_, err = c.do(request{Do: "minute", Work: w})
+	require.ErrorContains(t, err, "holds 999 memories of 1000")
+	c.kind.ring = fastcacheRoom
+	r, err = c.do(request{Do: "minute", Work: w})
+	require.NoError(t, err)
+	require.Equal(t, 0.999, r.Hits)
+	c.peer = nonePeer{}
+	_, err = c.do(request{Do: "minute", Work: w})
+	require.ErrorContains(t, err, "another content")
+}
+
+// forgetful has lost one memory.
+type forgetful struct {
+	peer
+	lost string
+}
+
+func (p forgetful) get(dst []byte, id string) ([]byte, bool, error) {
+	if id == p.lost {
+		return nil, false, nil
+	}
+	return p.peer.get(dst, id)
+}
+
 // The whole command, children included, on stores that are next to nothing.
 func TestCommand_WritesTablesAndCharts(t *testing.T) {
 	dir := t.TempDir()
@@ -131,7 +173,7 @@ func TestCommand_WritesTablesAndCharts(t *testing.T) {
 	args := []string{"-tiny", "-document", document, "-results", filepath.Join(dir, "results.json"), "-dir", dir,
 		"-traces", makeTraces(t)}
 	require.NoError(t, benchmarks(t.Context(), args, log))
-	require.NoError(t, benchmarks(t.Context(), append(args, "-sustained", "-utilisation"), log))
+	require.NoError(t, benchmarks(t.Context(), append(args, "-sustained", "-utilisation", "-only", "defaults"), log))
 
 	b, err := os.ReadFile(document)
 	require.NoError(t, err)

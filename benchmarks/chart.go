@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"image/color"
 	"math"
 	"os"
@@ -138,25 +139,55 @@ func drawSustained(t *table, name string) error {
 		p := newPlot(panel.title, "")
 		p.X.Label.Text = "seconds"
 		for i, column := range t.Columns {
-			values := panel.value(t.Rows[0].Cells[column])
-			if len(values) == 0 {
-				continue
-			}
-			points := make(plotter.XYs, len(values))
-			for x, v := range values {
-				points[x] = plotter.XY{X: float64(x + 1), Y: v}
-			}
-			line, err := plotter.NewLine(points)
-			if err != nil {
+			if err := addSeries(p, column, panel.value(t.Rows[0].Cells[column]), i); err != nil {
 				return err
 			}
-			line.Color, line.Width = colours[i], vg.Points(1.2)
-			p.Add(line)
-			p.Legend.Add(column, line)
-			p.Y.Max = max(p.Y.Max, slices.Max(values)*1.3)
 		}
 		p.Y.Min, p.Legend.XOffs = 0, 7*vg.Inch
 		plots = append(plots, []*plot.Plot{p})
+	}
+	return savePlots(plots, name)
+}
+
+// addSeries adds the line of values, one a second.
+func addSeries(p *plot.Plot, name string, values []float64, i int) error {
+	if len(values) == 0 {
+		return nil
+	}
+	points := make(plotter.XYs, len(values))
+	for x, v := range values {
+		points[x] = plotter.XY{X: float64(x + 1), Y: v}
+	}
+	line, err := plotter.NewLine(points)
+	if err != nil {
+		return err
+	}
+	line.Color, line.Width = colours[i], vg.Points(1.2)
+	p.Add(line)
+	p.Legend.Add(name, line)
+	p.Y.Max = max(p.Y.Max, slices.Max(values)*1.3)
+	return nil
+}
+
+// drawDefaults draws Puts and resident memory over time, for each set of memories.
+func drawDefaults(t *table, name string) error {
+	var plots [][]*plot.Plot
+	for _, column := range t.Columns {
+		puts, resident := newPlot("Puts per second, "+column, ""), newPlot("resident memory, MiB, "+column, "")
+		for i, r := range t.Rows {
+			m := r.Cells[column]
+			err := errors.Join(addSeries(puts, label(r.Peer), m.Values, i),
+				addSeries(resident, label(r.Peer), scaled(m.Extra["resident-bytes"], 1<<20), i))
+			if err != nil {
+				return err
+			}
+		}
+		for _, p := range []*plot.Plot{puts, resident} {
+			// Room for the legend beside the last second.
+			p.X.Label.Text, p.Y.Min, p.X.Max = "seconds", 0, p.X.Max*1.42
+			p.Legend.XOffs = 6.3 * vg.Inch
+			plots = append(plots, []*plot.Plot{p})
+		}
 	}
 	return savePlots(plots, name)
 }

@@ -24,7 +24,7 @@ const childVariable = "WARMTIER_BENCHMARKS_CHILD"
 
 // request is one line from the parent.
 type request struct {
-	Do     string // open, run, replay, gc, limit
+	Do     string // open, run, minute, replay, gc, limit
 	Peer   string
 	Data   dataset
 	Dir    string // a folder for peers that need one; empty for memory stores
@@ -39,6 +39,8 @@ type reply struct {
 	Hits    float64            // share of the reads that found something
 	Samples []float64          `json:",omitempty"` // single measurements, where Value sums up several
 	Extra   map[string]float64 `json:",omitempty"`
+	// Series has what is sampled beside each of Samples.
+	Series map[string][]float64 `json:",omitempty"`
 }
 
 // child holds the store of one peer.
@@ -78,6 +80,8 @@ func (c *child) do(q request) (reply, error) {
 		return c.open(q)
 	case "run":
 		return c.run(q.Work)
+	case "minute":
+		return c.minute(q.Work)
 	case "replay":
 		return c.replay(q.Work)
 	case "gc":

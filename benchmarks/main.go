@@ -62,7 +62,8 @@ func parse(args []string, errors io.Writer) (arguments, error) {
 	f.StringVar(&a.document, "document", "../docs/performance.md", "where tables go, charts to img/ beside it")
 	f.StringVar(&a.scratch, "dir", os.TempDir(), "where directory stores are made")
 	f.IntVar(&a.rounds, "rounds", 0, "rounds of which medians are taken; 0 is 5, with -quick 3")
-	f.IntVar(&a.samples, "samples", 0, "seconds of each sustained run; 0 is 180, with -quick 20")
+	f.IntVar(&a.samples, "samples", 0, "seconds of each run over time; 0 is 180, with default options "+
+		"60 at most, with -quick 20")
 	if err := f.Parse(args); err != nil {
 		return a, err
 	}

@@ -109,7 +109,7 @@ func (r *runner) steps(s suite) int {
 // rounds returns how often c is measured: once for a fill and for a series of samples.
 func (r *runner) rounds(c cell) int {
 	switch c.do {
-	case "open":
+	case "open", "minute":
 		return 1
 	case "series":
 		return c.samples
@@ -226,7 +226,7 @@ type profile struct {
 	maxBytes int           // of all contents of a store
 	rounds   int           // the median is taken over them
 	turn     time.Duration // the least of one measurement
-	samples  int           // of a sustained run, one a second
+	samples  int           // of a run over time, one a second
 }
 
 var (

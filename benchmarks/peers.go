@@ -40,20 +40,22 @@ type kind struct {
 
 // kinds has all peers, by the names used on the command line and in results.
 var kinds = map[string]kind{
-	"warmtier":        {"warmtier", openWarmtier, nil},
-	"warmtier-get":    {"warmtier, Get allocates the copy", openWarmtierGet, nil},
-	"fastcache":       {"fastcache", openFastcache, fastcacheRoom},
-	"bigcache":        {"bigcache (allocates the copy)", openBigcache, bigcacheRoom},
-	"freecache":       {"freecache", openFreecache, nil},
-	"otter":           {"otter (hands out a pointer)", openOtter, nil},
-	"otter-unbounded": {"otter without a limit (pointer)", openOtterUnbounded, nil},
-	"otter-copied":    {"otter, content copied", openOtterCopied, nil},
-	"ristretto":       {"ristretto (pointer)", openRistretto, nil},
-	"map":             {"map and RWMutex (pointer)", openMap, nil},
-	"none":            {"the loop alone", openNone, nil},
-	"bbolt":           {"bbolt", openBbolt, nil},
-	"badger":          {"badger", openBadger, nil},
-	"pebble":          {"pebble", openPebble, nil},
+	"warmtier":         {"warmtier", openWarmtier, nil},
+	"warmtier-get":     {"warmtier, Get allocates the copy", openWarmtierGet, nil},
+	"warmtier-default": {"warmtier, default options", openWarmtierDefault, nil},
+	"fastcache":        {"fastcache", openFastcache, fastcacheRoom},
+	"fastcache-large":  {"fastcache, a large ring", openFastcacheLarge, fastcacheLargeRoom},
+	"bigcache":         {"bigcache (allocates the copy)", openBigcache, bigcacheRoom},
+	"freecache":        {"freecache", openFreecache, nil},
+	"otter":            {"otter (hands out a pointer)", openOtter, nil},
+	"otter-unbounded":  {"otter without a limit (pointer)", openOtterUnbounded, nil},
+	"otter-copied":     {"otter, content copied", openOtterCopied, nil},
+	"ristretto":        {"ristretto (pointer)", openRistretto, nil},
+	"map":              {"map and RWMutex (pointer)", openMap, nil},
+	"none":             {"the loop alone", openNone, nil},
+	"bbolt":            {"bbolt", openBbolt, nil},
+	"badger":           {"badger", openBadger, nil},
+	"pebble":           {"pebble", openPebble, nil},
 }
 
 // caches are the peers of a memory store, the store itself first.
@@ -128,6 +130,23 @@ func (p warmtierGetPeer) get(_ []byte, id string) ([]byte, bool, error) {
 	return warmtierResult(p.Get(id))
 }
 
+// openWarmtierDefault opens a store that compacts when it sees fit, beside the measured loop.
+func openWarmtierDefault(_ *contents, dir string) (peer, error) {
+	s, err := warmtier.Open(dir, nil)
+	return warmtierDefaultPeer{s}, err
+}
+
+// warmtierDefaultPeer has no method maintain: the harness leaves compactions to the store.
+type warmtierDefaultPeer struct{ *warmtier.Store }
+
+func (p warmtierDefaultPeer) get(dst []byte, id string) ([]byte, bool, error) {
+	content, err := p.AppendContent(dst[:0], id)
+	return warmtierResult(content, err)
+}
+
+func (p warmtierDefaultPeer) put(id string, content []byte) error { return p.Put(id, content) }
+func (p warmtierDefaultPeer) close() error                        { return p.Close() }
+
 // ringFactor is the room of a ring over its live records: more than the factor of two that warmtier
 // takes before it compacts. With random overwriting such a ring still holds 95 % of the memories.
 const ringFactor = 3
@@ -153,6 +172,14 @@ func fastcacheRoom(c *contents) int64 { return max(ringRoom(c, 4)+unevenly(c, 51
 
 func openFastcache(c *contents, _ string) (peer, error) {
 	return fastcachePeer{fastcache.New(int(fastcacheRoom(c)))}, nil
+}
+
+// fastcacheLargeRoom returns room for eight times the live records: of memories that are overwritten
+// at random, such a ring has dropped 1 in 3,000.
+func fastcacheLargeRoom(c *contents) int64 { return fastcacheRoom(c) * 8 / ringFactor }
+
+func openFastcacheLarge(c *contents, _ string) (peer, error) {
+	return fastcachePeer{fastcache.New(int(fastcacheLargeRoom(c)))}, nil
 }
 
 func (p fastcachePeer) get(dst []byte, id string) ([]byte, bool, error) {
@@ -203,13 +230,15 @@ func (p bigcachePeer) close() error                        { return p.Close() }
 
 type freecachePeer struct{ *freecache.Cache }
 
-// openFreecache opens a cache with twice the room of the live records, and enough for the largest
-// content, which may take 1/1024 of the room. Contents are overwritten in place, so old versions
-// need none.
-func openFreecache(c *contents, _ string) (peer, error) {
+// freecacheRoom returns twice the room of the live records, and enough for the largest content,
+// which may take 1/1024 of the room. Contents are overwritten in place, so old versions need none.
+func freecacheRoom(c *contents) int64 {
 	room := 2*(c.bytes()+int64(c.N)*24) + unevenly(c, 256)
-	room = max(room, 1200*int64(c.largest()+idLen+24), 8<<20)
-	return freecachePeer{freecache.NewCache(int(room))}, nil
+	return max(room, 1200*int64(c.largest()+idLen+24), 8<<20)
+}
+
+func openFreecache(c *contents, _ string) (peer, error) {
+	return freecachePeer{freecache.NewCache(int(freecacheRoom(c)))}, nil
 }
 
 func (p freecachePeer) get(dst []byte, id string) ([]byte, bool, error) {

@@ -19,7 +19,8 @@ const (
 // order is the order of sections in the document.
 var order = []string{"figure-get", "figure-cached", "figure-mixed", "figure-put", "figure-memory",
 	"figure-gc", "limits", "contents",
-	"counts", "goroutines", "production", "trace", "directories", "memory", "gc", "sustained", "utilisation"}
+	"counts", "goroutines", "production", "trace", "directories", "memory", "gc", "defaults", "sustained",
+	"utilisation"}
 
 // writeReport makes section and charts from results, and puts them into the document.
 func writeReport(all results, document string) error {
@@ -73,8 +74,11 @@ func writeSuite(b *strings.Builder, s suiteResult, images string) error {
 		fmt.Fprintf(b, "%s\n\n", s.Note)
 	}
 	fmt.Fprintf(b, "%s, %s; profile %s.\n\n", s.When, s.Machine, s.Profile)
-	if s.Name == "sustained" {
+	switch s.Name {
+	case "sustained":
 		return writeSustained(b, s, images)
+	case "defaults":
+		return writeDefaults(b, s, images)
 	}
 	for i, t := range s.Tables {
 		writeTable(b, t)
@@ -233,4 +237,46 @@ func perSecond(ns []float64) []float64 {
 		rates[i] = 1e9 / v
 	}
 	return rates
+}
+
+// writeDefaults shows a minute of each store by its figures, and compares warmtier's median with that
+// of each other.
+func writeDefaults(b *strings.Builder, s suiteResult, images string) error {
+	for _, t := range s.Tables {
+		b.WriteString("| memories | store | given, MiB | Puts/s, by second | warmtier's over it | processor, ns/Put | " +
+			"Put p50, µs | p99.9, µs | longest, ms | resident at the end, MiB | peak, MiB | held at the end |\n")
+		fmt.Fprintf(b, "|%s\n", strings.Repeat(" --- |", 12))
+		for _, column := range t.Columns {
+			own := t.row("warmtier-default").cell(column).median()
+			for _, r := range t.Rows {
+				fmt.Fprintf(b, "| %s | %s |", column, label(r.Peer))
+				writeMinute(b, r.Cells[column], own)
+			}
+		}
+		b.WriteString("\n")
+		image := "bench-defaults.svg"
+		if err := drawDefaults(t, filepath.Join(images, image)); err != nil {
+			return err
+		}
+		fmt.Fprintf(b, "![%s](img/%s)\n\n", s.Title, image)
+	}
+	return nil
+}
+
+func writeMinute(b *strings.Builder, m *measured, own float64) {
+	if m.Err != "" || len(m.Values) == 0 {
+		b.WriteString(" failed |\n")
+		return
+	}
+	const mib = 1 << 20
+	given := "as needed"
+	if room := median(m.Extra["room-bytes"]); room > 0 {
+		given = number(room / mib)
+	}
+	figure := func(name string, unit float64) string { return number(median(m.Extra[name]) / unit) }
+	resident := m.Extra["resident-bytes"]
+	fmt.Fprintf(b, " %s | %s (%s–%s) | %.2f | %s | %s | %s | %s | %s | %s | %.2f %% |\n", given,
+		number(m.median()), number(slices.Min(m.Values)), number(slices.Max(m.Values)), own/m.median(),
+		figure(processorTimeUnit, 1), figure("p50-us", 1), figure("p99.9-us", 1), figure("max-us", 1e3),
+		number(resident[len(resident)-1]/mib), figure("peak-bytes", mib), median(m.Hits)*100)
 }

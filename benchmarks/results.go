@@ -85,6 +85,12 @@ func (s *suiteResult) add(c cell, peer string, r reply, err error) {
 		}
 		m.Extra[name] = append(m.Extra[name], value)
 	}
+	for name, values := range r.Series {
+		if m.Extra == nil {
+			m.Extra = map[string][]float64{}
+		}
+		m.Extra[name] = append(m.Extra[name], values...)
+	}
 }
 
 func (s *suiteResult) table(c cell) *table {
@@ -144,10 +150,11 @@ func (s *suiteResult) errors() error {
 // byProcessorTime shows the processor time of calls instead of wall time.
 func (all results) byProcessorTime() {
 	for _, s := range all {
+		overTime := s.Name == "sustained" || s.Name == "defaults" // a line over time has no such figure
 		for _, t := range s.Tables {
 			for _, r := range t.Rows {
 				for _, m := range r.Cells {
-					if used := m.Extra[processorTimeUnit]; s.Name != "sustained" && len(used) > 0 {
+					if used := m.Extra[processorTimeUnit]; !overTime && len(used) > 0 {
 						t.Unit, m.Values = processorTimeUnit, used
 					}
 				}

@@ -16,6 +16,7 @@ type workload struct {
 	WriteEvery int    // one call in so many is a Put: 0 none, 1 all
 	Goroutines int
 	Turn       time.Duration // at least; one that overwrites continues to the end of a compaction
+	Samples    int           // of a minute, each of them a Turn long
 	Latency    bool          // time each read
 	Miss       bool          // no read may find anything
 	Strict     bool          // each read must find something, of the right length

@@ -22,7 +22,7 @@ type cell struct {
 	table   string
 	column  string
 	unit    string
-	do      string // run, replay, open, gc, limit; series: runs that are shown one after the other
+	do      string // run, minute, replay, open, gc, limit; series: runs that are shown one after the other
 	peers   []string
 	data    dataset
 	work    workload
@@ -45,7 +45,7 @@ func suites(p profile, traces string) []suite {
 		figureWrite(p, "figure-put", "Put", put),
 		figureMemory(p), figureGC(p),
 		limitSuite(p), contentSuite(p), countSuite(p), goroutineSuite(p), directorySuite(p),
-		memorySuite(p), gcSuite(p), sustainedSuite(p), utilisationSuite(p),
+		memorySuite(p), gcSuite(p), defaultsSuite(p), sustainedSuite(p), utilisationSuite(p),
 	}
 	if traces != "" {
 		all = append(all, productionSuite(p, traces), traceSuite(p, traces))
@@ -316,6 +316,29 @@ func gcSuite(p profile) suite {
 // recordBytes returns what warmtier takes for a memory of the benchmarks: header, id, content,
 // padding.
 func recordBytes(content int) int { return (24 + idLen + content + 7) &^ 7 }
+
+// defaultsSuite lets the store see to itself: nothing in the benchmark compacts, and no option is set.
+func defaultsSuite(p profile) suite {
+	samples := min(p.samples, 60)
+	s := suite{name: "defaults", extra: true, title: "Overwriting with default options",
+		note: fmt.Sprintf("Put of random memories of a full store, from two goroutines, for %d s; each Put is "+
+			"timed by itself. Warmtier is opened with default options, and nothing compacts but what it does by "+
+			"itself, in the time measured. One store runs after the other, so the machine's noise is between them "+
+			"as well; the processor time of all threads of the process, over its Puts, is free of most of it. "+
+			"Freecache overwrites in place. Fastcache is a ring, which drops what has not been overwritten "+
+			"for long: with three times the live records as elsewhere, and with eight times, where it keeps nearly "+
+			"everything. Resident memory is that of the whole process.", samples)}
+	peers := []string{"warmtier-default", "fastcache", "fastcache-large", "freecache"}
+	for _, d := range []dataset{p.sized(100_000, 1<<10), p.sized(400_000, 256)} {
+		w := workload{IDs: "random", WriteEvery: 1, Goroutines: 2, Samples: samples, Turn: time.Second}
+		if p.name == "tiny" {
+			w.Turn = p.turn
+		}
+		s.cells = append(s.cells, cell{table: s.title, column: d.String(), unit: "Puts/s", do: "minute",
+			peers: peers, data: d, work: w})
+	}
+	return s
+}
 
 const sustainedContent = 256
 
