@@ -22,7 +22,7 @@ func lockShared(dir string) (unlock func(), err error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
 		_ = f.Close() // it was only read
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, lockedError(dir)
+			return nil, whoHolds(dir)
 		}
 		return nil, err
 	}

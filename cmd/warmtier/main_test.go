@@ -206,7 +206,7 @@ func TestLocked(t *testing.T) {
 	command(t, "", "get", "-d", dir, "a").exits(exitOK)
 }
 
-// A reader does not write its id into the lock file: the last process that wrote is named there.
+// A reader does not write its id into the lock file, where the last process that wrote is named.
 func TestLocked_ByReader(t *testing.T) {
 	if _, err := os.Stat("/proc/locks"); err != nil {
 		t.Skip("the system does not list locks: ", err)

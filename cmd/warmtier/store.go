@@ -58,7 +58,7 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 	defer bar.end()
 	s, err := warmtier.Open(dir, &opts)
 	if errors.Is(err, warmtier.ErrLocked) {
-		return nil, lockedError(dir)
+		return nil, lockedError(err)
 	}
 	return s, err
 }
@@ -110,18 +110,20 @@ func checkDirectory(dir string, how access) error {
 	return nil
 }
 
-// lockedError names the process that holds dir. A process that only reads does not write its id
-// into the lock file, so the system is asked first, where it keeps a list.
-func lockedError(dir string) error {
-	path := filepath.Join(dir, "LOCK")
-	holder := lockHolder(path)
-	if holder == "" {
-		b, _ := os.ReadFile(path)
-		holder = strings.TrimSpace(string(b))
+// lockedError says what to do about a store that others hold; err is that of Open, which names a process where
+// the system lists them.
+func lockedError(err error) error {
+	return fmt.Errorf("%w; stop it, or ask a server with --url", err)
+}
+
+// whoHolds returns the error of a store at dir that others hold for writing, or did a moment ago.
+func whoHolds(dir string) error {
+	s, err := warmtier.Open(dir, &warmtier.Options{ReadOnly: true})
+	if err == nil {
+		err = s.Close() // it was only read
 	}
-	if holder == "" {
-		return fmt.Errorf("%w: %s", warmtier.ErrLocked, dir)
+	if errors.Is(err, warmtier.ErrLocked) {
+		return lockedError(err)
 	}
-	return fmt.Errorf("%w: %s is held by process %s; stop it, or ask a server with --url",
-		warmtier.ErrLocked, dir, holder)
+	return lockedError(fmt.Errorf("%w: %s", warmtier.ErrLocked, dir))
 }

@@ -67,8 +67,13 @@ func (Empty) Close() error { return nil }
 // LockedError is returned by [Lock] when somebody else holds the lock.
 type LockedError struct {
 	Path   string
-	Holder string // what the file says of its holder
+	Holder string // id of a process that holds the lock; "" where the system does not say
 }
 
-// Error names the file and its holder.
-func (e *LockedError) Error() string { return fmt.Sprintf("%s, held by process %s", e.Path, e.Holder) }
+// Error names what is locked and, where it is known, a process that holds the lock.
+func (e *LockedError) Error() string {
+	if e.Holder == "" {
+		return e.Path
+	}
+	return fmt.Sprintf("%s, held by process %s", e.Path, e.Holder)
+}

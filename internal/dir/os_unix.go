@@ -5,7 +5,6 @@ package dir
 import (
 	"errors"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,9 +49,7 @@ func Lock(path string, readOnly bool) (*os.File, error) {
 		}
 	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		holder := make([]byte, 20)
-		n, _ := f.ReadAt(holder, 0)
-		err = &LockedError{Path: path, Holder: strings.TrimSpace(string(holder[:n]))}
+		err = &LockedError{Path: path, Holder: lockHolder(f)}
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
