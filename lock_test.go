@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -91,18 +90,4 @@ func TestDirectory_LockFreedByKill(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, os.SameFile(before, after), "the lock file was replaced")
 	}
-}
-
-// Goal: a process that is being forked, which holds a copy of every descriptor until it executes
-// another program, does not hold the lock.
-func TestDirectory_LockFreedWithCopiedDescriptor(t *testing.T) {
-	dir := fastDir(t)
-	s := openDir(t, dir, quiet())
-	copied, err := syscall.Dup(int(s.disk.lock.Fd()))
-	require.NoError(t, err)
-	defer func() { _ = syscall.Close(copied) }()
-	require.NoError(t, s.Close())
-	s, err = Open(dir, quiet())
-	require.NoError(t, err)
-	require.NoError(t, s.Close())
 }

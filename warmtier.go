@@ -197,11 +197,12 @@ type Store struct {
 // defaults.
 //
 // Any other dir is that of a store in files: it is made when it is missing, with mode 0700, and locked
-// against other stores, of this process too, until Close. Open reads every record, in parallel, unless
-// the last Close was clean, and removes what a crash left unfinished. A read-only Open changes nothing,
-// needs no write permission, and shares the directory with other read-only ones. Disk space of one
-// segment, and a sixteenth of one (at least 64 KiB) for each lane, is kept back for deletions and
-// compactions on a full disk.
+// against other stores, of this process too, until Close. The store is that of the directory, not of the
+// path: it goes on in a directory that is moved, and once it is removed, Sync and Close return errors.
+// Open reads every record, in parallel, unless the last Close was clean, and removes what a crash left
+// unfinished. A read-only Open changes nothing, needs no write permission, and shares the directory with
+// other read-only ones. Disk space of one segment, and a sixteenth of one (at least 64 KiB) for each lane,
+// is kept back for deletions and compactions on a full disk.
 //
 // Errors: [ErrInvalidOptions]; [ErrNoSpace], also when the process has too many memory mappings; for a
 // directory also [ErrLocked], [ErrCorrupt] (see Options.Repair), [ErrVersion], an error that is
