@@ -3,12 +3,15 @@
 package warmtier
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -90,4 +93,51 @@ func TestDirectory_LockFreedByKill(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, os.SameFile(before, after), "the lock file was replaced")
 	}
+}
+
+// Goal: OpenWait returns when the directory is free, or says why it is not when its context ends.
+func TestOpenWait(t *testing.T) {
+	dir := fastDir(t)
+	holder := openDir(t, dir, quiet())
+	ended, cancel := context.WithCancelCause(t.Context())
+	shutdown := errors.New("shutting down")
+	cancel(shutdown)
+	synctest.Test(t, func(t *testing.T) {
+		deadline, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := OpenWait(deadline, dir, quietly())
+		require.ErrorIs(t, err, ErrLocked)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+
+		opened := make(chan error)
+		var s *Store
+		ctx, cancelWithCause := context.WithCancelCause(t.Context())
+		wait := func() {
+			var err error
+			s, err = OpenWait(ctx, dir, quietly())
+			opened <- err
+		}
+		go wait()
+		synctest.Wait() // it has been refused
+		cancelWithCause(shutdown)
+		err = <-opened
+		require.ErrorIs(t, err, ErrLocked)
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, err, shutdown)
+
+		ctx = t.Context()
+		go wait()
+		synctest.Wait()
+		require.NoError(t, holder.Close())
+		require.NoError(t, <-opened)
+		require.NoError(t, s.Put("a", nil))
+		require.NoError(t, s.Close())
+	})
+	_, err := OpenWait(ended, dir, quiet())
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, err, shutdown)
+	require.NotErrorIs(t, err, ErrLocked)
+	_, err = OpenWait(t.Context(), dir, &Options{SegmentSize: -1})
+	require.ErrorIs(t, err, ErrInvalidOptions, "no reason to wait")
+	require.PanicsWithValue(t, "warmtier: nil context", func() { _, _ = OpenWait(nil, dir, nil) }) //nolint:staticcheck // the point
 }

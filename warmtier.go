@@ -212,6 +212,31 @@ func Open(dir string, opts *Options) (*Store, error) {
 	return open(dir, opts, hooks{})
 }
 
+// OpenWait opens like [Open], and waits for a directory that others hold until they let go of it or ctx is
+// done. It tries again after 1 ms, and less and less often, at last ten times a second; who waits longest need
+// not be the next. ctx bounds the wait alone: once the directory is locked, OpenWait reads it to the end.
+//
+// Errors: those of [Open]; when ctx is done, [ErrLocked] together with the error of ctx and its cause. When
+// ctx is done before the call, its error alone, and nothing was tried.
+func OpenWait(ctx context.Context, dir string, opts *Options) (*Store, error) {
+	checkContext(ctx)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("warmtier: open %s: %w", dir, &stopError{err: ctx.Err(), cause: context.Cause(ctx)})
+	}
+	const longest = 100 * time.Millisecond
+	for pause := time.Millisecond; ; pause = min(2*pause, longest) {
+		s, err := open(dir, opts, hooks{})
+		if !errors.Is(err, ErrLocked) {
+			return s, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w; waited: %w", err, &stopError{err: ctx.Err(), cause: context.Cause(ctx)})
+		case <-time.After(pause):
+		}
+	}
+}
+
 func open(dir string, opts *Options, h hooks) (*Store, error) {
 	s, err := newStore(opts, h)
 	if err != nil {

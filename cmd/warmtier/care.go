@@ -270,7 +270,7 @@ func (c *repairCmd) Run(a *app) error {
 	if err := checkDirectory(c.Dir, changing); err != nil {
 		return err
 	}
-	unlock, err := lockShared(c.Dir)
+	unlock, err := a.keepWritersOut(c.Dir)
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/warmtier/warmtier"
 )
@@ -56,11 +58,38 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 	}
 	bar := a.progress("opening", 0, unitNothing)
 	defer bar.end()
-	s, err := warmtier.Open(dir, &opts)
+	s, err := a.openWait(dir, &opts)
 	if errors.Is(err, warmtier.ErrLocked) {
 		return nil, lockedError(err)
 	}
 	return s, err
+}
+
+// openWait opens as warmtier.Open does, or as OpenWait for as long as --wait says.
+func (a *app) openWait(dir string, opts *warmtier.Options) (*warmtier.Store, error) {
+	if a.wait <= 0 {
+		return warmtier.Open(dir, opts)
+	}
+	ctx, cancel := context.WithTimeout(a.ctx, a.wait)
+	defer cancel()
+	return warmtier.OpenWait(ctx, dir, opts)
+}
+
+// keepWritersOut is lockShared, for as long as --wait says.
+func (a *app) keepWritersOut(dir string) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(a.ctx, max(0, a.wait))
+	defer cancel()
+	for {
+		unlock, err = lockShared(dir)
+		if !errors.Is(err, warmtier.ErrLocked) {
+			return unlock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(err, a.ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // segmentSize returns the segment size that the store was last opened with, 0 when it is unknown:
