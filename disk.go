@@ -3,7 +3,6 @@ package warmtier
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -38,7 +37,7 @@ marked them clean, and a later flush that succeeds would say nothing about them 
 type disk struct {
 	s     *Store
 	fs    dir.FS
-	lock  *os.File // holds the lock of the directory; nil where a read-only store could not take it
+	leave func() error // releases the directory and its lock
 	store layout.StoreID
 	boot  [16]byte // what manifests say of the time since the machine started
 	key   sip.Key  // of the hash
@@ -53,9 +52,9 @@ type disk struct {
 }
 
 // useFiles makes s the store in files, which recovery has yet to read. hint is called at the end of
-// a clean Close, to leave the hint.
-func (s *Store) useFiles(files dir.FS, lock *os.File, hint func()) {
-	d := &disk{s: s, fs: spaceErrors{files}, lock: lock, boot: s.bootID(), hint: hint}
+// a clean Close, to leave the hint, and leave after any.
+func (s *Store) useFiles(files dir.FS, leave func() error, hint func()) {
+	d := &disk{s: s, fs: spaceErrors{files}, leave: leave, boot: s.bootID(), hint: hint}
 	d.files = map[*byte]mappedFile{}
 	d.spares.kept = make([]int, laneSpares+len(s.lanes))
 	d.group.changed = sync.NewCond(&d.group.mu)
@@ -78,44 +77,36 @@ func (readOnlyDisk) unsynced(*segment) int64 { return 0 }
 
 func (readOnlyDisk) finish() error { return nil }
 
-// claimDirectory makes the directory at path, unless it is there, and locks it. It returns the
-// absolute path, which stays right when the working directory changes.
-func (s *Store) claimDirectory(path string) (abs string, lock *os.File, err error) {
-	if abs, err = filepath.Abs(path); err != nil {
-		return path, nil, err
+// claimDirectory makes the directory at path, unless it is there, opens and locks it. From then on the
+// path means nothing: it may lead elsewhere.
+func (s *Store) claimDirectory(path string) (*dir.OS, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
 	}
 	if err := dir.Prepare(abs, layout.ManifestName, s.opts.ReadOnly, dir.SyncPath); err != nil {
-		return abs, nil, err
+		return nil, err
 	}
-	lock, err = s.lockDirectory(abs)
-	return abs, lock, err
+	d, err := dir.At(abs)
+	if err != nil {
+		return nil, err
+	}
+	err = d.Lock(layout.LockName, s.opts.ReadOnly)
+	if held, ok := errors.AsType[*dir.LockedError](err); ok {
+		err = fmt.Errorf("%w: %w", ErrLocked, held)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
 }
 
-// lockDirectory locks the directory at path, and writes into the lock file which process holds it.
-// The file is nil where a read-only store may not lock.
-func (s *Store) lockDirectory(path string) (*os.File, error) {
-	lock, err := dir.Lock(filepath.Join(path, layout.LockName), s.opts.ReadOnly)
-	var held *dir.LockedError
-	switch {
-	case errors.As(err, &held):
-		return nil, fmt.Errorf("%w: %w", ErrLocked, held)
-	case s.opts.ReadOnly && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
-		return nil, nil
-	case err != nil || s.opts.ReadOnly:
-		return lock, err
-	}
-	if _, err := lock.WriteAt(fmt.Appendf(nil, "%-19d\n", os.Getpid()), 0); err != nil {
-		return nil, errors.Join(err, dir.Unlock(lock))
-	}
-	return lock, nil
-}
-
-// close unlocks the directory.
+// close leaves the directory to others.
 func (d *disk) close() error {
-	if d.lock == nil {
+	if d.leave == nil {
 		return nil
 	}
-	return dir.Unlock(d.lock)
+	return d.leave()
 }
 
 // spaceErrors turns the error of a full disk, or of a limit that amounts to one, into ErrNoSpace.

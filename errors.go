@@ -12,7 +12,8 @@ var (
 	ErrInvalidOptions = errors.New("warmtier: invalid options")
 	// ErrVersion is returned by [Open] when a file has a format version this package cannot read.
 	ErrVersion = errors.New("warmtier: unknown format version")
-	// ErrLocked is returned by [Open] when another store holds the directory.
+	// ErrLocked is returned by [Open] when another store holds the directory. The message has the id of a
+	// process that does, where the system lists them. [OpenWait] waits for it.
 	ErrLocked = errors.New("warmtier: directory is locked by another store")
 )
 

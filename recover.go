@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -78,17 +77,18 @@ type slotPlace struct {
 
 // openDirectory makes s the store of the directory at path.
 func (s *Store) openDirectory(path string) error {
-	abs, lock, err := s.claimDirectory(path)
+	d, err := s.claimDirectory(path)
 	if err != nil {
-		return fmt.Errorf("warmtier: open %s: %w", abs, err)
+		return fmt.Errorf("warmtier: open %s: %w", path, err)
 	}
-	return s.openDisk(dir.At(abs), lock)
+	return s.openDisk(d, d.Close)
 }
 
-// openDisk recovers the store in files. After an error nothing stays mapped or locked.
-func (s *Store) openDisk(files dir.FS, lock *os.File) error {
+// openDisk recovers the store in files. After an error nothing stays mapped, and leave, which may be nil, has
+// been called.
+func (s *Store) openDisk(files dir.FS, leave func() error) error {
 	start := time.Now()
-	s.useFiles(files, lock, s.writeHint)
+	s.useFiles(files, leave, s.writeHint)
 	r := &recovery{s: s}
 	if s.opts.Repair {
 		r.salvage = &salvage{r: r}

@@ -62,7 +62,9 @@ func TestRecover_FaultInUnfinishedRecord(t *testing.T) {
 
 // Goal: rewriting a page makes it dirty for the kernel, even when no byte of it changes.
 func TestRecover_RewriteDirtiesPages(t *testing.T) {
-	files := dir.At(t.TempDir())
+	files, err := dir.At(t.TempDir())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, files.Close()) }()
 	file, err := files.Create("file", 8*vm.PageSize)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, file.Close()) }()

@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
-	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // Sync makes everything acknowledged before it survive a power loss. In a memory store there is
@@ -142,7 +142,8 @@ func (d *disk) measuredFlush() error {
 	return nil
 }
 
-// flushAll makes every segment durable up to its tail of now, and lists the new ones. REQUIRES:
+// flushAll makes every segment durable up to its tail of now, and lists the new ones. In a directory that was
+// removed each of these calls may succeed, and what they made durable goes with Close. REQUIRES:
 // group.running set by the caller.
 func (d *disk) flushAll() error {
 	dirty := d.pinDirty()
@@ -156,7 +157,10 @@ func (d *disk) flushAll() error {
 			return fmt.Errorf("%s: %w", dirty.seg.name(), err)
 		}
 	}
-	return d.listSegments()
+	if err := d.listSegments(); err != nil {
+		return err
+	}
+	return d.fs.Present()
 }
 
 // dirtySegment is a pinned segment with something to be flushed.
@@ -375,7 +379,7 @@ func (seg *segment) syncRecords(e extent) error {
 // syncFile makes the bytes from from to to of the segment's file durable.
 func (seg *segment) syncFile(from, to int) error {
 	err := seg.file.Sync(from, to)
-	var short *vm.CutShortError
+	var short *dir.CutShortError
 	if errors.As(err, &short) {
 		return &CorruptError{File: seg.name(), Offset: short.Size, Reason: short.Error()}
 	}

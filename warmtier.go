@@ -203,11 +203,12 @@ type Store struct {
 // defaults.
 //
 // Any other dir is that of a store in files: it is made when it is missing, with mode 0700, and locked
-// against other stores, of this process too, until Close. Open reads every record, in parallel, unless
-// the last Close was clean, and removes what a crash left unfinished. A read-only Open changes nothing,
-// needs no write permission, and shares the directory with other read-only ones. Disk space of one
-// segment, and a sixteenth of one (at least 64 KiB) for each lane, is kept back for deletions and
-// compactions on a full disk; in memory one segment is, from the first Put on.
+// against other stores, of this process too, until Close. The store is that of the directory, not of the
+// path: it goes on in a directory that is moved, and once it is removed, Sync and Close return errors.
+// Open reads every record, in parallel, unless the last Close was clean, and removes what a crash left
+// unfinished. A read-only Open changes nothing, needs no write permission, and shares the directory with
+// other read-only ones. Disk space of one segment, and a sixteenth of one (at least 64 KiB) for each lane,
+// is kept back for deletions and compactions on a full disk; in memory one segment is, from the first Put on.
 //
 // Errors: [ErrInvalidOptions], for a MaxBytes that is too small with the least that would do;
 // [ErrNoSpace], also when the process has too many memory mappings; for a directory also [ErrLocked],
@@ -216,6 +217,31 @@ type Store struct {
 // ErrVersion, or ErrCorrupt without Repair.
 func Open(dir string, opts *Options) (*Store, error) {
 	return open(dir, opts, hooks{})
+}
+
+// OpenWait opens like [Open], and waits for a directory that others hold until they let go of it or ctx is
+// done. It tries again after 1 ms, and less and less often, at last ten times a second; who waits longest need
+// not be the next. ctx bounds the wait alone: once the directory is locked, OpenWait reads it to the end.
+//
+// Errors: those of [Open]; when ctx is done, [ErrLocked] together with the error of ctx and its cause. When
+// ctx is done before the call, its error alone, and nothing was tried.
+func OpenWait(ctx context.Context, dir string, opts *Options) (*Store, error) {
+	checkContext(ctx)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("warmtier: open %s: %w", dir, &stopError{err: ctx.Err(), cause: context.Cause(ctx)})
+	}
+	const longest = 100 * time.Millisecond
+	for pause := time.Millisecond; ; pause = min(2*pause, longest) {
+		s, err := open(dir, opts, hooks{})
+		if !errors.Is(err, ErrLocked) {
+			return s, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w; waited: %w", err, &stopError{err: ctx.Err(), cause: context.Cause(ctx)})
+		case <-time.After(pause):
+		}
+	}
 }
 
 func open(dir string, opts *Options, h hooks) (*Store, error) {

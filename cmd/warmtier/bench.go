@@ -344,7 +344,7 @@ func (b *bench) report(a *app, lanes []*lane, took time.Duration) error {
 		table = append(table, row)
 	}
 	if b.c.Hdr != "" {
-		err := writeWhole(b.c.Hdr, func(w io.Writer) error { return writePercentiles(w, all) })
+		err := writeOutput(a.ctx, b.c.Hdr, func(w io.Writer) error { return writePercentiles(w, all) })
 		if err != nil {
 			return err
 		}

@@ -297,7 +297,7 @@ func (c *repairCmd) Run(a *app) error {
 	if err := checkDirectory(c.Dir, changing); err != nil {
 		return err
 	}
-	unlock, err := lockShared(c.Dir)
+	unlock, err := a.keepWritersOut(c.Dir)
 	if err != nil {
 		return err
 	}
@@ -311,6 +311,9 @@ func (c *repairCmd) Run(a *app) error {
 	var r repaired
 	if err = copyStore(a, c.Dir, c.To); err == nil {
 		r, err = salvage(a, c.To)
+	}
+	if err == nil { // which has renamed what it replaced
+		err = errors.Join(syncDirectory(c.To), syncDirectory(filepath.Dir(filepath.Clean(c.To))))
 	}
 	if err != nil { // half of a store would look like one
 		return errors.Join(fmt.Errorf("nothing was salvaged: %w", err), os.RemoveAll(c.To))
@@ -387,7 +390,7 @@ func copyStore(a *app, from, to string) error {
 			return err
 		}
 	}
-	return nil
+	return syncDirectory(to)
 }
 
 // copyFile copies a file and makes the copy durable: the store believes what headers call durable.

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/warmtier/warmtier"
@@ -29,8 +30,11 @@ const (
 
 // cli is the command line; kong reads it.
 type cli struct {
-	JSON      bool   `help:"Print JSON: one document, or one line for each memory."`
-	Quiet     bool   `short:"q" help:"No progress and no log."`
+	JSON  bool `help:"Print JSON: one document, or one line for each memory."`
+	Quiet bool `short:"q" help:"No progress and no log."`
+
+	Wait time.Duration `placeholder:"TIME" help:"Wait that long for a directory that others hold, as in 30s."`
+
 	LogLevel  string `enum:"debug,info,warn,error" default:"warn" help:"Least level of the log on standard error: ${enum}."`
 	LogFormat string `enum:"text,json" default:"text" help:"Format of the log: ${enum}."`
 
@@ -61,6 +65,7 @@ type app struct {
 	out      *bufio.Writer
 	errOut   *os.File
 	json     bool
+	wait     time.Duration // for a directory that others hold
 	progress func(title string, total int64, unit unit) *progress
 	log      *slog.Logger
 }
@@ -93,7 +98,7 @@ func run(args []string) int {
 }
 
 func (a *app) configure(c cli) {
-	a.json = c.JSON
+	a.json, a.wait = c.JSON, c.Wait
 	a.progress = noProgress
 	a.log = slog.New(slog.DiscardHandler)
 	if c.Quiet {

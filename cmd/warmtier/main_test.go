@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/warmtier/warmtier"
@@ -202,11 +203,25 @@ func TestLocked(t *testing.T) {
 		require.Contains(t, r.err, holder, args)
 		require.Empty(t, r.out)
 	}
-	require.NoError(t, s.Close())
+	for _, args := range [][]string{{"put", "a"}, {"repair", "--to", dir + "2"}} {
+		r := command(t, "", append(args, "-d", dir, "--wait", "150ms")...).exits(exitIO)
+		require.Contains(t, r.err, holder, args)
+		require.NoDirExists(t, dir+"2")
+	}
+	for i, args := range [][]string{{"get", "a"}, {"repair", "--to", dir + "2"}} {
+		if i > 0 {
+			s, err = warmtier.Open(dir, nil)
+			require.NoError(t, err)
+		}
+		closed := make(chan error)
+		time.AfterFunc(100*time.Millisecond, func() { closed <- s.Close() })
+		command(t, "", append(args, "-d", dir, "--wait", "1m")...).exits(exitOK)
+		require.NoError(t, <-closed)
+	}
 	command(t, "", "get", "-d", dir, "a").exits(exitOK)
 }
 
-// A reader does not write its id into the lock file: the last process that wrote is named there.
+// A reader does not write its id into the lock file, where the last process that wrote is named.
 func TestLocked_ByReader(t *testing.T) {
 	if _, err := os.Stat("/proc/locks"); err != nil {
 		t.Skip("the system does not list locks: ", err)

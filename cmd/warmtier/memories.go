@@ -34,7 +34,10 @@ func (c *getCmd) Run(a *app) error {
 		}
 		switch {
 		case c.Output != "":
-			return os.WriteFile(c.Output, content, 0o600)
+			return writeOutput(a.ctx, c.Output, func(w io.Writer) error {
+				_, err := w.Write(content)
+				return err
+			})
 		case a.json:
 			return writeJSON(a.out, newMemoryJSON(string(c.ID), content))
 		case c.Hex || isTerminal(os.Stdout) && !harmless(content):

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/warmtier/warmtier"
 )
@@ -65,15 +67,42 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 	}
 	bar := a.progress("opening", 0, unitNothing)
 	defer bar.end()
-	s, err := warmtier.Open(dir, &opts)
+	s, err := a.openWait(dir, &opts)
 	if errors.Is(err, warmtier.ErrLocked) {
-		return nil, lockedError(dir)
+		return nil, lockedError(err)
 	}
 	return s, err
 }
 
 // leastSegments is how many segments a store needs that has a budget.
 const leastSegments = 16
+
+// openWait opens as warmtier.Open does, or as OpenWait for as long as --wait says.
+func (a *app) openWait(dir string, opts *warmtier.Options) (*warmtier.Store, error) {
+	if a.wait <= 0 {
+		return warmtier.Open(dir, opts)
+	}
+	ctx, cancel := context.WithTimeout(a.ctx, a.wait)
+	defer cancel()
+	return warmtier.OpenWait(ctx, dir, opts)
+}
+
+// keepWritersOut is lockShared, for as long as --wait says.
+func (a *app) keepWritersOut(dir string) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(a.ctx, max(0, a.wait))
+	defer cancel()
+	for {
+		unlock, err = lockShared(dir)
+		if !errors.Is(err, warmtier.ErrLocked) {
+			return unlock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(err, a.ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
 
 // segmentSize returns the segment size that the store was last opened with, 0 when it is unknown:
 // the space kept back for compactions has that size. With another size a store cannot use its hint.
@@ -121,18 +150,20 @@ func checkDirectory(dir string, how access) error {
 	return nil
 }
 
-// lockedError names the process that holds dir. A process that only reads does not write its id
-// into the lock file, so the system is asked first, where it keeps a list.
-func lockedError(dir string) error {
-	path := filepath.Join(dir, "LOCK")
-	holder := lockHolder(path)
-	if holder == "" {
-		b, _ := os.ReadFile(path)
-		holder = strings.TrimSpace(string(b))
+// lockedError says what to do about a store that others hold; err is that of Open, which names a process where
+// the system lists them.
+func lockedError(err error) error {
+	return fmt.Errorf("%w; stop it, or ask a server with --url", err)
+}
+
+// whoHolds returns the error of a store at dir that others hold for writing, or did a moment ago.
+func whoHolds(dir string) error {
+	s, err := warmtier.Open(dir, &warmtier.Options{ReadOnly: true})
+	if err == nil {
+		err = s.Close() // it was only read
 	}
-	if holder == "" {
-		return fmt.Errorf("%w: %s", warmtier.ErrLocked, dir)
+	if errors.Is(err, warmtier.ErrLocked) {
+		return lockedError(err)
 	}
-	return fmt.Errorf("%w: %s is held by process %s; stop it, or ask a server with --url",
-		warmtier.ErrLocked, dir, holder)
+	return lockedError(fmt.Errorf("%w: %s", warmtier.ErrLocked, dir))
 }

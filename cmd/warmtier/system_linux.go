@@ -9,34 +9,6 @@ import (
 	"syscall"
 )
 
-// lockHolder returns the id of a process that holds a lock on the file, "" when the system does not say.
-func lockHolder(path string) string {
-	var st syscall.Stat_t
-	if syscall.Stat(path, &st) != nil {
-		return ""
-	}
-	locks, err := os.ReadFile("/proc/locks")
-	if err != nil {
-		return ""
-	}
-	// 1: FLOCK  ADVISORY  WRITE 4711 fe:01:1234 0 EOF; a line with "->" is a process that waits.
-	file := fmt.Sprintf(":%d", st.Ino)
-	for line := range strings.Lines(string(locks)) {
-		f := strings.Fields(line)
-		if len(f) >= 6 && f[1] == "FLOCK" && strings.HasSuffix(f[5], file) && processExists(f[4]) {
-			return f[4]
-		}
-	}
-	return ""
-}
-
-// processExists reports false for ids of other containers, which are 0 here, and for processes that
-// have left their lock to a child.
-func processExists(pid string) bool {
-	_, err := os.Stat("/proc/" + pid)
-	return err == nil
-}
-
 // fileSystems by their magic numbers; on the last ones neither locks nor mappings are what they are
 // elsewhere.
 var fileSystems = map[int64]struct {

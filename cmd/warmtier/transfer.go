@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/warmtier/warmtier"
@@ -27,10 +26,14 @@ func (exportCmd) Help() string {
 binary ends with the number of memories and a checksum of everything: import refuses what is not whole.
 In JSON lines, ids and contents that are not UTF-8 are in fields named id_base64 and content_base64. Only
 a line cut in its middle can be told there: use binary for what must be whole.
-A file appears under its name when it is whole. Exit code 1 when damaged memories had to be left out.`
+A file appears under its name when it is whole, also where a link leads; a device or a FIFO is written to.
+Exit code 1 when damaged memories had to be left out.`
 }
 
 func (c *exportCmd) Run(a *app) error {
+	if isStdout(c.Output) { // whose result must not follow the export
+		c.Output = "-"
+	}
 	if c.Output == "-" && c.Format == "binary" && isTerminal(os.Stdout) {
 		return usage("the binary format is not for a terminal: choose --output FILE or --format jsonl")
 	}
@@ -41,7 +44,7 @@ func (c *exportCmd) Run(a *app) error {
 		if c.Output == "-" {
 			count, err = c.write(a, s, a.out, bar)
 		} else {
-			err = writeWhole(c.Output, func(w io.Writer) (err error) {
+			err = writeOutput(a.ctx, c.Output, func(w io.Writer) (err error) {
 				count, err = c.write(a, s, w, bar)
 				return err
 			})
@@ -81,27 +84,6 @@ func (c *exportCmd) write(a *app, s *warmtier.Store, w io.Writer, bar *progress)
 		return count, finding("%d of %d memories could be read: see warmtier verify", count, s.Len())
 	}
 	return count, end()
-}
-
-// writeWhole makes a file that appears under its name only when write has succeeded.
-func writeWhole(name string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*.part") // of mode 0600
-	if err != nil {
-		return err
-	}
-	w := bufio.NewWriterSize(f, 1<<20)
-	err = write(w)
-	if err == nil {
-		err = errors.Join(w.Flush(), f.Sync())
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
 
 type importCmd struct {

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -167,14 +166,4 @@ func TestImport_Lines(t *testing.T) {
 	future := strings.Replace(string(smallExport(t)), "\x01\x00\x00\x00", "\x02\x00\x00\x00", 1)
 	r := command(t, future, "import", "-d", filepath.Join(t.TempDir(), "store"), "-").exits(exitIO)
 	require.Contains(t, r.err, "export format 2")
-}
-
-func TestWriteWhole(t *testing.T) {
-	dir := t.TempDir()
-	err := writeWhole(filepath.Join(dir, "file"), func(w io.Writer) error {
-		_, _ = w.Write([]byte("half"))
-		return os.ErrDeadlineExceeded
-	})
-	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-	require.Empty(t, files(t, dir))
 }

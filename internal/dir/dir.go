@@ -28,6 +28,9 @@ type FS interface {
 	Remove(name string) error
 	// Sync makes creations, renames and removals durable.
 	Sync() error
+	// Present returns an error when the directory was removed: what is written from then on is in no
+	// directory, though no call need say so.
+	Present() error
 }
 
 // File is a file mapped as a whole.
@@ -35,7 +38,8 @@ type File interface {
 	// Bytes returns the mapping, valid until Close.
 	Bytes() []byte
 	// Sync makes the bytes from from to to durable. After a Sync that failed, here or in a process
-	// before, a later one may leave out what the failed one should have written.
+	// before, a later one may leave out what the failed one should have written. The error of a file that
+	// has become shorter than its mapping is a [*CutShortError].
 	Sync(from, to int) error
 	// Rewrite writes the bytes from from to to over themselves: the next Sync leaves none out.
 	Rewrite(from, to int)
@@ -64,11 +68,28 @@ func (Empty) Rename(string) error { return nil }
 // Close does nothing.
 func (Empty) Close() error { return nil }
 
-// LockedError is returned by [Lock] when somebody else holds the lock.
-type LockedError struct {
-	Path   string
-	Holder string // what the file says of its holder
+// CutShortError is returned by [File.Sync] when the file has become shorter than its mapping: what
+// was written beyond its end is lost.
+type CutShortError struct {
+	Size   int64 // of the file, bytes
+	Mapped int   // bytes
 }
 
-// Error names the file and its holder.
-func (e *LockedError) Error() string { return fmt.Sprintf("%s, held by process %s", e.Path, e.Holder) }
+// Error gives both sizes.
+func (e *CutShortError) Error() string {
+	return fmt.Sprintf("file was cut short to %d bytes, it had %d", e.Size, e.Mapped)
+}
+
+// LockedError is returned by [OS.Lock] when somebody else holds the lock.
+type LockedError struct {
+	Path   string
+	Holder string // id of a process that holds the lock; "" where the system does not say
+}
+
+// Error names what is locked and, where it is known, a process that holds the lock.
+func (e *LockedError) Error() string {
+	if e.Holder == "" {
+		return e.Path
+	}
+	return fmt.Sprintf("%s, held by process %s", e.Path, e.Holder)
+}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/warmtier/warmtier/internal/vm"
@@ -18,36 +19,53 @@ const (
 	fileMode = 0o600
 )
 
-// OS is a directory of the operating system.
-type OS struct{ dir string }
+// OS is a directory of the operating system. Every call is relative to its descriptor: it stays the same
+// directory when it is moved, and when another one takes its path.
+type OS struct {
+	dir  *os.File
+	path string   // it was opened by; for messages
+	lock *os.File // nil unless locked, and where a reader could not open it
+}
 
-// At returns the directory at path.
-func At(path string) *OS { return &OS{dir: path} }
-
-func (d *OS) path(name string) string { return filepath.Join(d.dir, name) }
-
-// Names is the method of [FS].
-func (d *OS) Names() ([]string, error) {
-	entries, err := os.ReadDir(d.dir)
+// At returns the directory at path, which is to be closed.
+func At(path string) (*OS, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	names := make([]string, 0, len(entries))
-	for _, e := range entries {
-		names = append(names, e.Name())
+	return &OS{dir: f, path: path}, nil
+}
+
+// pathOf returns what a file of the directory is called in messages.
+func (d *OS) pathOf(name string) string { return filepath.Join(d.path, name) }
+
+func (d *OS) failed(op, name string, err error) error {
+	if err == nil {
+		return nil
 	}
-	return names, nil
+	return &fs.PathError{Op: op, Path: d.pathOf(name), Err: err}
+}
+
+// Names is the method of [FS].
+func (d *OS) Names() ([]string, error) {
+	f, err := d.openAt(".", os.O_RDONLY) // d.dir would go on where the last one ended
+	if err != nil {
+		return nil, err
+	}
+	names, err := f.Readdirnames(-1)
+	slices.Sort(names)
+	return names, errors.Join(err, f.Close())
 }
 
 // Create is the method of [FS].
 func (d *OS) Create(name string, size int) (_ File, err error) {
-	f, err := os.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL|openSafely, fileMode)
+	f, err := d.openAt(name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, f.Close(), os.Remove(d.path(name)))
+			err = errors.Join(err, f.Close(), d.Remove(name))
 		}
 	}()
 	// Space first, mapping second: a store to a page without a block is a SIGBUS on a full disk.
@@ -58,18 +76,18 @@ func (d *OS) Create(name string, size int) (_ File, err error) {
 	if err != nil {
 		return nil, err // without m: a nil pointer would not be a nil File
 	}
-	return m, nil
+	return &mappedFile{m, d, name}, nil
 }
 
 // openRegular opens a regular file, and refuses everything else.
-func openRegular(path string, flag int) (*os.File, error) {
-	f, err := os.OpenFile(path, flag|openSafely, fileMode)
+func (d *OS) openRegular(name string, flag int) (*os.File, error) {
+	f, err := d.openAt(name, flag)
 	if err != nil {
 		return nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file: %s", path, info.Mode())
+		err = fmt.Errorf("%s is no regular file: %s", d.pathOf(name), info.Mode())
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -83,7 +101,7 @@ func (d *OS) Open(name string, writable bool) (File, error) {
 	if writable {
 		flag = os.O_RDWR
 	}
-	f, err := openRegular(d.path(name), flag)
+	f, err := d.openRegular(name, flag)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +117,39 @@ func (d *OS) Open(name string, writable bool) (File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return m, nil
+	return &mappedFile{m, d, name}, nil
+}
+
+// mappedFile is a mapped file and its name.
+type mappedFile struct {
+	*vm.Mapping
+	d    *OS
+	name string
+}
+
+// Rename is the method of [File].
+func (m *mappedFile) Rename(to string) error {
+	err := m.d.Rename(m.name, to)
+	if err == nil {
+		m.name = to
+	}
+	return err
+}
+
+// Sync is the method of [File].
+func (m *mappedFile) Sync(from, to int) error {
+	if err := m.Mapping.Sync(from, to); err != nil {
+		return err
+	}
+	// msync of pages beyond the end of the file succeeds, and writes nothing.
+	size, err := m.d.sizeOf(m.name)
+	if err != nil {
+		return err
+	}
+	if mapped := len(m.Bytes()); size < int64(mapped) {
+		return &CutShortError{Size: size, Mapped: mapped}
+	}
+	return m.d.syncDevice(m.name)
 }
 
 // maxRead bounds what is read into memory as a whole.
@@ -107,7 +157,7 @@ const maxRead = 1 << 30 // bytes
 
 // ReadFile is the method of [FS].
 func (d *OS) ReadFile(name string) ([]byte, error) {
-	f, err := openRegular(d.path(name), os.O_RDONLY)
+	f, err := d.openRegular(name, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +167,7 @@ func (d *OS) ReadFile(name string) ([]byte, error) {
 
 // WriteFile is the method of [FS].
 func (d *OS) WriteFile(name string, data []byte) error {
-	f, err := openRegular(d.path(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
+	f, err := d.openRegular(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return err
 	}
@@ -127,21 +177,18 @@ func (d *OS) WriteFile(name string, data []byte) error {
 
 // SyncFile is the method of [FS].
 func (d *OS) SyncFile(name string) error {
-	f, err := openRegular(d.path(name), os.O_RDWR)
+	f, err := d.openRegular(name, os.O_RDWR)
 	if err != nil {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// Rename is the method of [FS].
-func (d *OS) Rename(from, to string) error { return os.Rename(d.path(from), d.path(to)) }
-
-// Remove is the method of [FS].
-func (d *OS) Remove(name string) error { return os.Remove(d.path(name)) }
-
 // Sync is the method of [FS].
-func (d *OS) Sync() error { return SyncPath(d.dir) }
+func (d *OS) Sync() error { return d.failed("sync", "", d.syncNames()) }
+
+// Close releases the lock and the directory.
+func (d *OS) Close() error { return errors.Join(d.unlock(), d.dir.Close()) }
 
 // Prepare makes dir, an absolute path, when it is missing, and refuses what is no directory. sync makes
 // the names in a directory durable. As long as dir lacks the file marker, which is written when the

@@ -2,6 +2,22 @@
 
 package dir
 
-import "os"
+import (
+	"errors"
+	"os"
+)
 
 func reserveSpace(f *os.File, size int64) error { return writeZeros(f, size) }
+
+// lockHolder returns "": only Linux lists who holds a lock, and the number in a file outlives its meaning.
+func lockHolder(*os.File, string) string { return "" }
+
+// syncDevice flushes the cache of the device: on macOS msync stops short of it, and File.Sync does
+// not.
+func (d *OS) syncDevice(name string) error {
+	f, err := d.openAt(name, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

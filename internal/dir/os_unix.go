@@ -4,6 +4,8 @@ package dir
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -29,39 +31,122 @@ func SyncPath(dir string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// Lock locks the file at path, which it makes, until Unlock: against everybody, or with readOnly against
-// those that are not read-only. flock conflicts between two openers in one process too, and ends with the
-// process. The file is never removed: another opener would lock a new one of the same name.
+// uninterrupted calls fn until no signal has interrupted it: the runtime preempts goroutines with signals.
+func uninterrupted(fn func() error) error {
+	for {
+		if err := fn(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func (d *OS) fd() int { return int(d.dir.Fd()) }
+
+// openAt opens a file, which it makes where flag says so.
+func (d *OS) openAt(name string, flag int) (*os.File, error) {
+	var fd int
+	err := uninterrupted(func() (err error) {
+		fd, err = unix.Openat(d.fd(), name, flag|openSafely|unix.O_CLOEXEC, fileMode)
+		return err
+	})
+	if err != nil {
+		return nil, d.failed("open", name, err)
+	}
+	return os.NewFile(uintptr(fd), d.pathOf(name)), nil
+}
+
+// Rename is the method of [FS].
+func (d *OS) Rename(from, to string) error {
+	err := uninterrupted(func() error { return unix.Renameat(d.fd(), from, d.fd(), to) })
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: d.pathOf(from), New: d.pathOf(to), Err: err}
+	}
+	return nil
+}
+
+// Remove is the method of [FS].
+func (d *OS) Remove(name string) error {
+	return d.failed("remove", name, uninterrupted(func() error { return unix.Unlinkat(d.fd(), name, 0) }))
+}
+
+func (d *OS) sizeOf(name string) (int64, error) {
+	var st unix.Stat_t
+	err := uninterrupted(func() error { return unix.Fstatat(d.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW) })
+	return st.Size, d.failed("stat", name, err)
+}
+
+func (d *OS) syncNames() error { return d.dir.Sync() }
+
+// Present is the method of [FS]. A directory that was removed has no links, also where nothing else counts them.
+func (d *OS) Present() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(d.fd(), &st); err != nil {
+		return d.failed("stat", "", err)
+	}
+	if st.Nlink == 0 {
+		return fmt.Errorf("%s was removed: %w", d.path, fs.ErrNotExist)
+	}
+	return nil
+}
+
+// Lock locks the directory until Close: against everybody, or with readOnly against those that are not
+// read-only. flock conflicts between two openers in one process too, and ends with the process. Its error is a
+// [*LockedError] when somebody else holds the lock.
 //
-// Its error is a [*LockedError] when somebody else holds the lock.
-func Lock(path string, readOnly bool) (*os.File, error) {
+// The lock is that of the directory itself: whatever happens to files and paths, the directory has one. The
+// file of this name is made and locked as well, since network file systems keep the lock of a directory to one
+// machine, and says which process writes. A reader does without the file where there is none, or none
+// that it may open.
+func (d *OS) Lock(name string, readOnly bool) (err error) {
 	flags, how := os.O_RDWR|os.O_CREATE, unix.LOCK_EX
 	if readOnly {
 		flags, how = os.O_RDONLY, unix.LOCK_SH
 	}
-	f, err := openRegular(path, flags)
-	if err != nil {
-		return nil, err
+	if err := d.flock(d.dir, how, name); err != nil {
+		return err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		holder := make([]byte, 20)
-		n, _ := f.ReadAt(holder, 0)
-		err = &LockedError{Path: path, Holder: strings.TrimSpace(string(holder[:n]))}
+	f, err := d.openRegular(name, flags)
+	if readOnly && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
+		return nil
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return err
 	}
-	return f, nil
+	d.lock = f
+	err = d.flock(f, how, name)
+	if err == nil && !readOnly {
+		_, err = f.WriteAt(fmt.Appendf(nil, "%-19d\n", os.Getpid()), 0)
+	}
+	return err
 }
 
-// Unlock releases the lock of f, and closes f. It does not leave the release to the closing: a child
-// process made in between may have a copy of the descriptor, which would keep the lock.
-func Unlock(f *os.File) error {
-	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
+// flock locks f, the directory or the file of this name in it.
+func (d *OS) flock(f *os.File, how int, name string) error {
+	err := uninterrupted(func() error { return unix.Flock(int(f.Fd()), how|unix.LOCK_NB) })
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return &LockedError{Path: d.path, Holder: lockHolder(f, d.writerNoted(name))}
+	}
+	return d.failed("lock", "", err)
+}
+
+// writerNoted returns what the lock file says of the last process that wrote.
+func (d *OS) writerNoted(name string) string {
+	f, err := d.openRegular(name, os.O_RDONLY)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	noted := make([]byte, 20)
+	n, _ := f.ReadAt(noted, 0)
+	return strings.TrimSpace(string(noted[:n]))
+}
+
+// unlock releases the locks. It does not leave the release to the closing: a child process made in
+// between may have copies of the descriptors, which would keep the lock. The directory, which openers lock
+// first, comes last: otherwise one could get it and find the file locked.
+func (d *OS) unlock() (err error) {
+	if d.lock != nil {
+		err = errors.Join(unix.Flock(int(d.lock.Fd()), unix.LOCK_UN), d.lock.Close())
+	}
+	return errors.Join(err, unix.Flock(d.fd(), unix.LOCK_UN))
 }

@@ -18,7 +18,7 @@ import (
 The bytes of a directory, all integers little endian; docs/format.md says the same for the
 author of another reader.
 
-	LOCK       locked with flock while a store has the directory; holds the process id; never removed
+	LOCK       locked with flock, as the directory is, while a store has it; holds the id of the last writer; never removed
 	MANIFEST   which segments make up the store; replaced as a whole, by rename
 	N.seg      segment N, 16 hexadecimal digits
 	N.seg.new  a segment that has no header yet

@@ -195,6 +195,11 @@ var faults = []fault{
 		test: "TestPower_EveryCallFails/sync",
 	},
 	{
+		name: "directory gone unnoticed", file: "sync.go",
+		old: "return d.fs.Present()", new: "return nil",
+		test: "TestDirectory_Removed",
+	},
+	{
 		name: "files removed in doubt", file: "compact.go",
 		old: "if !r.uncertain {", new: "if true {",
 		test: "TestPower_EveryCallFails/syncDir",

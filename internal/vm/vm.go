@@ -7,7 +7,6 @@
 package vm
 
 import (
-	"fmt"
 	"os"
 )
 
@@ -32,16 +31,4 @@ func Zero(mem []byte) {
 	if !discardsToZero || Discard(mem) != nil {
 		clear(mem)
 	}
-}
-
-// CutShortError is returned by [Mapping.Sync] when the file has become shorter than its mapping: what
-// was written beyond its end is lost.
-type CutShortError struct {
-	Size   int64 // of the file, bytes
-	Mapped int   // bytes
-}
-
-// Error gives both sizes.
-func (e *CutShortError) Error() string {
-	return fmt.Sprintf("file was cut short to %d bytes, it had %d", e.Size, e.Mapped)
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 )
 
 // OnHeap says that the memory of this build is on the Go heap.
@@ -55,12 +54,6 @@ func (m *Mapping) Sync(from, to int) error {
 		return err
 	}
 	return m.f.Sync()
-}
-
-// Rename gives the file another name in its directory. It is called once at most: f keeps the name it
-// was opened with.
-func (m *Mapping) Rename(to string) error {
-	return os.Rename(m.f.Name(), filepath.Join(filepath.Dir(m.f.Name()), to))
 }
 
 // Close writes everything to the file, and closes it. After an error of the writing it may be called

@@ -19,9 +19,6 @@ func adviseHuge(mem []byte) {
 	}
 }
 
-// syncDevice has nothing to add: msync waits for the device's cache too.
-func syncDevice(string) error { return nil }
-
 // populate makes the pages of mem present with one system call in place of a page fault each. ok is false
 // where the kernel does not know how (before Linux 5.14), or cannot.
 func populate(mem []byte) (ok bool) {

@@ -42,9 +42,6 @@ func (*Mapping) Rewrite(int, int) {}
 // Sync returns [errors.ErrUnsupported].
 func (*Mapping) Sync(int, int) error { return errors.ErrUnsupported }
 
-// Rename returns [errors.ErrUnsupported].
-func (*Mapping) Rename(string) error { return errors.ErrUnsupported }
-
 // Close does nothing.
 func (*Mapping) Close() error { return nil }
 

@@ -5,7 +5,6 @@ package vm
 import (
 	"errors"
 	"os"
-	"path/filepath"
 
 	"github.com/edsrzf/mmap-go"
 	"golang.org/x/sys/unix"
@@ -50,10 +49,7 @@ func Discard(mem []byte) error {
 
 // Mapping is a file mapped into memory. It needs no descriptor: the mapping holds the file, and msync
 // reports the errors of its pages.
-type Mapping struct {
-	mem  mmap.MMap
-	path string
-}
+type Mapping struct{ mem mmap.MMap }
 
 // MapFile maps the first size bytes of f, and closes f when it succeeds. Where closing fails, which may
 // mean that the file lacks what was written to it, nothing stays mapped.
@@ -67,7 +63,7 @@ func MapFile(f *os.File, size int, writable bool) (*Mapping, error) {
 		return nil, err
 	}
 	mapped.file(1)
-	m := &Mapping{mem: mem, path: f.Name()}
+	m := &Mapping{mem: mem}
 	if err := f.Close(); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
@@ -101,35 +97,15 @@ func (m *Mapping) Rewrite(from, to int) {
 	}
 }
 
-// Rename gives the file another name in its directory, replacing a file of that name.
-func (m *Mapping) Rename(to string) error {
-	path := filepath.Join(filepath.Dir(m.path), to)
-	if err := os.Rename(m.path, path); err != nil {
-		return err
-	}
-	m.path = path
-	return nil
-}
-
 // Sync makes the bytes from from to to durable, by whole pages, since msync takes nothing else and
 // mmap-go flushes what it is given. After one that failed, a later one may leave out what the failed
-// one should have written: see Rewrite.
+// one should have written: see Rewrite. It says nothing of pages beyond the end of a file that was cut short,
+// and on macOS it stops short of the cache of the device.
 func (m *Mapping) Sync(from, to int) error {
 	from -= from % PageSize
 	to = min(RoundUp(to, PageSize), len(m.mem))
 	if from >= to {
 		return nil
 	}
-	if err := m.mem[from:to].Flush(); err != nil {
-		return err
-	}
-	// msync of pages beyond the end of the file succeeds, and writes nothing.
-	info, err := os.Stat(m.path)
-	if err != nil {
-		return err
-	}
-	if info.Size() < int64(len(m.mem)) {
-		return &CutShortError{Size: info.Size(), Mapped: len(m.mem)}
-	}
-	return syncDevice(m.path)
+	return m.mem[from:to].Flush()
 }

@@ -66,6 +66,7 @@ type FS struct {
 	Used     int64 // bytes
 	Budget   int64 // bytes; 0 for no bound
 	frozen   bool  // the machine is gone
+	removed  bool  // the directory is
 }
 
 // New returns an empty directory; forwarders are those of [NewSites].
@@ -136,6 +137,9 @@ func (d *FS) Create(name string, size int) (dir.File, error) {
 		return nil, err
 	}
 	defer d.Mu.Unlock()
+	if d.removed {
+		return nil, d.missing("create", name)
+	}
 	if d.Files[name] != nil {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: os.ErrExist}
 	}
@@ -187,6 +191,9 @@ func (d *FS) WriteFile(name string, data []byte) error {
 	}
 	defer d.Mu.Unlock()
 	f := d.Files[name]
+	if f == nil && d.removed {
+		return d.missing("create", name)
+	}
 	if f == nil {
 		f = &Inode{links: 1}
 		d.log(dirOperation{kind: CallCreate, name: name, file: f})
@@ -269,4 +276,31 @@ func (d *FS) Sync() error {
 		d.journal = nil
 	}
 	return nil
+}
+
+// Present is the method of dir.FS.
+func (d *FS) Present() error {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	switch {
+	case d.frozen:
+		return syscall.EIO
+	case d.removed:
+		return d.missing("stat", "")
+	}
+	return nil
+}
+
+// RemoveAll removes the directory with everything in it, as rm -r does under a process that uses it. What is
+// mapped stays mapped, and no file can be made.
+func (d *FS) RemoveAll() {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(d.Files)) {
+		f := d.Files[name]
+		d.log(dirOperation{kind: CallRemove, name: name, file: f})
+		f.links--
+		d.unlinked(f)
+	}
+	d.removed = true
 }
