@@ -148,7 +148,7 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 		if target != nil {
 			target.seal(false)
 		}
-		if r.full = len(r.targets) >= r.maxTargets; r.full {
+		if r.full = len(r.targets) >= r.maxTargets || r.leavesNoRoom(ch.size); r.full {
 			return false, nil
 		}
 		var err error
@@ -163,6 +163,13 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 	}
 	target.addRecords(len(ch.headers), ch.size)
 	return true, nil
+}
+
+// leavesNoRoom reports whether size bytes in a new target would take what is kept for tombstones there. That
+// happens when those alone nearly fill one: without this a further target would have to be made for them,
+// for which there may be no space.
+func (r *round) leavesNoRoom(size int) bool {
+	return r.kept > 0 && size > r.c.s.opts.SegmentSize-layout.HeaderSize-r.kept
 }
 
 // last returns the target being filled, nil when there is none.
@@ -227,7 +234,7 @@ type allowance struct {
 func (c *compaction) allow() (allowance, error) {
 	if c.lowSpace {
 		n, kept := c.fitOneTarget()
-		return allowance{min(n+1, len(c.work)), 1, kept}, nil
+		return allowance{n, 1, kept}, nil
 	}
 	a := allowance{targets: c.maxTargets}
 	if c.s.medium.recycles() && !c.unbounded() {

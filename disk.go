@@ -59,9 +59,7 @@ func (s *Store) useFiles(files dir.FS, lock *os.File, hint func()) {
 	d.files = map[*byte]mappedFile{}
 	d.spares.kept = make([]int, laneSpares+len(s.lanes))
 	d.group.changed = sync.NewCond(&d.group.mu)
-	if s.opts.MaxBytes > 0 {
-		s.mapper.limit = d.budgetFor(s.opts.MaxBytes)
-	}
+	s.mapper.limit = 0 // what is there is opened, however much it is: see limitMappings
 	s.disk, s.medium = d, d
 	if s.opts.ReadOnly {
 		s.medium = readOnlyDisk{d}

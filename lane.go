@@ -48,7 +48,7 @@ func (s *Store) makeRoom(d *draft) error {
 	if d.kind != record.KindTombstone {
 		s.awaitCompaction()
 	}
-	err = s.withRoom(func() error { return s.roll(d.shard.lane, d) })
+	err = s.withRoom(waitShareOf(d), func() error { return s.roll(d.shard.lane, d) })
 	if s.nearlyFull() {
 		s.maintenance.request()
 	}
@@ -253,8 +253,11 @@ func (d *disk) unseal(seg *segment) (err error) {
 	return nil
 }
 
-// resume makes seg, which was claimed for ln, the active segment of ln. REQUIRES: ln.rolling held.
+// resume makes seg, which was claimed for ln, the active segment of ln: not while somebody looks for dead
+// records (oldestDead). REQUIRES: ln.rolling held.
 func (s *Store) resume(ln *lane, seg *segment) {
+	s.segments.leaving.Lock()
+	defer s.segments.leaving.Unlock()
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
 	defer ln.mu.Unlock()

@@ -95,7 +95,7 @@ func (s *Store) withOwnSegment(d *draft, write func(*segment) (published bool, e
 		return err
 	}
 	defer done()
-	return s.withRoom(func() error { return s.tryOwnSegment(d, write) })
+	return s.withRoom(waitShareOf(d), func() error { return s.tryOwnSegment(d, write) })
 }
 
 // tryOwnSegment is withOwnSegment without the wait for memory.

@@ -48,7 +48,9 @@ type maintenance struct {
 	written   atomic.Int64  // bytes of segments that lanes have sealed, and of large records
 	nextLook  atomic.Int64  // the written at which the background looks whether a compaction is due
 	liveBytes atomic.Int64  // at the last look
-	short     atomic.Bool   // a write found no space since the last automatic compaction began
+	// short says that a write found no space since the last automatic compaction began, and buried that
+	// a Delete did, which needs space for its tombstone.
+	short, buried atomic.Bool
 }
 
 // request wakes the background, which looks whether a compaction is due. Any lock may be held.
@@ -57,6 +59,16 @@ func (m *maintenance) request() {
 	case m.wake <- struct{}{}:
 	default: // it is about to look
 	}
+}
+
+// lack notes that a write found no space, which waits while more than share is dead, and wakes the
+// background.
+func (m *maintenance) lack(share float64) {
+	m.short.Store(true)
+	if share == 0 {
+		m.buried.Store(true)
+	}
+	m.request()
 }
 
 // noteWritten counts bytes of records in a segment that is full, and now and then wakes the background.
@@ -169,6 +181,7 @@ func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceRepo
 	if r.Skipped == "" {
 		m.startup = false
 		m.short.Store(false)
+		m.buried.Store(false)
 		r.Compaction, err = s.compact(ctx, trigger)
 		switch {
 		case err == nil:
@@ -219,8 +232,9 @@ func (s *Store) hasDied(st Stats) bool {
 
 // isPressed reports whether little room is left, and a compaction would give some back.
 func (s *Store) isPressed(st Stats) bool {
-	return st.FragmentationRatio >= waitShare &&
-		(s.nearlyFull() || s.maintenance.short.Load() || s.room.isAsked())
+	m := &s.maintenance
+	return st.FragmentationRatio >= waitShare && (s.nearlyFull() || m.short.Load() || s.room.isAsked()) ||
+		st.DeadBytes > 0 && m.buried.Load()
 }
 
 // nearlyFull reports whether less than an eighth of MaxBytes is left.

@@ -231,7 +231,14 @@ func TestMaintain_AgainstCompact(t *testing.T) {
 	})
 	c.wait(testDuration(t))
 
-	require.True(t, waitFor(func() bool { return s.Stats().Maintenance.Compactions > 0 }))
+	require.True(t, waitFor(func() bool { // nothing may be dead any more
+		for i := range n {
+			if err := l.write(s, i); err != nil {
+				t.Error(err)
+			}
+		}
+		return s.Stats().Maintenance.Compactions > 0
+	}))
 	require.Zero(t, s.Stats().CompactionFailures)
 	report, err := s.Verify(context.Background())
 	require.NoError(t, err, "findings: %+v", report.Findings)

@@ -47,6 +47,9 @@ func TestMappings_NearLimit(t *testing.T) {
 			cmd.Env = append(os.Environ(), mappingsVariable+"="+scenario)
 			out, err := cmd.CombinedOutput()
 			require.NoError(t, err, "%.3000s", out)
+			if strings.Contains(string(out), "--- SKIP") {
+				t.Skipf("%s", out)
+			}
 			require.Contains(t, string(out), "child is done")
 		})
 	}
@@ -206,5 +209,5 @@ func childUnmap(t *testing.T, b *ballast, limit int) {
 	require.NoError(t, s.Close())
 	require.Zero(t, s.mapper.bytes.Load())
 	require.Zero(t, s.mapper.unreturned.mappings.Load())
-	require.LessOrEqual(t, mappings(t), base+32)
+	require.LessOrEqual(t, mappings(t), base+32+4*runtime.GOMAXPROCS(0))
 }

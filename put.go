@@ -105,7 +105,7 @@ func (s *Store) tryPutWithRoom(d *draft, load *loadCall) (ok bool, err error) {
 		return false, err
 	}
 	defer done()
-	err = s.withRoom(func() (err error) {
+	err = s.withRoom(waitShare, func() (err error) {
 		ok, err = s.tryPut(d, load)
 		return err
 	})

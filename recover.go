@@ -110,6 +110,7 @@ func (s *Store) openDisk(files dir.FS, lock *os.File) error {
 		return errors.Join(fmt.Errorf("warmtier: open: %w", err), s.mapper.unreturned.returnAll(), s.disk.close())
 	}
 	s.segments.gone = -written(s.segments.all()) // by others
+	s.disk.limitMappings()
 	s.recovered = RecoveryStats{
 		Duration: time.Since(start), Clean: r.fromHint, Records: r.records, TruncatedBytes: r.tornBytes,
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 /*
@@ -111,7 +112,8 @@ func (r *room) isFruitless(number uint64) bool {
 }
 
 const (
-	// waitShare is the share of dead bytes from which on a Put waits for a compaction.
+	// waitShare is the share of dead bytes beyond which a Put waits for a compaction. A Delete waits while
+	// anything is dead.
 	waitShare = 0.1
 
 	// A store is overgrown when it maps more than overgrownLive times its live bytes and
@@ -126,16 +128,15 @@ const (
 )
 
 // withRoom calls try until it gets the room that it needs. When it returns ErrNoSpace dead segments are
-// swept; when that is errOverBudget and a compaction may give something back, withRoom waits. REQUIRES:
-// no lock held, Close waits for the caller.
-func (s *Store) withRoom(try func() error) error {
+// swept; when that is errOverBudget and more than share of the store is dead, which a compaction may give
+// back, withRoom waits. REQUIRES: no lock held, Close waits for the caller.
+func (s *Store) withRoom(share float64, try func() error) error {
 	err := try()
 	if !errors.Is(err, ErrNoSpace) {
 		return err
 	}
 	lockrank.AssertUnlocked()
-	s.maintenance.short.Store(true)
-	s.maintenance.request()
+	s.maintenance.lack(share)
 	s.room.waiting.Add(1)
 	defer s.room.waiting.Add(-1)
 	start := time.Now()
@@ -144,17 +145,18 @@ func (s *Store) withRoom(try func() error) error {
 	for {
 		change := s.room.next()
 		swept := s.sweepCounted()
-		if swept == 0 && !errors.Is(err, errOverBudget) {
+		s.releaseReplaced()
+		if err = try(); !errors.Is(err, ErrNoSpace) { // also when another sweep has just ended
 			return err
 		}
-		if err = try(); !errors.Is(err, ErrNoSpace) {
-			return err
-		}
-		if swept > 0 {
+		if swept > 0 || s.releasePool() {
 			continue
 		}
+		if !errors.Is(err, errOverBudget) {
+			return err
+		}
 		st := s.sizes()
-		if st.FragmentationRatio < waitShare || asked > 0 && s.room.isFruitless(asked) ||
+		if st.FragmentationRatio <= share || asked > 0 && s.room.isFruitless(asked) ||
 			s.opts.Maintenance.Disabled && !s.compacting.Load() {
 			select {
 			case <-change: // since the attempt
@@ -164,7 +166,7 @@ func (s *Store) withRoom(try func() error) error {
 			}
 		}
 		asked = s.room.ask()
-		s.maintenance.request()
+		s.maintenance.lack(share) // a compaction may have begun since
 		if changed, err := s.awaitChange(change); err != nil {
 			return err
 		} else if !changed {
@@ -186,6 +188,14 @@ func (s *Store) hurry() {
 	if p := s.pacing.Load(); p != nil {
 		p.urgent(1)
 	}
+}
+
+// waitShareOf returns the share of dead bytes beyond which a write of d waits for a compaction.
+func waitShareOf(d *draft) float64 {
+	if d.kind == record.KindTombstone {
+		return 0
+	}
+	return waitShare
 }
 
 // awaitChange waits for change, and reports false when nothing has changed for patience.

@@ -17,8 +17,8 @@ import (
 // with contentMu read-held, and leave with contentMu write-held. A reader needs no lock but
 // contentMu.
 type segmentTable struct {
-	// leaving is held around contentMu by whoever takes segments out, and by whoever must see the
-	// table between two removals: nobody walks it with contentMu held.
+	// leaving is held around contentMu by whoever takes segments out, or resumes one, and by whoever must
+	// see the table between two removals: nobody walks it with contentMu held.
 	leaving lockrank.Mutex[leaveRank]
 	gone    int64 // bytes that Put and Delete wrote to segments that left; guarded by leaving
 

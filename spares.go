@@ -25,6 +25,8 @@ type spares struct {
 	// or to make a spare.
 	mu   sync.RWMutex
 	kept []int // bytes kept back by each spare, 0 when it is missing
+	// limit is what all spares and everything mapped may take together; 0: no bound. Set by Open.
+	limit int64
 }
 
 // Numbers of spares. Each lane has its own for tombstones, since one for all runs out: see
@@ -175,6 +177,15 @@ func (d *disk) budgetFor(maxBytes int64) int64 {
 	return maxBytes - spares
 }
 
+// limitMappings ends Open: from here on what is mapped is bounded. A directory that holds more than
+// MaxBytes gets its spares nevertheless: without them nothing could be deleted.
+func (d *disk) limitMappings() {
+	if maxBytes := d.s.opts.MaxBytes; maxBytes > 0 && !d.s.opts.ReadOnly {
+		d.s.mapper.limit = d.budgetFor(maxBytes)
+		d.spares.limit = max(maxBytes, d.s.mapper.bytes.Load()+d.spares.bytes())
+	}
+}
+
 func (d *disk) keepSpares() {
 	d.spares.mu.Lock()
 	err := d.refillLocked()
@@ -217,7 +228,7 @@ func (d *disk) dropSpareLocked(i int) error {
 
 // makeSpareLocked makes spare i. REQUIRES: d.spares.mu held for writing, the spare is missing.
 func (d *disk) makeSpareLocked(i, size int) error {
-	if limit := d.s.opts.MaxBytes; limit > 0 && d.s.mapper.bytes.Load()+d.spares.bytesLocked()+int64(size) > limit {
+	if limit := d.spares.limit; limit > 0 && d.s.mapper.bytes.Load()+d.spares.bytesLocked()+int64(size) > limit {
 		return errOverBudget
 	}
 	file, err := d.fs.Create(spareFileName(i), size)

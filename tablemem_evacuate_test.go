@@ -19,7 +19,6 @@ func untilEvacuated(t *testing.T, s *Store, p point, fn func()) {
 		require.Less(t, i, 1_000_000, "no table is evacuated")
 		require.NoError(t, s.Put(idOf(i), nil))
 	}
-	s.hooks.at = nil
 }
 
 // Goal: a block that was evacuated stays mapped, with what is in it, for readers that are in one of
@@ -114,6 +113,7 @@ func TestEvacuate_ClosedDuringMove(t *testing.T) {
 		}
 	})
 	<-closed
+	s.hooks.at = nil
 }
 
 // Goal: a table that cannot be moved, for lack of memory, is not tried again with every write, and

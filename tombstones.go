@@ -42,14 +42,16 @@ func (d *disk) carryTombstones(r *round) (err error) {
 // have outside of leaving.
 //
 // Active segments count too: they may have dead records, and their minSeq is the lane's to change.
-// Lanes are asked before sealed segments. A segment that is sealed between the two looks is found
-// by the second, and one made in between has nothing old. In the opposite order neither look would
-// see a segment that a lane had resumed and that is sealed between them.
+// Lanes are asked before sealed segments: one that is sealed between the two looks is found by the
+// second, and one made in between has nothing old.
 //
-// A sweep asks beside rounds. It could pass the place of a target before that is published, and that of
-// the victim after it has left, and so miss a record that was copied and superseded, in both. So it asks
-// those that were in the table together, retired since or not: targets come before their victims go.
+// During both no segment leaves the table and no lane resumes one, for which both need the table's leaving
+// lock. A segment that was resumed between the two looks would be seen by neither. And a sweep, which asks
+// beside rounds, could pass the place of a target before that is published and the place of its victim
+// after that has left, and so miss a record that was copied and then superseded.
 func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
+	s.segments.leaving.Lock()
+	defer s.segments.leaving.Unlock()
 	oldest := uint64(math.MaxUint64)
 	for i := range s.lanes {
 		ln := &s.lanes[i]
@@ -60,9 +62,8 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 		ln.mu.Unlock()
 	}
 	_ = s.hooks.fire(pointCompactDead)
-	segs, _ := s.segments.snapshot()
-	for _, seg := range segs {
-		if !leaving[seg] && !seg.is(stateActive) && seg.deadBytes() > seg.tombstoneBytes {
+	for _, seg := range s.segments.all() {
+		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.tombstoneBytes {
 			oldest = min(oldest, seg.minSeq)
 		}
 	}

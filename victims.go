@@ -43,7 +43,7 @@ func (s *Store) policy(t trigger) policy {
 	switch {
 	case t != triggerAuto:
 		return everything{}
-	case s.nearlyFull():
+	case s.nearlyFull(), s.mapper.limit > 0 && s.room.waiting.Load() > 0:
 		return needed{bytes: s.opts.MaxBytes / 8}
 	}
 	return worthwhile{
@@ -86,7 +86,7 @@ func (w worthwhile) choose(victims []*victim, sizes Stats) (chosen []*victim) {
 func (w worthwhile) keepForLanes(begun int) int { return min(begun, w.mostKept) }
 
 // needed gives back about as many bytes as given, from the best victims, and keeps the memory: lanes
-// need it at once.
+// need it at once. Tombstones do not count: they may have to be copied.
 type needed struct{ bytes int64 }
 
 func (needed) sealShare() float64 { return waitShare }
@@ -98,7 +98,7 @@ func (p needed) choose(victims []*victim, _ Stats) (chosen []*victim) {
 			break
 		}
 		chosen = append(chosen, v)
-		dead += v.dead
+		dead += v.dead - v.seg.tombstoneBytes
 	}
 	return chosen
 }
@@ -178,16 +178,21 @@ func (c *compaction) claimVictims(victims []*victim) []*victim {
 	})
 }
 
-// fitOneTarget returns how many victims at the front of c.work fit into one target together, at
-// least 1, and how many bytes their tombstones take.
+// fitOneTarget returns how many victims at the front of c.work, at least 1, to copy into one target, and how
+// many bytes of it their tombstones take: those that fit together, and one more if so much of it is live that it
+// cannot leave. If that one left, its tombstones would need room as well.
 func (c *compaction) fitOneTarget() (victims, tombstones int) {
 	room := c.s.opts.SegmentSize - layout.HeaderSize
 	for n, v := range c.work {
 		own := int(v.seg.tombstoneBytes) + layout.DigestSize*len(v.seg.tombstones)
-		room -= int(v.seg.live.Load()) + layout.DigestSize*len(v.live) + own
-		if room < 0 && n > 0 {
+		live := int(v.seg.live.Load()) + layout.DigestSize*len(v.live)
+		switch {
+		case n > 0 && room < live:
+			return n + 1, tombstones
+		case n > 0 && room < live+own:
 			return n, tombstones
 		}
+		room -= live + own
 		tombstones += own
 	}
 	return len(c.work), tombstones

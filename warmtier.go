@@ -287,7 +287,8 @@ func (s *Store) startBackground() {
 		return
 	}
 	s.dead.on = true
-	s.sweepNoted() // what Open has found
+	s.noteAllDead() // what Open has found
+	s.sweepNoted()
 	if !s.opts.Maintenance.Disabled {
 		s.history.expectCycle(time.Now().Add(s.opts.Maintenance.Interval))
 		s.maintenance.died = died(s.sizes())

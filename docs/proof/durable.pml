@@ -1,7 +1,7 @@
 /*
- * What a directory store adds: files, flushes, the manifest, the durable commit of a round, tombstones;
- * and a kill or a power loss at any step, a second power loss during or after the recovery. README.md
- * says how to read this, and what is left out.
+ * What a directory store adds: files, flushes, the manifest, the durable commit of a round or of a sweep,
+ * tombstones, a lane that gets its segment back; and a kill or a power loss at any step, a second power loss
+ * during or after the recovery. README.md says how to read this, and what is left out.
  *
  * Names in [brackets] are the Go functions that a step models. One define, -DNAME, puts one mistake
  * into it; README.md lists them, and the script `check` demands that Spin refutes each.
@@ -20,8 +20,14 @@
 #ifndef COMPACTIONS
 #define COMPACTIONS 1
 #endif
+#ifndef SWEEPS
+#define SWEEPS 0
+#endif
 #ifndef CAP
 #define CAP 3         /* records in a segment */
+#endif
+#ifndef ROOM
+#define ROOM CAP      /* those of lanes */
 #endif
 #ifndef SEGS
 #define SEGS 5        /* files ever made; 0 is none */
@@ -43,6 +49,8 @@ byte synced[SEGS];         /* records of the file that are on the disk */
 byte header;               /* set of files whose header is on the disk */
 byte exists, named;        /* sets of files: in the directory; in the directory on the disk */
 byte targetKind;           /* set of files that compactions made */
+byte sealedSays, says[SEGS];   /* what headers say: the file ends there; so many records are durable */
+byte dsealedSays, dsays[SEGS]; /* the header synced last */
 byte bad, limit[SEGS];     /* files of which a sync failed, and how much of each is all that gets to the disk */
 byte listed, pending, next;    /* the manifest */
 byte dlisted, dpending, dnext; /* the one on the disk */
@@ -53,7 +61,10 @@ byte slot[IDS], state[SEGS], lane;
 byte intable, committed, durable;  /* sets of segments */
 byte drawn;                /* ids drawn and not published yet: segmentTable.pending */
 byte lastID, known;        /* disk.listed */
+byte resumes;              /* segmentTable.resumed */
+byte claimed;              /* set of segments that are a sweep's, a compaction's or a lane's to take */
 byte extent[SEGS];         /* what a flush has found, 0 for nothing to do */
+byte extentSealed;         /* of which it has found sealed */
 bool laneMu, manifestMu, flushing, failed;
 byte contentR;
 
@@ -75,10 +86,14 @@ proctype Writer() IMMORTAL {
 	byte k, id, g, v; bool del;
 	do
 	:: atomic { k < WRITES && !failed && !laneMu -> laneMu = true; contentR++;
+#ifdef TOMBSTONES
+		if :: id = 0 :: id = 1 fi;
+#else
 		if :: id = 0 :: k > 0 -> id = 1 fi;                         /* the first id is id 0 */
+#endif
 		if :: del = false :: slot[id] != 0 -> del = true fi; k++ };
 		if
-		:: lane == 0 || tail[lane] == CAP ->                        /* [makeRoom] */
+		:: lane == 0 || tail[lane] == ROOM ->                        /* [makeRoom] */
 			d_step { draw(g); drawn = drawn | BIT(g); exists = exists | BIT(g) };
 			d_step {                                                /* [publish, seal] */
 				intable = intable | BIT(g); committed = committed | BIT(g);
@@ -120,12 +135,16 @@ inline flush(ok) {
 		for (i : 1 .. SEGS - 1) {
 			if
 			:: ok && HAS(intable & committed, i) && state[i] == SEALED && extent[i] == 0 &&
-			   tail[i] > synced[i] -> extent[i] = tail[i]
+			   (tail[i] > synced[i] || !HAS(sealedSays, i)) ->      /* [isDirty] */
+				extent[i] = tail[i]; extentSealed = extentSealed | BIT(i)
 			:: else fi }
 		contentR--; i = 1; advance() };
 	do
 	:: d_step { i < SEGS -> header = header | BIT(i); durable = durable | BIT(i);  /* [flushSegment] */
-		synced[i] = (extent[i] > synced[i] -> extent[i] : synced[i]); extent[i] = 0; advance() }
+		dsays[i] = says[i]; dsealedSays = dsealedSays & ~BIT(i) | sealedSays & BIT(i);
+		synced[i] = (extent[i] > synced[i] -> extent[i] : synced[i]);
+		says[i] = extent[i]; sealedSays = sealedSays & ~BIT(i) | extentSealed & BIT(i);  /* [writeState] */
+		extent[i] = 0; advance() }
 #ifdef FAULTS
 	:: d_step { i < SEGS -> bad = bad | BIT(i); limit[i] = synced[i];  /* [disk.fail] */
 #ifndef SYNC_RETRIED
@@ -136,7 +155,7 @@ inline flush(ok) {
 #endif
 	:: i == SEGS -> break
 	od;
-	atomic { !manifestMu -> i = 0;                                  /* [listSegments] */
+	atomic { !manifestMu -> i = 0; extentSealed = 0;                                 /* [listSegments] */
 		l = LISTED(0, 0); p = PENDING(0); n = lastID + 1;
 		if
 		:: ok && (l & ~known) -> manifestMu = true
@@ -188,45 +207,197 @@ inline examine(seg) {
 		:: else fi } j = 0
 }
 
+/* [oldestDead] the lowest number of a dead record, no tombstone, in a segment that is not of gone */
+inline askLanes() {
+	atomic { !laneMu ->
+		if :: lane != 0 -> examine(lane); if :: m < oldest -> oldest = m :: else fi
+		   :: else fi; m = 0; dead = false }
+}
+inline askSealed(set) {
+	atomic { for (i : 1 .. SEGS - 1) {
+		if
+		:: HAS(intable & (set), i) && state[i] == SEALED ->
+			examine(i);
+			if :: dead && m < oldest -> oldest = m :: else fi
+		:: else fi } i = 0; m = 0; dead = false }
+}
+/* A lane that resumes a segment in between could hide it from both looks. */
+inline oldestDead(gone) {
+	do
+	:: d_step { seen = resumes; oldest = SEQS };
+#ifndef LANES_LAST
+		askLanes();
+#endif
+#ifdef NO_SNAPSHOT
+		askSealed(targetKind & ~(gone));
+		askSealed(~targetKind & ~(gone));
+#else
+		askSealed(~(gone));
+#endif
+#ifdef LANES_LAST
+		askLanes();
+#endif
+#ifdef RESUME_MISSED
+		break
+#else
+		if :: seen == resumes -> break :: else fi
+#endif
+	od;
+	seen = 0
+}
+
+/* [disk.commit] */
+inline commit(gone, joining) {
+#ifdef REMOVED_EARLY
+	d_step { exists = exists & ~(gone) };
+#endif
+#ifndef FLUSH_LEFT_OUT
+	flush(ok);
+	if :: !ok || failed -> ok = false; goto uncommitted :: else fi;
+#else
+	ok = true;
+#endif
+	d_step { for (i : 1 .. SEGS - 1) {                          /* [flushTarget] */
+		if :: HAS(joining, i) ->
+#ifndef TARGETS_UNSYNCED
+			says[i] = tail[i]; sealedSays = sealedSays | BIT(i); dsays[i] = tail[i]; dsealedSays = dsealedSays | BIT(i);
+			synced[i] = tail[i]; header = header | BIT(i);
+#endif
+			durable = durable | BIT(i)
+		   :: else fi } i = 0 };
+	atomic { !manifestMu -> manifestMu = true;
+		l = LISTED(gone, joining); p = PENDING(gone); n = lastID + 1 };
+	if :: skip :: d_step { manifestMu = false; ok = false }; goto uncommitted fi;  /* no space, say */
+#ifndef NAMES_UNSYNCED
+	syncDir();
+#endif
+	replaceManifest();
+#ifndef RENAME_UNSYNCED
+	if
+	:: syncDir()
+	:: d_step { uncertain = true; failed = true; manifestMu = false; ok = false }; goto uncommitted
+	fi;
+#endif
+	d_step { known = l; committed = committed | (joining);
+#ifndef LISTED_AGAIN
+		committed = committed & ~(gone);
+#endif
+		manifestMu = false };
+uncommitted:	skip;
+	d_step { l = 0; p = 0; n = 0 }
+}
+
+/* [removeFromTable] and then [disk.remove], one by one */
+inline leave(gone) {
+	atomic { contentR == 0 -> intable = intable & ~(gone) };
+	i = 1;
+	do
+	:: d_step { i < SEGS -> do :: i < SEGS && !HAS(gone, i) -> i++ :: else -> break od;
+		if :: i < SEGS -> exists = exists & ~BIT(i); i++ :: else fi }
+	:: else -> i = 0; break
+	od
+}
+
+/* [segment.isDead] and nobody's */
+#define DEAD(i) (HAS(intable & ~claimed, i) && state[i] == SEALED && SEG(slot[0]) != i && SEG(slot[1]) != i)
+
+#if SWEEPS > 0
+/* [Store.sweep] of all that is dead at some time */
+proctype Sweeper() IMMORTAL {
+	byte k, i, j, l, p, n, m, oldest, seen, mine, gone, stay; bool ok, dead, uncertain;
+	do
+	:: atomic { k < SWEEPS && !failed ->                            /* [claimAll] */
+			for (i : 1 .. SEGS - 1) { if :: DEAD(i) -> gone = gone | BIT(i) :: else fi } i = 0;
+			if :: gone == 0 -> goto nothing :: else -> k++; mine = gone; claimed = claimed | gone fi };
+#ifndef TOMBSTONE_SWEPT
+again:	oldestDead(gone);                                           /* [withoutNeeded, tombstonesOlder] */
+		d_step { for (i : 1 .. SEGS - 1) { for (j : 0 .. CAP - 1) {
+				if :: HAS(gone, i) && j < tail[i] && HAS(tomb, rec[i * CAP + j]) && rec[i * CAP + j] >= oldest ->
+					stay = stay | BIT(i)
+				   :: else fi } j = 0 } i = 0; oldest = 0;
+			gone = gone & ~stay };
+		if
+#ifndef LOOKED_ONCE
+		:: stay != 0 && gone != 0 -> stay = 0; goto again
+#endif
+		:: else -> stay = 0
+		fi;
+#endif
+		if
+		:: gone != 0 ->                                             /* [dropDead] */
+			commit(gone, 0);
+			if :: ok -> leave(gone) :: else fi
+		:: else
+		fi;
+		skip;
+		d_step { claimed = claimed & ~mine; mine = 0; gone = 0; ok = false; uncertain = false };
+nothing:	skip
+	:: d_step { true -> finished++ }; break
+	od
+}
+#endif
+
+/* [unsealLanes, claimSealed, unseal, resume] The lane gets back what the compaction had sealed. */
+inline unsealLane() {
+#ifndef FLUSH_BESIDE
+	atomic { !flushing -> flushing = true };                        /* [holdFlushes] */
+#endif
+	atomic { !laneMu -> laneMu = true;
+		ok = (lane == 0 && HAS(intable & ~claimed, sealed));
+		if
+		:: ok ->
+			claimed = claimed | BIT(sealed);
+			if
+#ifdef UNSEAL_PROMISES
+			:: true ->
+#else
+			:: HAS(sealedSays, sealed) ->
+#endif
+#ifndef UNSEAL_UNWRITTEN
+				says[sealed] = tail[sealed]; sealedSays = sealedSays & ~BIT(sealed)
+#else
+				skip
+#endif
+			:: else
+			fi
+		:: else
+		fi };
+	d_step { if :: ok -> claimed = claimed & ~BIT(sealed); state[sealed] = ACTIVE; lane = sealed; resumes++ :: else fi;
+#ifndef FLUSH_BESIDE
+		flushing = false;
+#endif
+		laneMu = false; ok = false }
+}
+
 /* Compactions choose any sealed segments, one target holds all that is live in them. */
 proctype Compactor() IMMORTAL {
-	byte i, j, k, l, p, n, m, oldest, target, victims, from[IDS], to[IDS];
+	byte i, j, k, l, p, n, m, oldest, seen, target, victims, sealed, from[IDS], to[IDS];
 	bool ok, dead, uncertain;
 	do
 	:: k < COMPACTIONS && !failed ->
 		atomic { !laneMu -> k++;                                    /* [sealLanes] */
-			if :: lane != 0 && tail[lane] > 0 -> state[lane] = SEALED; lane = 0 :: else fi };
-		/* [chooseVictims] any of them: which ones is policy */
+			if :: lane != 0 && tail[lane] > 0 -> sealed = lane; state[lane] = SEALED; lane = 0 :: else fi };
+		/* [chooseVictims, claimFor] any of them: which ones is policy */
 		atomic {
 			i = 1;
 			do
-			:: i < SEGS && HAS(intable, i) && state[i] == SEALED -> victims = victims | BIT(i); i++
+			:: i < SEGS && HAS(intable & ~claimed, i) && state[i] == SEALED -> victims = victims | BIT(i); i++
 			:: i < SEGS -> i++
 			:: i == SEGS -> i = 0; break
-			od };
-		if :: victims == 0 -> goto over :: else fi;
-		/* [newTarget, build] memory.pml takes this apart. [carryTombstones, oldestDead] sealed
-		 * segments first, then the lane. */
+			od; claimed = claimed | victims };
+		if :: victims == 0 -> goto over :: victims != 0 :: victims != 0 -> goto undone fi;  /* it may fail */
+		/* [newTarget, build] memory.pml takes this apart. [carryTombstones] */
 		atomic { !laneMu ->
 			draw(target); exists = exists | BIT(target); targetKind = targetKind | BIT(target);
-			state[target] = SEALED;
+			state[target] = SEALED; claimed = claimed | BIT(target);
 			for (i : 0 .. IDS - 1) {
 				if
 				:: slot[i] != 0 && HAS(victims, SEG(slot[i])) ->
 					from[i] = slot[i]; to[i] = LOC(target, tail[target]);
 					rec[to[i] - 1] = rec[from[i] - 1]; tail[target]++
-				:: else fi }
-			oldest = SEQS;
-			for (i : 1 .. SEGS - 1) {
-				if
-				:: HAS(intable & ~victims, i) && state[i] == SEALED ->
-					examine(i);
-					if :: dead && m < oldest -> oldest = m :: else fi
-				:: else fi } i = 0; m = 0; dead = false };
-		atomic { !laneMu ->
-			if :: lane != 0 -> examine(lane); if :: m < oldest -> oldest = m :: else fi
-			   :: else fi; m = 0; dead = false;
-			for (i : 1 .. SEGS - 1) {
+				:: else fi } i = 0 };
+		oldestDead(victims);
+		atomic { for (i : 1 .. SEGS - 1) {
 				for (j : 0 .. CAP - 1) {
 					if
 					:: HAS(victims, i) && j < tail[i] && HAS(tomb, rec[i * CAP + j]) &&
@@ -241,44 +412,9 @@ proctype Compactor() IMMORTAL {
 		atomic { !laneMu -> intable = intable | BIT(target);        /* [publish, commit] */
 			for (i : 0 .. IDS - 1) {
 				if :: to[i] != 0 && slot[i] == from[i] -> slot[i] = to[i] :: else fi } i = 0 };
-#ifdef REMOVED_EARLY
-		d_step { exists = exists & ~victims };
-#endif
-		/* [disk.commit] */
-#ifndef FLUSH_LEFT_OUT
-		flush(ok);
-		if :: !ok || failed -> goto undo :: else fi;
-#endif
-		d_step {                                                    /* [flushTarget] */
-#ifndef TARGETS_UNSYNCED
-			synced[target] = tail[target]; header = header | BIT(target);
-#endif
-			durable = durable | BIT(target) };
-		atomic { !manifestMu -> manifestMu = true;
-			l = LISTED(victims, BIT(target)); p = PENDING(victims); n = lastID + 1 };
-		if :: skip :: manifestMu = false; goto undo fi;             /* no space, say */
-#ifndef NAMES_UNSYNCED
-		syncDir();
-#endif
-		replaceManifest();
-#ifndef RENAME_UNSYNCED
-		if
-		:: syncDir()
-		:: d_step { uncertain = true; failed = true; manifestMu = false }; goto undo
-		fi;
-#endif
-		d_step { known = l; committed = committed | BIT(target);
-#ifndef LISTED_AGAIN
-			committed = committed & ~victims;
-#endif
-			manifestMu = false; l = 0; p = 0; n = 0 };
-		atomic { contentR == 0 -> intable = intable & ~victims };   /* [swap] */
-		i = 1;                                                      /* [disk.remove] one by one */
-		do
-		:: d_step { i < SEGS -> do :: i < SEGS && !HAS(victims, i) -> i++ :: else -> break od;
-			if :: i < SEGS -> exists = exists & ~BIT(i); i++ :: else fi }
-		:: else -> i = 0; break
-		od;
+		commit(victims, BIT(target));
+		if :: !ok -> goto undo :: else fi;
+		leave(victims);
 		goto over;
 undo:                                                               /* [undo] */
 		atomic { !laneMu ->
@@ -291,8 +427,11 @@ undo:                                                               /* [undo] */
 #endif
 		:: else -> exists = exists & ~BIT(target)
 		fi;
+undone:		skip;
+		d_step { claimed = claimed & ~victims; victims = 0; ok = false };
+		if :: sealed != 0 -> unsealLane() :: else fi;
 over:		skip;
-		d_step { victims = 0; target = 0; ok = false; l = 0; p = 0; n = 0;
+		d_step { claimed = claimed & ~(victims | BIT(target)); victims = 0; target = 0; sealed = 0; ok = false;
 			for (i : 0 .. IDS - 1) { from[i] = 0; to[i] = 0 } i = 0 }
 	:: d_step { k == COMPACTIONS || failed -> finished++ }; break
 	od
@@ -307,7 +446,8 @@ over:		skip;
 #endif
 
 /* A power loss keeps, of what was not synced, any names, either manifest, any headers, and in each file
- * any records up to the first that is missing: recovery cuts there. Files that do not count are spared. */
+ * any records up to the first that is missing: recovery cuts there; of each header the newest or the one
+ * synced last. Files that do not count are spared. */
 inline powerLoss() {
 	if
 	:: listed != dlisted || pending != dpending || next != dnext ->
@@ -323,6 +463,11 @@ inline powerLoss() {
 		:: HAS(exists | named, i) ->
 			exists = exists | BIT(i);
 			if :: HAS(bad, i) -> tail[i] = limit[i]; synced[i] = limit[i] :: else fi;
+			if
+			:: says[i] != dsays[i] || (sealedSays ^ dsealedSays) & BIT(i) ->
+				if :: says[i] = dsays[i]; sealedSays = sealedSays & ~BIT(i) | dsealedSays & BIT(i) :: skip fi
+			:: else
+			fi;
 			do :: tail[i] > synced[i] -> tail[i]-- :: break od
 		fi;
 		i++
@@ -349,6 +494,8 @@ inline recover() {
 			if
 			:: HAS(exists, i) && COUNTS(i) ->
 				counts = counts | BIT(i);
+				assert(tail[i] >= says[i]);                         /* damage in what was durable */
+				if :: HAS(sealedSays, i) -> tail[i] = says[i] :: else fi;
 				for (j : 0 .. CAP - 1) {                            /* [scan, putScanned] */
 					if
 					:: j < tail[i] && rec[i * CAP + j] > got[idOf[rec[i * CAP + j]]] ->
@@ -364,7 +511,7 @@ proctype Crash() {
 	byte i, j, counts, got[IDS], least[IDS], first[IDS]; bool opened;
 	atomic {
 #ifdef CRASH_LAST
-		finished == 3;                                              /* who is blocked is found then */
+		finished == 3 + (SWEEPS > 0 -> 1 : 0);                                              /* who is blocked is found then */
 #endif
 		crashed = true;
 		if
@@ -386,7 +533,9 @@ proctype Crash() {
 			least[0] = safe[0]; least[1] = safe[1];
 #ifndef SETTLE_UNSYNCED
 			for (i : 1 .. SEGS - 1) {
-				if :: HAS(counts, i) -> synced[i] = tail[i]; header = header | BIT(i) :: else fi } i = 0;
+				if :: HAS(counts, i) -> synced[i] = tail[i]; header = header | BIT(i);
+					says[i] = tail[i]; dsays[i] = tail[i] :: else fi } i = 0;
+			sealedSays = counts; dsealedSays = counts;
 #ifndef NOT_REWRITTEN
 			bad = bad & ~counts;
 #endif
@@ -400,7 +549,8 @@ proctype Crash() {
 		recover();
 		assert(!opened || VALUE(got[0]) == first[0] && VALUE(got[1]) == first[1]);
 		d_step {                                                    /* fewer final states */
-			for (i : 0 .. SEGS - 1) { tail[i] = 0; synced[i] = 0 } i = 0;
+			for (i : 0 .. SEGS - 1) { tail[i] = 0; synced[i] = 0; says[i] = 0; dsays[i] = 0 } i = 0;
+			sealedSays = 0; dsealedSays = 0;
 			header = 0; exists = 0; named = 0; listed = 0; pending = 0; next = 0; dlisted = 0;
 			dpending = 0; dnext = 0; counts = 0; opened = false; torn = false; bad = 0;
 			got[0] = 0; got[1] = 0; least[0] = 0; least[1] = 0; first[0] = 0; first[1] = 0 }
@@ -409,14 +559,34 @@ end:	do :: crashed od               /* the others stand still */
 }
 
 init {
+	byte i;
 	atomic {
+#ifdef TOMBSTONES
+		/* Everything is durable, and both ids are deleted: segments 1 and 2, sealed, with a dead record of
+		 * id 1 and the tombstone of id 0; the tombstone of id 1. The lane has resumed segment 3, with a
+		 * dead record of id 0. */
+		d_step {
+			rec[CAP] = 1; rec[CAP + 1] = 4; rec[2 * CAP] = 2; rec[3 * CAP] = 3; idOf[1] = 1; idOf[2] = 1; nextv = 5;
+			tomb = BIT(2) | BIT(4); tail[1] = 2; tail[2] = 1; tail[3] = 1;
+			for (i : 1 .. 3) { synced[i] = tail[i]; says[i] = tail[i]; dsays[i] = tail[i] } i = 0;
+			lastID = 3; header = 14; exists = 14; named = 14; listed = 14; dlisted = 14; next = 4; dnext = 4;
+			intable = 14; committed = 14; durable = 14; known = 14; sealedSays = 6; dsealedSays = 6;
+			state[1] = SEALED; state[2] = SEALED; state[3] = ACTIVE; lane = 3;
+			acked[0] = 4; acked[1] = 2; safe[0] = 4; safe[1] = 2; removed[0] = 4; removed[1] = 2 };
+#else
 		/* Segment 1, sealed and durable, holds a version of each id. */
 		d_step {
 			rec[CAP] = 1; rec[CAP + 1] = 2; idOf[1] = 0; idOf[2] = 1; nextv = 3; tail[1] = 2; synced[1] = 2;
 			lastID = 1; header = 2; exists = 2; named = 2; listed = 2; dlisted = 2; next = 2; dnext = 2;
+			says[1] = 2; dsays[1] = 2; sealedSays = 2; dsealedSays = 2;
 			intable = 2; committed = 2; durable = 2; known = 2; state[1] = SEALED;
 			slot[0] = LOC(1, 0); slot[1] = LOC(1, 1);
 			acked[0] = 1; acked[1] = 2; safe[0] = 1; safe[1] = 2 };
-		run Writer(); run Syncer(); run Compactor(); run Crash()
+#endif
+		run Writer(); run Syncer(); run Compactor(); run Crash();
+#if SWEEPS > 0
+		run Sweeper();
+#endif
+		i = 0
 	}
 }

@@ -39,7 +39,7 @@
 #define SEALED 2
 #define RETIRED 3
 
-/* Whose a segment is: only who has claimed it may take it out of the table or make it active again. */
+/* [segment.claimFor] Whose a segment is: only who has claimed it may take it out of the table or make it active again. */
 #define FREE 0
 #define SWEEP 1
 #define COMPACTION 2
@@ -105,7 +105,7 @@ inline remove(seg) {
 	intable = intable & ~BIT(seg)
 }
 
-/* [segment.seal] The sealer sets the state, then looks at live; a writer changes live, then looks at the
+/* [segment.seal, Store.noteIfDead] The sealer sets the state, then looks at live; a writer changes live, then looks at the
  * state: one of them sees what the other has done. */
 inline seal(seg) {
 	state[seg] = SEALED;
@@ -114,7 +114,7 @@ inline seal(seg) {
 #endif
 }
 
-/* Whoever lets go of a segment that stays looks at it again: what others noticed in between was not theirs. */
+/* [Store.unclaim] Whoever lets go of a segment that stays looks at it again: what others noticed in between was not theirs. */
 inline release(seg) {
 	claim[seg] = FREE;
 #ifndef RELEASE_BLIND
@@ -123,7 +123,7 @@ inline release(seg) {
 	skip
 }
 
-/* The sweep, with no lock held, by who noticed. It has entered, so that Close waits for it. */
+/* [Store.sweepNoted, sweepRunning] The sweep, with no lock held, by who noticed. It has entered, so that Close waits for it. */
 inline sweep() {
 #ifndef SWEEP_NOT_ENTERED
 	atomic { if :: closing -> goto swept :: else -> entered++ fi };
@@ -252,7 +252,7 @@ inline sealLane(l) {
 	d_step { RUNLOCK_LANE(l); rolling[l] = false }
 }
 
-/* A compaction that fails gives a lane without an active segment its sealed one back. */
+/* [unsealLanes] A compaction that fails gives a lane without an active segment its sealed one back. */
 inline resumeLane(l) {
 	atomic { !rolling[l] && !writing && !waiting && !laneMu[l] -> rolling[l] = true; readers++; laneMu[l] = true };
 	if
@@ -260,13 +260,11 @@ inline resumeLane(l) {
 #ifdef GIVEN_BACK_UNCLAIMED
 		if :: !HAS(intable, sealed[l]) -> sealed[l] = 0 :: else fi;
 #else
-		/* A victim is the compaction's already; what it did not choose may be a sweep's. */
-		atomic { if :: HAS(victims, sealed[l]) -> if :: HAS(intable, sealed[l]) :: else -> sealed[l] = 0 fi
-			    :: else -> if :: claim[sealed[l]] == FREE -> claim[sealed[l]] = LANE :: else -> sealed[l] = 0 fi fi };
+		/* [claimSealed] It may have left, or be a sweep's. */
+		atomic { if :: claim[sealed[l]] == FREE -> claim[sealed[l]] = LANE :: else -> sealed[l] = 0 fi };
 #endif
 		if :: sealed[l] != 0 ->
-			d_step { state[sealed[l]] = ACTIVE; lane[l] = sealed[l];
-				if :: !HAS(victims, sealed[l]) -> claim[sealed[l]] = FREE :: else fi }
+			d_step { state[sealed[l]] = ACTIVE; lane[l] = sealed[l]; claim[sealed[l]] = FREE }
 		   :: else
 		fi
 	:: else
@@ -275,7 +273,7 @@ inline resumeLane(l) {
 }
 
 proctype Compactor() {
-	byte i, n, g, c, target, victims, leaving, sealed[IDS], from[IDS], to[IDS]; bool published;
+	byte i, n, g, c, target, victims, leaving, sealed[IDS], from[IDS], to[IDS]; bool failed;
 	do
 	:: c < COMPACTIONS ->
 		c++;
@@ -356,13 +354,14 @@ undo:	                                                            /* [round.undo
 		d_step { remove(target) };
 		UNLOCK;
 		d_step { retire(target) };
-undone:		resumeLane(0); resumeLane(1);
+undone:		failed = true;
 done:		skip;
 		n = 1;
 		do                                                          /* victims that stay */
 		:: n < SEGS -> if :: HAS(victims, n) -> release(n) :: else fi; n++
 		:: else -> n = 0; break
 		od;
+		if :: failed -> resumeLane(0); resumeLane(1); failed = false :: else fi;
 		skip;
 		d_step { victims = 0; leaving = 0; target = 0; sealed[0] = 0; sealed[1] = 0;
 			for (i : 0 .. IDS - 1) { from[i] = 0; to[i] = 0 } i = 0; entered-- };
