@@ -109,10 +109,11 @@ func (s *Store) cycle() {
 func (s *Store) look() {
 	heard := s.room.heard()
 	if s.maintenance.mu.TryLock() {
-		reason := s.reasonToSkip(s.sizes(), time.Now())
+		st := s.sizes()
+		reason := s.reasonToSkip(st, time.Now())
 		s.maintenance.mu.Unlock()
 		if reason != "" {
-			s.room.answer(heard, false)
+			s.room.answer(heard, false, st.DeadBytes)
 			return
 		}
 	}
@@ -185,7 +186,7 @@ func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceRepo
 		m.noteSizes(s.sizes())
 	}
 	if r.Skipped != "" && r.Skipped != SkipBusy {
-		s.room.answer(heard, false)
+		s.room.answer(heard, false, st.DeadBytes)
 	}
 	s.releaseAll(s.pool.takeUnused(start.Add(-s.opts.Maintenance.Interval)))
 	_ = s.mapper.unreturned.returnAll() // what is left is in Stats
@@ -219,7 +220,8 @@ func (s *Store) hasDied(st Stats) bool {
 
 // isPressed reports whether little room is left, and a compaction would give some back.
 func (s *Store) isPressed(st Stats) bool {
-	return st.FragmentationRatio >= waitShare && (s.nearlyFull() || s.maintenance.short.Load())
+	return st.FragmentationRatio >= waitShare &&
+		(s.nearlyFull() || s.maintenance.short.Load() || s.room.waiting.Load() > 0)
 }
 
 // nearlyFull reports whether less than an eighth of MaxBytes is left.

@@ -41,6 +41,7 @@ type room struct {
 	change    chan struct{}
 	asked     uint64 // how often a writer has asked for a compaction
 	fruitless uint64 // askers up to this one got a compaction that gave nothing back
+	dead      int64  // bytes that were dead when that one began
 }
 
 // next returns the channel that the next change closes.
@@ -60,6 +61,11 @@ func (r *room) changed() {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.changedLocked()
+}
+
+// changedLocked is changed. REQUIRES: mu held.
+func (r *room) changedLocked() {
 	if r.change != nil {
 		close(r.change)
 		r.change = nil
@@ -82,21 +88,25 @@ func (r *room) heard() uint64 {
 }
 
 // answer ends what heard began: a compaction, or the look that decided against one. gave says that
-// something was given back.
-func (r *room) answer(heard uint64, gave bool) {
-	if !gave {
-		r.mu.Lock()
-		r.fruitless = max(r.fruitless, heard)
-		r.mu.Unlock()
-	}
-	r.changed()
-}
-
-// isFruitless reports whether the asker with this number was answered in vain.
-func (r *room) isFruitless(number uint64) bool {
+// something was given back; dead is how many bytes were dead when it began.
+func (r *room) answer(heard uint64, gave bool, dead int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.fruitless >= number
+	r.changedLocked()
+	if gave {
+		r.fruitless = 0
+	} else {
+		r.fruitless, r.dead = max(r.fruitless, heard), dead
+	}
+}
+
+// isFruitless reports whether the asker with this number was answered in vain, and no more is dead than
+// was then. A writer may come to run long after the answer, when others have used up what there was and left
+// dead bytes: then it asks again.
+func (r *room) isFruitless(number uint64, dead int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fruitless >= number && dead <= r.dead
 }
 
 const (
@@ -143,7 +153,7 @@ func (s *Store) withRoom(try func() error) error {
 			continue
 		}
 		st := s.sizes()
-		if st.FragmentationRatio < waitShare || asked > 0 && s.room.isFruitless(asked) ||
+		if st.FragmentationRatio < waitShare || asked > 0 && s.room.isFruitless(asked, st.DeadBytes) ||
 			s.opts.Maintenance.Disabled && !s.compacting.Load() {
 			select {
 			case <-change: // since the attempt

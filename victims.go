@@ -38,12 +38,12 @@ type policy interface {
 
 // policy returns the policy of a compaction that t starts now. A caller of Compact, and a store that
 // Open found fragmented, get everything; a maintenance cycle does what is worthwhile, and when little
-// room is left what is needed.
+// room is left, or too little for a writer that waits, what is needed.
 func (s *Store) policy(t trigger) policy {
 	switch {
 	case t != triggerAuto:
 		return everything{}
-	case s.nearlyFull():
+	case s.nearlyFull() || s.opts.MaxBytes > 0 && s.room.waiting.Load() > 0:
 		return needed{bytes: s.opts.MaxBytes / 8}
 	}
 	return worthwhile{
