@@ -94,7 +94,7 @@ func (s *Store) compact(ctx context.Context, trigger trigger) (_ CompactionStats
 	defer func() {
 		s.pacing.Store(nil)
 		s.compacting.Store(false)
-		s.room.answer(heard, c.stats.BytesReclaimed > 0 || isAborted(err))
+		s.room.answer(heard, c.stats.BytesReclaimed > 0 || isAborted(err), st.DeadBytes)
 	}()
 	c.own = onOwnGoroutine(ctx)
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))

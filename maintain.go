@@ -121,10 +121,11 @@ func (s *Store) cycle() {
 func (s *Store) look() {
 	heard := s.room.heard()
 	if s.maintenance.mu.TryLock() {
-		reason := s.reasonToSkip(s.sizes(), time.Now())
+		st := s.sizes()
+		reason := s.reasonToSkip(st, time.Now())
 		s.maintenance.mu.Unlock()
 		if reason != "" {
-			s.room.answer(heard, false)
+			s.room.answer(heard, false, st.DeadBytes)
 			return
 		}
 	}
@@ -198,7 +199,7 @@ func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceRepo
 		m.noteSizes(s.sizes())
 	}
 	if r.Skipped != "" && r.Skipped != SkipBusy {
-		s.room.answer(heard, false)
+		s.room.answer(heard, false, st.DeadBytes)
 	}
 	s.releaseAll(s.pool.takeUnused(start.Add(-s.opts.Maintenance.Interval)))
 	_ = s.mapper.unreturned.returnAll() // what is left is in Stats

@@ -22,7 +22,7 @@ func budgetUnderLoad(t *testing.T) (maxBytes int64, puts int, until time.Duratio
 	if d, ok := askedDuration(t); ok {
 		return 128 << 20, 1 << 30, d
 	}
-	return 16 << 20, sized(t, 15_000), time.Hour
+	return 8 << 20, sized(t, 3_000), time.Hour
 }
 
 func TestMaxBytes_NeverOverNeverRefused(t *testing.T) {

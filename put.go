@@ -107,6 +107,9 @@ func (s *Store) tryPutWithRoom(d *draft, load *loadCall) (ok bool, err error) {
 	defer done()
 	err = s.withRoom(waitShare, func() (err error) {
 		ok, err = s.tryPut(d, load)
+		if errors.Is(err, ErrNoSpace) && s.releasePool() { // a table cannot use memory kept for lanes
+			ok, err = s.tryPut(d, load)
+		}
 		return err
 	})
 	return ok, err

@@ -43,6 +43,7 @@ type room struct {
 	asked     uint64 // how often a writer has asked for a compaction
 	answered  uint64 // askers up to this one got a compaction that gave something back
 	fruitless uint64 // of the others, those up to this one got none that did
+	dead      int64  // bytes that were dead when that one began
 }
 
 // next returns the channel that the next change closes.
@@ -62,6 +63,11 @@ func (r *room) changed() {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.changedLocked()
+}
+
+// changedLocked is changed. REQUIRES: mu held.
+func (r *room) changedLocked() {
 	if r.change != nil {
 		close(r.change)
 		r.change = nil
@@ -84,16 +90,16 @@ func (r *room) heard() uint64 {
 }
 
 // answer ends what heard began: a compaction, or the look that decided against one. gave says that
-// something was given back.
-func (r *room) answer(heard uint64, gave bool) {
+// something was given back; dead is how many bytes were dead when it began.
+func (r *room) answer(heard uint64, gave bool, dead int64) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if gave {
 		r.answered = max(r.answered, heard)
 	} else {
-		r.fruitless = max(r.fruitless, heard)
+		r.fruitless, r.dead = max(r.fruitless, heard), dead
 	}
-	r.mu.Unlock()
-	r.changed()
+	r.changedLocked()
 }
 
 // isAsked reports whether a writer has asked and was not answered.
@@ -103,12 +109,14 @@ func (r *room) isAsked() bool {
 	return r.asked > max(r.answered, r.fruitless)
 }
 
-// isFruitless reports whether the asker with this number was answered in vain. One that got memory which
-// another writer took asks again: whatever was looked at since says nothing about it.
-func (r *room) isFruitless(number uint64) bool {
+// isFruitless reports whether the asker with this number was answered in vain, and no more is dead than
+// was then. One that got memory which another writer took asks again: whatever was looked at since says
+// nothing about it. So does one that comes to run long after the answer, when others have used up what
+// there was and left dead bytes.
+func (r *room) isFruitless(number uint64, dead int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return number > r.answered && number <= r.fruitless
+	return number > r.answered && number <= r.fruitless && dead <= r.dead
 }
 
 const (
@@ -156,7 +164,7 @@ func (s *Store) withRoom(share float64, try func() error) error {
 			return err
 		}
 		st := s.sizes()
-		if st.FragmentationRatio <= share || asked > 0 && s.room.isFruitless(asked) ||
+		if st.FragmentationRatio <= share || asked > 0 && s.room.isFruitless(asked, st.DeadBytes) ||
 			s.opts.Maintenance.Disabled && !s.compacting.Load() {
 			select {
 			case <-change: // since the attempt

@@ -1,41 +1,213 @@
 package warmtier
 
 import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
-// Goal: a large content that does not fit gets a compaction that gives back what is dead, although the
-// store is neither nearly full nor as fragmented as a cycle would want it.
-func TestRoom_LargeContentWaitsForWhatIsDead(t *testing.T) {
-	const n, largeSize = 10_000, 4_800_000
-	s, err := open("", &Options{MaxBytes: 16 << 20, SegmentSize: minSegmentSize}, hooks{hash: oneLane})
+/*
+Goal: a writer that waits for memory gets it when it is there, and ends in any case: when the store closes, when
+there is nothing to be had, and when the compaction that it waits for waits for it. Method: hooks stop the one while
+the other goes on.
+*/
+
+const neverInATest = time.Hour
+
+// fullStore returns a store at its budget's limit of whose n memories, of 1000 bytes, every third was deleted. Its
+// lanes have no room.
+func fullStore(t *testing.T, opts Options, h hooks) (s *Store, n int) {
+	t.Helper()
+	opts.MaxBytes = 2 * fullBytes
+	goroutines := runtime.NumGoroutine()
+	s, err := open("", &opts, h)
 	require.NoError(t, err)
-	fill(t, s, 0, n, 1000)
-	deleteWhere(t, s, 0, n, func(i int) bool { return i%5 == 0 })
-	st := s.Stats()
-	require.Greater(t, st.MappedBytes+largeSize, st.MaxBytes)
-	require.False(t, s.nearlyFull())
-	require.NoError(t, s.Put("large", make([]byte, largeSize)))
-	requireContents(t, s, 0, n, 1000, func(i int) bool { return i%5 > 0 })
-	require.NoError(t, s.Close())
+	t.Cleanup(func() {
+		require.NoError(t, s.Close())
+		requireReleased(t, s, goroutines)
+	})
+	n, _ = fillUp(t, s, 0, 1000)
+	deleteWhere(t, s, 0, n, func(i int) bool { return i%3 == 0 })
+	return s, n
 }
 
-// Goal: the index grows into memory that is kept for lanes.
-func TestRoom_IndexTakesWhatIsKeptForLanes(t *testing.T) {
-	s := openTest(t, &Options{MaxBytes: 2 << 20, SegmentSize: minSegmentSize, Maintenance: MaintenanceOptions{Disabled: true}}, hooks{})
-	require.NoError(t, s.Put("a", nil))
-	for {
-		mem, err := s.mapper.acquire(s.opts.SegmentSize)
-		if err != nil {
-			require.ErrorIs(t, err, errOverBudget)
-			break
+// What would break: a writer that comes to run late takes an answer for one of now.
+func TestRoom_AnswerOfThePast(t *testing.T) {
+	var r room
+	first := r.ask()
+	require.False(t, r.isFruitless(first, 100))
+	heard := r.heard()
+	second := r.ask()
+	r.answer(heard, false, 100)
+	require.True(t, r.isFruitless(first, 100))
+	require.False(t, r.isFruitless(second, 100), "it asked after that one had begun")
+	require.False(t, r.isFruitless(first, 101), "more is dead")
+	r.answer(r.heard(), true, 101)
+	require.False(t, r.isFruitless(first, 100), "something was given back")
+	require.False(t, r.isFruitless(second, 100))
+	third := r.ask()
+	r.answer(r.heard(), false, 50)
+	require.True(t, r.isFruitless(third, 50))
+}
+
+// Goal: Close ends the waits of writers, and waits for the writers.
+func TestRoom_ClosedBesideWaiting(t *testing.T) {
+	const writers = 5
+	var waiting atomic.Int64
+	built := pauseAt(pointCompactBuilt)
+	s, n := fullStore(t, Options{}, hooks{patience: neverInATest, at: both(built.hook, func(p point) error {
+		if p == pointRoomWait {
+			waiting.Add(1)
 		}
-		require.True(t, s.pool.offer(mem, 1<<10))
+		return nil
+	})})
+	var all sync.WaitGroup
+	errs := make([]error, writers)
+	for w := range writers {
+		all.Go(func() {
+			for i := 0; errs[w] == nil; i++ {
+				size := 1000
+				if w == 0 {
+					size = 2 * minSegmentSize
+				}
+				errs[w] = s.Put(idOf(n+w+writers*i), contentOf(0, 0, size))
+			}
+		})
 	}
-	for i := range 4000 { // the tables of 4,000 memories need another block
-		require.NoError(t, s.Put(idOf(i), nil))
+	<-built.reached
+	require.True(t, waitFor(func() bool { return waiting.Load() >= writers }))
+	closed := make(chan error)
+	go func() { closed <- s.Close() }()
+	all.Wait()
+	for _, err := range errs {
+		require.ErrorIs(t, err, ErrClosed)
 	}
-	require.Positive(t, s.pool.count())
+	close(built.proceed)
+	require.NoError(t, <-closed)
+}
+
+// Goal: what changes after a writer has tried, and before it waits, wakes it. Method: at that moment everything is
+// deleted, by somebody whose sweep is the only change.
+func TestRoom_NoWakeUpLost(t *testing.T) {
+	var s *Store
+	var n int
+	var once sync.Once
+	built := pauseAt(pointCompactBuilt)
+	var on atomic.Bool
+	at := func(p point) error {
+		if !on.Load() {
+			return nil
+		}
+		if p == pointRoomWait {
+			once.Do(func() {
+				<-built.reached // the compaction does nothing from here on
+				elsewhere(func() {
+					for i := range n {
+						if _, err := s.Delete(idOf(i)); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			})
+		}
+		return built.hook(p)
+	}
+	s, n = fullStore(t, Options{Compaction: CompactionOptions{MaxOverhead: 1}}, hooks{patience: 20 * time.Second, at: at})
+	on.Store(true)
+	begun := time.Now()
+	for i := range 3 * 60 { // more than lanes have room for
+		require.NoError(t, s.Put(idOf(n+i), contentOf(n+i, 0, 1000)))
+	}
+	require.Less(t, time.Since(begun), 20*time.Second)
+	close(built.proceed)
+	requireContents(t, s, n, n+3*60, 1000, all)
+}
+
+// putting is a log handler that stores memories.
+type putting struct{ put func(message string) }
+
+func (h putting) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h putting) Handle(_ context.Context, r slog.Record) error {
+	h.put(r.Message)
+	return nil
+}
+func (h putting) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h putting) WithGroup(string) slog.Handler      { return h }
+
+// Goal: a Put that runs on the goroutine of the compaction it would wait for ends all the same.
+func TestRoom_PutInsideCompaction(t *testing.T) {
+	for _, from := range []string{"OnProgress", "Logger"} {
+		t.Run(from, func(t *testing.T) {
+			var s *Store
+			var next atomic.Int64
+			var on atomic.Bool
+			var refused atomic.Int64
+			put := func() {
+				if !on.Load() {
+					return
+				}
+				for range 100 { // more than a lane has room for
+					i := int(next.Add(1))
+					switch err := s.Put(idOf(i), contentOf(i, 0, 1000)); {
+					case err == nil:
+					case errors.Is(err, ErrNoSpace):
+						refused.Add(1)
+						return
+					case errors.Is(err, ErrClosed): // maintenance compacts as well
+						return
+					default:
+						t.Error(err)
+					}
+				}
+			}
+			opts := Options{}
+			if from == "OnProgress" {
+				opts.Compaction.OnProgress = func(CompactionProgress) { put() }
+			} else {
+				opts.Logger = slog.New(putting{func(message string) {
+					if strings.HasPrefix(message, "compaction round") {
+						put()
+					}
+				}})
+			}
+			opts.Compaction.MaxOverhead = 1
+			full, n := fullStore(t, opts, hooks{patience: time.Millisecond})
+			s = full
+			next.Store(int64(n))
+			on.Store(true)
+			for range 5 {
+				_, err := s.Compact(t.Context())
+				if !errors.Is(err, ErrCompactionInProgress) {
+					require.NoError(t, err)
+				}
+			}
+			on.Store(false)
+			require.NoError(t, s.Close())
+			t.Logf("%d refused", refused.Load())
+		})
+	}
+}
+
+// Goal: a writer that needs more than one segment gets it as long as enough is dead, although the store is not
+// nearly full.
+func TestRoom_MoreThanWhatIsFree(t *testing.T) {
+	s := budgeted(t, "memory", Options{MaxBytes: 4 * fullBytes}, hooks{hash: oneLane})
+	const size = 1000
+	n := int(3 * fullBytes / bytesOf(1, size))
+	fill(t, s, 0, n, size)
+	deleteWhere(t, s, 0, n, func(i int) bool { return i%5 == 0 })
+	free := s.opts.MaxBytes - s.Stats().MappedBytes
+	require.False(t, s.nearlyFull())
+	large := make([]byte, free+s.Stats().DeadBytes/2)
+	require.NoError(t, s.Put("large", large))
+	requireContents(t, s, 0, n, size, func(i int) bool { return i%5 != 0 })
 }

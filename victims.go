@@ -38,7 +38,7 @@ type policy interface {
 
 // policy returns the policy of a compaction that t starts now. A caller of Compact, and a store that
 // Open found fragmented, get everything; a maintenance cycle does what is worthwhile, and when little
-// room is left what is needed.
+// room is left, or too little for a writer that waits, what is needed.
 func (s *Store) policy(t trigger) policy {
 	switch {
 	case t != triggerAuto:

@@ -18,6 +18,36 @@ var faults = []fault{
 		test: "TestCompact_LargePutUnderWay",
 	},
 	{
+		name: "sweep of what others have claimed", file: "sweep.go",
+		old: "case !seg.claimFor(ownerSweep):", new: "case !seg.claimFor(ownerSweep) && false:",
+		test: "TestSweep_NotWhatARoundNeeds",
+	},
+	{
+		name: "wake-up lost", file: "room.go",
+		old: "\tcase <-change:\n\t\treturn true, nil", new: "\tcase <-s.room.next():\n\t\treturn true, nil",
+		test: "TestRoom_NoWakeUpLost",
+	},
+	{
+		name: "answer of the past", file: "room.go",
+		old: "r.fruitless >= number && dead <= r.dead", new: "r.fruitless >= number",
+		test: "TestRoom_AnswerOfThePast",
+	},
+	{
+		name: "lanes not given back", file: "compact.go",
+		old: "c.s.unsealLanes(c.sealed)", new: "_ = c.sealed",
+		test: "TestBounded_FailedCompactionGivesLanesBack",
+	},
+	{
+		name: "lanes sealed before it is known that a round can run", file: "compact.go",
+		old: "\tif err := c.mayRun(); err != nil {", new: "\tc.sealed = nil; c.s.sealLanes(0); if err := c.mayRun(); err != nil {",
+		test: "TestBounded_RefusedCyclesChangeNothing",
+	},
+	{
+		name: "budget not checked", file: "mmap.go",
+		old: "m.limit > 0 && now+int64(size) > m.limit", new: "false",
+		test: "TestMaxBytes_NeverOverNeverRefused/memory",
+	},
+	{
 		name: "reserve kept for good", file: "maintain.go",
 		old: "s.pool.takeUnused(start.Add(-s.opts.Maintenance.Interval))", new: "nil",
 		test: "TestMaintain_Reserve",

@@ -1,0 +1,159 @@
+package warmtier
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+/*
+Goal: a store that is full of live memories refuses what it has no room for, with the figures, and is as it was;
+reads and deletions go on, and make room again. Method: each kind of write meets the limit of a small
+budget.
+*/
+
+const fullBytes = 16 * minSegmentSize
+
+// budgeted returns a store with this budget, and its medium as a name: "memory" or "directory".
+func budgeted(t *testing.T, medium string, opts Options, h hooks) *Store {
+	t.Helper()
+	opts.SyncInterval = -1
+	dir := ""
+	if medium == "directory" {
+		dir = fastDir(t)
+	}
+	s, err := open(dir, &opts, h)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if !s.isClosed() {
+			require.NoError(t, s.Close())
+		}
+		require.Zero(t, s.mapper.bytes.Load())
+	})
+	return s
+}
+
+// fillUp stores memories of size bytes until one is refused, and returns how many there are.
+func fillUp(t *testing.T, s *Store, from, size int) (n int, refused error) {
+	t.Helper()
+	for n = from; refused == nil; n++ {
+		refused = s.Put(idOf(n), contentOf(n, 0, size))
+	}
+	require.ErrorIs(t, refused, ErrNoSpace)
+	return n - 1, refused
+}
+
+// requireTold checks that err says what a refused write has to say.
+func requireTold(t *testing.T, s *Store, err error) {
+	t.Helper()
+	require.ErrorIs(t, err, ErrNoSpace)
+	st := s.Stats()
+	require.ErrorContains(t, err, fmt.Sprintf("MaxBytes %d", s.opts.MaxBytes))
+	require.ErrorContains(t, err, fmt.Sprintf("%d bytes of records are live, %d dead", st.LiveBytes, st.DeadBytes))
+}
+
+func TestMaxBytes_Full(t *testing.T) {
+	for _, medium := range []string{"memory", "directory"} {
+		for _, size := range []int{100, 1000, 20_000} {
+			t.Run(fmt.Sprintf("%s/%d", medium, size), func(t *testing.T) {
+				s := budgeted(t, medium, Options{MaxBytes: fullBytes}, hooks{})
+				n, err := fillUp(t, s, 0, size)
+				require.Greater(t, bytesOf(n, size), int64(fullBytes/2))
+				requireTold(t, s, err)
+				before := settled(s)
+				for _, write := range map[string]func() error{
+					"put":       func() error { return s.Put(idOf(n), contentOf(n, 0, size)) },
+					"large put": func() error { return s.Put(idOf(n), make([]byte, 2*minSegmentSize)) },
+					"overwrite with a large one": func() error {
+						return s.Put(idOf(0), make([]byte, 2*minSegmentSize))
+					},
+					"load": func() error {
+						_, err := s.GetOrLoad(t.Context(), idOf(n), func(context.Context) ([]byte, error) {
+							return make([]byte, 2*minSegmentSize), nil
+						})
+						return err
+					},
+				} {
+					requireTold(t, s, write())
+					after := settled(s)
+					require.LessOrEqual(t, after.MappedBytes+after.SegmentDetails.SpareBytes, int64(fullBytes))
+					require.Equal(t, before.TotalBytes, after.TotalBytes)
+					require.Equal(t, before.LiveBytes, after.LiveBytes)
+					require.Equal(t, before.Memories, after.Memories)
+				}
+				requireContents(t, s, 0, n+1, size, func(i int) bool { return i < n })
+
+				// Deletions go on, and make room.
+				deleteWhere(t, s, 0, n, odd)
+				fill(t, s, n, n+n/4, size)
+				requireContents(t, s, 0, n, size, func(i int) bool { return !odd(i) })
+				requireContents(t, s, n, n+n/4, size, all)
+				deleteWhere(t, s, 0, n+n/4, func(i int) bool { return !odd(i) || i >= n })
+				require.Zero(t, s.Len()-countKept(n/4, func(i int) bool { return !odd(i+n) || i+n >= n }))
+				fill(t, s, 0, n*2/3, size)
+				requireContents(t, s, 0, n*2/3, size, all)
+				require.LessOrEqual(t, s.Stats().MappedBytes+s.Stats().SegmentDetails.SpareBytes, int64(fullBytes))
+			})
+		}
+	}
+}
+
+// Goal: large memories, each with a segment of its own, fill the budget too, and leave it when they are deleted or
+// overwritten.
+func TestMaxBytes_FullOfLarge(t *testing.T) {
+	for _, medium := range []string{"memory", "directory"} {
+		t.Run(medium, func(t *testing.T) {
+			const size = 100_000
+			s := budgeted(t, medium, Options{MaxBytes: fullBytes}, hooks{})
+			n, err := fillUp(t, s, 0, size)
+			requireTold(t, s, err)
+			require.Greater(t, n, 5)
+			requireContents(t, s, 0, n, size, all)
+			requireTold(t, s, s.Put(idOf(n), contentOf(n, 0, size)))
+			n-- // in a directory tombstones take a segment
+			deleteWhere(t, s, n, n+1, all)
+			for range 3 {
+				requireContents(t, s, 0, n, size, all)
+				deleteWhere(t, s, 0, n, odd)
+				for i := 1; i < n; i += 2 {
+					require.NoError(t, s.Put(idOf(i), contentOf(i, 0, size)))
+				}
+			}
+		})
+	}
+}
+
+// Goal: a table of the index that does not fit is refused as a segment is. Method: all memories in one shard, whose
+// table is larger than a segment.
+func TestMaxBytes_FullWhenIndexGrows(t *testing.T) {
+	for _, medium := range []string{"memory", "directory"} {
+		t.Run(medium, func(t *testing.T) {
+			s := budgeted(t, medium, Options{MaxBytes: 2 * fullBytes}, hooks{hash: oneLane})
+			n := 0
+			var err error
+			for ; err == nil; n++ {
+				err = s.Put(idOf(n), nil)
+			}
+			n--
+			requireTold(t, s, err)
+			require.Greater(t, maxOf(roomsLeft(s)), 1000, "it is not a segment that was refused")
+			before := settled(s)
+			requireTold(t, s, s.Put(idOf(n), nil))
+			require.Equal(t, before.TotalBytes, settled(s).TotalBytes)
+			deleteWhere(t, s, 0, n, odd)
+			for i := 0; i < n; i += 2 {
+				require.NoError(t, s.Put(idOf(i), contentOf(i, 0, 20)))
+			}
+			requireContents(t, s, 0, n, 20, func(i int) bool { return !odd(i) })
+		})
+	}
+}
+
+func maxOf(list []int) (most int) {
+	for _, n := range list {
+		most = max(most, n)
+	}
+	return most
+}
