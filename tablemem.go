@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -82,15 +83,14 @@ func (m *tableMemory) acquire(slots int) (table, error) {
 	defer m.mu.Unlock()
 	mapped := blockSize(size)
 	if mapped == 0 {
-		mem, err := m.mapLocked(vm.RoundUp(size, vm.PageSize))
-		if err != nil {
-			return nil, err
-		}
-		return tableOf(mem)[:slots], nil
+		return m.acquireOwnLocked(slots)
 	}
 	b := m.last()
 	if b == nil || len(b.mem)-b.used < size {
 		mem, err := m.mapLocked(mapped)
+		if errors.Is(err, ErrNoSpace) { // a block has room for many tables, which may be what is too much
+			return m.acquireOwnLocked(slots)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -103,6 +103,15 @@ func (m *tableMemory) acquire(slots int) (table, error) {
 	b.live += size
 	m.chooseSparse()
 	return tableOf(mem), nil
+}
+
+// acquireOwnLocked returns a table with a mapping of its own. REQUIRES: m.mu held.
+func (m *tableMemory) acquireOwnLocked(slots int) (table, error) {
+	mem, err := m.mapLocked(vm.RoundUp(slots*slotSize, vm.PageSize))
+	if err != nil {
+		return nil, err
+	}
+	return tableOf(mem)[:slots], nil
 }
 
 // mapLocked returns size bytes whose pages are present. REQUIRES: m.mu held.

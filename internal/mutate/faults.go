@@ -29,7 +29,7 @@ var faults = []fault{
 	},
 	{
 		name: "answer of the past", file: "room.go",
-		old: "r.fruitless >= number && dead <= r.dead", new: "r.fruitless >= number",
+		old: "number <= r.fruitless && dead <= r.dead", new: "number <= r.fruitless",
 		test: "TestRoom_AnswerOfThePast",
 	},
 	{
