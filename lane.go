@@ -81,6 +81,12 @@ func (s *Store) roll(ln *lane, d *draft) error {
 		spec.least = segmentSizeFor(d.size)
 	}
 	seg, err := s.createSegment(spec)
+	if errors.Is(err, ErrNoSpace) {
+		if seg := s.takeHalfEmpty(d.size); seg != nil {
+			s.resume(ln, seg)
+			return nil
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -226,6 +232,28 @@ func (s *Store) takePartial(size int) *segment {
 	}
 }
 
+// takeHalfEmpty returns the sealed segment of a memory store that has the most room, and room for size
+// bytes, or nil when there is none: a lane resumes it where it cannot get memory. Otherwise a compaction
+// that merges what is left of several lanes at the limit would leave them with nothing to write to, though
+// there is room. REQUIRES: the lane's rolling held, and no other lock.
+func (s *Store) takeHalfEmpty(size int) *segment {
+	if s.leavesTombstones() { // in a file the records that follow have to be told from a torn tail
+		return nil
+	}
+	for {
+		var best *segment
+		for _, seg := range s.segments.all() {
+			if seg.is(stateSealed) && seg.claimedBy() == unclaimed && !seg.large && !seg.damaged.Load() &&
+				seg.room(1) >= size && (best == nil || seg.room(1) > best.room(1)) {
+				best = seg
+			}
+		}
+		if best == nil || s.claimSealed(best) {
+			return best
+		}
+	}
+}
+
 // claimSealed claims seg for a lane that resumes it, if nobody else has claimed it and its file allows
 // that.
 func (s *Store) claimSealed(seg *segment) bool {
@@ -262,6 +290,7 @@ func (s *Store) resume(ln *lane, seg *segment) {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	s.segments.mu.Lock() // a flush looks at sealed segments under it
+	seg.copied.CompareAndSwap(0, seg.recordBytes())
 	seg.inFile.sealed.Store(false)
 	seg.sealedEarly.Store(false)
 	seg.state.Store(int32(stateActive))

@@ -164,8 +164,9 @@ func (s *Store) withRoom(share float64, try func() error) error {
 			return err
 		}
 		st := s.sizes()
-		if st.FragmentationRatio <= share || asked > 0 && s.room.isFruitless(asked, st.DeadBytes) ||
-			s.opts.Maintenance.Disabled && !s.compacting.Load() {
+		// A compaction under way may have copied most of what was dead, and have yet to give it back.
+		hopeless := st.FragmentationRatio <= share || s.opts.Maintenance.Disabled
+		if hopeless && !s.compacting.Load() || asked > 0 && s.room.isFruitless(asked, st.DeadBytes) {
 			select {
 			case <-change: // since the attempt
 				continue

@@ -72,6 +72,7 @@ type segmentShared struct {
 	refs        atomic.Int64
 	records     atomic.Int64 // how many lie below tail; changes with it
 	state       atomic.Int32
+	copied      atomic.Int64 // bytes of a target when a lane resumed it; 0 for others
 	damaged     atomic.Bool  // a compaction met damage in it; written by compactions
 	sealedEarly atomic.Bool  // sealed although it had room: compactions merge such segments
 	owner       atomic.Int32 // an owner: who has claimed it (I5)
@@ -144,10 +145,13 @@ func (seg *segment) is(st segmentState) bool {
 
 // written returns how many bytes of its records were written by Put and Delete.
 func (seg *segment) written() int64 {
-	if seg.kind != layout.KindLane {
-		return 0 // copies
+	copied := int64(0)
+	if seg.kind != layout.KindLane { // a target, and what lanes have added since it was one
+		if copied = seg.copied.Load(); copied == 0 {
+			return 0
+		}
 	}
-	return seg.recordBytes()
+	return seg.recordBytes() - copied
 }
 
 func written(segs []*segment) (bytes int64) {
