@@ -139,5 +139,7 @@ func TestOpenWait(t *testing.T) {
 	require.NotErrorIs(t, err, ErrLocked)
 	_, err = OpenWait(t.Context(), dir, &Options{SegmentSize: -1})
 	require.ErrorIs(t, err, ErrInvalidOptions, "no reason to wait")
-	require.PanicsWithValue(t, "warmtier: nil context", func() { _, _ = OpenWait(nil, dir, nil) }) //nolint:staticcheck // the point
+	require.PanicsWithValue(t, "warmtier: nil context", func() {
+		_, _ = OpenWait(nil, dir, nil) //nolint:staticcheck // the point
+	})
 }

@@ -123,7 +123,8 @@ func TestOutput_LinksAreFollowed(t *testing.T) {
 		{"dangling", "target", false, links{"link": "target"}},
 		{"into another directory", "other/target", true, links{"link": "other/target"}},
 		{"dangling, into another directory", "other/target", false, links{"link": "other/target"}},
-		{"to a link that is relative to its own directory", "target", true, links{"link": "other/next", "other/next": "../target"}},
+		{"to a link that is relative to its own directory", "target", true,
+			links{"link": "other/next", "other/next": "../target"}},
 		{"by way of a directory that is a link", "deep/target", true, links{"way": "deep/er", "link": "way/../target"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
