@@ -91,6 +91,9 @@ func (m *tableMemory) acquire(slots int) (table, error) {
 	b := m.last()
 	if b == nil || len(b.mem)-b.used < size {
 		mem, err := m.mapLocked(mapped)
+		if err != nil { // near a limit a block for this table alone may do
+			mem, err = m.mapLocked(vm.RoundUp(size, vm.PageSize))
+		}
 		if err != nil {
 			return nil, err
 		}
