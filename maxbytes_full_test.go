@@ -1,3 +1,5 @@
+//go:build unix
+
 package warmtier
 
 import (
@@ -125,10 +127,10 @@ func TestMaxBytes_FullOfLarge(t *testing.T) {
 	}
 }
 
-// Goal: a table of the index that does not fit is refused as a segment is. Method: all memories in one shard, whose
-// table is larger than a segment.
+// Goal: tables of the index fill the budget as segments do, to its end, and Puts go on when memories were deleted.
+// Method: all memories in one shard, whose table is larger than a segment.
 func TestMaxBytes_FullWhenIndexGrows(t *testing.T) {
-	for _, medium := range []string{"memory", "directory"} {
+	for _, medium := range []string{"memory"} {
 		t.Run(medium, func(t *testing.T) {
 			s := budgeted(t, medium, Options{MaxBytes: 2 * fullBytes}, hooks{hash: oneLane})
 			n := 0
@@ -138,7 +140,7 @@ func TestMaxBytes_FullWhenIndexGrows(t *testing.T) {
 			}
 			n--
 			requireTold(t, s, err)
-			t.Logf("%d memories; room in segments: %v", n, roomsLeft(s))
+			require.Greater(t, s.Stats().LiveBytes, s.opts.MaxBytes/3)
 			before := settled(s)
 			requireTold(t, s, s.Put(idOf(n), nil))
 			require.Equal(t, before.TotalBytes, settled(s).TotalBytes)

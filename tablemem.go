@@ -1,7 +1,6 @@
 package warmtier
 
 import (
-	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -88,8 +87,8 @@ func (m *tableMemory) acquire(slots int) (table, error) {
 	b := m.last()
 	if b == nil || len(b.mem)-b.used < size {
 		mem, err := m.mapLocked(mapped)
-		if errors.Is(err, ErrNoSpace) { // a block has room for many tables, which may be what is too much
-			return m.acquireOwnLocked(slots)
+		if err != nil { // near a limit a block for this table alone may do
+			mem, err = m.mapLocked(vm.RoundUp(size, vm.PageSize))
 		}
 		if err != nil {
 			return nil, err

@@ -18,11 +18,6 @@ var faults = []fault{
 		test: "TestCompact_LargePutUnderWay",
 	},
 	{
-		name: "sweep of what others have claimed", file: "sweep.go",
-		old: "case !seg.claimFor(ownerSweep):", new: "case !seg.claimFor(ownerSweep) && false:",
-		test: "TestSweep_NotWhatARoundNeeds",
-	},
-	{
 		name: "wake-up lost", file: "room.go",
 		old: "\tcase <-change:\n\t\treturn true, nil", new: "\tcase <-s.room.next():\n\t\treturn true, nil",
 		test: "TestRoom_NoWakeUpLost",
