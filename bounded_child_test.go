@@ -68,8 +68,7 @@ func limitAddressSpace(t *testing.T, more uint64) {
 // not met by it.
 func prepareRuntime() {
 	heap := make([]byte, 100<<20)
-	runtime.KeepAlive(heap)
-	heap = nil
+	runtime.KeepAlive(heap) // and then garbage
 	runtime.GC()
 	var all, begun sync.WaitGroup
 	begun.Add(16)

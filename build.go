@@ -186,7 +186,8 @@ func (c *compaction) mayRun() error {
 	least := int64(math.MaxInt64)
 	for _, seg := range c.s.segments.all() {
 		live, dead := seg.live.Load(), seg.deadBytes()
-		if dead > 0 && !seg.damaged.Load() && (seg.is(stateSealed) || fragmentation(dead, live+dead) >= c.policy.sealShare()) {
+		candidate := seg.is(stateSealed) || fragmentation(dead, live+dead) >= c.policy.sealShare()
+		if candidate && dead > 0 && !seg.damaged.Load() {
 			least = min(least, live)
 		}
 	}

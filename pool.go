@@ -73,8 +73,8 @@ func (p *segmentPool) take() []byte {
 }
 
 // lend takes out everything for a compaction, the survivor first, and starts counting begun segments
-// from 0. present is how many bytes of the first have their pages; all others have all of them. begun is how many were counted, 0 if
-// the count began longer ago than lately.
+// from 0. present is how many bytes of the first have their pages; all others have all of them. begun
+// is how many were counted, 0 if the count began longer ago than lately.
 func (p *segmentPool) lend(lately time.Duration) (mems [][]byte, present, begun int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -99,14 +100,19 @@ func requireSameState(t *testing.T, before, after Stats) {
 	require.Equal(t, state(before), state(after))
 }
 
+// passThrough waits until nobody holds l.
+func passThrough(l sync.Locker) {
+	l.Lock()
+	defer l.Unlock()
+}
+
 // requireUnpinned checks that no pin and no lock is left.
 func requireUnpinned(t *testing.T, s *Store) {
 	t.Helper()
 	s.dead.running.Lock() // a sweep under way flushes, and pins what it flushes
 	defer s.dead.running.Unlock()
 	require.Zero(t, s.Stats().SegmentDetails.RetiredBytes)
-	s.contentMu.Lock()
-	s.contentMu.Unlock() //nolint:staticcheck // nobody holds it any more
+	passThrough(&s.contentMu)
 	for _, seg := range s.segments.all() {
 		require.EqualValues(t, 1, seg.refs.Load(), "references to %s", seg.name())
 	}

@@ -24,7 +24,9 @@ func TestRoom_LargeContentWaitsForWhatIsDead(t *testing.T) {
 
 // Goal: the index grows into memory that is kept for lanes.
 func TestRoom_IndexTakesWhatIsKeptForLanes(t *testing.T) {
-	s := openTest(t, &Options{MaxBytes: 2 << 20, SegmentSize: minSegmentSize, Maintenance: MaintenanceOptions{Disabled: true}}, hooks{})
+	opts := quiet()
+	opts.MaxBytes = 2 << 20
+	s := openTest(t, opts, hooks{})
 	require.NoError(t, s.Put("a", nil))
 	for {
 		mem, err := s.mapper.acquire(s.opts.SegmentSize)

@@ -44,8 +44,7 @@ func openShadow(d *shadow.FS, opts *Options, h hooks) (s *Store, err error) {
 		return s, err
 	}
 	s.startBackground()
-	s.dead.running.Lock()   // until what Open has found dead is gone: callers look at the files
-	s.dead.running.Unlock() //nolint:staticcheck // nobody sweeps
+	passThrough(&s.dead.running) // until what Open has found dead is gone: callers look at the files
 	return s, nil
 }
 

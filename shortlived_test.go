@@ -29,7 +29,8 @@ func shortLived(t *testing.T) (memories int, opts *Options, most int64) {
 		return 2000, nil, 100_000_000
 	}
 	// A run may end in the middle of the compaction that it has begun.
-	return 200, &Options{SegmentSize: 4 * minSegmentSize, Maintenance: MaintenanceOptions{MinBytes: 10_000_000}}, 15_000_000
+	opts = &Options{SegmentSize: 4 * minSegmentSize, Maintenance: MaintenanceOptions{MinBytes: 10_000_000}}
+	return 200, opts, 15_000_000
 }
 
 func TestShortLived_RunsLeaveNoTrail(t *testing.T) {
