@@ -101,6 +101,9 @@ func (h *Handler) ended(w http.ResponseWriter, done warmtier.CompactionStats, er
 func (h *Handler) untilClosed(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(h.lifetime, cancel)
+	if h.lifetime.Err() != nil { // AfterFunc would take its time
+		cancel()
+	}
 	return ctx, func() { stop(); cancel() }
 }
 
