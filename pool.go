@@ -86,10 +86,8 @@ func (p *segmentPool) lend(lately time.Duration) (mems [][]byte, present, begun 
 	if p.survivor != nil {
 		mems, present = append(mems, p.survivor), p.present
 	}
-	for _, k := range p.kept {
-		mems = append(mems, k.mem)
-	}
-	p.survivor, p.kept, p.begun, p.counted = nil, nil, 0, time.Now()
+	mems = append(mems, p.takeKeptLocked()...)
+	p.survivor, p.begun, p.counted = nil, 0, time.Now()
 	return mems, present, begun
 }
 
@@ -146,6 +144,11 @@ func (p *segmentPool) keepBack(mem []byte) (kept bool) {
 func (p *segmentPool) takeAll() (mems [][]byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.takeKeptLocked()
+}
+
+// takeKeptLocked is takeAll. REQUIRES: mu held.
+func (p *segmentPool) takeKeptLocked() (mems [][]byte) {
 	for _, k := range p.kept {
 		mems = append(mems, k.mem)
 	}
@@ -158,13 +161,11 @@ func (p *segmentPool) close() (mems [][]byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	for _, k := range p.kept {
-		mems = append(mems, k.mem)
-	}
+	mems = p.takeKeptLocked()
 	if p.survivor != nil {
 		mems = append(mems, p.survivor)
 	}
-	p.survivor, p.kept = nil, nil
+	p.survivor = nil
 	return mems
 }
 

@@ -145,10 +145,7 @@ func (s *Store) withRoom(share float64, try func() error) error {
 	}
 	lockrank.AssertUnlocked()
 	s.maintenance.lack(share)
-	s.room.waiting.Add(1)
-	defer s.room.waiting.Add(-1)
-	start := time.Now()
-	defer func() { s.meters.waits.observe(time.Since(start)) }()
+	defer s.beginWait()()
 	var asked uint64
 	for {
 		change := s.room.next()
@@ -181,6 +178,16 @@ func (s *Store) withRoom(share float64, try func() error) error {
 		} else if !changed {
 			return s.full(st)
 		}
+	}
+}
+
+// beginWait counts a writer that waits, or is about to, until end, and how long it did.
+func (s *Store) beginWait() (end func()) {
+	start := time.Now()
+	s.room.waiting.Add(1)
+	return func() {
+		s.room.waiting.Add(-1)
+		s.meters.waits.observe(time.Since(start))
 	}
 }
 
@@ -243,10 +250,7 @@ func (s *Store) awaitCompaction() {
 		return
 	}
 	lockrank.AssertUnlocked()
-	s.room.waiting.Add(1)
-	defer s.room.waiting.Add(-1)
-	start := time.Now()
-	defer func() { s.meters.waits.observe(time.Since(start)) }()
+	defer s.beginWait()()
 	for {
 		change := s.room.next()
 		if s.pool.hasKept() || !s.overgrown() {

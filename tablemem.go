@@ -82,7 +82,11 @@ func (m *tableMemory) acquire(slots int) (table, error) {
 	defer m.mu.Unlock()
 	mapped := blockSize(size)
 	if mapped == 0 {
-		return m.acquireOwnLocked(slots)
+		mem, err := m.mapLocked(vm.RoundUp(size, vm.PageSize))
+		if err != nil {
+			return nil, err
+		}
+		return tableOf(mem)[:slots], nil
 	}
 	b := m.last()
 	if b == nil || len(b.mem)-b.used < size {
@@ -102,15 +106,6 @@ func (m *tableMemory) acquire(slots int) (table, error) {
 	b.live += size
 	m.chooseSparse()
 	return tableOf(mem), nil
-}
-
-// acquireOwnLocked returns a table with a mapping of its own. REQUIRES: m.mu held.
-func (m *tableMemory) acquireOwnLocked(slots int) (table, error) {
-	mem, err := m.mapLocked(vm.RoundUp(slots*slotSize, vm.PageSize))
-	if err != nil {
-		return nil, err
-	}
-	return tableOf(mem)[:slots], nil
 }
 
 // mapLocked returns size bytes whose pages are present. REQUIRES: m.mu held.
