@@ -106,7 +106,8 @@ func (l *deadSegments) claimAll(s *Store) (claimed []*segment) {
 }
 
 // sweepNoted ends a write: it sweeps if a dead segment was noted. What is noted while somebody sweeps is
-// for the one who does, who looks again when he has let go of running. REQUIRES: no lock held.
+// for the one who does, who looks again when he has let go of running: on a goroutine, since a write
+// must not sweep for as long as others note. REQUIRES: no lock held.
 func (s *Store) sweepNoted() {
 	l := &s.dead
 	if l.waiting.Load() == 0 || !l.on || !l.running.TryLock() {
@@ -117,26 +118,28 @@ func (s *Store) sweepNoted() {
 		l.running.Unlock()
 		return
 	}
-	sweep := func() {
+	sweep := func() (again bool) {
+		_ = s.countSweep(s.sweepRunning())
+		l.running.Unlock()
+		return l.waiting.Load() > 0 && l.running.TryLock()
+	}
+	if !s.medium.syncs() && !sweep() {
+		done()
+		return
+	}
+	go func() {
 		defer done()
-		for more := true; more; {
-			reclaimed, _, err := s.sweepRunning()
-			s.warn("dead segments could not be given back", err)
-			s.history.addSweep(reclaimed)
-			l.running.Unlock()
-			more = l.waiting.Load() > 0 && l.running.TryLock()
+		for again := true; again; {
+			again = sweep()
 		}
-	}
-	if s.medium.syncs() {
-		go sweep()
-	} else {
-		sweep()
-	}
+	}()
 }
 
 // sweepCounted sweeps, counts what that gave back, and returns it. REQUIRES: as sweep.
-func (s *Store) sweepCounted() (reclaimed int64) {
-	reclaimed, _, err := s.sweep()
+func (s *Store) sweepCounted() (reclaimed int64) { return s.countSweep(s.sweep()) }
+
+// countSweep counts what a sweep gave back outside of a compaction, and logs its error.
+func (s *Store) countSweep(reclaimed int64, _ time.Duration, err error) int64 {
 	s.warn("dead segments could not be given back", err)
 	s.history.addSweep(reclaimed)
 	return reclaimed
@@ -146,6 +149,7 @@ func (s *Store) sweepCounted() (reclaimed int64) {
 // returns the bytes of their records, and the longest hold of contentMu. After an error the store is as it
 // was: they stay until a later sweep or round. REQUIRES: no lock held, Close waits for the caller.
 func (s *Store) sweep() (reclaimed int64, longest time.Duration, err error) {
+	defer s.sweepNoted() // what was noted since, by a write that saw this sweep
 	s.dead.running.Lock()
 	defer s.dead.running.Unlock()
 	return s.sweepRunning()

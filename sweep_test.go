@@ -150,3 +150,28 @@ func TestSweep_NotANeededTombstone(t *testing.T) {
 	require.False(t, again.Has(idOf(first[0])), "deleted")
 	closeIntact(t, again)
 }
+
+// Goal: what a write notes as dead while somebody sweeps leaves as well, and the one who sweeps does not
+// go on for ever: a sweep looks again when it has ended, a write hands over to a goroutine. Method: the
+// second segment dies while the first one is being swept.
+func TestSweep_NotedDuringAnother(t *testing.T) {
+	for name, first := range map[string]func(t *testing.T, s *Store){
+		"by a write": func(t *testing.T, s *Store) { deleteWhere(t, s, 0, 1, all) },
+		"by a call that sweeps": func(t *testing.T, s *Store) {
+			s.dead.on = false
+			deleteWhere(t, s, 0, 1, all)
+			s.dead.on = true
+			require.Positive(t, s.sweepCounted())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openTest(t, quiet(), hooks{})
+			fill(t, s, 0, 2, 2*minSegmentSize) // each in a segment of its own
+			s.hooks.at = doAt(pointSweepClaimed, 1, func() { deleteWhere(t, s, 1, 2, all) })
+			first(t, s)
+			require.True(t, waitFor(func() bool { return s.Stats().Segments == 0 }))
+			passThrough(&s.dead.running)
+			s.hooks.at = nil
+		})
+	}
+}
