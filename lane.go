@@ -82,7 +82,8 @@ func (s *Store) roll(ln *lane, d *draft) error {
 	}
 	seg, err := s.createSegment(spec)
 	if errors.Is(err, ErrNoSpace) {
-		if seg := s.takeHalfEmpty(d.size); seg != nil {
+		// Beyond a budget a compaction gives back more than the last few bytes of full segments.
+		if seg := s.takeHalfEmpty(d.size, errors.Is(err, errOverBudget)); seg != nil {
 			s.resume(ln, seg)
 			return nil
 		}
@@ -233,18 +234,19 @@ func (s *Store) takePartial(size int) *segment {
 }
 
 // takeHalfEmpty returns the sealed segment of a memory store that has the most room, and room for size
-// bytes, or nil when there is none: a lane resumes it where it cannot get memory. Otherwise a compaction
+// bytes, or nil when there is none, also when early is true and none was sealed early: a lane resumes it
+// where it cannot get memory. Otherwise a compaction
 // that merges what is left of several lanes at the limit would leave them with nothing to write to, though
 // there is room. REQUIRES: the lane's rolling held, and no other lock.
-func (s *Store) takeHalfEmpty(size int) *segment {
+func (s *Store) takeHalfEmpty(size int, early bool) *segment {
 	if s.leavesTombstones() { // in a file the records that follow have to be told from a torn tail
 		return nil
 	}
 	for {
 		var best *segment
 		for _, seg := range s.segments.all() {
-			if seg.is(stateSealed) && seg.claimedBy() == unclaimed && !seg.large && !seg.damaged.Load() &&
-				seg.room(1) >= size && (best == nil || seg.room(1) > best.room(1)) {
+			if seg.is(stateSealed) && (!early || seg.sealedEarly.Load()) && seg.claimedBy() == unclaimed &&
+				!seg.large && !seg.damaged.Load() && seg.room(1) >= size && (best == nil || seg.room(1) > best.room(1)) {
 				best = seg
 			}
 		}

@@ -198,7 +198,7 @@ func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceRepo
 		}
 		m.noteSizes(s.sizes())
 	}
-	if r.Skipped != "" && r.Skipped != SkipBusy {
+	if r.Skipped != SkipBusy && r.Compaction == (CompactionStats{}) { // one that ran has answered itself
 		s.room.answer(heard, false, st.DeadBytes)
 	}
 	s.releaseAll(s.pool.takeUnused(start.Add(-s.opts.Maintenance.Interval)))

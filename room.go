@@ -160,6 +160,9 @@ func (s *Store) withRoom(share float64, try func() error) error {
 		if !errors.Is(err, errOverBudget) {
 			return err
 		}
+		if failed := s.failedSync(); failed != nil { // no compaction will run
+			return failed
+		}
 		st := s.sizes()
 		// A compaction under way may have copied most of what was dead, and have yet to give it back.
 		hopeless := st.FragmentationRatio <= share || s.opts.Maintenance.Disabled

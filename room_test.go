@@ -213,3 +213,14 @@ func TestRoom_MoreThanWhatIsFree(t *testing.T) {
 	require.NoError(t, s.Put("large", large))
 	requireContents(t, s, 0, n, size, func(i int) bool { return i%5 != 0 })
 }
+
+// Goal: a writer that waits for memory is told of a failed flush at once: no compaction will run.
+func TestRoom_FailedFlush(t *testing.T) {
+	s := openTest(t, &Options{MaxBytes: 2 << 20}, hooks{patience: time.Hour})
+	fill(t, s, 0, 10, 1000)
+	deleteWhere(t, s, 0, 5, all)
+	failure := s.fail(errors.New("injected fault"))
+	err := s.withRoom(0, func() error { return errOverBudget })
+	require.Equal(t, failure, err)
+	require.ErrorIs(t, err, ErrSyncFailed)
+}
