@@ -160,13 +160,3 @@ func childSmallPuts(t *testing.T, drop func(i int) bool) {
 	require.Equal(t, 400+countKept(n, drop), s.Len())
 	require.NoError(t, s.Close())
 }
-
-// countKept counts the memories below n that drop leaves.
-func countKept(n int, drop func(i int) bool) (kept int) {
-	for i := range n {
-		if !drop(i) {
-			kept++
-		}
-	}
-	return kept
-}

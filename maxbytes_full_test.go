@@ -152,3 +152,13 @@ func TestMaxBytes_FullWhenIndexGrows(t *testing.T) {
 		})
 	}
 }
+
+// countKept counts the memories below n that drop leaves.
+func countKept(n int, drop func(i int) bool) (kept int) {
+	for i := range n {
+		if !drop(i) {
+			kept++
+		}
+	}
+	return kept
+}
