@@ -68,6 +68,8 @@ func TestDirectoryChild(t *testing.T) {
 		require.ErrorIs(t, err, fs.ErrPermission)
 	case strings.HasPrefix(scenario, "limit of "):
 		childLimits(t, dir, strings.TrimPrefix(scenario, "limit of "))
+	case strings.HasPrefix(scenario, "lack: "):
+		childLack(t, dir, strings.TrimPrefix(scenario, "lack: "))
 	case strings.HasPrefix(scenario, "made cut: "):
 		childMadeCut(t, dir, strings.TrimPrefix(scenario, "made cut: "))
 	case scenario == "cut in view":

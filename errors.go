@@ -34,7 +34,8 @@ var (
 	// what is used, live and dead, in bytes), or the process has about as many memory mappings as the
 	// system lets it have (on Linux vm.max_map_count, less a tenth for the program). It wraps the cause.
 	ErrNoSpace = errors.New("warmtier: no space")
-	// ErrSyncFailed is returned once a flush has failed, and by every write from then on.
+	// ErrSyncFailed is returned once a flush has failed that may have lost data, and by every write from
+	// then on. A lack of descriptors, memory or rights for a moment is an error of one call, and not this one.
 	ErrSyncFailed = errors.New("warmtier: sync failed, store takes no more writes")
 	// ErrCorrupt is returned when stored bytes fail their checksum or their bounds. errors.As finds
 	// the [*CorruptError] with the place.

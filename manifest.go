@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
 )
 
@@ -71,7 +72,8 @@ func (d *disk) snapshotManifest(leaving, joining []*segment) layout.Manifest {
 }
 
 // writeManifest replaces the manifest. renamed says whether the new one may be in force: after an
-// error that follows the rename nobody knows. REQUIRES: d.manifestMu held.
+// error that follows the rename nobody knows. An error that is dir.ErrUnsynced lost nothing that was
+// durable before, and another manifest may follow. REQUIRES: d.manifestMu held.
 func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
 	hooks := &d.s.hooks
 	err = d.fs.WriteFile(layout.ManifestTempName, m.Encode())
@@ -84,7 +86,7 @@ func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
 		}()
 	}
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("%w: %w", dir.ErrUnsynced, err) // the next attempt writes all of it again
 	}
 	_ = hooks.fire(pointManifestTemp)
 	if err := d.fs.SyncFile(layout.ManifestTempName); err != nil {
@@ -94,6 +96,9 @@ func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
 		return false, err
 	}
 	if err := d.fs.Rename(layout.ManifestTempName, layout.ManifestName); err != nil {
+		if dir.IsLack(err) { // and so it was not begun
+			err = fmt.Errorf("%w: %w", dir.ErrUnsynced, err)
+		}
 		return false, err
 	}
 	if err := hooks.fire(pointManifestRenamed); err != nil {
@@ -120,7 +125,7 @@ func (d *disk) commit(leaving, targets []*segment) (uncertain bool, err error) {
 	}
 	for _, target := range targets {
 		if err := d.flushTarget(target); err != nil {
-			return false, d.s.fail(fmt.Errorf("%s: %w", target.name(), err))
+			return false, d.s.failSync(fmt.Errorf("%s: %w", target.name(), err))
 		}
 	}
 	_ = d.s.hooks.fire(pointTargetsFlushed)
@@ -129,7 +134,7 @@ func (d *disk) commit(leaving, targets []*segment) (uncertain bool, err error) {
 	// First the snapshot, then the sync of the names in it: other segments may come between.
 	m := d.snapshotManifest(leaving, targets)
 	if err := d.fs.Sync(); err != nil {
-		return false, d.s.fail(err)
+		return false, d.s.failSync(err)
 	}
 	if renamed, err := d.writeManifest(m); err != nil {
 		if renamed {

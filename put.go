@@ -32,8 +32,8 @@ type draft struct {
 // [ErrSyncFailed]; [ErrCorrupt] when the place of id in the index leads to a damaged record, since
 // it is then unknown what would be replaced. Nothing has changed when an error is returned, with
 // one exception: with SyncWrites the content may be stored and seen without being durable, because
-// the flush failed ([ErrSyncFailed], or [ErrNoSpace] for a manifest, which the next flush tries
-// again).
+// the flush failed ([ErrSyncFailed], or an error after which the next flush tries again: [ErrNoSpace]
+// for a manifest, or what the system says when descriptors or rights lack).
 func (s *Store) Put(id string, content []byte) error {
 	started := s.meters.sampleWrite()
 	err := s.putDurably(id, content, nil)

@@ -18,7 +18,9 @@ import (
 // Sync makes everything acknowledged before it survive a power loss. In a memory store there is
 // nothing to do. Concurrent calls share one flush.
 //
-// Errors: [ErrClosed]; [ErrSyncFailed], after which the store takes no more writes.
+// Errors: [ErrClosed]; [ErrSyncFailed], after which the store takes no more writes. After any other error,
+// [ErrNoSpace] or one of the system that says what the process lacks (descriptors, rights), nothing is lost,
+// and the next Sync makes up for it.
 func (s *Store) Sync() error {
 	_, done, err := s.begin(context.Background())
 	if err != nil {
@@ -43,7 +45,7 @@ func (s *Store) syncQuietly() (more bool) {
 	if errors.Is(err, ErrSyncFailed) {
 		return false // logged where it failed
 	}
-	if err != nil { // no space for a manifest: the next one tries again
+	if err != nil { // the next one tries again
 		s.opts.Logger.Warn("sync failed, nothing was lost", "error", err)
 	}
 	return true
@@ -66,6 +68,15 @@ func (s *Store) fail(err error) error {
 		s.logLater(slog.LevelError, "sync failed, the store takes no more writes", "error", err)
 	}
 	return *s.failure.Load()
+}
+
+// failSync is fail, unless err says that nothing was lost: then the call that met it fails, and the next
+// flush tries again.
+func (s *Store) failSync(err error) error {
+	if errors.Is(err, dir.ErrUnsynced) {
+		return err
+	}
+	return s.fail(err)
 }
 
 // groupCommit lets one flush serve all who ask for one (docs/design.md, section 15, "A flush"): a
@@ -102,11 +113,8 @@ func (d *disk) sync() error {
 		g.mu.Lock()
 		g.running = false
 		g.changed.Broadcast()
-		if errors.Is(err, ErrNoSpace) {
-			return err // of the manifest: nothing was lost, and the next flush tries again
-		}
 		if err != nil {
-			return d.s.fail(err)
+			return d.s.failSync(err)
 		}
 		g.ended = turn
 	}
@@ -282,7 +290,7 @@ func (d *disk) flushStates() error {
 			continue
 		}
 		if err := seg.syncFile(0, layout.HeaderSize); err != nil {
-			return d.s.fail(fmt.Errorf("%s: %w", seg.name(), err))
+			return d.s.failSync(fmt.Errorf("%s: %w", seg.name(), err))
 		}
 	}
 	return nil

@@ -5,7 +5,27 @@
 // Everything that makes bytes durable is a call of [FS] or [File], and errors are those of the system.
 package dir
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"syscall"
+)
+
+// ErrUnsynced is wrapped by the error of a SyncFile or Sync that lost nothing, and that a later one makes
+// up for: what was to be synced could not be opened. After any other error of theirs bytes may be lost.
+var ErrUnsynced = errors.New("not synced, nothing lost")
+
+// IsLack reports whether err means that a call was not begun, for want of descriptors, memory or rights.
+func IsLack(err error) bool {
+	for _, lack := range []error{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EACCES, syscall.EPERM, syscall.EINTR, syscall.EAGAIN,
+	} {
+		if errors.Is(err, lack) {
+			return true
+		}
+	}
+	return false
+}
 
 // FS is one directory.
 type FS interface {

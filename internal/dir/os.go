@@ -143,6 +143,9 @@ func (m *mappedFile) Sync(from, to int) error {
 	}
 	// msync of pages beyond the end of the file succeeds, and writes nothing.
 	size, err := m.d.sizeOf(m.name)
+	if IsLack(err) {
+		return fmt.Errorf("%w: %w", ErrUnsynced, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -179,7 +182,7 @@ func (d *OS) WriteFile(name string, data []byte) error {
 func (d *OS) SyncFile(name string) error {
 	f, err := d.openRegular(name, os.O_RDWR)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrUnsynced, err)
 	}
 	return errors.Join(f.Sync(), f.Close())
 }

@@ -4,6 +4,7 @@ package dir
 
 import (
 	"errors"
+	"fmt"
 	"os"
 )
 
@@ -17,7 +18,7 @@ func lockHolder(*os.File, string) string { return "" }
 func (d *OS) syncDevice(name string) error {
 	f, err := d.openAt(name, os.O_RDWR)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrUnsynced, err)
 	}
 	return errors.Join(f.Sync(), f.Close())
 }

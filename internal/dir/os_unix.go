@@ -26,7 +26,7 @@ func IsNoSpace(err error) bool {
 func SyncPath(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrUnsynced, err)
 	}
 	return errors.Join(f.Sync(), f.Close())
 }

@@ -225,6 +225,11 @@ var faults = []fault{
 		test: "TestDirectory_Removed",
 	},
 	{
+		name: "lack is final", file: "sync.go",
+		old: "if errors.Is(err, dir.ErrUnsynced) {", new: "if dir.ErrUnsynced == nil {",
+		test: "TestLack_NoDescriptors",
+	},
+	{
 		name: "files removed in doubt", file: "compact.go",
 		old: "if !r.uncertain {", new: "if true {",
 		test: "TestPower_EveryCallFails/syncDir",

@@ -5,11 +5,14 @@
 package shadow
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/warmtier/warmtier/internal/dir"
@@ -24,6 +27,8 @@ The shadow promises what POSIX promises and not more:
 	        file is durable with the first sync of the file; until then any part of it may be there.
 	names   Creations, renames and removals wait in a journal for a sync of the directory; until
 	        then each of them may have happened or not, whatever came before or after it.
+	lack    While the process has no descriptors every call that opens something fails, and does nothing
+	        else: a sync by name too, after which nothing counts as clean.
 	failed  After a failed sync the dirty sectors count as clean, and later syncs leave them out, until
 	        they are written again. Until then the cache may drop them.
 
@@ -58,6 +63,8 @@ type FS struct {
 	Before func(Site)                         // a call that changes or syncs is about to begin
 	Fault  func(kind Kind, name string) error // an error instead of the call
 
+	NoDescriptors atomic.Bool // the process has none; set at any time
+
 	Mu       sync.Mutex
 	Files    map[string]*Inode
 	durable  map[string]*Inode
@@ -86,9 +93,12 @@ func (d *FS) enter(kind Kind, name string) (skipped bool, err error) {
 	if d.Before != nil && kind != CallNames && kind != CallOpen && kind != CallReadFile && kind != CallClose {
 		d.Before(site)
 	}
+	if d.NoDescriptors.Load() && kind.opens() {
+		return false, unbegun(kind, syscall.EMFILE)
+	}
 	if d.Fault != nil {
 		if err := d.Fault(kind, name); err != nil {
-			return false, err
+			return false, unbegun(kind, err)
 		}
 	}
 	d.Mu.Lock()
@@ -97,6 +107,14 @@ func (d *FS) enter(kind Kind, name string) (skipped bool, err error) {
 		return false, syscall.EIO
 	}
 	return skipped, nil
+}
+
+// unbegun returns err as a call of kind returns it: a sync that could not open what it syncs has done nothing.
+func unbegun(kind Kind, err error) error {
+	if kind == CallSyncFile && dir.IsLack(err) {
+		return fmt.Errorf("%w: %w", dir.ErrUnsynced, err)
+	}
+	return err
 }
 
 // Names is the method of dir.FS.
@@ -211,6 +229,9 @@ func (d *FS) WriteFile(name string, data []byte) error {
 // SyncFile is the method of dir.FS.
 func (d *FS) SyncFile(name string) error {
 	skipped, err := d.enter(CallSyncFile, name)
+	if errors.Is(err, dir.ErrUnsynced) {
+		return err
+	}
 	if err != nil {
 		d.Mu.Lock()
 		defer d.Mu.Unlock()

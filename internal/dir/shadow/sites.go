@@ -30,6 +30,15 @@ const (
 	CallClose     Kind = "close"
 )
 
+// opens reports whether a call of this kind needs a descriptor.
+func (k Kind) opens() bool {
+	switch k {
+	case CallNames, CallCreate, CallOpen, CallReadFile, CallWriteFile, CallSyncFile:
+		return true
+	}
+	return false
+}
+
 // Site is a place in the code under test that calls the file system: kind, function and line.
 type Site struct {
 	Kind Kind
