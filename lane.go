@@ -48,7 +48,12 @@ func (s *Store) makeRoom(d *draft) error {
 	if d.kind != record.KindTombstone {
 		s.awaitCompaction()
 	}
-	err = s.withRoom(waitShareOf(d), func() error { return s.roll(d.shard.lane, d) })
+	roll := func() error { return s.roll(d.shard.lane, d) }
+	if d.kind == record.KindTombstone {
+		err = s.withRoomForTombstone(roll)
+	} else {
+		err = s.withRoom(waitShare, roll)
+	}
 	if s.nearlyFull() {
 		s.maintenance.request()
 	}
@@ -77,15 +82,16 @@ func (s *Store) roll(ln *lane, d *draft) error {
 		return nil
 	}
 	spec := segmentSpec{kind: layout.KindLane, size: s.opts.SegmentSize}
-	if d.kind == record.KindTombstone {
-		spec.least = segmentSizeFor(d.size)
-	}
 	seg, err := s.createSegment(spec)
 	if errors.Is(err, ErrNoSpace) {
 		// Beyond a budget a compaction gives back more than the last few bytes of full segments.
-		if seg := s.takeHalfEmpty(d.size, errors.Is(err, errOverBudget)); seg != nil {
+		if seg := s.takeHalfEmpty(d, s.leavesTombstones() || errors.Is(err, errOverBudget)); seg != nil {
 			s.resume(ln, seg)
 			return nil
+		}
+		if d.kind == record.KindTombstone {
+			spec.least = segmentSizeFor(d.size)
+			seg, err = s.createSegment(spec)
 		}
 	}
 	if err != nil {
@@ -233,27 +239,44 @@ func (s *Store) takePartial(size int) *segment {
 	}
 }
 
-// takeHalfEmpty returns the sealed segment of a memory store that has the most room, and room for size
-// bytes, or nil when there is none, also when early is true and none was sealed early: a lane resumes it
-// where it cannot get memory. Otherwise a compaction
-// that merges what is left of several lanes at the limit would leave them with nothing to write to, though
-// there is room. REQUIRES: the lane's rolling held, and no other lock.
-func (s *Store) takeHalfEmpty(size int, early bool) *segment {
-	if s.leavesTombstones() { // in a file the records that follow have to be told from a torn tail
-		return nil
-	}
+// takeHalfEmpty returns the sealed segment that has the most room, and room for d, or nil when there is none:
+// a lane resumes it where it gets no memory or no file. Otherwise a compaction that merges what is left of several
+// lanes at the limit would leave them with nothing to write to, though there is room. early says that only
+// segments sealed early will do. In a directory a target is as good as a segment of a lane: it counts because a
+// manifest lists it, and what the lane adds is found as the tail of any segment is.
+// REQUIRES: the lane's rolling held, and no other lock.
+func (s *Store) takeHalfEmpty(d *draft, early bool) *segment {
 	for {
 		var best *segment
 		for _, seg := range s.segments.all() {
-			if seg.is(stateSealed) && (!early || seg.sealedEarly.Load()) && seg.claimedBy() == unclaimed &&
-				!seg.large && !seg.damaged.Load() && seg.room(1) >= size && (best == nil || seg.room(1) > best.room(1)) {
+			if seg.claimedBy() == unclaimed && s.canResume(seg, d, early) && (best == nil || seg.room(1) > best.room(1)) {
 				best = seg
 			}
 		}
-		if best == nil || s.claimSealed(best) {
-			return best
+		if best == nil {
+			return nil
 		}
+		if !best.claimFor(ownerLane) {
+			continue // somebody else has it, or had
+		}
+		if s.canResume(best, d, early) {
+			if s.medium.unseal(best) == nil {
+				return best
+			}
+			best.sealedEarly.Store(false) // not looked at again
+		}
+		s.unclaim(best)
 	}
+}
+
+// canResume reports whether seg is sealed, has room for d, and in a directory all of it is durable: a
+// flush that still had something to do in it would write that the segment ends where new records follow. It
+// stays so while seg is claimed.
+func (s *Store) canResume(seg *segment, d *draft, early bool) bool {
+	f := &seg.inFile
+	return seg.is(stateSealed) && (!early || seg.sealedEarly.Load()) && !seg.large && !seg.damaged.Load() &&
+		seg.room(1) >= d.size && (d.kind == record.KindTombstone || !seg.spare) && (!s.leavesTombstones() ||
+		f.committed.Load() && f.durable.Load() && f.sealed.Load() && seg.tail.Load() <= f.synced.Load())
 }
 
 // claimSealed claims seg for a lane that resumes it, if nobody else has claimed it and its file allows

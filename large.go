@@ -95,7 +95,11 @@ func (s *Store) withOwnSegment(d *draft, write func(*segment) (published bool, e
 		return err
 	}
 	defer done()
-	return s.withRoom(waitShareOf(d), func() error { return s.tryOwnSegment(d, write) })
+	try := func() error { return s.tryOwnSegment(d, write) }
+	if d.kind == record.KindTombstone {
+		return s.withRoomForTombstone(try)
+	}
+	return s.withRoom(waitShare, try)
 }
 
 // tryOwnSegment is withOwnSegment without the wait for memory.

@@ -82,7 +82,7 @@ func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
 		defer func() {
 			d.spares.mu.Lock()
 			defer d.spares.mu.Unlock()
-			_ = d.refillLocked() // the next Put that needs a file tries again, and says so
+			_ = d.refillLocked(len(d.spares.kept)) // the next Put that needs a file tries again, and says so
 		}()
 	}
 	if err != nil {

@@ -260,3 +260,26 @@ func (s *Store) releasePool() bool {
 	s.releaseAll(mems)
 	return len(mems) > 0
 }
+
+// shareWithLanes gives lanes whose writers wait for memory all that one more target does not need.
+func (c *compaction) shareWithLanes() {
+	for n := len(c.pool); n > 1 && c.s.room.waiting.Load() > 0 && c.s.pool.offer(c.pool[n-1], math.MaxInt); n-- {
+		c.pool = c.pool[:n-1]
+	}
+}
+
+// drainPool empties the pool at the end of a compaction: one segment is the survivor, lanes get what is
+// kept for them, unless the compaction failed, and the operating system gets the rest. A compaction that
+// gives back everything leaves a survivor with few pages, unless it has its room in a budget.
+func (c *compaction) drainPool() {
+	n := 0
+	if c.complete {
+		n = c.keep
+	}
+	if len(c.pool) > 0 && n == 0 && c.s.opts.MaxBytes == 0 &&
+		vm.Discard(c.pool[0][min(presentBytes, c.s.opts.SegmentSize):]) == nil {
+		c.present = min(c.present, presentBytes)
+	}
+	c.s.releaseAll(c.s.pool.giveBack(c.pool, c.present, n))
+	c.pool = nil
+}

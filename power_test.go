@@ -250,7 +250,7 @@ func (l *powerLife) powerScript(step func(what string, err error) error) (err er
 	sweep := func() {
 		do("sweep", func() error {
 			l.s.noteAllDead()
-			_, _, err := l.s.sweep()
+			_, err := l.s.sweep()
 			return err
 		})
 	}

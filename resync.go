@@ -51,7 +51,10 @@ func (v *salvage) resync(f *foundSegment, offset int) (next int, ok bool) {
 	}
 	lowest, highest := f.numberOf(first+1, next)
 	bound := f.state.MaxSeq
-	if seg.kind == layout.KindLane {
+	switch {
+	case seg.kind != layout.KindLane && !f.state.Sealed:
+		bound = math.MaxUint64 // a lane resumed a target: its records are newer than the state
+	case seg.kind == layout.KindLane:
 		h, _ := record.Decode(seg.mem[next:f.end()])
 		bound = h.Seq - 1
 	}

@@ -2,6 +2,7 @@ package warmtier
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -9,7 +10,6 @@ import (
 	"time"
 
 	"github.com/warmtier/warmtier/internal/lockrank"
-	"github.com/warmtier/warmtier/internal/record"
 )
 
 /*
@@ -26,6 +26,11 @@ nothing changes for too long.
 
 No wake-up is lost: a writer takes the channel that the next change closes, then tries, then waits. What
 changes after it took the channel closes it; what changed before, the try has seen.
+
+A Delete in a directory needs room for its tombstone, and is refused only when there is nothing to give
+back: where withRoom has none it runs a compaction for itself, or waits for the one under way
+(withRoomForTombstone). Each round of such a compaction makes one target, of the space kept back, and fills it, so it
+goes on as long as there are dead records beyond tombstones; what it leaves half empty lanes fill up.
 
 In a store without MaxBytes, Puts wait as well when dead bytes grow faster than the compaction under way
 gives them back: see overgrown.
@@ -184,6 +189,55 @@ func (s *Store) withRoom(share float64, try func() error) error {
 	}
 }
 
+// withRoomForTombstone is withRoom for a deletion. REQUIRES: as withRoom.
+func (s *Store) withRoomForTombstone(try func() error) error {
+	err := s.withRoom(0, try)
+	if !errors.Is(err, ErrNoSpace) || !s.leavesTombstones() {
+		return err
+	}
+	defer s.beginWait()()
+	for damaged, fruitless := 0, 0; ; {
+		change := s.room.next()
+		if err = s.withRoom(0, try); !errors.Is(err, ErrNoSpace) {
+			return err
+		}
+		gave, failed := s.makeSpace()
+		if gave.FileBytesReclaimed <= 0 {
+			fruitless++ // records only: room in a target, which may be too little for all who wait
+		}
+		switch {
+		case errors.Is(failed, ErrCompactionInProgress):
+			// A round of it gives something back. OnProgress and the Logger may be what runs this Delete.
+			if changed, closed := s.awaitChange(change); closed != nil {
+				return closed
+			} else if !changed {
+				return err
+			}
+		case errors.Is(failed, ErrCorrupt) && !errors.Is(failed, ErrSyncFailed) && damaged < s.segments.count():
+			damaged++ // the next one leaves that segment alone
+		case gave.BytesReclaimed <= 0 && gave.FileBytesReclaimed <= 0 && failed != nil:
+			return fmt.Errorf("%w; no space could be made: %w", err, failed)
+		case gave.BytesReclaimed <= 0 && gave.FileBytesReclaimed <= 0 || fruitless > maxFruitless:
+			return err
+		}
+	}
+}
+
+// maxFruitless is how many compactions a Delete runs that give back no bytes of files.
+const maxFruitless = 8
+
+// makeSpace runs a compaction until there is space for deletions in all lanes.
+func (s *Store) makeSpace() (CompactionStats, error) {
+	c := s.newCompaction(triggerAuto)
+	c.policy, c.lowSpace = everything{}, true
+	c.enough = func() bool {
+		s.medium.keepSpares()
+		return c.stats.FileBytesReclaimed >= int64(len(s.lanes))*c.segmentSize() && s.disk.keepsAll()
+	}
+	// Whoever calls Delete does not expect a panic of OnProgress.
+	return s.runCompaction(context.WithValue(context.Background(), ownGoroutine{}, true), c, triggerAuto)
+}
+
 // beginWait counts a writer that waits, or is about to, until end, and how long it did.
 func (s *Store) beginWait() (end func()) {
 	start := time.Now()
@@ -207,14 +261,6 @@ func (s *Store) hurry() {
 	if p := s.pacing.Load(); p != nil {
 		p.urgent(1)
 	}
-}
-
-// waitShareOf returns the share of dead bytes beyond which a write of d waits for a compaction.
-func waitShareOf(d *draft) float64 {
-	if d.kind == record.KindTombstone {
-		return 0
-	}
-	return waitShare
 }
 
 // awaitChange waits for change, and reports false when nothing has changed for patience.

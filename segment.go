@@ -137,6 +137,14 @@ func (seg *segment) noteSeq(seq uint64) {
 
 func (seg *segment) recordBytes() int64 { return seg.tail.Load() - layout.HeaderSize }
 
+// fileBytes returns the size of the file of seg, 0 in a memory store.
+func (seg *segment) fileBytes() int64 {
+	if seg.file == nil {
+		return 0
+	}
+	return int64(len(seg.mem))
+}
+
 func (seg *segment) deadBytes() int64 { return seg.recordBytes() - seg.live.Load() }
 
 func (seg *segment) is(st segmentState) bool {

@@ -83,12 +83,15 @@ func (d *disk) createFile(name string, spec segmentSpec) (file dir.File, err err
 	if err := d.s.mapper.claim(spec.size); err != nil {
 		return nil, err
 	}
-	if spec.least == 0 {
-		file, err = d.reserveForPut(name, spec.size)
-	} else {
-		d.spares.mu.RLock()
-		file, err = d.fs.Create(name, spec.size)
-		d.spares.mu.RUnlock()
+	switch {
+	case spec.least == 0:
+		if err = roomFor(1); err == nil {
+			file, err = d.createAfter(len(d.spares.kept), name, spec.size)
+		}
+	case spec.kind == layout.KindLane: // for tombstones
+		file, err = d.createAfter(laneSpares, name, spec.size)
+	default:
+		file, err = d.createAfter(0, name, spec.size)
 	}
 	if err != nil {
 		d.s.mapper.forget(spec.size)
@@ -96,16 +99,11 @@ func (d *disk) createFile(name string, spec segmentSpec) (file dir.File, err err
 	return file, err
 }
 
-// reserveForPut makes a file of free space once all spares are there.
-func (d *disk) reserveForPut(name string, size int) (file dir.File, err error) {
-	if err := roomFor(1); err != nil {
-		return nil, err
-	}
+// createAfter makes a file of free space once the first n spares are there: what others need more comes
+// first. A Put leaves all of them, and a deletion those of a compaction, without which no space could be made.
+func (d *disk) createAfter(n int, name string, size int) (file dir.File, err error) {
 	d.spares.mu.RLock()
-	complete := true
-	for i := range d.spares.kept {
-		complete = complete && d.keepsEnough(i)
-	}
+	complete := d.keepsAllLocked(n)
 	if complete {
 		file, err = d.fs.Create(name, size)
 	}
@@ -115,10 +113,27 @@ func (d *disk) reserveForPut(name string, size int) (file dir.File, err error) {
 	}
 	d.spares.mu.Lock()
 	defer d.spares.mu.Unlock()
-	if err := d.refillLocked(); err != nil {
+	if err := d.refillLocked(n); err != nil {
 		return nil, fmt.Errorf("space for deletions and compactions comes first: %w", err)
 	}
 	return d.fs.Create(name, size)
+}
+
+// keepsAllLocked reports whether the first n spares are there. REQUIRES: d.spares.mu held.
+func (d *disk) keepsAllLocked(n int) bool {
+	for i := range n {
+		if !d.keepsEnough(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// keepsAll reports whether all spares are there.
+func (d *disk) keepsAll() bool {
+	d.spares.mu.RLock()
+	defer d.spares.mu.RUnlock()
+	return d.keepsAllLocked(len(d.spares.kept))
 }
 
 // takeSpareLocked renames a spare of spec's kind that is large enough to name, and maps it. file is
@@ -188,15 +203,15 @@ func (d *disk) limitMappings() {
 
 func (d *disk) keepSpares() {
 	d.spares.mu.Lock()
-	err := d.refillLocked()
+	err := d.refillLocked(len(d.spares.kept))
 	d.spares.mu.Unlock()
 	d.s.warn("no space could be kept back for deletions and compactions", err)
 }
 
-// refillLocked makes the spares that are missing or too small. REQUIRES: d.spares.mu held for
-// writing.
-func (d *disk) refillLocked() (err error) {
-	for i := range d.spares.kept {
+// refillLocked makes those of the first n spares that are missing or too small. REQUIRES: d.spares.mu
+// held for writing.
+func (d *disk) refillLocked(n int) (err error) {
+	for i := range n {
 		if d.keepsEnough(i) {
 			continue
 		}

@@ -139,16 +139,22 @@ func (s *Store) sweepNoted() {
 func (s *Store) sweepCounted() (reclaimed int64) { return s.countSweep(s.sweep()) }
 
 // countSweep counts what a sweep gave back outside of a compaction, and logs its error.
-func (s *Store) countSweep(reclaimed int64, _ time.Duration, err error) int64 {
+func (s *Store) countSweep(gone swept, err error) int64 {
 	s.warn("dead segments could not be given back", err)
-	s.history.addSweep(reclaimed)
-	return reclaimed
+	s.history.addSweep(gone.records)
+	return gone.records
 }
 
-// sweep takes the dead segments that were noted out of the store, once a sweep under way has ended. It
-// returns the bytes of their records, and the longest hold of contentMu. After an error the store is as it
-// was: they stay until a later sweep or round. REQUIRES: no lock held, Close waits for the caller.
-func (s *Store) sweep() (reclaimed int64, longest time.Duration, err error) {
+// swept is what a sweep gave back.
+type swept struct {
+	records, files int64         // bytes of records, and of files
+	longest        time.Duration // hold of contentMu
+}
+
+// sweep takes the dead segments that were noted out of the store, once a sweep under way has ended. After
+// an error the store is as it was: they stay until a later sweep or round. REQUIRES: no lock held, Close
+// waits for the caller.
+func (s *Store) sweep() (gone swept, err error) {
 	defer s.sweepNoted() // what was noted since, by a write that saw this sweep
 	s.dead.running.Lock()
 	defer s.dead.running.Unlock()
@@ -156,24 +162,25 @@ func (s *Store) sweep() (reclaimed int64, longest time.Duration, err error) {
 }
 
 // sweepRunning is sweep. REQUIRES: also dead.running held.
-func (s *Store) sweepRunning() (reclaimed int64, longest time.Duration, err error) {
+func (s *Store) sweepRunning() (gone swept, err error) {
 	segs := s.dead.claimAll(s)
 	if len(segs) == 0 {
-		return 0, 0, nil
+		return gone, nil
 	}
 	_ = s.hooks.fire(pointSweepClaimed)
 	leaving, err := s.medium.dropDead(segs)
 	left := make(map[*segment]bool, len(leaving))
 	for _, seg := range leaving {
 		left[seg] = true
-		reclaimed += seg.recordBytes()
+		gone.records += seg.recordBytes()
+		gone.files += seg.fileBytes()
 	}
 	for _, seg := range segs {
 		if !left[seg] {
 			seg.owner.Store(int32(unclaimed)) // not noted again, or a sweep would not end
 		}
 	}
-	longest = s.removeFromTable(leaving)
+	gone.longest = s.removeFromTable(leaving)
 	for _, seg := range leaving {
 		if s.retire(seg) {
 			s.recycle(seg)
@@ -183,7 +190,7 @@ func (s *Store) sweepRunning() (reclaimed int64, longest time.Duration, err erro
 		s.medium.remove(seg)
 	}
 	s.room.changed()
-	return reclaimed, longest, err
+	return gone, err
 }
 
 // dropDead makes it durable that segs are gone, whose live bytes are 0: those at least whose

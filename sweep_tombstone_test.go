@@ -45,7 +45,7 @@ func TestSweep_TombstoneOutlivesRecordOfLaneThatResumes(t *testing.T) {
 	paused := pauseAt(pointCompactDead)
 	s, err = open(dir, quietly(), hooks{hash: oneLane})
 	require.NoError(t, err)
-	_, _, err = s.sweep()
+	_, err = s.sweep()
 	require.NoError(t, err)
 	require.Equal(t, 1, s.tombstones())
 	resumed := segmentOf(t, s, idOf(1))
@@ -53,7 +53,7 @@ func TestSweep_TombstoneOutlivesRecordOfLaneThatResumes(t *testing.T) {
 	s.noteAllDead()
 	swept, put := make(chan error, 1), make(chan error, 1)
 	go func() {
-		_, _, err := s.sweep()
+		_, err := s.sweep()
 		swept <- err
 	}()
 	<-paused.reached

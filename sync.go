@@ -270,7 +270,7 @@ func (d *disk) finish() error {
 	}
 	_ = d.s.hooks.fire(pointCloseFlushed)
 	d.s.noteAllDead()
-	if _, _, err := d.s.sweep(); errors.Is(err, ErrSyncFailed) {
+	if _, err := d.s.sweep(); errors.Is(err, ErrSyncFailed) {
 		return err
 	} else if err != nil {
 		d.s.warn("dead segments could not be given back", err)

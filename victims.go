@@ -109,7 +109,7 @@ func (needed) keepForLanes(int) int { return math.MaxInt }
 type victim struct {
 	seg     *segment
 	live    []uint32 // offsets of live records not copied yet, in units of 8 bytes, ascending
-	dead    int64    // bytes, when it was rated
+	dead    int64    // bytes, when it was rated; tombstones are among them
 	benefit float64  // of compacting it, over the cost
 }
 
@@ -119,12 +119,13 @@ type victim struct {
 // Ousterhout, "The Design and Implementation of a Log-Structured File System", TOCS 10(1), 1992,
 // section 3.5): a young segment will have more dead bytes soon, so waiting pays; one that has been
 // left alone for long will not change. Age is the number of segments made since, which is the clock
-// of a log.
+// of a log. Tombstones count as live, since a round may have to carry them: segments that hold little
+// else come last, when the dead records that need them have left.
 func newVictim(seg *segment, newest uint64) *victim {
 	live := seg.live.Load() // read once: the rating must not change while victims are sorted
 	v := &victim{seg: seg, dead: seg.recordBytes() - live, benefit: math.Inf(1)}
-	if live > 0 {
-		v.benefit = float64(v.dead) * float64(newest-seg.id+1) / float64(live)
+	if moved := live + seg.tombstoneBytes; moved > 0 {
+		v.benefit = float64(v.dead-seg.tombstoneBytes) * float64(newest-seg.id+1) / float64(moved)
 	}
 	return v
 }

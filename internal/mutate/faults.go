@@ -170,17 +170,17 @@ var faults = []fault{
 		test: "TestUndo_AtEveryFlipAfterWrites",
 	},
 	{
-		name: "victim leaves half copied", file: "compact.go",
+		name: "victim leaves half copied", file: "round.go",
 		old: "case len(v.live) > 0:", new: "case false:",
 		test: "TestCompact_OverheadBounded",
 	},
 	{
-		name: "victim leaves with live bytes", file: "compact.go",
+		name: "victim leaves with live bytes", file: "round.go",
 		old: "case live == 0:", new: "case true:",
 		test: "TestCompact_WalkMissesMemory",
 	},
 	{
-		name: "recycled in spite of pins", file: "compact.go",
+		name: "recycled in spite of pins", file: "round.go",
 		old: "if c.s.retire(seg) {", new: "if c.s.retire(seg); true {",
 		test: "TestView_BytesStayDuringCompactions",
 	},
@@ -230,7 +230,7 @@ var faults = []fault{
 		test: "TestLack_NoDescriptors",
 	},
 	{
-		name: "files removed in doubt", file: "compact.go",
+		name: "files removed in doubt", file: "round.go",
 		old: "if !r.uncertain {", new: "if true {",
 		test: "TestPower_EveryCallFails/syncDir",
 	},

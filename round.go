@@ -1,0 +1,185 @@
+package warmtier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// round is one all-or-nothing unit: build, commit, swap.
+type round struct {
+	c          *compaction
+	maxTargets int
+	kept       int // bytes of the last target left free for tombstones
+
+	mu        sync.Mutex   // guards work, targets and full during the build
+	work      []*victim    // c.work without those at its front that have been copied
+	targets   []*segment   // the last one is being filled
+	full      bool         // no target has room, and no further one may be mapped
+	published bool         // the targets are in the table
+	uncertain bool         // after a crash either side may count: no file may go
+	bytes     atomic.Int64 // copied
+}
+
+// round runs one round and drops the finished victims from c.work. On an error, and on a panic of
+// OnProgress before the swap, the store is as it was before the round.
+func (c *compaction) round(ctx context.Context, allowed allowance) error {
+	r := &round{c: c, maxTargets: allowed.targets, kept: allowed.kept, work: c.work}
+	finished := false
+	defer func() {
+		if !finished {
+			r.undo()
+		}
+	}()
+	for _, v := range c.work {
+		if v.seg.live.Load() == 0 {
+			v.live = nil // superseded since the walk
+		}
+	}
+	c.progress.Round++
+	c.publishProgress(StageBuild, &r.bytes)
+	if err := r.build(ctx); err != nil {
+		return err
+	}
+	if err := c.s.medium.carryTombstones(r); err != nil {
+		return err
+	}
+	if err := c.s.hooks.fire(pointCompactBuilt); err != nil {
+		return err
+	}
+	c.report(StageBuild, r.bytes.Load())
+	c.publishProgress(StageCommit, &r.bytes)
+	moved, superseded, err := r.commit(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.s.hooks.fire(pointCompactCommitted); err != nil {
+		return err
+	}
+	c.report(StageCommit, r.bytes.Load())
+	leaving, rest, err := c.splitFinished()
+	if err != nil {
+		return err
+	}
+	if r.uncertain, err = c.s.medium.commit(leaving, r.targets); err != nil {
+		return err
+	}
+	finished = true
+	r.finish(leaving)
+	c.work = rest
+	r.tell(moved, superseded, len(leaving))
+	return nil
+}
+
+// tell counts a finished round and reports it to all who want to know.
+func (r *round) tell(moved, superseded int64, left int) {
+	c, bytes := r.c, r.bytes.Load()
+	c.stats.Rounds++
+	c.stats.MemoriesMoved += moved
+	c.stats.MemoriesSuperseded += superseded
+	c.progress.BytesCopied += bytes
+	c.progress.VictimsDone += left
+	c.progress.MemoriesMoved += moved
+	c.publishProgress(StageSwap, nil)
+	c.s.opts.Logger.Debug("compaction round ended", "round", c.progress.Round, "copied_bytes", bytes,
+		"memories_moved", moved, "memories_superseded", superseded, "segments_left", left)
+	c.report(StageSwap, 0)
+}
+
+// splitFinished parts c.work into the segments that may leave and the victims that the next round
+// continues with.
+//
+// I6 (empty victims): a victim leaves the table only with no live bytes, and these cannot grow
+// again: nothing is written to a sealed segment, and undo ends the compaction. The walk finds the
+// live records; this check turns a mistake there into a compaction that fails instead of a memory
+// that is lost.
+func (c *compaction) splitFinished() (leaving []*segment, rest []*victim, err error) {
+	for _, v := range c.work {
+		live := v.seg.live.Load()
+		switch {
+		case len(v.live) > 0:
+			rest = append(rest, v)
+		case live == 0:
+			leaving = append(leaving, v.seg)
+		default:
+			err = errors.Join(err, fmt.Errorf("warmtier: internal error: %s has %d live bytes the walk did not find",
+				v.seg.name(), live))
+		}
+	}
+	return leaving, rest, err
+}
+
+// finish takes leaving, the empty victims, out of the store. Nothing that goes wrong in it is an
+// error of the round, which has been committed.
+func (r *round) finish(leaving []*segment) {
+	c := r.c
+	for _, seg := range leaving {
+		c.stats.BytesReclaimed += seg.recordBytes()
+		c.stats.FileBytesReclaimed += seg.fileBytes()
+	}
+	for _, target := range r.targets {
+		c.stats.BytesReclaimed -= target.recordBytes()
+		c.stats.FileBytesReclaimed -= target.fileBytes()
+	}
+	c.swap(leaving)
+	_ = c.s.hooks.fire(pointCompactSwapped)
+	for _, seg := range leaving {
+		c.s.medium.remove(seg)
+	}
+	if last := r.last(); last != nil {
+		last.seal(int64(last.room(1)) > c.s.mergeableRoom())
+		if err := c.s.medium.trim(last); err != nil {
+			c.s.opts.Logger.Warn("unused pages could not be given back", "error", err)
+		}
+	}
+	for _, target := range r.targets {
+		c.s.unclaim(target)
+	}
+	c.shareWithLanes()
+	c.s.room.changed()
+}
+
+// swap takes segs out of the table, and their memory back unless a pin keeps it.
+func (c *compaction) swap(segs []*segment) {
+	c.pace.yield(0) // a fresh time slice: a goroutine preempted with the lock held would stop everybody
+	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, c.s.removeFromTable(segs))
+	for _, seg := range segs {
+		if c.s.retire(seg) {
+			c.recycle(seg)
+		}
+	}
+}
+
+// recycle keeps the memory of seg, which nobody can reach, for the next targets or for lanes, or
+// gives it back to the operating system.
+func (c *compaction) recycle(seg *segment) {
+	if c.s.medium.recycles() && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) <= max(c.keep, c.maxTargets) {
+		c.pool = append(c.pool, seg.mem)
+		return
+	}
+	c.s.medium.free(seg)
+	c.extra -= int64(len(seg.mem))
+}
+
+// undo takes back a round: every flip whose new slot is still there. Where it is not, the memory
+// was superseded after the flip, and neither record is live. Nothing here allocates or can fail.
+func (r *round) undo() {
+	c := r.c
+	if !r.published { // nobody has seen the targets
+		c.s.segments.reuse(r.targets)
+		for _, target := range r.targets {
+			c.recycle(target)
+			c.s.medium.remove(target)
+		}
+		return
+	}
+	c.unflipAll()
+	c.swap(r.targets)
+	for _, target := range r.targets {
+		if !r.uncertain {
+			c.s.medium.remove(target)
+		}
+	}
+}

@@ -1,0 +1,224 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"bytes"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/dir/shadow"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
+)
+
+/*
+Goal: a full disk shrinks, whatever share of the memories is deleted: each Delete succeeds, Compact gives
+file bytes back and says how many, and Puts have about as much room as was deleted.
+
+Method: the budget of the shadow, killed and opened again in between; and a small file system.
+*/
+
+// fillDisk stores memories of size bytes until there is no space, and returns how many.
+func fillDisk(t *testing.T, s *Store, name string, size int) (n int) {
+	t.Helper()
+	for {
+		if err := s.Put(name+idOf(n), contentOf(n, 0, size)); err != nil {
+			require.ErrorIs(t, err, ErrNoSpace)
+			return n
+		}
+		n++
+	}
+}
+
+// gone reports whether memory i is among so many percent.
+func gone(i, percent int) bool { return i*percent/100 != (i+1)*percent/100 }
+
+// deletePercent deletes so many percent of n memories, spread evenly.
+func deletePercent(t *testing.T, s *Store, n, percent int) {
+	t.Helper()
+	for i := range n {
+		if gone(i, percent) {
+			existed, err := s.Delete("old" + idOf(i))
+			require.NoError(t, err, "deletion of %d of %d", i, n)
+			require.True(t, existed)
+		}
+	}
+}
+
+// requireRest checks that the others are there, and those are not.
+func requireRest(t *testing.T, s *Store, n, percent, size int) {
+	t.Helper()
+	for i := range n {
+		got, err := s.Get("old" + idOf(i))
+		if gone(i, percent) {
+			require.ErrorIs(t, err, ErrNotFound)
+			continue
+		}
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(contentOf(i, 0, size), got), "memory %d", i)
+	}
+}
+
+func TestShrink_AnyShare(t *testing.T) {
+	twoProcessors(t)
+	every := thoroughCrashes(t)
+	for i, size := range []int{0, 1000, 12_000, 50_000} {
+		for j, percent := range []int{10, 25, 33, 50, 75, 100} {
+			if !every && (i+j)%3 != 0 {
+				continue
+			}
+			t.Run(fmt.Sprintf("size=%d/deleted=%d", size, percent), func(t *testing.T) {
+				t.Parallel()
+				d := newShadow()
+				d.Budget = int64(110 * minSegmentSize)
+				if size == 0 {
+					d.Budget = 16 * minSegmentSize
+				}
+				shrinks(t, d, size, percent)
+			})
+		}
+	}
+}
+
+// shrinks fills d, deletes and compacts, with a kill after each step.
+func shrinks(t *testing.T, d *shadow.FS, size, percent int) {
+	s := shadowStore(t, d, shadowOptions())
+	n := fillDisk(t, s, "old", size)
+	before := s.Stats().TotalBytes
+	deletePercent(t, s, n, percent)
+	killed := d.Kill()
+	closeShadow(t, s, d)
+
+	s = shadowStore(t, killed, shadowOptions())
+	d = killed
+	requireRest(t, s, n, percent, size)
+	files := func() (total int64) {
+		for _, seg := range s.segments.all() {
+			total += seg.fileBytes()
+		}
+		return total
+	}
+	s.dead.running.Lock() // no sweep beside it gives anything back
+	s.dead.on = false
+	s.dead.running.Unlock()
+	had := files()
+	st := mustCompact(t, s)
+	require.Equal(t, had-files(), st.FileBytesReclaimed)
+	requireRest(t, s, n, percent, size)
+	killed = d.Kill()
+	closeShadow(t, s, d)
+
+	s = shadowStore(t, killed, shadowOptions())
+	requireRest(t, s, n, percent, size)
+	mustCompact(t, s)
+	again := fillDisk(t, s, "new", size)
+	room := int(before) * percent / 100 / (int(before) / n)
+	require.GreaterOrEqual(t, again, room*7/10-2*minSegmentSize/(int(before)/n), "of %d memories %d percent were deleted", n, percent)
+	requireRest(t, s, n, percent, size)
+	closeShadow(t, s, killed)
+}
+
+// Goal: a Delete that needs a compaction while one is under way waits for its rounds; one in OnProgress,
+// which would wait for itself, does not wait forever.
+func TestShrink_DeleteBesideCompaction(t *testing.T) {
+	twoProcessors(t)
+	d := newShadow()
+	d.Budget = 40 * minSegmentSize
+	opts := shadowOptions()
+	paused := pauseAt(pointCompactBuilt)
+	s, err := openShadow(d, opts, hooks{hash: fixedHash, at: paused.hook})
+	require.NoError(t, err)
+	n := fillDisk(t, s, "old", 100)
+	deletePercent(t, s, n/4, 50)
+	compacted := make(chan error, 1)
+	go func() {
+		_, err := s.Compact(t.Context())
+		compacted <- err
+	}()
+	<-paused.reached
+	deleted := make(chan error, 1)
+	go func() {
+		for i := n / 4; i < n; i++ {
+			if _, err := s.Delete("old" + idOf(i)); err != nil {
+				deleted <- err
+				return
+			}
+		}
+		deleted <- nil
+	}()
+	for s.room.waiting.Load() == 0 && len(deleted) == 0 {
+		runtime.Gosched()
+	}
+	require.Empty(t, deleted, "no deletion had to wait")
+	close(paused.proceed)
+	require.NoError(t, <-compacted)
+	require.NoError(t, <-deleted)
+	mustCompact(t, s)
+	require.Positive(t, fillDisk(t, s, "new", 100))
+	closeShadow(t, s, d)
+}
+
+// Goal: on a full disk lanes fill up what compactions left half empty, targets too, and a power loss and a
+// kill leave what they promise of it.
+func TestShrink_LanesResumeTargets(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 300, 1000)
+	deleteWhere(t, s, 0, 300, odd)
+	mustCompact(t, s)
+	require.NoError(t, s.Sync())
+	var half *segment
+	for _, seg := range s.segments.all() {
+		if seg.sealedEarly.Load() {
+			half = seg
+		}
+	}
+	require.NotNil(t, half)
+	require.Equal(t, layout.KindTarget, half.kind)
+	d.Budget = d.Used
+	records := half.records.Load()
+	before := s.Stats().Writes.Bytes
+	n := fillDisk(t, s, "new", 1000)
+	require.Greater(t, half.records.Load(), records)
+	require.Equal(t, int64(n)*int64(record.Size(len("new"+idOf(0)), 1000)), s.Stats().Writes.Bytes-before)
+	require.NoError(t, s.Sync())
+	want := contentsOf(t, s)
+	_, err := s.Delete(idOf(0))
+	require.NoError(t, err)
+	lost, killed := d.Crash(nothingKept), d.Kill()
+	now := contentsOf(t, s)
+	closeShadow(t, s, d)
+	s = shadowStore(t, lost, shadowOptions())
+	require.Equal(t, want, contentsOf(t, s))
+	closeShadow(t, s, lost)
+	s = shadowStore(t, killed, shadowOptions())
+	require.Equal(t, now, contentsOf(t, s))
+	closeShadow(t, s, killed)
+}
+
+// Goal: the same on a real file system.
+func TestShrink_FileSystem(t *testing.T) {
+	twoProcessors(t)
+	for _, percent := range []int{10, 33, 75} {
+		dir := t.TempDir()
+		out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=7M", "tmpfs", dir).CombinedOutput()
+		if err != nil {
+			t.Skipf("a small file system cannot be mounted: %v: %s", err, bytes.TrimSpace(out))
+		}
+		t.Cleanup(func() { require.NoError(t, exec.Command("umount", "-l", dir).Run()) })
+		s := openDir(t, filepath.Join(dir, "store"), shadowOptions())
+		n := fillDisk(t, s, "old", 2000)
+		deletePercent(t, s, n, percent)
+		mustCompact(t, s)
+		again := fillDisk(t, s, "new", 2000)
+		require.GreaterOrEqual(t, again, n*percent/100*7/10)
+		requireRest(t, s, n, percent, 2000)
+		closeIntact(t, s)
+	}
+}
