@@ -156,10 +156,6 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 			return false, err
 		}
 		r.targets = append(r.targets, target)
-		if r.kept > 0 && target.room(len(ch.headers))-r.kept < ch.size {
-			r.full = true // the tombstones of those that leave come first
-			return false, nil
-		}
 	}
 	ch.target, ch.offset, ch.record = target, int(target.tail.Load()), int(target.records.Load())
 	for _, h := range ch.headers {

@@ -275,8 +275,8 @@ func (s *Store) takeHalfEmpty(d *draft, early bool) *segment {
 func (s *Store) canResume(seg *segment, d *draft, early bool) bool {
 	f := &seg.inFile
 	return seg.is(stateSealed) && (!early || seg.sealedEarly.Load()) && !seg.large && !seg.damaged.Load() &&
-		seg.room(1) >= d.size && (d.kind == record.KindTombstone || !seg.spare) && (!s.leavesTombstones() ||
-		f.committed.Load() && f.durable.Load() && f.sealed.Load() && seg.tail.Load() <= f.synced.Load())
+		seg.room(1) >= d.size && (d.kind == record.KindTombstone || !seg.spare) &&
+		(!s.leavesTombstones() || f.committed.Load() && f.sealed.Load()) // sealed: with the flush of its end
 }
 
 // claimSealed claims seg for a lane that resumes it, if nobody else has claimed it and its file allows

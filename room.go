@@ -196,15 +196,13 @@ func (s *Store) withRoomForTombstone(try func() error) error {
 		return err
 	}
 	defer s.beginWait()()
-	for damaged, fruitless := 0, 0; ; {
+	for damaged := 0; ; {
 		change := s.room.next()
 		if err = s.withRoom(0, try); !errors.Is(err, ErrNoSpace) {
 			return err
 		}
 		gave, failed := s.makeSpace()
-		if gave.FileBytesReclaimed <= 0 {
-			fruitless++ // records only: room in a target, which may be too little for all who wait
-		}
+		nothing := gave.BytesReclaimed <= 0 && gave.FileBytesReclaimed <= 0
 		switch {
 		case errors.Is(failed, ErrCompactionInProgress):
 			// A round of it gives something back. OnProgress and the Logger may be what runs this Delete.
@@ -215,16 +213,13 @@ func (s *Store) withRoomForTombstone(try func() error) error {
 			}
 		case errors.Is(failed, ErrCorrupt) && !errors.Is(failed, ErrSyncFailed) && damaged < s.segments.count():
 			damaged++ // the next one leaves that segment alone
-		case gave.BytesReclaimed <= 0 && gave.FileBytesReclaimed <= 0 && failed != nil:
+		case nothing && failed != nil:
 			return fmt.Errorf("%w; no space could be made: %w", err, failed)
-		case gave.BytesReclaimed <= 0 && gave.FileBytesReclaimed <= 0 || fruitless > maxFruitless:
+		case nothing:
 			return err
 		}
 	}
 }
-
-// maxFruitless is how many compactions a Delete runs that give back no bytes of files.
-const maxFruitless = 8
 
 // makeSpace runs a compaction until there is space for deletions in all lanes.
 func (s *Store) makeSpace() (CompactionStats, error) {

@@ -168,20 +168,7 @@ func TestShrink_DeleteBesideCompaction(t *testing.T) {
 // kill leave what they promise of it.
 func TestShrink_LanesResumeTargets(t *testing.T) {
 	d := newShadow()
-	s := oneLaneStore(t, d)
-	fill(t, s, 0, 300, 1000)
-	deleteWhere(t, s, 0, 300, odd)
-	mustCompact(t, s)
-	require.NoError(t, s.Sync())
-	var half *segment
-	for _, seg := range s.segments.all() {
-		if seg.sealedEarly.Load() {
-			half = seg
-		}
-	}
-	require.NotNil(t, half)
-	require.Equal(t, layout.KindTarget, half.kind)
-	d.Budget = d.Used
+	s, half := halfFullTarget(t, d)
 	records := half.records.Load()
 	before := s.Stats().Writes.Bytes
 	n := fillDisk(t, s, "new", 1000)
@@ -200,6 +187,115 @@ func TestShrink_LanesResumeTargets(t *testing.T) {
 	s = shadowStore(t, killed, shadowOptions())
 	require.Equal(t, now, contentsOf(t, s))
 	closeShadow(t, s, killed)
+}
+
+// halfFullTarget returns a store of one lane in a full d, and its segment with room, a target. The
+// memories with even numbers below 300 are left.
+func halfFullTarget(t *testing.T, d *shadow.FS) (s *Store, half *segment) {
+	t.Helper()
+	s = oneLaneStore(t, d)
+	fill(t, s, 0, 300, 1000)
+	deleteWhere(t, s, 0, 300, odd)
+	mustCompact(t, s)
+	require.NoError(t, s.Sync())
+	for _, seg := range s.segments.all() {
+		if seg.sealedEarly.Load() {
+			half = seg
+		}
+	}
+	require.NotNil(t, half)
+	require.Equal(t, layout.KindTarget, half.kind)
+	d.Budget = d.Used
+	return s, half
+}
+
+// Goal: a repair of a target that a lane has resumed takes no older version for one that was lost there: the
+// header of the target knows nothing of what the lane added.
+func TestShrink_ResumedTargetRepaired(t *testing.T) {
+	d := newShadow()
+	s, half := halfFullTarget(t, d)
+	d.Budget = 0 // a version newer than all in the target, in a segment that the lane then fills up
+	require.NoError(t, s.Put(idOf(0), contentOf(0, 1, 1000)))
+	d.Budget = d.Used
+	for i := 0; !half.is(stateActive); i++ {
+		require.NoError(t, s.Put("more"+idOf(i), contentOf(i, 0, 1000)))
+	}
+	newer := contentOf(0, 2, 1000)
+	require.NoError(t, s.Put(idOf(0), newer))
+	require.NoError(t, s.Put(idOf(2), contentOf(2, 1, 1000)))
+	require.Same(t, half, segmentOf(t, s, idOf(0)))
+	killed := d.Kill()
+	closeShadow(t, s, d)
+
+	at := bytes.Index(killed.Files[half.name()].Current, newer)
+	require.Positive(t, at)
+	damageAt(killed, half.name(), at-1) // in its id
+	killed.Budget = 0                   // a repair needs a segment
+	opts := shadowOptions()
+	opts.Repair = true
+	s = shadowStore(t, killed, opts)
+	_, err := s.Get(idOf(0))
+	require.ErrorIs(t, err, ErrNotFound)
+	got, err := s.Get(idOf(2))
+	require.NoError(t, err)
+	require.Equal(t, contentOf(2, 1, 1000), got)
+	closeShadow(t, s, killed)
+}
+
+// Goal: a lane resumes no segment that a flush has yet to write to the header of: it would write that the
+// segment ends where the lane goes on.
+func TestShrink_ResumesWhatIsDurable(t *testing.T) {
+	d := newShadow()
+	s, half := halfFullTarget(t, d)
+	require.NoError(t, s.Put(idOf(0), contentOf(0, 1, 1000)))
+	require.True(t, half.is(stateActive))
+	s.sealLanes(0)
+	require.True(t, half.is(stateSealed))
+	require.ErrorIs(t, s.Put(idOf(2), contentOf(2, 1, 1000)), ErrNoSpace)
+	require.NoError(t, s.Sync())
+	require.NoError(t, s.Put(idOf(2), contentOf(2, 1, 1000)))
+	require.True(t, half.is(stateActive))
+	require.NoError(t, s.Sync())
+	want := contentsOf(t, s)
+	lost := d.Crash(nothingKept)
+	closeShadow(t, s, d)
+	s = shadowStore(t, lost, shadowOptions())
+	require.Equal(t, want, contentsOf(t, s))
+	closeShadow(t, s, lost)
+}
+
+// Goal: a deletion leaves free space to what compactions need, without which nothing could be given back.
+func TestShrink_DeletionsLeaveTargets(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	require.NoError(t, s.Put("a", nil))
+	s.disk.spares.mu.Lock()
+	require.NoError(t, s.disk.dropSpareLocked(targetSpare))
+	s.disk.spares.mu.Unlock()
+	d.Budget = d.Used + int64(s.opts.SegmentSize)
+	_, err := s.disk.createFile("x", segmentSpec{kind: layout.KindLane, size: minSegmentSize, least: minSegmentSize})
+	require.ErrorIs(t, err, ErrNoSpace)
+	require.Equal(t, s.opts.SegmentSize, s.disk.spares.kept[targetSpare])
+	closeShadow(t, s, d)
+}
+
+// Goal: segments that hold little but tombstones are the last victims: a round would copy them, and give
+// nothing back.
+func TestShrink_TombstonesLast(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 120, 1000)
+	s.sealLanes(0)
+	deleteWhere(t, s, 0, 120, func(i int) bool { return i%10 == 0 })
+	s.sealLanes(0)
+	c := s.newCompaction(triggerManual)
+	c.chooseVictims()
+	c.end()
+	require.Len(t, c.claimed, 3)
+	for i, v := range c.claimed {
+		require.Equal(t, i == 2, len(v.seg.tombstones) > 0, "victim %d", i)
+	}
+	closeShadow(t, s, d)
 }
 
 // Goal: the same on a real file system.
