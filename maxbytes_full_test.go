@@ -4,6 +4,7 @@ package warmtier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -102,6 +103,30 @@ func TestMaxBytes_Full(t *testing.T) {
 	}
 }
 
+// Goal: at its budget a directory takes every deletion, though a tombstone is as large as what it deletes,
+// with maintenance and without, and shrinks.
+func TestMaxBytes_DeletionsOfEmpty(t *testing.T) {
+	for _, disabled := range []bool{false, true} {
+		for _, percent := range []int{10, 50, 100} {
+			t.Run(fmt.Sprintf("disabled=%v/%d", disabled, percent), func(t *testing.T) {
+				opts := Options{MaxBytes: fullBytes}
+				opts.Maintenance.Disabled = disabled
+				s := budgeted(t, "directory", opts, hooks{})
+				n, _ := fillUp(t, s, 0, 0)
+				deleteWhere(t, s, 0, n, func(i int) bool { return i%100 < percent })
+				requireContents(t, s, 0, n, 0, func(i int) bool { return i%100 >= percent })
+				_, err := s.Compact(t.Context())
+				for errors.Is(err, ErrCompactionInProgress) { // maintenance has begun one
+					_, err = s.Compact(t.Context())
+				}
+				require.NoError(t, err)
+				fill(t, s, 0, n*percent/100/4, 0)
+				require.LessOrEqual(t, s.Stats().MappedBytes+s.Stats().SegmentDetails.SpareBytes, int64(fullBytes))
+			})
+		}
+	}
+}
+
 // Goal: large memories, each with a segment of its own, fill the budget too, and leave it when they are deleted or
 // overwritten.
 func TestMaxBytes_FullOfLarge(t *testing.T) {
@@ -130,7 +155,7 @@ func TestMaxBytes_FullOfLarge(t *testing.T) {
 // Goal: tables of the index fill the budget as segments do, to its end, and Puts go on when memories were deleted.
 // Method: all memories in one shard, whose table is larger than a segment.
 func TestMaxBytes_FullWhenIndexGrows(t *testing.T) {
-	for _, medium := range []string{"memory"} {
+	for _, medium := range []string{"memory", "directory"} {
 		t.Run(medium, func(t *testing.T) {
 			s := budgeted(t, medium, Options{MaxBytes: 2 * fullBytes}, hooks{hash: oneLane})
 			n := 0
@@ -151,6 +176,21 @@ func TestMaxBytes_FullWhenIndexGrows(t *testing.T) {
 			requireContents(t, s, 0, n, 20, func(i int) bool { return !odd(i) })
 		})
 	}
+}
+
+// Goal: an overwrite is taken where only the index has no room, since it needs no further slot.
+func TestMaxBytes_OverwriteWithFullTable(t *testing.T) {
+	s := budgeted(t, "memory", Options{MaxBytes: 1 << 30, SegmentSize: 8 << 20}, hooks{hash: oneLane})
+	fill(t, s, 0, 100, 0)
+	s.mapper.limit = s.mapper.bytes.Load()
+	n, err := fillUp(t, s, 100, 0)
+	requireTold(t, s, err)
+	require.Greater(t, segmentOf(t, s, idOf(0)).room(1), 1000, "it is the index that is full")
+	require.NoError(t, s.Put(idOf(0), []byte("newer")))
+	got, err := s.Get(idOf(0))
+	require.NoError(t, err)
+	require.Equal(t, "newer", string(got))
+	require.Equal(t, n, s.Len())
 }
 
 // countKept counts the memories below n that drop leaves.

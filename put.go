@@ -183,7 +183,9 @@ func (s *Store) putInLane(d *draft, load *loadCall) (ok bool, err error) {
 // REQUIRES: the lane's lock held.
 func (s *Store) admitLocked(d *draft, load *loadCall) error {
 	if err := s.prepare(d.shard, int(d.shard.memories.Load())+1); err != nil {
-		return err
+		if exists, failed := s.probe(new(match), d.shard, d.tag, d.id); failed != nil || !exists {
+			return err
+		} // what is there needs no further slot
 	}
 	if load != nil && s.loads.isSuperseded(load) {
 		return errSuperseded
