@@ -315,6 +315,6 @@ func (f *reachingFile) Rename(to string) error {
 	return f.files.around("rename", func() error { return f.File.Rename(to) })
 }
 
-func (f *reachingFile) Sync(from, to int) error {
-	return f.files.around("sync segment", func() error { return f.File.Sync(from, to) })
+func (f *reachingFile) Sync(head, tail int) error {
+	return f.files.around("sync segment", func() error { return f.File.Sync(head, tail) })
 }

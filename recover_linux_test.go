@@ -71,13 +71,13 @@ func TestRecover_RewriteDirtiesPages(t *testing.T) {
 	for i := range file.Bytes() {
 		file.Bytes()[i] = byte(i)
 	}
-	require.NoError(t, file.Sync(0, 8*vm.PageSize))
+	require.NoError(t, file.Sync(8*vm.PageSize, 8*vm.PageSize))
 	if n := dirtyBytes(t, file.Bytes()); n > 0 {
 		t.Skipf("%d bytes dirty after a sync: this file system tells nothing", n)
 	}
 	file.Rewrite(vm.PageSize-1, 3*vm.PageSize+1)
 	require.GreaterOrEqual(t, dirtyBytes(t, file.Bytes()), 4*vm.PageSize) // more where pages come in folios
-	require.NoError(t, file.Sync(0, 8*vm.PageSize))
+	require.NoError(t, file.Sync(8*vm.PageSize, 8*vm.PageSize))
 	require.Zero(t, dirtyBytes(t, file.Bytes()))
 }
 

@@ -123,7 +123,7 @@ func (r *recovery) settleSegment(f *foundSegment) error {
 	case sealed && r.sameBoot, sealed && !seg.clearRemains():
 		// After a kill the header may be in the page cache only.
 		seg.file.Rewrite(0, layout.HeaderSize)
-		return seg.syncFile(0, layout.HeaderSize)
+		return seg.syncHeader()
 	}
 	for _, d := range f.redigest {
 		seg.putDigest(d.n, d.id)
@@ -132,11 +132,11 @@ func (r *recovery) settleSegment(f *foundSegment) error {
 	seg.file.Rewrite(0, layout.HeaderSize)
 	seg.file.Rewrite(min(int(f.state.Synced), int(e.tail)), int(e.tail))
 	seg.file.Rewrite(layout.DigestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
-	if err := seg.syncFile(0, len(seg.mem)); err != nil {
+	if err := seg.syncFile(len(seg.mem), len(seg.mem)); err != nil {
 		return err
 	}
 	seg.writeState(e, true)
-	return seg.syncFile(0, layout.HeaderSize)
+	return seg.syncHeader()
 }
 
 // clearRemains zeroes what lies between the records of seg and their digests, and reports whether

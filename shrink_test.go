@@ -119,7 +119,8 @@ func shrinks(t *testing.T, d *shadow.FS, size, percent int) {
 	mustCompact(t, s)
 	again := fillDisk(t, s, "new", size)
 	room := int(before) * percent / 100 / (int(before) / n)
-	require.GreaterOrEqual(t, again, room*7/10-2*minSegmentSize/(int(before)/n), "of %d memories %d percent were deleted", n, percent)
+	require.GreaterOrEqual(t, again, room*7/10-2*minSegmentSize/(int(before)/n),
+		"of %d memories %d percent were deleted", n, percent)
 	requireRest(t, s, n, percent, size)
 	closeShadow(t, s, killed)
 }

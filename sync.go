@@ -289,7 +289,7 @@ func (d *disk) flushStates() error {
 		if !seg.inFile.stateUnsynced.Load() {
 			continue
 		}
-		if err := seg.syncFile(0, layout.HeaderSize); err != nil {
+		if err := seg.syncHeader(); err != nil {
 			return d.s.failSync(fmt.Errorf("%s: %w", seg.name(), err))
 		}
 	}
@@ -375,18 +375,20 @@ func (seg *segment) writeState(e extent, sealed bool) {
 	}.Encode(seg.mem)
 }
 
-// syncRecords makes header, records and digests durable, and leaves alone what lies between them,
-// where a lane may be writing.
+// syncRecords makes header, records and digests durable, in one flush. A lane may be writing between them.
 func (seg *segment) syncRecords(e extent) error {
-	if err := seg.syncFile(0, int(e.tail)); err != nil || e.records == 0 {
-		return err
+	digests := len(seg.mem)
+	if e.records > 0 {
+		digests = layout.DigestAt(digests, int(e.records)-1)
 	}
-	return seg.syncFile(layout.DigestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
+	return seg.syncFile(int(e.tail), digests)
 }
 
-// syncFile makes the bytes from from to to of the segment's file durable.
-func (seg *segment) syncFile(from, to int) error {
-	err := seg.file.Sync(from, to)
+func (seg *segment) syncHeader() error { return seg.syncFile(layout.HeaderSize, len(seg.mem)) }
+
+// syncFile makes the bytes of the segment's file below head and those from tail on durable.
+func (seg *segment) syncFile(head, tail int) error {
+	err := seg.file.Sync(head, tail)
 	var short *dir.CutShortError
 	if errors.As(err, &short) {
 		return &CorruptError{File: seg.name(), Offset: short.Size, Reason: short.Error()}

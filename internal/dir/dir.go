@@ -57,10 +57,11 @@ type FS interface {
 type File interface {
 	// Bytes returns the mapping, valid until Close.
 	Bytes() []byte
-	// Sync makes the bytes from from to to durable. After a Sync that failed, here or in a process
-	// before, a later one may leave out what the failed one should have written. The error of a file that
-	// has become shorter than its mapping is a [*CutShortError].
-	Sync(from, to int) error
+	// Sync makes both ends of the file durable in one flush: the bytes below head, and those from tail on.
+	// What lies between may become durable with them. After a Sync that failed, here or in a process
+	// before, a later one may leave out what the failed one should have written, what lies between
+	// included. The error of a file that has become shorter than its mapping is a [*CutShortError].
+	Sync(head, tail int) error
 	// Rewrite writes the bytes from from to to over themselves: the next Sync leaves none out.
 	Rewrite(from, to int)
 	// Rename gives the file another name in its directory, in place of a file of that name.

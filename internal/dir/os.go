@@ -137,8 +137,8 @@ func (m *mappedFile) Rename(to string) error {
 }
 
 // Sync is the method of [File].
-func (m *mappedFile) Sync(from, to int) error {
-	if err := m.Mapping.Sync(from, to); err != nil {
+func (m *mappedFile) Sync(head, tail int) error {
+	if err := m.Mapping.Sync(head, tail); err != nil {
 		return err
 	}
 	// msync of pages beyond the end of the file succeeds, and writes nothing.

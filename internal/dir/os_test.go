@@ -101,7 +101,7 @@ func TestOS_FollowsTheDirectory(t *testing.T) {
 	other, err := d.Create("other", vm.PageSize)
 	require.NoError(t, err)
 	require.NoError(t, other.Rename("renamed"))
-	require.NoError(t, errors.Join(mapped.Sync(0, 1), other.Sync(0, 1), other.Close(), mapped.Close()))
+	require.NoError(t, errors.Join(mapped.Sync(1, vm.PageSize), other.Sync(1, vm.PageSize), other.Close(), mapped.Close()))
 	require.NoError(t, d.WriteFile("a", []byte("content")))
 	require.NoError(t, d.SyncFile("a"))
 	require.NoError(t, d.Rename("a", "b"))
@@ -141,16 +141,16 @@ func TestFile_CutShort(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, f.Close()) }()
 	require.NoError(t, f.Rename("b"))
-	require.NoError(t, f.Sync(0, 1))
+	require.NoError(t, f.Sync(1, 3*vm.PageSize))
 	if vm.OnHeap {
 		return // the mapping is a copy, and Sync makes the file long again
 	}
 	require.NoError(t, os.Truncate(filepath.Join(path, "b"), int64(vm.PageSize)))
 	var short *CutShortError
-	require.ErrorAs(t, f.Sync(0, vm.PageSize), &short)
+	require.ErrorAs(t, f.Sync(vm.PageSize, 3*vm.PageSize), &short)
 	require.Equal(t, CutShortError{Size: int64(vm.PageSize), Mapped: 3 * vm.PageSize}, *short)
 	require.NoError(t, os.Remove(filepath.Join(path, "b")))
-	require.ErrorIs(t, f.Sync(0, vm.PageSize), fs.ErrNotExist)
+	require.ErrorIs(t, f.Sync(vm.PageSize, 3*vm.PageSize), fs.ErrNotExist)
 }
 
 // Each directory that Prepare makes survives a power loss: its name is synced before there is anything in it.

@@ -48,9 +48,13 @@ func (m *Mapping) Bytes() []byte { return m.mem }
 // Rewrite has nothing to do: Sync writes what it is told, whatever was written before.
 func (m *Mapping) Rewrite(int, int) {}
 
-// Sync writes the bytes from from to to to the file, and makes them durable.
-func (m *Mapping) Sync(from, to int) error {
-	if _, err := m.f.WriteAt(m.mem[from:to], int64(from)); err != nil {
+// Sync writes the bytes below head and those from tail on to the file, and makes them durable. It leaves alone
+// what lies between, where others may be writing.
+func (m *Mapping) Sync(head, tail int) error {
+	if _, err := m.f.WriteAt(m.mem[:head], 0); err != nil {
+		return err
+	}
+	if _, err := m.f.WriteAt(m.mem[tail:], int64(tail)); err != nil {
 		return err
 	}
 	return m.f.Sync()

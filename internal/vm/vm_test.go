@@ -46,17 +46,39 @@ func TestMapping_Sync(t *testing.T) {
 		t.Skip("files are not mapped on Windows")
 	}
 	path := filepath.Join(t.TempDir(), "a")
-	require.NoError(t, os.WriteFile(path, make([]byte, 3*PageSize), 0o600))
+	size := 5 * PageSize
+	require.NoError(t, os.WriteFile(path, make([]byte, size), 0o600))
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	require.NoError(t, err)
-	m, err := MapFile(f, 3*PageSize, true)
+	m, err := MapFile(f, size, true)
 	require.NoError(t, err)
-	m.Bytes()[PageSize] = 7
+	for page := range 5 {
+		m.Bytes()[page*PageSize] = 7
+	}
 	m.Rewrite(0, PageSize)
-	require.NoError(t, m.Sync(PageSize, PageSize+1))
-	require.NoError(t, m.Sync(5, 5))
-	b, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.EqualValues(t, 7, b[PageSize])
+	want := []byte{0, 0, 0, 0, 0}
+	for _, sync := range []struct {
+		head, tail int
+		asked      []int // pages
+	}{
+		{0, size, nil},
+		{1, size, []int{0}},
+		{0, size - 1, []int{4}},
+		{PageSize + 1, size - PageSize, []int{0, 1, 4}},
+		{size, size, []int{0, 1, 2, 3, 4}},
+	} {
+		require.NoError(t, m.Sync(sync.head, sync.tail))
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		for _, page := range sync.asked {
+			want[page] = 7
+			require.EqualValues(t, 7, b[page*PageSize], "page %d", page)
+		}
+		for page := range want {
+			if OnHeap && want[page] == 0 { // others may be writing there
+				require.Zero(t, b[page*PageSize], "page %d", page)
+			}
+		}
+	}
 	require.NoError(t, m.Close())
 }

@@ -97,13 +97,19 @@ func (m *Mapping) Rewrite(from, to int) {
 	}
 }
 
-// Sync makes the bytes from from to to durable, by whole pages, since msync takes nothing else and
-// mmap-go flushes what it is given. After one that failed, a later one may leave out what the failed
-// one should have written: see Rewrite. It says nothing of pages beyond the end of a file that was cut short,
-// and on macOS it stops short of the cache of the device.
-func (m *Mapping) Sync(from, to int) error {
-	from -= from % PageSize
-	to = min(RoundUp(to, PageSize), len(m.mem))
+// Sync makes the bytes below head and those from tail on durable. What lies between goes with them where
+// both are asked for: one msync of all of it writes the dirty pages and waits for the disk once, two would wait
+// twice (78 and 112 us for three pages, ext4). It takes whole pages, since msync takes nothing else and mmap-go
+// flushes what it is given. After one that failed, a later one may leave out what the failed one should
+// have written: see Rewrite. It says nothing of pages beyond the end of a file that was cut short, and on
+// macOS it stops short of the cache of the device.
+func (m *Mapping) Sync(head, tail int) error {
+	from, to := 0, len(m.mem)
+	if tail >= to {
+		to = min(RoundUp(head, PageSize), to)
+	} else if head <= 0 {
+		from = tail - tail%PageSize
+	}
 	if from >= to {
 		return nil
 	}

@@ -128,17 +128,22 @@ func (m *mapping) Rename(to string) error {
 }
 
 // Sync is the method of dir.File.
-func (m *mapping) Sync(from, to int) error {
+func (m *mapping) Sync(head, tail int) error {
+	size := len(m.file.Current)
 	skipped, err := m.d.enter(CallSync, "")
 	if err != nil {
 		m.d.Mu.Lock()
 		defer m.d.Mu.Unlock()
-		m.file.FailSync(from, to)
+		if tail >= size {
+			size = head
+		}
+		m.file.FailSync(0, size) // what lies between too
 		return err
 	}
 	defer m.d.Mu.Unlock()
-	if !skipped {
-		m.file.sync(from, to)
+	if !skipped { // what lies between was not asked for
+		m.file.sync(0, head)
+		m.file.sync(tail, size)
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func TestShadow_Crash(t *testing.T) {
 	require.Empty(t, d.Crash(Loss{Sector: drop, Operation: happened}).Files["a"].Current,
 		"no size without a sync of the file")
 	require.NoError(t, d.Sync())
-	require.NoError(t, f.Sync(0, 10))
+	require.NoError(t, f.Sync(10, 4*SectorSize))
 	f.Bytes()[0] = 2
 	f.Bytes()[SectorSize] = 3
 
@@ -45,9 +45,9 @@ func TestShadow_Crash(t *testing.T) {
 	require.Equal(t, byte(0), killed.Crash(Loss{Sector: drop, Operation: happened}).Files["b"].Current[SectorSize])
 
 	d.Fault = func(Kind, string) error { return syscall.EIO }
-	require.ErrorIs(t, f.Sync(0, 4*SectorSize), syscall.EIO)
+	require.ErrorIs(t, f.Sync(4*SectorSize, 4*SectorSize), syscall.EIO)
 	d.Fault = nil
-	require.NoError(t, f.Sync(0, 4*SectorSize))
+	require.NoError(t, f.Sync(4*SectorSize, 4*SectorSize))
 	require.Equal(t, byte(0), d.Crash(Loss{Sector: keep, Operation: happened}).Files["b"].Current[SectorSize],
 		"lost by a failed sync")
 	require.NoError(t, f.Close())
