@@ -73,6 +73,8 @@ func (readOnlyDisk) syncs() bool { return false }
 
 func (readOnlyDisk) sync() error { return nil }
 
+func (readOnlyDisk) syncWrite() error { return nil }
+
 func (readOnlyDisk) unsynced(*segment) int64 { return 0 }
 
 func (readOnlyDisk) finish() error { return nil }

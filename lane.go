@@ -293,11 +293,15 @@ func (s *Store) claimSealed(seg *segment) bool {
 }
 
 // unseal writes to the header of seg that more records follow, unless the header never said that it was
-// sealed. It fails when something lies where they would go. REQUIRES: no flush has anything to do in seg.
+// sealed. It fails when something lies where they would go, and in a directory that was removed: a lane that gets a
+// new file is told so by the system. REQUIRES: no flush has anything to do in seg.
 func (d *disk) unseal(seg *segment) (err error) {
 	defer d.s.catchFault(armFaults(), &err)
 	if !layout.IsZero(seg.rest()) {
 		return errors.New("something lies behind the last record")
+	}
+	if err := d.fs.Present(); err != nil {
+		return err
 	}
 	if seg.inFile.sealed.Load() { // and all of it is durable
 		seg.writeState(seg.extent(), false)

@@ -72,6 +72,10 @@ var errSuperseded = errors.New("warmtier: superseded while it was loaded")
 // its goroutine, each returns an error. GetOrLoad panics when ctx is nil, and when load is nil and
 // would be called.
 //
+// With SyncWrites the content that is returned is durable, also where another call stored it: a content that was
+// found and cannot be made durable is returned together with the error. One that has been durable costs a
+// second look-up.
+//
 // Errors: as [Store.Get], except ErrNotFound; those of load, ctx and [Store.Put]. With
 // [ErrReadOnly] and [ErrSyncFailed] load is not called.
 func (s *Store) GetOrLoad(
@@ -79,6 +83,9 @@ func (s *Store) GetOrLoad(
 ) ([]byte, error) {
 	checkContext(ctx)
 	content, err := s.Get(id)
+	if err == nil {
+		return content, s.makeFoundDurable(id)
+	}
 	if !errors.Is(err, ErrNotFound) {
 		return content, err
 	}
@@ -196,8 +203,12 @@ func (s *Store) loadAndStore(
 	c *loadCall, id string, load func(context.Context) ([]byte, error),
 ) (content []byte, err error) {
 	// Another load may have finished since the caller found nothing and before this one was known.
-	if content, err := s.appendContent(nil, id, false); !errors.Is(err, ErrNotFound) {
-		return content, err
+	content, err = s.appendContent([]byte{}, id, false)
+	if err == nil {
+		return content, s.makeFoundDurable(id)
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return nil, err
 	}
 	content, err = s.measuredLoad(c.ctx, load)
 	if err != nil {
@@ -212,7 +223,7 @@ func (s *Store) loadAndStore(
 		return content, err
 	}
 	if newer, err := s.appendContent([]byte{}, id, false); err == nil {
-		return newer, nil
+		return newer, s.makeFoundDurable(id)
 	}
 	return content, nil
 }
@@ -227,4 +238,32 @@ func (s *Store) measuredLoad(
 	content, err = load(ctx)
 	ok = err == nil
 	return content, err
+}
+
+// makeFoundDurable is makeDurable for a call that has found the memory of id. Nothing is to be done unless its
+// record is new. The record that is there by now is the one that was found, or superseded it.
+func (s *Store) makeFoundDurable(id string) error {
+	if !s.opts.SyncWrites || s.isDurable(id) {
+		return nil
+	}
+	done, err := s.enterSynced()
+	if err != nil {
+		return err
+	}
+	defer done()
+	return s.makeDurable()
+}
+
+// isDurable reports whether the memory of id is known to be durable.
+func (s *Store) isDurable(id string) (durable bool) {
+	if !s.medium.syncs() {
+		return true
+	}
+	var h readHold
+	var fault error // then nothing is known
+	defer s.catchFault(armFaults(), &fault)
+	defer h.release()
+	var m match
+	err := s.lookup(&h, &m, id, false)
+	return err == nil && m.h.Seq <= s.disk.group.durable.Load()
 }

@@ -26,6 +26,11 @@ name, sync it, rename it, sync the directory. The rename is the atomic step.
 func (d *disk) listSegments() error {
 	d.manifestMu.Lock()
 	defer d.manifestMu.Unlock()
+	// The sync of the directory in a commit may have failed while this flush waited for it. The system may
+	// report that once, and succeed here without having made the names durable.
+	if err := d.s.failedSync(); err != nil {
+		return err
+	}
 	m := d.snapshotManifest(nil, nil)
 	for _, id := range m.Listed {
 		if !d.listed[id] {

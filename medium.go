@@ -50,6 +50,9 @@ type medium interface {
 	// sync returns when everything acknowledged before the call survives a power loss, as far as
 	// the medium can survive one. REQUIRES: no lock held.
 	sync() error
+	// syncWrite is sync for the end of a write. What tells damage from the end of a file after a power loss
+	// may be older then.
+	syncWrite() error
 	// unsynced returns how many bytes of the records in seg a power loss may take that a sync would
 	// keep.
 	unsynced(seg *segment) int64

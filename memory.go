@@ -80,6 +80,8 @@ func (m memory) syncs() bool { return false }
 
 func (m memory) sync() error { return nil }
 
+func (m memory) syncWrite() error { return nil }
+
 func (m memory) unsynced(*segment) int64 { return 0 }
 
 // fileAt finds nothing: a fault in anonymous memory is a bug, and stays a panic.

@@ -56,7 +56,11 @@ type Options struct {
 	// SyncInterval is how often a directory store syncs in the background; 0 means 1s, negative
 	// means that only [Store.Sync] and [Store.Close] sync.
 	SyncInterval time.Duration
-	// SyncWrites makes Put and Delete of a directory store durable before they return.
+	// SyncWrites makes Put, Delete and GetOrLoad of a directory store return when what they have stored,
+	// deleted or found is durable, also where another call stored or deleted it: a Delete that finds
+	// nothing waits for the one that was before it. Calls at the same time share a flush. Calls that only
+	// read (Get, AppendContent, View, Has, GetMany, All, Len, FS) wait for nothing, and may show what a
+	// power loss would take.
 	SyncWrites bool
 	// ReadOnly makes every call that writes return [ErrReadOnly].
 	ReadOnly bool

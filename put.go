@@ -273,7 +273,8 @@ func (s *Store) pointTo(d *draft, seg *segment, offset int, old *match, exists b
 	sh.puts.Add(1)
 }
 
-// Delete removes the memory and reports whether it existed.
+// Delete removes the memory and reports whether it existed. With SyncWrites either answer is durable when it
+// returns.
 //
 // Errors: [ErrInvalidID], [ErrReadOnly], [ErrClosed], [ErrNoSpace], [ErrSyncFailed] and
 // [ErrCorrupt], as with [Store.Put].
@@ -296,12 +297,14 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 	defer done()
 	d := s.tombstoneOf(id)
 	existed, err = s.remove(&d)
-	if existed && err == nil {
+	if err != nil {
+		return existed, err
+	}
+	if existed {
 		s.trimReplaced()
 		s.sweepNoted()
-		err = s.makeDurable()
 	}
-	return existed, err
+	return existed, s.makeDurable()
 }
 
 // tombstoneOf returns the record of id's deletion.

@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -284,4 +285,15 @@ func (s *Store) warn(what string, err error) {
 	if err != nil {
 		s.logLater(slog.LevelWarn, what, "error", err)
 	}
+}
+
+// putDigest writes the digest of record n, whose id is id, to its place near the end of seg.
+func (seg *segment) putDigest(n int, id []byte) {
+	at := layout.DigestAt(len(seg.mem), n)
+	binary.LittleEndian.PutUint32(seg.mem[at:at+layout.DigestSize], layout.Digest(id))
+}
+
+// digestOf returns the digest of record n.
+func (seg *segment) digestOf(n int) uint32 {
+	return binary.LittleEndian.Uint32(seg.mem[layout.DigestAt(len(seg.mem), n):])
 }

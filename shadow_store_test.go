@@ -18,7 +18,8 @@ import (
 
 // forwarders are functions of the store that pass on calls of the file system: the place that
 // counts is their caller.
-var forwarders = []string{"spaceErrors.Create", "spaceErrors.Open", "spaceErrors.WriteFile", "(*segment).syncFile"}
+var forwarders = []string{"spaceErrors.Create", "spaceErrors.Open", "spaceErrors.WriteFile", "(*segment).syncFile",
+	"(*segment).syncHeader"}
 
 func newShadow() *shadow.FS { return shadow.New(forwarders...) }
 

@@ -2,7 +2,6 @@ package warmtier
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,12 +29,14 @@ func (s *Store) Sync() error {
 	return s.medium.sync()
 }
 
-// makeDurable ends a Put or Delete with SyncWrites.
+// makeDurable ends a call that writes, with SyncWrites: whatever the call has seen is durable then, the writes of
+// others too. A call that wrote nothing may have seen them as well: who is told that there is nothing to delete
+// would otherwise find it again after a power loss. REQUIRES: enterSynced.
 func (s *Store) makeDurable() error {
 	if !s.opts.SyncWrites {
 		return nil
 	}
-	return s.medium.sync()
+	return s.medium.syncWrite()
 }
 
 // syncQuietly is Sync for the background: what fails is logged. more is false when it failed for
@@ -88,15 +89,33 @@ type groupCommit struct {
 	running bool       // a flush is under way
 	begun   uint64     // flushes
 	ended   uint64     // the newest flush that ended well; flushes are counted from 1
+	marks   bool       // the next flush brings the marks up to date: somebody who waits wants that
+	since   int        // flushes since one did
+
+	durable atomic.Uint64 // sequence number up to which every record is durable
 }
+
+// marksEvery is how many flushes for writes bring the marks in headers up to date once.
+const marksEvery = 16
 
 func (d *disk) syncs() bool { return true }
 
-// sync returns when a flush that began after the call has ended.
 func (d *disk) sync() error {
+	d.group.mu.Lock()
+	defer d.group.mu.Unlock()
+	d.group.marks = true
+	return d.awaitFlushLocked()
+}
+
+func (d *disk) syncWrite() error {
+	d.group.mu.Lock()
+	defer d.group.mu.Unlock()
+	return d.awaitFlushLocked()
+}
+
+// awaitFlushLocked returns when a flush that began after the call has ended. REQUIRES: d.group.mu held.
+func (d *disk) awaitFlushLocked() error {
 	g := &d.group
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	for wanted := g.begun + 1; g.ended < wanted; {
 		if err := d.s.failedSync(); err != nil {
 			return err
@@ -108,8 +127,15 @@ func (d *disk) sync() error {
 		g.running = true
 		g.begun++
 		turn := g.begun
+		marks := g.marks || g.since == marksEvery-1
+		g.marks = false
+		if g.since++; marks {
+			g.since = 0
+		}
 		g.mu.Unlock()
-		err := d.measuredFlush()
+		// Numbers are drawn under the lock of a lane, which the flush takes next.
+		seq := d.s.sequence.Load()
+		err := d.measuredFlush(marks)
 		g.mu.Lock()
 		g.running = false
 		g.changed.Broadcast()
@@ -117,6 +143,7 @@ func (d *disk) sync() error {
 			return d.s.failSync(err)
 		}
 		g.ended = turn
+		g.durable.Store(seq)
 	}
 	return nil
 }
@@ -137,10 +164,10 @@ func (d *disk) holdFlushes() (done func()) {
 	}
 }
 
-func (d *disk) measuredFlush() error {
+func (d *disk) measuredFlush(marks bool) error {
 	meters := &d.s.meters
 	start := time.Now()
-	err := d.flushAll()
+	err := d.flushAll(marks)
 	meters.syncDurations.observe(time.Since(start))
 	if err != nil {
 		meters.syncErrors.Add(1)
@@ -150,18 +177,18 @@ func (d *disk) measuredFlush() error {
 	return nil
 }
 
-// flushAll makes every segment durable up to its tail of now, and lists the new ones. In a directory that was
-// removed each of these calls may succeed, and what they made durable goes with Close. REQUIRES:
-// group.running set by the caller.
-func (d *disk) flushAll() error {
-	dirty := d.pinDirty()
+// flushAll makes every segment durable up to its tail of now, and lists the new ones. marks says whether headers
+// are to say so. In a directory that was removed each of these calls may succeed, and what they made durable goes
+// with Close. REQUIRES: group.running set by the caller.
+func (d *disk) flushAll(marks bool) error {
+	dirty := d.pinDirty(marks)
 	defer func() {
 		for _, dirty := range dirty {
 			d.s.unpin(dirty.seg)
 		}
 	}()
 	for _, dirty := range dirty {
-		if err := d.flushSegment(dirty); err != nil {
+		if err := d.flushSegment(dirty, marks); err != nil {
 			return fmt.Errorf("%s: %w", dirty.seg.name(), err)
 		}
 	}
@@ -185,8 +212,8 @@ type dirtySegment struct {
 // Lanes are asked before the table, so that every record acknowledged by now is in a segment that is
 // active when its lane is asked, or sealed when the table is walked. The walk holds no lock; what
 // looks dirty in it is looked at again where it can be pinned.
-func (d *disk) pinDirty() (dirty []dirtySegment) {
-	dirty, active := d.pinActive()
+func (d *disk) pinDirty(marks bool) (dirty []dirtySegment) {
+	dirty, active := d.pinActive(marks)
 	_ = d.s.hooks.fire(pointFlushActive)
 	var sealed []*segment
 	for _, seg := range d.s.segments.all() {
@@ -205,7 +232,7 @@ const flushBatch = 64
 
 // pinActive pins those active segments that have something to be flushed, and returns all of them as
 // well: what was found active is not looked at again when a lane has sealed it.
-func (d *disk) pinActive() (dirty []dirtySegment, active map[*segment]bool) {
+func (d *disk) pinActive(marks bool) (dirty []dirtySegment, active map[*segment]bool) {
 	active = map[*segment]bool{}
 	for i := range d.s.lanes {
 		hold := d.s.contentMu.RLock()
@@ -213,7 +240,8 @@ func (d *disk) pinActive() (dirty []dirtySegment, active map[*segment]bool) {
 		ln.mu.Lock()
 		if seg := ln.active; seg != nil {
 			active[seg] = true
-			if e := seg.extent(); e.tail > seg.inFile.synced.Load() {
+			e, f := seg.extent(), &seg.inFile
+			if e.tail > f.synced.Load() || marks && e.tail > f.marked.Load() {
 				seg.pin()
 				dirty = append(dirty, dirtySegment{seg: seg, extent: e})
 			}
@@ -248,9 +276,22 @@ func (seg *segment) isDirty() bool {
 
 // flushSegment makes one segment durable, and then says so in its header. The header becomes
 // durable with a later sync of it: it makes no promise, but tells damage from a torn tail.
-func (d *disk) flushSegment(dirty dirtySegment) (err error) {
+//
+// Without marks the records alone are synced. The header and the digests cost two more pages a flush, and a
+// power loss takes none of what was promised without them: records are found by their checksums, digests are
+// written again. What they add is for a file that was damaged as well. A new file gets them always,
+// having no header on the disk yet, and a sealed one, which is flushed for the last time.
+func (d *disk) flushSegment(dirty dirtySegment, marks bool) (err error) {
 	defer d.s.catchFault(armFaults(), &err)
 	seg := dirty.seg
+	if !marks && !dirty.sealed && seg.inFile.durable.Load() {
+		if err := seg.syncFile(int(dirty.tail), len(seg.mem)); err != nil {
+			return err
+		}
+		seg.inFile.synced.Store(dirty.tail)
+		_ = d.s.hooks.fire(pointFlushed)
+		return nil
+	}
 	if err := seg.syncRecords(dirty.extent); err != nil {
 		return err
 	}
@@ -325,6 +366,8 @@ type fileState struct {
 	stateUnsynced atomic.Bool
 	// generation is that of the newest state in the header; only writeState reads it.
 	generation uint32
+	// marked is the synced mark in the header, an offset.
+	marked atomic.Int64
 	// synced is how far records are durable, an offset. Flushes read what the flush before them
 	// wrote; the statistics may count bytes that were synced a moment ago.
 	synced atomic.Int64
@@ -341,6 +384,7 @@ func (f *fileState) made(kind layout.SegmentKind) {
 func (f *fileState) found(st layout.State) {
 	f.committed.Store(true)
 	f.generation = st.Generation
+	f.marked.Store(int64(st.Synced))
 	f.durable.Store(true)
 }
 
@@ -366,6 +410,7 @@ func (seg *segment) extent() extent {
 // state becomes durable itself with the next sync of the header.
 func (seg *segment) writeState(e extent, sealed bool) {
 	seg.inFile.generation++
+	seg.inFile.marked.Store(e.tail)
 	layout.State{
 		Generation: seg.inFile.generation,
 		Records:    uint32(e.records),
@@ -394,15 +439,4 @@ func (seg *segment) syncFile(head, tail int) error {
 		return &CorruptError{File: seg.name(), Offset: short.Size, Reason: short.Error()}
 	}
 	return err
-}
-
-// putDigest writes the digest of record n, whose id is id, to its place near the end of seg.
-func (seg *segment) putDigest(n int, id []byte) {
-	at := layout.DigestAt(len(seg.mem), n)
-	binary.LittleEndian.PutUint32(seg.mem[at:at+layout.DigestSize], layout.Digest(id))
-}
-
-// digestOf returns the digest of record n.
-func (seg *segment) digestOf(n int) uint32 {
-	return binary.LittleEndian.Uint32(seg.mem[layout.DigestAt(len(seg.mem), n):])
 }

@@ -29,9 +29,10 @@
 // With "" in place of a directory a store is gone with its process. With a directory, everything
 // that was acknowledged is there after the process was killed. After a power loss everything is
 // there up to the last [Store.Sync], which runs in the background every Options.SyncInterval, one
-// second by default. With Options.SyncWrites each Put and Delete is durable before it returns. Once
-// a flush has failed the store takes no more writes, because nothing would tell which of them are
-// on the disk.
+// second by default. With Options.SyncWrites each Put, Delete and GetOrLoad returns when what it has
+// stored, deleted or found is durable. Once a flush has failed the store takes no more writes,
+// because nothing would tell which of them are on the disk. A directory that was removed is noticed
+// by the next flush, and by a Put that needs another segment.
 //
 // Damage to files is an error, of [Open] or of the call that meets it; with Options.Repair, Open
 // keeps what is intact. A store never returns an older version or a deleted memory in place of a

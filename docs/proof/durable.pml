@@ -130,7 +130,7 @@ inline advance() { do :: i < SEGS && extent[i] == 0 -> i++ :: else -> break od; 
 inline flush(ok) {
 	atomic { !flushing && !laneMu -> flushing = true; contentR++;   /* [failedSync, pinDirty] lanes first */
 		ok = !failed;
-		if :: ok && lane != 0 && tail[lane] > synced[lane] -> extent[lane] = tail[lane] :: else fi };
+		if :: ok && lane != 0 && (tail[lane] > synced[lane] || tail[lane] > says[lane]) -> extent[lane] = tail[lane] :: else fi };
 	d_step {
 		for (i : 1 .. SEGS - 1) {
 			if
@@ -144,6 +144,10 @@ inline flush(ok) {
 		dsays[i] = says[i]; dsealedSays = dsealedSays & ~BIT(i) | sealedSays & BIT(i);
 		synced[i] = (extent[i] > synced[i] -> extent[i] : synced[i]);
 		says[i] = extent[i]; sealedSays = sealedSays & ~BIT(i) | extentSealed & BIT(i);  /* [writeState] */
+		extent[i] = 0; advance() }
+	:: d_step { i < SEGS && HAS(durable, i) && !HAS(extentSealed, i) ->           /* without marks */
+		dsays[i] = says[i]; dsealedSays = dsealedSays & ~BIT(i) | sealedSays & BIT(i);
+		synced[i] = (extent[i] > synced[i] -> extent[i] : synced[i]);
 		extent[i] = 0; advance() }
 #ifdef FAULTS
 	:: d_step { i < SEGS -> bad = bad | BIT(i); limit[i] = synced[i];  /* [disk.fail] */

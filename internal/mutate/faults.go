@@ -230,6 +230,21 @@ var faults = []fault{
 		test: "TestLack_NoDescriptors",
 	},
 	{
+		name: "acknowledged after a failed sync of names", file: "manifest.go",
+		old: "if err := d.s.failedSync(); err != nil {", new: "if err := d.s.failedSync(); err != nil && d.s == nil {",
+		test: "TestSyncWrites_DirectorySyncFailed",
+	},
+	{
+		name: "what was found is not durable", file: "load.go",
+		old: "return err == nil && m.h.Seq <= s.disk.group.durable.Load()", new: "return err == nil",
+		test: "TestSyncWrites_WhatWasFound",
+	},
+	{
+		name: "durable too early", file: "sync.go",
+		old: "seq := d.s.sequence.Load()", new: "seq := uint64(1 << 62)",
+		test: "TestSyncWrites_FoundWhileFlushed",
+	},
+	{
 		name: "files removed in doubt", file: "round.go",
 		old: "if !r.uncertain {", new: "if true {",
 		test: "TestPower_EveryCallFails/syncDir",
