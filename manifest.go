@@ -3,6 +3,7 @@ package warmtier
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 
@@ -90,8 +91,11 @@ func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
 			_ = d.refillLocked(len(d.spares.kept)) // the next Put that needs a file tries again, and says so
 		}()
 	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // that says that the directory was removed
+		err = fmt.Errorf("%w: %w", dir.ErrUnsynced, err) // the next attempt writes all of it again
+	}
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", dir.ErrUnsynced, err) // the next attempt writes all of it again
+		return false, err
 	}
 	_ = hooks.fire(pointManifestTemp)
 	if err := d.fs.SyncFile(layout.ManifestTempName); err != nil {

@@ -180,10 +180,11 @@ func childUnmap(t *testing.T, b *ballast, limit int) {
 		dead[i] = odd(segmentOf(t, s, idOf(i)).index)
 	}
 	// The runtime has its threads and a heap that need not grow: here it has no reserve.
-	heap := make([]byte, 64<<20)
-	runtime.KeepAlive(heap)
-	runtime.GC()
 	debug.SetGCPercent(-1)
+	for range 3 { // more of everything than what follows allocates
+		requireContents(t, s, 0, n, 1000, all)
+	}
+	runtime.GC()
 	b.fill(t, limit-32)
 	full, _ := residentBytes()
 

@@ -4,8 +4,8 @@ package warmtier
 
 import (
 	"context"
-	"fmt"
 	"io/fs"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -55,7 +55,7 @@ func TestSyncWrites_WhatWasFound(t *testing.T) {
 	}
 	remove := func(s *Store) (string, error) {
 		existed, err := s.Delete("x")
-		return fmt.Sprint(existed), err
+		return strconv.FormatBool(existed), err
 	}
 	put := func(s *Store) (string, error) { return "", s.Put("x", []byte("new")) }
 	get := func(s *Store) (string, error) {
