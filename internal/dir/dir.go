@@ -48,6 +48,10 @@ type FS interface {
 	Remove(name string) error
 	// Sync makes creations, renames and removals durable.
 	Sync() error
+	// SyncName makes the name of the directory itself durable, where that may be done.
+	SyncName() error
+	// Stat says which directory this is.
+	Stat() (Stat, error)
 	// Present returns an error when the directory was removed: what is written from then on is in no
 	// directory, though no call need say so.
 	Present() error
@@ -64,11 +68,25 @@ type File interface {
 	Sync(head, tail int) error
 	// Rewrite writes the bytes from from to to over themselves: the next Sync leaves none out.
 	Rewrite(from, to int)
+	// Stat says which file this is. It knows what was known when the file was made or opened.
+	Stat() Stat
 	// Rename gives the file another name in its directory, in place of a file of that name.
 	Rename(to string) error
 	// Close unmaps. Bytes that were not synced stay in the operating system's cache. After an error
 	// the file is still mapped, for nobody to use, and Close may be called again.
 	Close() error
+}
+
+// Stat tells files and directories from their copies.
+type Stat struct {
+	// ID is that of no copy of this file, and stays the same for as long as the file is there, under
+	// whatever name; 0 where the system does not say.
+	ID uint64
+	// Links is how many names a file has.
+	Links uint64
+	// Mount is where the directory is mounted: what was not synced is lost when that changes. 0 where the
+	// system has no number for it that is never used twice.
+	Mount uint64
 }
 
 // Empty stands for a file that is too short, or too long, to be mapped.
@@ -82,6 +100,9 @@ func (Empty) Sync(int, int) error { return nil }
 
 // Rewrite does nothing.
 func (Empty) Rewrite(int, int) {}
+
+// Stat knows nothing.
+func (Empty) Stat() Stat { return Stat{} }
 
 // Rename does nothing.
 func (Empty) Rename(string) error { return nil }

@@ -68,6 +68,10 @@ func (d *OS) Create(name string, size int) (_ File, err error) {
 			err = errors.Join(err, f.Close(), d.Remove(name))
 		}
 	}()
+	st, err := statOf(f)
+	if err != nil {
+		return nil, err
+	}
 	// Space first, mapping second: a store to a page without a block is a SIGBUS on a full disk.
 	if err := reserveSpace(f, int64(size)); err != nil {
 		return nil, fmt.Errorf("cannot reserve %d bytes for %s: %w", size, name, err)
@@ -76,7 +80,7 @@ func (d *OS) Create(name string, size int) (_ File, err error) {
 	if err != nil {
 		return nil, err // without m: a nil pointer would not be a nil File
 	}
-	return &mappedFile{m, d, name}, nil
+	return &mappedFile{m, d, name, st}, nil
 }
 
 // openRegular opens a regular file, and refuses everything else.
@@ -109,6 +113,10 @@ func (d *OS) Open(name string, writable bool) (File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	st, err := statOf(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
 	if size := info.Size(); size == 0 || int64(int(size)) != size {
 		// Nothing that could be mapped; the caller finds no header.
 		return Empty{}, f.Close()
@@ -117,7 +125,7 @@ func (d *OS) Open(name string, writable bool) (File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &mappedFile{m, d, name}, nil
+	return &mappedFile{m, d, name, st}, nil
 }
 
 // mappedFile is a mapped file and its name.
@@ -125,7 +133,11 @@ type mappedFile struct {
 	*vm.Mapping
 	d    *OS
 	name string
+	st   Stat
 }
+
+// Stat is the method of [File].
+func (m *mappedFile) Stat() Stat { return m.st }
 
 // Rename is the method of [File].
 func (m *mappedFile) Rename(to string) error {
@@ -190,6 +202,23 @@ func (d *OS) SyncFile(name string) error {
 // Sync is the method of [FS].
 func (d *OS) Sync() error { return d.failed("sync", "", d.syncNames()) }
 
+// SyncName is the method of [FS].
+func (d *OS) SyncName() error {
+	return uncommon(func() error {
+		f, err := d.openAt("..", os.O_RDONLY)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	}())
+}
+
+// Stat is the method of [FS].
+func (d *OS) Stat() (Stat, error) {
+	st, err := statOf(d.dir)
+	return st, d.failed("stat", "", err)
+}
+
 // Close releases the lock and the directory.
 func (d *OS) Close() error { return errors.Join(d.unlock(), d.dir.Close()) }
 
@@ -235,7 +264,12 @@ func makeDirectory(dir string, sync func(dir string) error) error {
 // syncAbove makes the name of dir, which was there already, durable. A directory above that cannot be
 // opened or synced is taken to be made by somebody else: the roots of file systems are like that.
 func syncAbove(dir string, sync func(dir string) error) error {
-	err := sync(filepath.Dir(dir))
+	return uncommon(sync(filepath.Dir(dir)))
+}
+
+// uncommon returns err, that of syncing a directory above the store's, unless it is one of those that say that
+// this may not be done.
+func uncommon(err error) error {
 	for _, other := range []error{fs.ErrPermission, errors.ErrUnsupported, syscall.EINVAL, syscall.EROFS} {
 		if errors.Is(err, other) {
 			return nil

@@ -37,4 +37,6 @@ func (d *OS) openAt(string, int) (*os.File, error) { return nil, errors.ErrUnsup
 
 func (d *OS) sizeOf(string) (int64, error) { return 0, errors.ErrUnsupported }
 
+func inodeOf(*os.File) (Stat, error) { return Stat{}, nil }
+
 func (d *OS) syncNames() error { return errors.ErrUnsupported }

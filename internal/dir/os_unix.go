@@ -75,6 +75,16 @@ func (d *OS) sizeOf(name string) (int64, error) {
 	return st.Size, d.failed("stat", name, err)
 }
 
+// inodeOf identifies a file by the number of its inode.
+func inodeOf(f *os.File) (Stat, error) {
+	var st unix.Stat_t
+	err := uninterrupted(func() error { return unix.Fstat(int(f.Fd()), &st) })
+	return Stat{ID: idOfInode(uint64(st.Ino)), Links: uint64(st.Nlink)}, err //nolint:unconvert // shorter elsewhere
+}
+
+// idOfInode returns an id that is not a time of birth.
+func idOfInode(number uint64) uint64 { return number << 1 }
+
 func (d *OS) syncNames() error { return d.dir.Sync() }
 
 // Present is the method of [FS]. A directory that was removed has no links, also where nothing else counts them.

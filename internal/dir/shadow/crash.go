@@ -53,14 +53,81 @@ func (d *FS) Crash(l Loss) *FS {
 		}
 	}
 	after := New()
-	after.Sites = d.Sites
+	after.Sites, after.ID, after.Mount = d.Sites, d.ID, d.Mount+1
 	binary.LittleEndian.PutUint64(after.Boot[:], binary.LittleEndian.Uint64(d.Boot[:])+1)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		b := names[name].afterCrash(l)
-		after.add(name, &Inode{Current: b, Durable: slices.Clone(b), links: 1})
+		after.add(name, &Inode{Current: b, Durable: slices.Clone(b), ID: names[name].ID, links: 1})
 		after.durable[name] = after.Files[name]
 	}
 	return after
+}
+
+// Remount returns the directory as it could be after its file system was shut down by errors and
+// mounted again, at this moment: what was not synced may be lost, and the machine was not restarted.
+func (d *FS) Remount(l Loss) *FS {
+	after := d.Crash(l)
+	after.Boot = d.Boot
+	return after
+}
+
+// Copying is a copy under way.
+type Copying struct {
+	from, to *FS
+	names    []string // that are left
+}
+
+// StartCopy lists the files, in the order in which they will be copied. Nothing of the copy is durable.
+func (d *FS) StartCopy(order func(names []string)) *Copying {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	c := &Copying{from: d, to: New()}
+	c.to.Sites, c.to.Boot, c.to.Mount = d.Sites, d.Boot, d.Mount
+	c.names = slices.Sorted(maps.Keys(d.Files))
+	order(c.names)
+	return c
+}
+
+// Next copies the next file as it is at this moment, unless it was removed, and reports whether more are left.
+func (c *Copying) Next() (more bool) {
+	if len(c.names) == 0 {
+		return false
+	}
+	name := c.names[0]
+	c.names = c.names[1:]
+	c.from.Mu.Lock()
+	f := c.from.Files[name]
+	var b []byte
+	if f != nil {
+		b = make([]byte, len(f.Current))
+		copyShared(b, f.Current)
+	}
+	c.from.Mu.Unlock()
+	if f != nil {
+		c.to.put(name, newInode(b))
+	}
+	return len(c.names) > 0
+}
+
+// End copies what is left, and returns the copy.
+func (c *Copying) End() *FS {
+	for c.Next() {
+	}
+	return c.to
+}
+
+// Replace puts a copy of a file of another directory in place of the one of this name, or under this name alone.
+// Nobody has it mapped.
+func (d *FS) Replace(name string, from *FS) {
+	d.put(name, newInode(slices.Clone(from.Files[name].Current)))
+}
+
+// put gives a file a name that is not durable.
+func (d *FS) put(name string, f *Inode) {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	d.log(dirOperation{kind: CallCreate, name: name, file: f})
+	d.Used += int64(vm.RoundUp(len(f.Current), vm.PageSize))
 }
 
 // add gives a file a name. REQUIRES: nobody else uses d.
@@ -96,12 +163,12 @@ func (d *FS) Kill() *FS {
 	d.Mu.Lock()
 	defer d.Mu.Unlock()
 	after := New()
-	after.Sites, after.Boot, after.Budget = d.Sites, d.Boot, d.Budget
+	after.Sites, after.Boot, after.Budget, after.ID, after.Mount = d.Sites, d.Boot, d.Budget, d.ID, d.Mount
 	clones := map[*Inode]*Inode{}
 	clone := func(f *Inode) *Inode {
 		if clones[f] == nil {
 			c := &Inode{Current: make([]byte, len(f.Current)), Durable: slices.Clone(f.Durable),
-				lost: maps.Clone(f.lost), links: f.links}
+				ID: f.ID, lost: maps.Clone(f.lost), links: f.links}
 			copyShared(c.Current, f.Current)
 			clones[f] = c
 		}

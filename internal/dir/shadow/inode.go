@@ -19,6 +19,7 @@ const SectorSize = 512
 type Inode struct {
 	Current  []byte
 	Durable  []byte
+	ID       uint64
 	lost     map[int][]byte // sectors that a failed sync left out, as they were then
 	mappings int
 	links    int
@@ -101,6 +102,7 @@ type mapping struct {
 	file *Inode
 	mem  []byte
 	name string
+	st   dir.Stat
 
 	unused bool // Close was called
 }
@@ -112,8 +114,11 @@ func (d *FS) mapFile(name string, f *Inode) dir.File {
 	}
 	f.mappings++
 	d.Mappings++
-	return &mapping{d: d, file: f, mem: f.Current, name: name}
+	return &mapping{d: d, file: f, mem: f.Current, name: name, st: dir.Stat{ID: f.ID, Links: uint64(f.links)}}
 }
+
+// Stat is the method of dir.File.
+func (m *mapping) Stat() dir.Stat { return m.st }
 
 // Bytes is the method of dir.File.
 func (m *mapping) Bytes() []byte { return m.mem }

@@ -32,9 +32,10 @@ The shadow promises what POSIX promises and not more:
 	failed  After a failed sync the dirty sectors count as clean, and later syncs leave them out, until
 	        they are written again. Until then the cache may drop them.
 
-Crash makes the directory that may be found after a power loss, Kill the one found after the process
-has ended. One place that syncs can be made to do nothing instead, a call can fail, and the disk can be
-full.
+Crash makes the directory that may be found after a power loss, Remount the one after a file system
+has lost its cache and the machine went on, and Kill the one found after the process
+has ended. StartCopy copies the files one by one, as cp -a does beside a process that uses them. One
+place that syncs can be made to do nothing instead, a call can fail, and the disk can be full.
 */
 
 // dirOperation is one entry of the journal.
@@ -59,6 +60,8 @@ func (op dirOperation) apply(names map[string]*Inode) {
 // FS is a directory, a dir.FS. The exported fields are set before it is used, or while nobody uses it.
 type FS struct {
 	Boot   [16]byte
+	Mount  uint64
+	ID     uint64 // of the directory
 	Sites  *Sites
 	Before func(Site)                         // a call that changes or syncs is about to begin
 	Fault  func(kind Kind, name string) error // an error instead of the call
@@ -76,9 +79,19 @@ type FS struct {
 	removed  bool  // the directory is
 }
 
+// ids numbers directories and files: no copy has the number of what it was made from.
+var ids atomic.Uint64
+
+// newInode returns a file that no directory has, and of which nothing is durable.
+func newInode(current []byte) *Inode {
+	return &Inode{Current: current, ID: ids.Add(1), links: 1}
+}
+
 // New returns an empty directory; forwarders are those of [NewSites].
 func New(forwarders ...string) *FS {
 	return &FS{
+		Mount:   1,
+		ID:      ids.Add(1),
 		Boot:    [16]byte{1},
 		Sites:   NewSites(forwarders...),
 		Files:   map[string]*Inode{},
@@ -164,7 +177,7 @@ func (d *FS) Create(name string, size int) (dir.File, error) {
 	if err := d.take(0, size); err != nil {
 		return nil, err
 	}
-	f := &Inode{Current: make([]byte, size), links: 1}
+	f := newInode(make([]byte, size))
 	d.log(dirOperation{kind: CallCreate, name: name, file: f})
 	return d.mapFile(name, f), nil
 }
@@ -213,7 +226,7 @@ func (d *FS) WriteFile(name string, data []byte) error {
 		return d.missing("create", name)
 	}
 	if f == nil {
-		f = &Inode{links: 1}
+		f = newInode(nil)
 		d.log(dirOperation{kind: CallCreate, name: name, file: f})
 	}
 	// As on a real disk, a file that does not fit is there, and empty.
@@ -297,6 +310,16 @@ func (d *FS) Sync() error {
 		d.journal = nil
 	}
 	return nil
+}
+
+// SyncName is the method of dir.FS: the name of the directory is durable.
+func (d *FS) SyncName() error { return nil }
+
+// Stat is the method of dir.FS.
+func (d *FS) Stat() (dir.Stat, error) {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	return dir.Stat{ID: d.ID, Links: 1, Mount: d.Mount}, nil
 }
 
 // Present is the method of dir.FS.
