@@ -76,7 +76,7 @@ func TestDirectory_RefusesOddFiles(t *testing.T) {
 					mustOpen := false
 					switch name {
 					case "segment":
-						name = layout.SegmentFileName(m.Listed[0])
+						name = layout.SegmentFileName(m.Listed[0].ID)
 					case "new segment":
 						name = layout.SegmentFileName(m.Next + 5)
 					case "unfinished segment":
@@ -223,7 +223,7 @@ func TestDirectory_WrongSegmentFiles(t *testing.T) {
 	gone := func(t *testing.T, dir string) string {
 		m := readManifestOf(t, dir)
 		for id := m.Next - 1; id > 0; id-- {
-			if !slices.Contains(m.Listed, id) {
+			if !slices.Contains(listedIDs(m), id) {
 				return filepath.Join(dir, layout.SegmentFileName(id))
 			}
 		}

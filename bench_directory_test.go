@@ -48,7 +48,11 @@ func readAndChecksum(b *testing.B, dir string) {
 			b.Fatal(err)
 		}
 		id, _ := layout.ParseSegmentFileName(filepath.Base(name))
-		seg := newSegment(id, mem, layout.KindLane)
+		h, err := layout.DecodeHeader(mem)
+		if err != nil {
+			b.Fatal(err)
+		}
+		seg := newSegment(id, mem, layout.KindLane, h.Salt)
 		for offset := layout.HeaderSize; ; {
 			h, ok := record.Decode(mem[offset:])
 			if !ok {

@@ -299,7 +299,7 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 		if n == 1 {
 			c.present = math.MaxInt // what comes to this place next was a victim
 		}
-		return newSegment(c.s.segments.newID(layout.KindTarget), mem, layout.KindTarget), nil
+		return newSegment(c.s.segments.newID(layout.KindTarget), mem, layout.KindTarget, 0), nil
 	}
 	seg, err := c.s.createSegment(segmentSpec{
 		kind: layout.KindTarget, size: size, large: size > c.s.opts.SegmentSize, least: size,

@@ -34,6 +34,7 @@ const (
 	fileLeftover                    // of no segment that counts, and made by this store: removed
 	fileForeign                     // of no segment that counts, and not known to be of this store: left alone
 	fileOtherVersion                // in a format that this package does not read: Open fails
+	fileNewer                       // made after the manifest, which is of another moment: Open fails
 	fileWrongStore                  // under the name of a segment that counts, with the header of another one
 	fileDamaged                     // of a segment that counts, and not as it was written
 )
@@ -42,6 +43,8 @@ const (
 type candidate struct {
 	id        uint64
 	claim     claim
+	listed    *layout.ListedSegment // nil unless claimListed
+	file      dir.Stat
 	mem       []byte
 	header    layout.Header
 	headerErr error // why header is not to be believed
@@ -62,29 +65,63 @@ func (c *candidate) name() string { return layout.SegmentFileName(c.id) }
 // hasWrongSize reports whether the file has another size than it was made with. REQUIRES: a header.
 func (c *candidate) hasWrongSize() bool { return c.header.Capacity != uint64(len(c.mem)) }
 
-// examine decides what c is to a store, and says why where that is an error. With sameBoot,
+// isNewer reports whether a file of this store, which m does not list, was made after m. No Open makes a file
+// before its first manifest is in force, no file is made under a generation that is not, and none after the
+// manifest of a Close. Ids are drawn in order: what is older than m has an id below m.Next.
+func (c *candidate) isNewer(m *layout.Manifest) bool {
+	switch h := &c.header; {
+	case c.claim == claimListed:
+		return false
+	case h.Open == m.Open && h.Generation > m.Generation:
+		return true
+	case c.claim == claimOptional && h.Open != m.Open:
+		return true
+	default:
+		return c.claim == claimOptional && m.Closed && h.Kind == layout.KindLane
+	}
+}
+
+// mayBeUnwritten reports whether a power loss may have left the file like this before anything in it was synced.
+// The header lies in one sector: it is there as a whole, or not, or the file ends before it.
+func (c *candidate) mayBeUnwritten(store layout.StoreID) bool {
+	if c.headerErr == nil {
+		return c.header.Store == store && c.hasWrongSize()
+	}
+	cut := errors.Is(c.headerErr, layout.ErrNoHeader) || len(c.mem) < layout.HeaderSize
+	return cut && layout.MayBeUnfinished(c.mem, store)
+}
+
+// examine decides what c is to the store of a manifest, and says why where that is an error. With cacheKept,
 // whatever was written to the file is there. The cases are looked at in this order, and each one
 // relies on those before it.
-func (c *candidate) examine(store layout.StoreID, sameBoot bool) (outcome, error) {
+func (c *candidate) examine(m *layout.Manifest, cacheKept bool) (outcome, error) {
 	h, err := c.header, c.headerErr
-	ours := err == nil && h.ID == c.id && h.Store == store
+	ours := err == nil && h.ID == c.id && h.Store == m.Store
 	unwritten := errors.Is(err, layout.ErrNoHeader)
+	promised := cacheKept && !m.Closed // that what is not listed is there as it was written
 	switch {
 	case errors.Is(err, layout.ErrVersion):
 		return fileOtherVersion, err
-	case c.claim == claimNone && (ours || unwritten): // by a finished compaction, or never filled
+	case ours && c.isNewer(m):
+		return fileNewer, fmt.Errorf("made by open %016x under generation %d, and the manifest is generation %d of open "+
+			"%016x: it is older than the directory (was a backup restored over it?)", h.Open, h.Generation, m.Generation, m.Open)
+	case c.claim == claimNone && (ours || unwritten && c.mayBeUnwritten(m.Store)): // by a finished compaction, or never filled
 		return fileLeftover, nil
 	case c.claim == claimNone:
 		return fileForeign, nil
 	case c.claim == claimOptional && ours && h.Kind == layout.KindTarget: // by an unfinished compaction
 		return fileLeftover, nil
-	case c.claim == claimOptional && !sameBoot && (err != nil || c.hasWrongSize()):
-		// By a power loss, of a file of which nothing was promised.
-		return fileLeftover, nil //nolint:nilerr // what the header lacks is no fault then
+	case c.claim == claimOptional && !promised && c.mayBeUnwritten(m.Store):
+		return fileLeftover, nil
+	case c.claim == claimOptional && !promised && (unwritten || layout.IsForeign(c.mem)):
+		return fileForeign, nil
 	case err == nil && !ours:
 		return fileWrongStore, fmt.Errorf("file of segment %d of store %x, want segment %d of %x",
-			h.ID, h.Store, c.id, store)
-	case unwritten && sameBoot:
+			h.ID, h.Store, c.id, m.Store)
+	case err == nil && c.listed != nil && h.Salt != c.listed.Salt:
+		return fileWrongStore, fmt.Errorf("another file than the manifest lists: its salt is %016x, want %016x",
+			h.Salt, c.listed.Salt)
+	case unwritten && cacheKept:
 		return fileDamaged, errors.New("no header, without which it would not have its name")
 	case err != nil:
 		return fileDamaged, err
@@ -92,17 +129,29 @@ func (c *candidate) examine(store layout.StoreID, sameBoot bool) (outcome, error
 		return fileDamaged, errors.New("no valid state in the header")
 	case c.hasWrongSize():
 		return fileDamaged, fmt.Errorf("file has %d bytes, its header says %d", len(c.mem), h.Capacity)
+	case m.Closed && c.listed != nil && !c.isAsListed():
+		return fileDamaged, fmt.Errorf("%d records up to %d, sealed %t: the manifest of the last Close has %d up to %d, so "+
+			"one of the two is of another moment",
+			c.state.Records, c.state.Synced, c.state.Sealed, c.listed.Records, c.listed.End)
 	}
 	return fileBelongs, nil
+}
+
+// isAsListed reports whether the file ends as the manifest of a Close says. REQUIRES: c is listed.
+func (c *candidate) isAsListed() bool {
+	return c.state.Sealed && c.state.Synced == c.listed.End && c.state.Records == c.listed.Records
 }
 
 // foundSegment is a segment that counts, on its way into the store.
 type foundSegment struct {
 	seg      *segment
 	state    layout.State
-	damaged  bool            // not as it was written: a repair replaces it
-	lost     lostParts       // nothing in a strict Open
-	redigest []missingDigest // to be written again
+	listed   layout.ListedSegment // what the manifest says of it; zero where it does not
+	copied   bool                 // somebody else made the file, and nobody knows what of it is durable
+	linked   bool                 // it has another name, in whatever directory
+	damaged  bool                 // not as it was written: a repair replaces it
+	lost     lostParts            // nothing in a strict Open
+	redigest []missingDigest      // to be written again
 }
 
 // lostParts are parts of a segment file that are not there to be read.
@@ -119,10 +168,24 @@ type missingDigest struct {
 
 // segment returns the segment in the file, without its records.
 func (c *candidate) segment() *foundSegment {
-	seg := newSegment(c.id, c.mem, c.header.Kind)
+	salt := c.header.Salt
+	if c.headerErr != nil { // and a repair goes on
+		salt = c.state.Salt
+	}
+	if c.headerErr != nil && !c.hasState && c.listed != nil {
+		salt = c.listed.Salt
+	}
+	seg := newSegment(c.id, c.mem, c.header.Kind, salt)
 	seg.large = c.header.Large
-	return &foundSegment{seg: seg, state: c.state}
+	f := &foundSegment{seg: seg, state: c.state, linked: c.file.Links > 1}
+	if c.listed != nil {
+		f.listed = *c.listed
+	}
+	return f
 }
+
+// floor returns the offset up to which every record was durable once.
+func (f *foundSegment) floor() int { return int(max(f.state.Synced, f.listed.End)) }
 
 // openSegments maps the segments that count and puts them into the table.
 func (r *recovery) openSegments() error {
@@ -140,25 +203,31 @@ func (r *recovery) openSegments() error {
 	for _, id := range r.manifest.Pending {
 		claims[id] = claimOptional
 	}
-	for _, id := range r.manifest.Listed {
-		claims[id] = claimListed
+	listed := map[uint64]*layout.ListedSegment{}
+	for i := range r.manifest.Listed {
+		l := &r.manifest.Listed[i]
+		claims[l.ID], listed[l.ID] = claimListed, l
 	}
-	r.s.segments.lastID = max(r.manifest.Next-1, highestID(names))
+	r.s.segments.lastID = r.manifest.Next - 1
 	for _, name := range names {
 		id, ok := layout.ParseSegmentFileName(name)
 		if !ok {
 			continue // not ours
 		}
+		if id >= r.manifest.Next && id-r.manifest.Next >= farAhead {
+			r.leaveAlone(id)
+			continue
+		}
 		c := claims[id]
 		if c == claimNone && id >= r.manifest.Next {
 			c = claimOptional
 		}
-		present[id], err = r.openSegment(id, c)
+		present[id], err = r.openSegment(id, c, listed[id])
 		if err != nil {
 			return err
 		}
 	}
-	for _, id := range r.manifest.Listed {
+	for id := range listed {
 		if !present[id] {
 			if err := r.missing(id, "segment file is missing, empty or of another store"); err != nil {
 				return err
@@ -166,6 +235,16 @@ func (r *recovery) openSegments() error {
 		}
 	}
 	return nil
+}
+
+// farAhead is how many ids no store draws before it writes a manifest: a file with such a name is somebody
+// else's, and the ids that follow it, which end at 2^64, are not drawn.
+const farAhead = 1 << 32
+
+// leaveAlone notes that the file of segment id stays as it is, and its name is not used.
+func (r *recovery) leaveAlone(id uint64) {
+	r.s.segments.taken[id] = true
+	r.s.opts.Logger.Warn("file is of no segment of this store, and is left alone", "file", layout.SegmentFileName(id))
 }
 
 // highestID returns the highest id in the names of segments, 0 when there is none.
@@ -189,7 +268,7 @@ func (r *recovery) missing(id uint64, reason string) error {
 }
 
 // openSegment maps one file and, when it is a segment that counts, puts it into the table.
-func (r *recovery) openSegment(id uint64, c claim) (present bool, err error) {
+func (r *recovery) openSegment(id uint64, c claim, listed *layout.ListedSegment) (present bool, err error) {
 	name := layout.SegmentFileName(id)
 	file, err := r.s.disk.fs.Open(name, !r.s.opts.ReadOnly)
 	if err != nil {
@@ -197,7 +276,7 @@ func (r *recovery) openSegment(id uint64, c claim) (present bool, err error) {
 	}
 	mem := file.Bytes()
 	r.s.disk.track(name, mem) // for a fault while the file is no segment's
-	f, err := r.admit(mem, id, c)
+	f, err := r.admit(mem, id, c, listed, file.Stat())
 	if err != nil || f == nil {
 		r.s.disk.untrack(mem)
 		r.s.disk.unmap(file)
@@ -208,10 +287,16 @@ func (r *recovery) openSegment(id uint64, c claim) (present bool, err error) {
 
 // admit examines the file of a segment and acts on the outcome. It returns nil when the file stays
 // out of the store.
-func (r *recovery) admit(mem []byte, id uint64, claim claim) (_ *foundSegment, err error) {
+func (r *recovery) admit(
+	mem []byte, id uint64, claim claim, listed *layout.ListedSegment, file dir.Stat,
+) (_ *foundSegment, err error) {
 	defer r.s.catchFault(armFaults(), &err)
 	c := readCandidate(mem, id, claim)
-	result, reason := c.examine(r.s.disk.store, r.sameBoot)
+	c.listed, c.file = listed, file
+	result, reason := c.examine(&r.manifest, r.cacheKept)
+	if result != fileForeign { // drawn by this store: never to be drawn again
+		r.s.segments.lastID = max(r.s.segments.lastID, id)
+	}
 	switch result {
 	case fileOtherVersion:
 		return nil, fmt.Errorf("%w: %s: %w", ErrVersion, c.name(), reason)
@@ -219,8 +304,10 @@ func (r *recovery) admit(mem []byte, id uint64, claim claim) (_ *foundSegment, e
 		r.leftover = append(r.leftover, c.name())
 		return nil, nil
 	case fileForeign:
-		r.s.opts.Logger.Warn("file is of no segment of this store, and is left alone", "file", c.name())
+		r.leaveAlone(id)
 		return nil, nil
+	case fileNewer:
+		return nil, &CorruptError{File: c.name(), Reason: reason.Error()}
 	case fileWrongStore, fileDamaged:
 		if r.salvage == nil {
 			return nil, &CorruptError{File: c.name(), Reason: reason.Error()}
@@ -228,7 +315,8 @@ func (r *recovery) admit(mem []byte, id uint64, claim claim) (_ *foundSegment, e
 		return r.salvage.admitDamaged(c, result, reason), nil
 	case fileBelongs:
 	}
-	return c.segment(), nil
+	f := c.segment()
+	return f, r.checkOrigin(c, f)
 }
 
 // adopt puts a mapped segment, whose records are not counted yet, into the table.

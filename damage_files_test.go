@@ -156,7 +156,9 @@ func (d *damageStore) parse(t testing.TB) {
 	for _, name := range d.img.segments() {
 		b := d.img[name]
 		number, _ := layout.ParseSegmentFileName(name)
-		seg := newSegment(number, b, layout.KindLane)
+		h, err := layout.DecodeHeader(b)
+		require.NoError(t, err)
+		seg := newSegment(number, b, layout.KindLane, h.Salt)
 		for at := layout.HeaderSize; ; {
 			h, ok := record.Decode(b[at:])
 			if !ok || !record.Intact(b[at:], h, seg.seedAt(at)) {

@@ -25,7 +25,7 @@ func (d *damageStore) tryRepair(t testing.TB, dir string, x damage, all bool, o 
 	damaged.write(t, dir)
 	opts := quiet()
 	opts.Repair = true
-	s, err := Open(dir, opts)
+	s, err := openSame(dir, opts)
 	if err != nil {
 		o.counts["not opened"]++
 		// Without a hint, some damage leaves nothing that says which memories are lost.
@@ -65,7 +65,7 @@ func (d *damageStore) tryRepair(t testing.TB, dir string, x damage, all bool, o 
 		o.problem("repaired store does not verify", x, report.Findings)
 	}
 	require.NoError(t, s.Close())
-	s, err = Open(dir, quiet())
+	s, err = openSame(dir, quiet())
 	if err != nil {
 		o.problem("plain open after the repair fails", x, err)
 		return

@@ -118,7 +118,7 @@ func (d *damageStore) tryReading(t testing.TB, dir string, x damage, o *outcomes
 	defer func() { require.NoError(t, os.WriteFile(path, d.img[x.file], 0o600)) }()
 	opts := quiet()
 	opts.ReadOnly = true
-	s, err := Open(dir, opts)
+	s, err := openSame(dir, opts)
 	if err != nil {
 		o.counts["not opened"]++
 		if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {
@@ -212,7 +212,7 @@ func (d *damageStore) tryWriting(t testing.TB, dir string, x damage, o *outcomes
 	damaged[x.file] = x.apply(bytes.Clone(d.img[x.file]))
 	damaged.write(t, dir)
 	for range 2 {
-		s, err := Open(dir, quiet())
+		s, err := openSame(dir, quiet())
 		if err != nil {
 			o.counts["not opened"]++
 			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/record"
 )
@@ -87,8 +88,16 @@ func snapshot(t testing.TB, dir string) map[string]string {
 	return m
 }
 
-// copyDir copies the regular files of a directory, in the order of their names.
+// copyDir copies a directory, and makes the copy what a kill leaves: a directory with the files that the store
+// wrote.
 func copyDir(t testing.TB, from, to string) {
+	t.Helper()
+	copyFiles(t, from, to)
+	adoptFiles(t, to)
+}
+
+// copyFiles copies the regular files of a directory, in the order of their names.
+func copyFiles(t testing.TB, from, to string) {
 	t.Helper()
 	entries, err := os.ReadDir(from)
 	require.NoError(t, err)
@@ -100,6 +109,45 @@ func copyDir(t testing.TB, from, to string) {
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(to, e.Name()), b, 0o600))
 	}
+}
+
+// adoptFiles notes in the manifest of a directory that the files in it are those that the store wrote. A damaged
+// manifest stays as it is.
+func adoptFiles(t testing.TB, path string) {
+	t.Helper()
+	name := filepath.Join(path, layout.ManifestName)
+	b, err := os.ReadFile(name)
+	require.NoError(t, err)
+	m, whole, err := layout.DecodeManifest(b)
+	if !whole || err != nil {
+		return
+	}
+	d, err := dir.At(path)
+	require.NoError(t, err)
+	st, err := d.Stat()
+	require.NoError(t, err)
+	m.Directory = st.ID
+	for i := range m.Listed {
+		if file, err := d.Open(layout.SegmentFileName(m.Listed[i].ID), false); err == nil {
+			m.Listed[i].File = file.Stat().ID
+			require.NoError(t, file.Close())
+		}
+	}
+	require.NoError(t, d.Close())
+	require.NoError(t, os.WriteFile(name, m.Encode(), 0o600))
+}
+
+// openSame opens a directory whose files a test has written as if they were those that the store wrote.
+func openSame(path string, opts *Options) (*Store, error) {
+	return open(path, opts, hooks{sameFiles: true})
+}
+
+// listedIDs returns the ids of the segments that m lists.
+func listedIDs(m layout.Manifest) (ids []uint64) {
+	for _, l := range m.Listed {
+		ids = append(ids, l.ID)
+	}
+	return ids
 }
 
 // segmentFiles returns the names of the segment files in dir.
@@ -168,7 +216,7 @@ func requireNoStrays(t testing.TB, dir string) {
 		switch {
 		case e.Name() == layout.LockName, e.Name() == layout.ManifestName, e.Name() == layout.HintName,
 			strings.HasPrefix(e.Name(), layout.SpareName):
-		case isSegment && slices.Contains(m.Listed, id):
+		case isSegment && slices.Contains(listedIDs(m), id):
 		default:
 			require.Failf(t, "stray file", "%s; listed %v, pending %v", e.Name(), m.Listed, m.Pending)
 		}

@@ -1,6 +1,8 @@
 package warmtier
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
@@ -39,7 +42,8 @@ type disk struct {
 	fs    dir.FS
 	leave func() error // releases the directory and its lock
 	store layout.StoreID
-	boot  [16]byte // what manifests say of the time since the machine started
+	boot  [16]byte // what manifests say of the page cache: see bootID
+	open  uint64   // number of this Open, drawn at random: which files were made by it
 	key   sip.Key  // of the hash
 	hint  func()   // leaves the hint for the next Open; given by recovery, which reads it
 
@@ -49,17 +53,24 @@ type disk struct {
 
 	manifestMu sync.Mutex      // one manifest is written at a time
 	listed     map[uint64]bool // segments in the newest manifest; guarded by manifestMu
+	generation uint64          // of the newest manifest that may be in force; guarded by manifestMu
+	clock      int64           // of it
+	directory  uint64          // id of the directory, 0 when unknown; constant
+	trueHint   uint64          // manifests say that the hint of this Open is true; 0: none is
+
+	inForce atomic.Uint64 // generation of the newest manifest that is
 }
 
 // useFiles makes s the store in files, which recovery has yet to read. hint is called at the end of
 // a clean Close, to leave the hint, and leave after any.
 func (s *Store) useFiles(files dir.FS, leave func() error, hint func()) {
-	d := &disk{s: s, fs: spaceErrors{files}, leave: leave, boot: s.bootID(), hint: hint}
+	d := &disk{s: s, fs: spaceErrors{files}, leave: leave, open: randomNumber(), hint: hint}
 	d.files = map[*byte]mappedFile{}
 	d.spares.kept = make([]int, laneSpares+len(s.lanes))
 	d.group.changed = sync.NewCond(&d.group.mu)
 	s.mapper.limit = 0 // what is there is opened, however much it is: see limitMappings
 	s.disk, s.medium = d, d
+	d.boot = s.bootID()
 	if s.opts.ReadOnly {
 		s.medium = readOnlyDisk{d}
 	}
@@ -147,7 +158,7 @@ func (d *disk) make(id uint64, spec segmentSpec) (_ *segment, err error) {
 		return nil, fmt.Errorf("warmtier: cannot make segment file %s: %w", name, err)
 	}
 	_ = d.s.hooks.fire(pointSegmentCreated)
-	seg := newSegment(id, file.Bytes(), spec.kind)
+	seg := newSegment(id, file.Bytes(), spec.kind, randomNumber())
 	seg.spare = spare && spec.kind == layout.KindLane
 	d.attach(seg, file)
 	defer func() {
@@ -171,6 +182,7 @@ func (d *disk) writeHeader(seg *segment, large bool) (err error) {
 	seg.inFile.made(seg.kind)
 	layout.Header{
 		Kind: seg.kind, Large: large, ID: seg.id, Capacity: uint64(len(seg.mem)), Store: d.store,
+		Salt: seg.salt, Open: d.open, Generation: d.inForce.Load(),
 	}.Encode(seg.mem)
 	return nil
 }
@@ -230,12 +242,28 @@ func (d *disk) describe() []any {
 		"fragmentation", st.FragmentationRatio, "clean", r.Clean, "duration", r.Duration}
 }
 
-// bootID returns the kernel's name for the time since the machine started, zeros where there is
-// none.
+// bootID names the page cache that holds what is written: the kernel's number of the time since the machine
+// started, and that of the mount, since a file system that is shut down by errors and mounted again has lost what
+// was not synced. It is zeros where one of the two is unknown.
 func (s *Store) bootID() (id [16]byte) {
-	if s.hooks.boot != nil {
-		return s.hooks.boot()
+	st, err := s.disk.fs.Stat()
+	if err != nil || st.Mount == 0 {
+		return id
 	}
+	boot := kernelBoot
+	if s.hooks.boot != nil {
+		boot = s.hooks.boot
+	}
+	if id = boot(); id == [16]byte{} {
+		return id
+	}
+	binary.LittleEndian.PutUint64(id[8:], binary.LittleEndian.Uint64(id[8:])^st.Mount)
+	return id
+}
+
+// kernelBoot returns the kernel's name for the time since the machine started, zeros where there is
+// none.
+func kernelBoot() (id [16]byte) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return id
@@ -246,4 +274,14 @@ func (s *Store) bootID() (id [16]byte) {
 	}
 	copy(id[:], digits)
 	return id
+}
+
+// randomNumber returns a number, not 0, that nobody can guess.
+func randomNumber() (n uint64) {
+	var b [8]byte
+	for n == 0 {
+		_, _ = rand.Read(b[:]) // never fails
+		n = binary.LittleEndian.Uint64(b[:])
+	}
+	return n
 }

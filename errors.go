@@ -12,6 +12,10 @@ var (
 	ErrInvalidOptions = errors.New("warmtier: invalid options")
 	// ErrVersion is returned by [Open] when a file has a format version this package cannot read.
 	ErrVersion = errors.New("warmtier: unknown format version")
+	// ErrCopied is returned by [Open] for a copy of a directory that a store had open, or for one that has such
+	// copies of files in it: they may be of different moments. The message says which. See
+	// Options.AfterPowerLoss.
+	ErrCopied = errors.New("warmtier: directory is a copy of a store that was in use")
 	// ErrLocked is returned by [Open] when another store holds the directory. The message has the id of a
 	// process that does, where the system lists them. [OpenWait] waits for it.
 	ErrLocked = errors.New("warmtier: directory is locked by another store")

@@ -151,6 +151,7 @@ func failedSyncOfDirectory(t *testing.T, call string, nth int) (failed bool) {
 	}[call]()
 	if passed < nth {
 		require.NoError(t, err)
+		d.Fault = nil
 		closeShadow(t, s, d)
 		return false
 	}

@@ -11,6 +11,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,12 +25,12 @@ import (
 Goal: docs/format.md is enough to read a directory, and a directory once written stays readable.
 
 Method: a reader made from that document alone, which shares nothing with the package but constants
-of the standard library; and a store in testdata, written by the first version of the format.
+of the standard library; and a store in testdata, written by the first build of this version of the format.
 */
 
 var writeGolden = flag.Bool("golden", false, "write the golden store again, for a new format version")
 
-const goldenDir = "testdata/format-1"
+const goldenDir = "testdata/format-2"
 
 // documentReader reads a directory as docs/format.md says.
 type documentReader struct{ t testing.TB }
@@ -51,14 +52,18 @@ func (r documentReader) read(dir string) map[string][]byte {
 	require.Equal(t, manifest[:half], manifest[half:], "copies of the manifest")
 	manifest = manifest[:half]
 	require.Equal(t, "WARMMAN\x00", string(manifest[:8]))
-	require.EqualValues(t, 1, u32(manifest, 8))
+	require.EqualValues(t, 2, u32(manifest, 8))
 	require.Equal(t, r.castagnoli(manifest[:half-4]), u32(manifest, half-4))
-	listed, pending := map[uint64]bool{}, map[uint64]bool{}
-	for i := range int(u32(manifest, 12)) {
-		listed[u64(manifest, 64+8*i)] = true
+	closed := u32(manifest, 12)
+	require.LessOrEqual(t, closed, uint32(1), "flags")
+	listed, pending := map[uint64][]byte{}, map[uint64]bool{}
+	n := int(u32(manifest, 16))
+	for i := range n {
+		entry := manifest[128+40*i:][:40]
+		listed[u64(entry, 0)] = entry
 	}
-	for i := range int(u32(manifest, 16)) {
-		pending[u64(manifest, 64+8*(len(listed)+i))] = true
+	for i := range int(u32(manifest, 20)) {
+		pending[u64(manifest, 128+40*n+8*i)] = true
 	}
 
 	type version struct {
@@ -74,11 +79,17 @@ func (r documentReader) read(dir string) map[string][]byte {
 		b, err := os.ReadFile(name)
 		require.NoError(t, err)
 		later := pending[id] || id >= u64(manifest, 56)
-		if !listed[id] && (!later || u16(b, 12) != 1) {
+		entry := listed[id]
+		if entry == nil && (!later || u16(b, 12) != 1) {
 			continue
 		}
+		if entry == nil {
+			require.Zero(t, closed, "made after the Close")
+			require.Equal(t, u64(manifest, 64), u64(b, 56), "open")
+			require.LessOrEqual(t, u64(b, 64), u64(manifest, 72), "generation")
+		}
 		delete(listed, id)
-		r.records(b, id, manifest[24:40], func(kind byte, id string, content []byte, seq uint64) {
+		records, end := r.records(b, id, manifest[24:40], func(kind byte, id string, content []byte, seq uint64) {
 			if v, there := newest[id]; there && v.seq >= seq {
 				return
 			}
@@ -87,6 +98,14 @@ func (r documentReader) read(dir string) map[string][]byte {
 			}
 			newest[id] = version{seq: seq, content: content}
 		})
+		if entry != nil {
+			require.Equal(t, u64(entry, 8), u64(b, 48), "salt")
+			require.GreaterOrEqual(t, end, u64(entry, 24))
+			require.GreaterOrEqual(t, records, u32(entry, 32))
+			if closed == 1 {
+				require.Equal(t, []uint64{end, uint64(records)}, []uint64{u64(entry, 24), uint64(u32(entry, 32))})
+			}
+		}
 	}
 	require.Empty(t, listed, "listed segments without a file")
 	memories := map[string][]byte{}
@@ -98,34 +117,37 @@ func (r documentReader) read(dir string) map[string][]byte {
 	return memories
 }
 
-// records calls fn for each record of a segment file.
+// records calls fn for each record of a segment file, and returns how many there are and where they end.
 func (r documentReader) records(
 	b []byte, id uint64, store []byte, fn func(kind byte, id string, content []byte, seq uint64),
-) {
+) (records uint32, end uint64) {
 	t := r.t
 	require.Equal(t, "WARMSEG\x00", string(b[:8]))
-	require.EqualValues(t, 1, u32(b, 8))
-	require.Equal(t, r.castagnoli(b[8:48]), u32(b, 48))
+	require.EqualValues(t, 2, u32(b, 8))
+	require.Equal(t, r.castagnoli(b[8:92]), u32(b, 92))
+	require.LessOrEqual(t, u16(b, 14), 1, "flags")
 	require.Equal(t, id, u64(b, 16))
 	require.EqualValues(t, len(b), u64(b, 24))
 	require.Equal(t, store, b[32:48])
 	var state []byte
-	for at := 64; at <= 96; at += 32 {
-		c := b[at : at+32]
-		if r.castagnoli(c[:28]) == u32(c, 28) && (state == nil || u32(c, 0) > u32(state, 0)) {
+	for at := 96; at <= 144; at += 48 {
+		c := b[at : at+48]
+		if r.castagnoli(c[:44]) == u32(c, 44) && (state == nil || u32(c, 0) > u32(state, 0)) {
 			state = c
 		}
 	}
 	require.NotNil(t, state)
-	sealed, synced := u32(state, 24) == 1, int(u64(state, 8))
-	n, highest := 0, uint64(0)
-	for at := 128; !sealed || at < synced; n++ {
+	require.Equal(t, u64(b, 48), u64(state, 24), "salt")
+	segmentSeed := r.castagnoli(slices.Concat(b[16:24], b[48:56]))
+	sealed, synced := u32(state, 32) == 1, int(u64(state, 8))
+	n, highest, at := 0, uint64(0), 192
+	for ; !sealed || at < synced; n++ {
 		if !sealed && u32(b, at) == 0 {
 			require.GreaterOrEqual(t, at, synced)
 			break
 		}
 		idLen, contentLen := u16(b, at+10), int(u32(b, at+12))
-		seed := r.castagnoli(binary.LittleEndian.AppendUint64(nil, id)) ^ uint32(0x9e3779b1*uint64(at/8))
+		seed := segmentSeed ^ uint32(0x9e3779b1*uint64(at/8))
 		require.Equal(t, max(1, r.castagnoli(b[at+4:at+24+idLen])^seed), u32(b, at), "record at %d", at)
 		content := b[at+24+idLen : at+24+idLen+contentLen]
 		require.Equal(t, r.castagnoli(content), u32(b, at+4))
@@ -142,6 +164,7 @@ func (r documentReader) records(
 			require.Equal(t, highest, u64(state, 16))
 		}
 	}
+	return uint32(n), uint64(at)
 }
 
 // formatStore fills dir with a store that is closed, or as a kill would leave it, and returns its

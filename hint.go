@@ -15,9 +15,8 @@ import (
 
 /*
 The hint file is the index as Close left it; internal/layout has its bytes. Open takes the index
-from it, and reads no record, when every checksum in it that Open looks at holds and it names
-exactly the segments that were found, each sealed at the tail the hint says. Such a hint is true:
-segments do not change while there is a hint, and ids of segments are never used again.
+from it, and reads no record, when the manifest is that of the same Close, every checksum in the hint that
+Open looks at holds, and it names exactly the segments that were found, each sealed at the tail the hint says.
 */
 
 // A hint has a table for each shard.
@@ -53,6 +52,8 @@ func (s *Store) encodeHint(b []byte, segs []*segment) (err error) {
 		Store:      s.disk.store,
 		OffsetBits: uint32(s.offsetBits),
 		MaxSeq:     s.sequence.Load(),
+		Open:       s.disk.open,
+		Next:       s.segments.newestID() + 1,
 		Segments:   make([]layout.HintSegment, len(segs)),
 	}
 	s.disk.key.Encode(h.Key[:])
@@ -87,6 +88,7 @@ func (s *Store) encodeHint(b []byte, segs []*segment) (err error) {
 			Tombstones:     uint32(len(seg.tombstones)),
 			TombstoneSum:   layout.PutTombstones(rest, seg.tombstones),
 			TombstoneUnits: uint32(seg.tombstoneBytes / record.Align),
+			Salt:           seg.salt,
 		}
 		rest = rest[layout.TombstonesSize(len(seg.tombstones)):]
 	}
@@ -97,7 +99,7 @@ func (s *Store) encodeHint(b []byte, segs []*segment) (err error) {
 // loadHint makes the index from the hint and reports whether it did. Where there is no hint to
 // believe it leaves the store as it was.
 func (r *recovery) loadHint() bool {
-	if len(r.leftover) > 0 {
+	if len(r.leftover) > 0 || !r.manifest.Closed {
 		return false
 	}
 	return r.withHint(func(b []byte) error {
@@ -142,13 +144,24 @@ func (r *recovery) withHint(fn func(b []byte) error) (err error) {
 	return fn(b)
 }
 
+// requireTrue returns an error unless h is the hint that the manifest knows.
+func (r *recovery) requireTrue(h *layout.Hint) error {
+	switch {
+	case h.Store != r.s.disk.store:
+		return errors.New("another store")
+	case h.Open != r.manifest.Hint:
+		return fmt.Errorf("it was left by open %016x, the manifest knows that of open %016x", h.Open, r.manifest.Hint)
+	}
+	return nil
+}
+
 // matchHint checks that h is a hint of the segments found, and puts these into the hint's order.
 func (r *recovery) matchHint(h *layout.Hint) error {
 	if len(h.Segments) != len(r.found) {
 		return errors.New("another number of segments")
 	}
-	if h.Store != r.s.disk.store {
-		return errors.New("another store")
+	if err := r.requireTrue(h); err != nil {
+		return err
 	}
 	byID := make(map[uint64]*foundSegment, len(r.found))
 	for _, f := range r.found {
@@ -157,7 +170,8 @@ func (r *recovery) matchHint(h *layout.Hint) error {
 	ordered := make([]*foundSegment, len(r.found))
 	for i, hs := range h.Segments {
 		f := byID[hs.ID]
-		if f == nil || !f.state.Sealed || f.state.Synced != hs.Tail || f.state.Records != hs.Records {
+		if f == nil || f.seg.salt != hs.Salt || !f.state.Sealed || f.state.Synced != hs.Tail ||
+			f.state.Records != hs.Records {
 			return fmt.Errorf("segment %d is another", hs.ID)
 		}
 		delete(byID, hs.ID)
@@ -220,7 +234,7 @@ func (r *recovery) copyTable(encoded []byte, sum uint32) (table, error) {
 func (r *recovery) useHint(h *layout.Hint, tables []table, tombstones [][]uint32) {
 	s := r.s
 	s.disk.key = sip.DecodeKey(h.Key[:])
-	r.maxSeq = h.MaxSeq
+	r.maxSeq = max(r.maxSeq, h.MaxSeq)
 	segs := make([]*segment, len(r.found))
 	for i, f := range r.found {
 		hs := &h.Segments[i]

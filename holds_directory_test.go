@@ -51,7 +51,7 @@ func TestHolds_FlushWalksUnlocked(t *testing.T) {
 	for _, d := range dirty {
 		s.unpin(d.seg)
 	}
-	gone := newSegment(active[0].id, active[0].mem, layout.KindLane)
+	gone := newSegment(active[0].id, active[0].mem, layout.KindLane, 0)
 	gone.index = active[0].index
 	gone.inFile.made(layout.KindLane)
 	gone.seal(false)
@@ -86,7 +86,7 @@ func TestHolds_ManifestWalksUnlocked(t *testing.T) {
 	s.hooks.at = nil
 
 	named := map[uint64]int{}
-	for _, ids := range [][]uint64{m.Listed, m.Pending} {
+	for _, ids := range [][]uint64{listedIDs(m), m.Pending} {
 		for _, id := range ids {
 			named[id]++
 			require.Less(t, id, m.Next)

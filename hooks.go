@@ -58,6 +58,7 @@ type hooks struct {
 	hash      func(id string) uint64        // replaces the seeded hash
 	available func() (bytes int64, ok bool) // replaces what the system says
 	boot      func() [16]byte               // replaces the kernel's boot id
+	sameFiles bool                          // files are those that the store wrote, whoever made them
 	unmap     func() error                  // called before anything is unmapped; an error makes that fail
 	settlers  int                           // replaces how many segments Open settles at a time; 0: settlers
 	patience  time.Duration                 // replaces how long a writer waits while nothing changes

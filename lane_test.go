@@ -94,7 +94,7 @@ func TestPut_MakesSegmentsWithoutLocks(t *testing.T) {
 // Goal: a lane does not resume in a segment with bytes after its end, which could pass for a
 // record.
 func TestDirectory_PartialOnlyWhenZero(t *testing.T) {
-	for _, at := range []int{200, minSegmentSize - layout.DigestSize*3} {
+	for _, at := range []int{layout.HeaderSize + 72, minSegmentSize - layout.DigestSize*3} {
 		d := newShadow()
 		s := oneLaneStore(t, d)
 		require.NoError(t, s.Put("a", nil))

@@ -2,7 +2,6 @@ package warmtier
 
 import (
 	"bytes"
-	"errors"
 
 	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/record"
@@ -28,8 +27,8 @@ func (r *recovery) readLastIndex() (t *lastIndex) {
 		if err != nil {
 			return err
 		}
-		if h.Store != r.s.disk.store {
-			return errors.New("another store")
+		if err := r.requireTrue(h); err != nil {
+			return err
 		}
 		tables, _, err := r.readTables(b, h)
 		if err != nil {
@@ -55,20 +54,20 @@ func (r *recovery) readLastIndex() (t *lastIndex) {
 	return t
 }
 
-// segmentsOfHint returns the store, and the ids of its segments, at the last Close.
-func (r *recovery) segmentsOfHint() (store layout.StoreID, ids []uint64, err error) {
+// manifestOfHint returns the manifest that the last Close wrote beside the hint, as far as the hint knows it.
+func (r *recovery) manifestOfHint() (m layout.Manifest, err error) {
 	err = r.withHint(func(b []byte) error {
 		h, err := layout.DecodeHint(b)
 		if err != nil {
 			return err
 		}
-		store = h.Store
-		for i := range h.Segments {
-			ids = append(ids, h.Segments[i].ID)
+		m = layout.Manifest{Store: h.Store, Closed: true, Open: h.Open, Hint: h.Open, Next: h.Next, MaxSeq: h.MaxSeq}
+		for _, g := range h.Segments {
+			m.Listed = append(m.Listed, layout.ListedSegment{ID: g.ID, Salt: g.Salt, End: g.Tail, Records: g.Records})
 		}
 		return nil
 	})
-	return store, ids, err
+	return m, err
 }
 
 // contains reports whether w, the slot in a shard of the index that leads to m, is that of a

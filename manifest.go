@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
@@ -18,6 +19,10 @@ The manifest says which segments make up the store. It names
 	pending  segments that a lane is making, or that no flush has synced: a power loss may leave
 	         nothing of them, and they count where they are there;
 	next     the id from which on every segment of a lane counts: it was made after this manifest.
+
+Of each listed segment it knows how much was durable, and which file it is; of itself, which Open wrote it and
+how many manifests of that Open came before. The manifest of a clean Close says that nothing was
+written since (docs/design.md, section 15, "Copies").
 
 A file that is none of these is a leftover. Replacing the manifest is: write the new one under another
 name, sync it, rename it, sync the directory. The rename is the atomic step.
@@ -33,8 +38,8 @@ func (d *disk) listSegments() error {
 		return err
 	}
 	m := d.snapshotManifest(nil, nil)
-	for _, id := range m.Listed {
-		if !d.listed[id] {
+	for _, l := range m.Listed {
+		if !d.listed[l.ID] {
 			// The names of the new files first: the manifest says that they exist.
 			if err := d.fs.Sync(); err != nil {
 				return err
@@ -60,21 +65,54 @@ func (d *disk) snapshotManifest(leaving, joining []*segment) layout.Manifest {
 	}
 	next, pending := d.s.segments.numbers()
 	_ = d.s.hooks.fire(pointManifestNumbered)
-	m := layout.Manifest{Store: d.store, Boot: d.boot, Next: next, Pending: slices.Collect(maps.Keys(pending))}
+	d.clock = max(d.clock, time.Now().UnixMilli())
+	m := layout.Manifest{
+		Store: d.store, Cache: d.boot, Open: d.open, Generation: d.generation + 1, Hint: d.trueHint,
+		Directory: d.directory, Clock: d.clock, MaxSeq: d.s.sequence.Load(),
+		Next: next, Pending: slices.Collect(maps.Keys(pending)),
+	}
 	for _, seg := range d.s.segments.all() {
 		switch {
 		case skip[seg] || !seg.inFile.committed.Load():
 		case pending[seg.id] || seg.id >= next: // published since
 		case seg.inFile.durable.Load():
-			m.Listed = append(m.Listed, seg.id)
+			m.Listed = append(m.Listed, seg.listing())
 		default: // a power loss may leave nothing of it, not even its header
 			m.Pending = append(m.Pending, seg.id)
 		}
 	}
 	for _, seg := range joining {
-		m.Listed = append(m.Listed, seg.id)
+		m.Listed = append(m.Listed, seg.listing())
 	}
 	return m
+}
+
+// listing returns what a manifest says of seg. A flush may be under way: the two numbers need not be of the
+// same one, and what they say is durable.
+func (seg *segment) listing() layout.ListedSegment {
+	return layout.ListedSegment{
+		ID: seg.id, Salt: seg.salt, File: seg.file.Stat().ID,
+		End: uint64(seg.inFile.synced.Load()), Records: uint32(seg.inFile.syncedRecords.Load()),
+	}
+}
+
+// closeManifest writes the manifest of a clean Close. REQUIRES: every segment is sealed and durable, with the
+// state in its header, and nobody else uses the store.
+func (d *disk) closeManifest() error {
+	d.manifestMu.Lock()
+	defer d.manifestMu.Unlock()
+	d.trueHint = d.open
+	m := d.snapshotManifest(nil, nil)
+	m.Closed = true
+	_, err := d.writeManifest(m)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrNoSpace): // nothing is lost but the time that the next Open takes
+		d.s.warn("no room to note that the store was closed", err)
+		return nil
+	}
+	return d.s.fail(err)
 }
 
 // writeManifest replaces the manifest. renamed says whether the new one may be in force: after an
@@ -110,6 +148,7 @@ func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
 		}
 		return false, err
 	}
+	d.generation = m.Generation
 	if err := hooks.fire(pointManifestRenamed); err != nil {
 		return true, err
 	}
@@ -117,9 +156,10 @@ func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
 		return true, err
 	}
 	_ = hooks.fire(pointManifestSynced)
+	d.inForce.Store(m.Generation)
 	d.listed = make(map[uint64]bool, len(m.Listed))
-	for _, id := range m.Listed {
-		d.listed[id] = true
+	for _, l := range m.Listed {
+		d.listed[l.ID] = true
 	}
 	return true, nil
 }

@@ -45,7 +45,7 @@ func (m memory) make(id uint64, spec segmentSpec) (*segment, error) {
 	if forLane {
 		s.pool.countBegun()
 	}
-	return newSegment(id, mem, spec.kind), nil
+	return newSegment(id, mem, spec.kind, 0), nil
 }
 
 func (m memory) discard(seg *segment) error { return m.s.mapper.release(seg.mem) }

@@ -70,6 +70,12 @@ type Options struct {
 	// suffix .damaged. Where nothing says which memories are lost, Open still fails with
 	// [ErrCorrupt].
 	Repair bool
+	// AfterPowerLoss makes Open treat a directory as after a power loss: what was synced is there, and of
+	// what was not any part may be. It is for directories that only look as if the process had been
+	// killed: a snapshot, or the disk of another machine, copied to where it is. All files must be
+	// of one moment; a copy of files that a store was writing is not, and without this option it is
+	// [ErrCopied]. A store that was closed needs no option, wherever its files were copied.
+	AfterPowerLoss bool
 	// Compaction configures both [Store.Compact] and automatic compactions.
 	Compaction CompactionOptions
 	// Maintenance configures the background cycle and [Store.Maintain].

@@ -41,8 +41,9 @@ damage. Beyond the mark:
   - After a power loss any page that was not synced may be missing while later ones are intact. What
     follows the first missing record was never acknowledged as durable, and is cut off.
 
-The kernel's boot id tells which of the two it was: the manifest has the one of the last Open for
-writing.
+The kernel's boot id and the number of the mount tell which of the two it was: the manifest has those of
+the last Open for writing. Where they are not known it is taken for a power loss: that forgives more,
+and what a kill leaves is read to its end either way.
 
 Failed flushes. A flush may have failed in the process before, and nothing on the disk would say so:
 the page cache has what was written, and takes it for flushed. So what lies beyond the synced mark
@@ -52,12 +53,13 @@ is damage wherever anything shows that they were there. The store had said so wi
 
 // recovery is one Open of a directory.
 type recovery struct {
-	s        *Store
-	salvage  *salvage // nil in a strict Open; called where that would return an error
-	manifest layout.Manifest
-	sameBoot bool            // no restart since the last Open: the page cache is as the process left it
-	found    []*foundSegment // the segments that count
-	leftover []string        // files to be removed
+	s         *Store
+	salvage   *salvage // nil in a strict Open; called where that would return an error
+	manifest  layout.Manifest
+	cacheKept bool            // the page cache is as the process left it: neither a restart nor a new mount since
+	elsewhere bool            // it is another directory than the one that was written to
+	found     []*foundSegment // the segments that count
+	leftover  []string        // files to be removed
 
 	fromHint bool // the index is that of the hint: no record was read
 	perShard int  // memories expected in each shard
@@ -126,11 +128,17 @@ func (r *recovery) run() (err error) {
 		defer r.salvage.release()
 	}
 	defer r.s.catchFault(armFaults(), &err)
+	if err := r.s.disk.identify(); err != nil {
+		return err
+	}
 	exists, err := r.readManifest()
 	if err != nil {
 		return err
 	}
 	if exists {
+		if err := r.checkDirectory(&r.manifest); err != nil {
+			return err
+		}
 		if err := r.openSegments(); err != nil {
 			return err
 		}
@@ -139,7 +147,7 @@ func (r *recovery) run() (err error) {
 			return err
 		}
 	}
-	r.s.sequence.Store(r.maxSeq)
+	r.s.sequence.Store(max(r.maxSeq, r.manifest.MaxSeq))
 	if r.s.opts.ReadOnly {
 		if r.salvage == nil {
 			return nil
@@ -179,11 +187,7 @@ func (r *recovery) readManifest() (exists bool, err error) {
 		r.s.opts.Logger.Warn("one of the manifest's two copies is damaged, the other one is used")
 	}
 	r.manifest = m
-	d.store = m.Store
-	r.sameBoot = m.Boot == d.boot && d.boot != [16]byte{}
-	if r.salvage != nil {
-		r.salvage.keepBoot(m.Boot)
-	}
+	d.store, d.clock = m.Store, m.Clock
 	return true, nil
 }
 
@@ -208,7 +212,7 @@ func (r *recovery) withoutManifest(reason string) (exists bool, err error) {
 	if r.salvage == nil {
 		return false, damage
 	}
-	return true, r.salvage.replaceManifest(damage, highestID(names))
+	return true, r.salvage.replaceManifest(damage)
 }
 
 // chooseLocations decides how many bits of a location are an offset: enough to reach into the

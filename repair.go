@@ -63,14 +63,13 @@ func (v *salvage) keepBoot(boot [16]byte) { v.r.s.disk.boot = boot }
 // replaceManifest takes the list of segments from the hint, and fails without one: the files alone
 // do not say which of them count. Some may be left over from finished compactions, and hold what
 // was deleted since.
-func (v *salvage) replaceManifest(damage *CorruptError, highestID uint64) (err error) {
+func (v *salvage) replaceManifest(damage *CorruptError) (err error) {
 	r, d := v.r, v.r.s.disk
-	if d.store, r.manifest.Listed, err = r.segmentsOfHint(); err != nil {
+	if r.manifest, err = r.manifestOfHint(); err != nil {
 		damage.Reason += "; it cannot be replaced: " + err.Error()
 		return damage
 	}
-	r.manifest.Next = max(highestID, slices.Max(append(r.manifest.Listed, 0))) + 1
-	v.keepBoot([16]byte{}) // nobody knows it
+	d.store = r.manifest.Store
 	r.s.opts.Logger.Error("repair takes the list of segments from the hint", "error", damage)
 	return nil
 }
@@ -130,7 +129,9 @@ func (v *salvage) readRecords() error {
 // they ended at a place without an intact one.
 func (v *salvage) checkEnd(f *foundSegment, torn bool) {
 	known := f.seg.records.Load()
-	cut := f.lost.digests && (known < int64(f.state.Records) || !f.state.Sealed && !torn)
+	short := known < int64(f.listed.Records)
+	f.damaged = f.damaged || short
+	cut := short || f.lost.digests && (known < int64(f.state.Records) || !f.state.Sealed && !torn)
 	if cut || f.lost.state && known == 0 {
 		v.loseUnidentified(&CorruptError{
 			File: f.seg.name(), Offset: f.seg.tail.Load(), Reason: "no record can be read from here on",
@@ -208,6 +209,7 @@ func (v *salvage) finish() error {
 	if err := s.disk.fs.Remove(layout.HintName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	s.disk.trueHint = 0
 	v.sumUp(len(damaged), ids)
 	if len(damaged) > 0 || len(ids) > 0 {
 		s.opts.Logger.Error("store repaired", "records_lost", len(v.lost), "memories_deleted", len(ids),

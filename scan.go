@@ -2,6 +2,7 @@ package warmtier
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"sync/atomic"
 
@@ -54,13 +55,17 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 		rec := seg.mem[offset:f.end()]
 		h, ok := record.Decode(rec)
 		if !ok || !record.Intact(rec, h, seg.seedAt(offset)) {
+			if !ok && record.Unknown(rec, seg.seedAt(offset)) {
+				return fmt.Errorf("%w: %s at offset %d: record of a kind or with flags that this version does not know",
+					ErrVersion, seg.name(), offset)
+			}
 			if r.mayEndAt(f, offset) {
 				r.cutTail(f, offset)
 				torn = true
 				break
 			}
 			if r.salvage == nil {
-				return &CorruptError{File: seg.name(), Offset: int64(offset), Reason: "damaged record"}
+				return &CorruptError{File: seg.name(), Offset: int64(offset), Reason: f.damage(offset)}
 			}
 			next, ok := r.salvage.resync(f, offset)
 			if torn = !ok; torn {
@@ -86,6 +91,9 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 	seg.seal(!seg.large && int64(seg.room(1)) > r.s.mergeableRoom())
 	if r.salvage != nil {
 		r.salvage.checkEnd(f, torn)
+	} else if e := seg.extent(); e.tail < int64(f.listed.End) || e.records < int64(f.listed.Records) {
+		return &CorruptError{File: seg.name(), Offset: e.tail, Reason: fmt.Sprintf("%d records end here, and the manifest "+
+			"has %d up to %d: the file is older than the manifest", e.records, f.listed.Records, f.listed.End)}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -93,6 +101,14 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 	r.maxSeq = max(r.maxSeq, seg.maxSeq)
 	r.records += int(seg.records.Load())
 	return nil
+}
+
+// damage says what is wrong at offset, where no record is.
+func (f *foundSegment) damage(offset int) string {
+	if offset < int(f.listed.End) && layout.IsZero(f.seg.mem[offset:offset+record.HeaderSize]) {
+		return fmt.Sprintf("nothing here, and the manifest has %d records up to %d", f.listed.Records, f.listed.End)
+	}
+	return "damaged record"
 }
 
 // checkDigest compares the id of the next record with its digest. A power loss may have kept the
@@ -132,10 +148,10 @@ func (f *foundSegment) ended(offset int) bool {
 // process was killed or the power went before one was finished. If not, something is damaged.
 func (r *recovery) mayEndAt(f *foundSegment, offset int) bool {
 	mem := f.seg.mem
-	if f.state.Sealed || f.lost.state || offset < int(f.state.Synced) || offset+record.HeaderSize > len(mem) {
+	if f.state.Sealed || f.lost.state || offset < f.floor() || offset+record.HeaderSize > len(mem) {
 		return false
 	}
-	return !r.sameBoot || layout.IsZero(mem[offset:offset+4]) && !f.hasRecordAfter(offset)
+	return !r.cacheKept || layout.IsZero(mem[offset:offset+4]) && !f.hasRecordAfter(offset)
 }
 
 // hasRecordAfter reports whether a record was begun after the one at offset: the digest of a record

@@ -58,8 +58,9 @@ type segment struct {
 	index int          // in the segment table; part of the location of each record
 	file  dir.File     // mem is its mapping; nil in a memory store
 	kind  layout.SegmentKind
-	large bool // made for the one record it holds, whatever its size
-	spare bool // made from the space kept back: tombstones only
+	large bool   // made for the one record it holds, whatever its size
+	spare bool   // made from the space kept back: tombstones only
+	salt  uint64 // random in a file, 0 in memory; seed has it
 
 	_ [cpu.CacheLines]byte
 	segmentShared
@@ -88,8 +89,8 @@ type segmentShared struct {
 	inFile         fileState
 }
 
-func newSegment(id uint64, mem []byte, kind layout.SegmentKind) *segment {
-	seg := &segment{id: id, mem: mem, kind: kind, seed: record.SegmentSeed(id)}
+func newSegment(id uint64, mem []byte, kind layout.SegmentKind, salt uint64) *segment {
+	seg := &segment{id: id, mem: mem, kind: kind, seed: record.SegmentSeed(id, salt), salt: salt}
 	seg.minSeq, seg.made = math.MaxUint64, time.Now()
 	seg.tail.Store(layout.HeaderSize)
 	seg.refs.Store(1)

@@ -31,6 +31,11 @@ func (r *recovery) settle() error {
 	for i := range laneSpares + maxLanes {
 		names = append(names, spareFileName(i))
 	}
+	if r.elsewhere {
+		if err := d.fs.SyncName(); err != nil {
+			return err
+		}
+	}
 	for _, name := range names {
 		if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -85,7 +90,7 @@ func (r *recovery) offerPartial() {
 	for _, f := range r.found {
 		seg := f.seg
 		if !f.damaged && seg.kind == layout.KindLane && !seg.large && seg.sealedEarly.Load() &&
-			len(seg.mem) == r.s.opts.SegmentSize {
+			len(seg.mem) == r.s.opts.SegmentSize && !f.linked {
 			segs = append(segs, seg)
 		}
 	}
@@ -117,10 +122,16 @@ func (r *recovery) settleSegment(f *foundSegment) error {
 	sealed := f.state.Sealed && int64(f.state.Synced) == e.tail // in the file too
 	switch {
 	case f.damaged && r.salvage != nil:
-		return nil // it is replaced; in a strict Open no more than digests are damaged
-	case sealed && r.fromHint:
+		// It is replaced; in a strict Open no more than digests are damaged. Manifests go on to list it with
+		// what was in it once.
+		e.tail, e.records = max(e.tail, int64(f.listed.End)), max(e.records, int64(f.listed.Records))
+		seg.inFile.flushed(e, true)
 		return nil
-	case sealed && r.sameBoot, sealed && !seg.clearRemains():
+	case sealed && r.manifest.Closed && !f.copied:
+		return nil
+	case sealed && f.copied && (r.manifest.Closed || f.linked || !seg.clearRemains()):
+		return seg.syncFile(0, len(seg.mem))
+	case sealed && !f.copied && (r.cacheKept || !seg.clearRemains()):
 		// After a kill the header may be in the page cache only.
 		seg.file.Rewrite(0, layout.HeaderSize)
 		return seg.syncHeader()

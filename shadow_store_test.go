@@ -98,7 +98,7 @@ func strays(d *shadow.FS) (names []string, err error) {
 		id, isSegment := layout.ParseSegmentFileName(name)
 		switch {
 		case name == layout.ManifestName, strings.HasPrefix(name, layout.SpareName):
-		case isSegment && (slices.Contains(m.Listed, id) || slices.Contains(m.Pending, id)):
+		case isSegment && (slices.Contains(listedIDs(m), id) || slices.Contains(m.Pending, id)):
 		default:
 			names = append(names, name)
 		}

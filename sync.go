@@ -319,6 +319,9 @@ func (d *disk) finish() error {
 	if err := d.flushStates(); err != nil {
 		return err
 	}
+	if err := d.closeManifest(); err != nil {
+		return err
+	}
 	d.hint()
 	_ = d.s.hooks.fire(pointCloseHinted)
 	return nil
@@ -371,6 +374,8 @@ type fileState struct {
 	// synced is how far records are durable, an offset. Flushes read what the flush before them
 	// wrote; the statistics may count bytes that were synced a moment ago.
 	synced atomic.Int64
+	// syncedRecords is how many records lie below synced, or fewer.
+	syncedRecords atomic.Int64
 }
 
 // made notes that the file has a header and no records.
@@ -391,6 +396,7 @@ func (f *fileState) found(st layout.State) {
 // flushed notes that the records in e are durable, and that the header says e and sealed.
 func (f *fileState) flushed(e extent, sealed bool) {
 	f.synced.Store(e.tail)
+	f.syncedRecords.Store(e.records)
 	f.durable.Store(true)
 	f.sealed.Store(sealed)
 }
@@ -416,6 +422,7 @@ func (seg *segment) writeState(e extent, sealed bool) {
 		Records:    uint32(e.records),
 		Synced:     uint64(e.tail),
 		MaxSeq:     e.maxSeq,
+		Salt:       seg.salt,
 		Sealed:     sealed,
 	}.Encode(seg.mem)
 }

@@ -234,7 +234,7 @@ func TestDirectory_SyncBetweenCommitAndSwap(t *testing.T) {
 	mustCompact(t, s)
 	syncs.Wait()
 	m := readManifestOf(t, dir)
-	for _, id := range m.Listed {
+	for _, id := range listedIDs(m) {
 		require.FileExists(t, filepath.Join(dir, layout.SegmentFileName(id)), "listed, and removed")
 	}
 	copied := fastDir(t)

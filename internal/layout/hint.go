@@ -19,14 +19,16 @@ The hint is the index as Close left it, so that the next Open need not read the 
 	48      4      bits of an offset in a location
 	52      4      0
 	56      8      highest sequence number
-	64      48 n   segments
+	64      8      open: number of the Open whose Close wrote it
+	72      8      next: no segment had this id or a higher one yet
+	80      56 n   segments
 	        24 x 256  shards
 	        4      CRC-32C of everything before
 	               tables of the shards, one after the other
 	               offsets of tombstones by segment, 4 bytes each in units of 8 bytes
 
 A segment: id (8), tail (8), live bytes (8), lowest sequence number (8), records (4), tombstones
-(4), CRC-32C of their offsets (4), their bytes / 8 (4). A shard: slots (4), memories (4), live bytes
+(4), CRC-32C of their offsets (4), their bytes / 8 (4), salt (8). A shard: slots (4), memories (4), live bytes
 (8), CRC-32C of the table (4), 0 (4).
 */
 
@@ -37,8 +39,8 @@ const hintMagic = "WARMHNT\x00"
 
 // Sizes of the parts of a hint, bytes.
 const (
-	HintHeaderSize  = 64
-	HintSegmentSize = 48
+	HintHeaderSize  = 80
+	HintSegmentSize = 56
 	hintShardSize   = 24
 	hintSumSize     = 4
 )
@@ -52,6 +54,8 @@ type Hint struct {
 	Key        [16]byte // of the hash
 	OffsetBits uint32   // of a location
 	MaxSeq     uint64
+	Open       uint64 // number of the Open whose Close wrote it
+	Next       uint64 // no segment had this id or a higher one
 	Segments   []HintSegment
 	Shards     [HintShards]HintShard
 }
@@ -66,6 +70,7 @@ type HintSegment struct {
 	Tombstones     uint32
 	TombstoneSum   uint32 // checksum of the list of their offsets
 	TombstoneUnits uint32 // bytes of tombstones, in units of 8
+	Salt           uint64
 }
 
 // HintShard describes a shard and its table.
@@ -92,6 +97,8 @@ func (h *Hint) Encode(b []byte) {
 	copy(b[32:], h.Key[:])
 	binary.LittleEndian.PutUint32(b[48:], h.OffsetBits)
 	binary.LittleEndian.PutUint64(b[56:], h.MaxSeq)
+	binary.LittleEndian.PutUint64(b[64:], h.Open)
+	binary.LittleEndian.PutUint64(b[72:], h.Next)
 	rest := b[HintHeaderSize:]
 	for i := range h.Segments {
 		h.Segments[i].encode(rest)
@@ -113,6 +120,7 @@ func (g *HintSegment) encode(b []byte) {
 	binary.LittleEndian.PutUint32(b[36:], g.Tombstones)
 	binary.LittleEndian.PutUint32(b[40:], g.TombstoneSum)
 	binary.LittleEndian.PutUint32(b[44:], g.TombstoneUnits)
+	binary.LittleEndian.PutUint64(b[48:], g.Salt)
 }
 
 func (d *HintShard) encode(b []byte) {
@@ -141,6 +149,8 @@ func DecodeHint(b []byte) (*Hint, error) {
 		Key:        [16]byte(b[32:48]),
 		OffsetBits: binary.LittleEndian.Uint32(b[48:]),
 		MaxSeq:     binary.LittleEndian.Uint64(b[56:]),
+		Open:       binary.LittleEndian.Uint64(b[64:]),
+		Next:       binary.LittleEndian.Uint64(b[72:]),
 		Segments:   make([]HintSegment, n),
 	}
 	rest := b[HintHeaderSize:]
@@ -165,6 +175,7 @@ func decodeHintSegment(b []byte) HintSegment {
 		Tombstones:     binary.LittleEndian.Uint32(b[36:]),
 		TombstoneSum:   binary.LittleEndian.Uint32(b[40:]),
 		TombstoneUnits: binary.LittleEndian.Uint32(b[44:]),
+		Salt:           binary.LittleEndian.Uint64(b[48:]),
 	}
 }
 

@@ -11,9 +11,9 @@ import (
 
 func exampleHint() *Hint {
 	h := &Hint{
-		Store: StoreID{1, 2}, Key: [16]byte{3, 4}, OffsetBits: 13, MaxSeq: 99,
+		Store: StoreID{1, 2}, Key: [16]byte{3, 4}, OffsetBits: 13, MaxSeq: 99, Open: 1 << 60, Next: 17,
 		Segments: []HintSegment{
-			{ID: 7, Tail: 500, LiveBytes: 300, MinSeq: 2, Records: 9, Tombstones: 2, TombstoneUnits: 8},
+			{ID: 7, Tail: 500, LiveBytes: 300, MinSeq: 2, Records: 9, Tombstones: 2, TombstoneUnits: 8, Salt: 1 << 62},
 			{ID: 5, Tail: 128, LiveBytes: 0, MinSeq: 1<<64 - 1, Records: 0},
 			{ID: 8, Tail: 600, LiveBytes: 472, MinSeq: 20, Records: 11, Tombstones: 1, TombstoneUnits: 4},
 		},
@@ -49,9 +49,9 @@ func TestHint_EveryFlippedBitDetected(t *testing.T) {
 // Goal: each field of a hint is where docs/format.md says.
 func TestHint_Bytes(t *testing.T) {
 	h := &Hint{
-		Store: StoreID{0xaa}, Key: [16]byte{0xbb}, OffsetBits: 0x11, MaxSeq: 0x22,
+		Store: StoreID{0xaa}, Key: [16]byte{0xbb}, OffsetBits: 0x11, MaxSeq: 0x22, Open: 0x33, Next: 0x44,
 		Segments: []HintSegment{
-			{ID: 1, Tail: 2, LiveBytes: 3, MinSeq: 4, Records: 5, Tombstones: 6, TombstoneSum: 7, TombstoneUnits: 8},
+			{ID: 1, Tail: 2, LiveBytes: 3, MinSeq: 4, Records: 5, Tombstones: 6, TombstoneSum: 7, TombstoneUnits: 8, Salt: 9},
 		},
 	}
 	h.Shards[255] = HintShard{Slots: 9, Memories: 10, LiveBytes: 11, TableSum: 12}
@@ -59,13 +59,14 @@ func TestHint_Bytes(t *testing.T) {
 	h.Encode(b)
 	require.Equal(t, "WARMHNT\x00", string(b[:8]))
 	at := func(from int) byte { return b[from] }
-	require.Equal(t, []byte{Version, 1, 0xaa, 0xbb, 0x11, 0x22}, []byte{at(8), at(12), at(16), at(32), at(48), at(56)})
-	seg := b[64:112]
-	require.Equal(t, []byte{1, 2, 3, 4, 5, 6, 7, 8},
-		[]byte{seg[0], seg[8], seg[16], seg[24], seg[32], seg[36], seg[40], seg[44]})
-	last := b[112+255*24 : 112+256*24]
+	require.Equal(t, []byte{Version, 1, 0xaa, 0xbb, 0x11, 0x22, 0x33, 0x44},
+		[]byte{at(8), at(12), at(16), at(32), at(48), at(56), at(64), at(72)})
+	seg := b[80:136]
+	require.Equal(t, []byte{1, 2, 3, 4, 5, 6, 7, 8, 9},
+		[]byte{seg[0], seg[8], seg[16], seg[24], seg[32], seg[36], seg[40], seg[44], seg[48]})
+	last := b[136+255*24 : 136+256*24]
 	require.Equal(t, []byte{9, 10, 11, 12, 0}, []byte{last[0], last[4], last[8], last[16], last[20]})
-	require.Len(t, b, 112+256*24+4)
+	require.Len(t, b, 136+256*24+4)
 }
 
 // Goal: lists of tombstones come back as they were written, a flipped bit in them is noticed, and no length is

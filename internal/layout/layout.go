@@ -23,7 +23,7 @@ author of another reader.
 	N.seg      segment N, 16 hexadecimal digits
 	N.seg.new  a segment that has no header yet
 
-A segment file has a header of 128 bytes, records from there on, and its digests at the end: the
+A segment file has a header of 192 bytes, records from there on, and its digests at the end: the
 CRC-32C of the id of each record (1 in place of 0), 4 bytes, in the order of the records and growing
 towards them. They tell whose record is damaged, so that a repair never uncovers an older
 version of it.
@@ -32,14 +32,17 @@ version of it.
 	0       8      magic "WARMSEG\x00"; written last
 	8       4      format version
 	12      2      kind: 1 lane, 2 target
-	14      2      1 when made for a single record, larger than a segment
+	14      2      flags: 1 when made for a single record, larger than a segment
 	16      8      id
 	24      8      capacity: the size of the file
 	32      16     id of the store
-	48      4      CRC-32C of bytes 8 to 47
-	52      12     0
-	64      32     state, first copy
-	96      32     state, second copy
+	48      8      salt, random: part of the seed of each record
+	56      8      open: number of the Open that made it
+	64      8      generation of the manifest that was in force then
+	72      20     0
+	92      4      CRC-32C of bytes 8 to 91
+	96      48     state, first copy
+	144     48     state, second copy
 
 A state copy is rewritten while the other one stays; the intact one of the higher generation counts.
 
@@ -47,12 +50,16 @@ A state copy is rewritten while the other one stays; the intact one of the highe
 	4       4      number of records
 	8       8      synced: bytes up to here, these records, were durable when this was written
 	16      8      the highest sequence number among them
-	24      4      1 when sealed: there are no records beyond synced
-	28      4      CRC-32C of bytes 0 to 27
+	24      8      salt, as in the header: without it no record can be verified
+	32      4      1 when sealed: there are no records beyond synced
+	36      8      0
+	44      4      CRC-32C of bytes 0 to 43
+
+The whole header lies in one sector: a disk writes all of it or nothing.
 */
 
 // Version is the version of the format that this package reads and writes.
-const Version = 1
+const Version = 2
 
 const (
 	segmentMagic  = "WARMSEG\x00"
@@ -71,11 +78,14 @@ const (
 
 // Sizes of the parts of a segment file, bytes.
 const (
-	HeaderSize = 128
+	HeaderSize = 192
 	DigestSize = 4 // of one record
 
-	StateAt   = 64 // offset of the two copies of the state
-	StateSize = 32 // of one copy
+	StateAt   = 96 // offset of the two copies of the state
+	StateSize = 48 // of one copy
+
+	headerSumAt = 92 // offset of the checksum of what never changes
+	stateSumAt  = 44 // in a copy of the state
 )
 
 // ErrVersion is returned for files of a format version that this package does not read.
@@ -110,27 +120,37 @@ func ParseSegmentFileName(name string) (id uint64, ok bool) {
 	return id, err == nil && id > 0
 }
 
+// flagLarge is a flag of a header.
+const flagLarge = 1
+
 // Header is the part of a segment's header that never changes.
 type Header struct {
-	Kind     SegmentKind
-	Large    bool
-	ID       uint64
-	Capacity uint64
-	Store    StoreID
+	Kind       SegmentKind
+	Large      bool
+	ID         uint64
+	Capacity   uint64
+	Store      StoreID
+	Salt       uint64
+	Open       uint64 // number of the Open that made it
+	Generation uint64 // of the manifest in force when it was made
 }
 
 // Encode writes h to mem, the magic last: a file that was not finished when the power went has none.
 func (h Header) Encode(mem []byte) {
 	binary.LittleEndian.PutUint32(mem[8:], Version)
 	binary.LittleEndian.PutUint16(mem[12:], uint16(h.Kind))
-	mem[14] = 0
+	flags := uint16(0)
 	if h.Large {
-		mem[14] = 1
+		flags = flagLarge
 	}
+	binary.LittleEndian.PutUint16(mem[14:], flags)
 	binary.LittleEndian.PutUint64(mem[16:], h.ID)
 	binary.LittleEndian.PutUint64(mem[24:], h.Capacity)
 	copy(mem[32:48], h.Store[:])
-	binary.LittleEndian.PutUint32(mem[48:], record.Checksum(mem[8:48]))
+	binary.LittleEndian.PutUint64(mem[48:], h.Salt)
+	binary.LittleEndian.PutUint64(mem[56:], h.Open)
+	binary.LittleEndian.PutUint64(mem[64:], h.Generation)
+	binary.LittleEndian.PutUint32(mem[headerSumAt:], record.Checksum(mem[8:headerSumAt]))
 	copy(mem, segmentMagic)
 }
 
@@ -151,20 +171,43 @@ func DecodeHeader(mem []byte) (h Header, err error) {
 		return h, errors.New("wrong magic")
 	}
 	// The version comes first: what another one checks is unknown.
-	if v := binary.LittleEndian.Uint32(mem[8:]); v != Version {
-		return h, versionError(v)
+	if err := checkVersion(mem); err != nil {
+		return h, err
 	}
-	if binary.LittleEndian.Uint32(mem[48:]) != record.Checksum(mem[8:48]) {
+	if binary.LittleEndian.Uint32(mem[headerSumAt:]) != record.Checksum(mem[8:headerSumAt]) {
 		return h, errors.New("header checksum mismatch")
 	}
+	flags := binary.LittleEndian.Uint16(mem[14:])
 	h = Header{
-		Kind:     SegmentKind(binary.LittleEndian.Uint16(mem[12:])),
-		Large:    mem[14] == 1,
-		ID:       binary.LittleEndian.Uint64(mem[16:]),
-		Capacity: binary.LittleEndian.Uint64(mem[24:]),
-		Store:    StoreID(mem[32:48]),
+		Kind:       SegmentKind(binary.LittleEndian.Uint16(mem[12:])),
+		Large:      flags&flagLarge != 0,
+		ID:         binary.LittleEndian.Uint64(mem[16:]),
+		Capacity:   binary.LittleEndian.Uint64(mem[24:]),
+		Store:      StoreID(mem[32:48]),
+		Salt:       binary.LittleEndian.Uint64(mem[48:]),
+		Open:       binary.LittleEndian.Uint64(mem[56:]),
+		Generation: binary.LittleEndian.Uint64(mem[64:]),
+	}
+	if h.Kind != KindLane && h.Kind != KindTarget || flags&^flagLarge != 0 {
+		return h, fmt.Errorf("%w %d with kind %d and flags %#x, which this package does not know",
+			ErrVersion, Version, h.Kind, flags)
 	}
 	return h, nil
+}
+
+// checkVersion checks the version in the header of a segment. A header that is whole but for its version is
+// one of this version, and damaged.
+func checkVersion(mem []byte) error {
+	v := binary.LittleEndian.Uint32(mem[8:])
+	if v == Version {
+		return nil
+	}
+	whole := binary.LittleEndian.AppendUint32(make([]byte, 0, headerSumAt), Version)
+	whole = append(whole, mem[12:headerSumAt]...)
+	if record.Checksum(whole) == binary.LittleEndian.Uint32(mem[headerSumAt:]) {
+		return fmt.Errorf("damaged version: %d", v)
+	}
+	return versionError(v)
 }
 
 // MayBeUnfinished reports whether mem, a file under the name of an unfinished segment, may be one that
@@ -172,14 +215,25 @@ func DecodeHeader(mem []byte) (h Header, err error) {
 func MayBeUnfinished(mem []byte, store StoreID) bool {
 	magic := mem[:min(len(segmentMagic), len(mem))]
 	switch {
-	case IsZero(magic):
-		return true
+	case IsZero(magic): // it comes last: the rest may be there, or a part of it
+		return zerosOr(mem, 8, binary.LittleEndian.AppendUint32(nil, Version)) && zerosOr(mem, 32, store[:])
 	case string(magic) != segmentMagic[:len(magic)]:
 		return false
 	case len(mem) < HeaderSize: // what a power loss left of it
 		return true
 	}
 	return StoreID(mem[32:48]) == store
+}
+
+// zerosOr reports whether mem has zeros at offset, or want, as far as it goes.
+func zerosOr(mem []byte, offset int, want []byte) bool {
+	got := mem[min(offset, len(mem)):min(offset+len(want), len(mem))]
+	return IsZero(got) || bytes.HasPrefix(want, got)
+}
+
+// IsForeign reports whether mem begins with other bytes than every segment file that was written.
+func IsForeign(mem []byte) bool {
+	return !IsZero(mem[:min(8, len(mem))]) && !strings.HasPrefix(segmentMagic, string(mem[:min(8, len(mem))]))
 }
 
 var zeroPage [4096]byte
@@ -205,6 +259,7 @@ type State struct {
 	Records    uint32
 	Synced     uint64
 	MaxSeq     uint64
+	Salt       uint64 // of the segment
 	Sealed     bool
 }
 
@@ -219,8 +274,9 @@ func (st State) Encode(mem []byte) {
 	if st.Sealed {
 		sealed = 1
 	}
-	binary.LittleEndian.PutUint32(b[24:], sealed)
-	binary.LittleEndian.PutUint32(b[28:], record.Checksum(b[:28]))
+	binary.LittleEndian.PutUint64(b[24:], st.Salt)
+	binary.LittleEndian.PutUint32(b[32:], sealed)
+	binary.LittleEndian.PutUint32(b[stateSumAt:], record.Checksum(b[:stateSumAt]))
 }
 
 // DecodeState returns the newest intact state of a file made with capacity bytes; ok is false when there
@@ -236,9 +292,10 @@ func DecodeState(mem []byte, capacity uint64) (newest State, ok bool) {
 			Records:    binary.LittleEndian.Uint32(b[4:]),
 			Synced:     binary.LittleEndian.Uint64(b[8:]),
 			MaxSeq:     binary.LittleEndian.Uint64(b[16:]),
-			Sealed:     binary.LittleEndian.Uint32(b[24:]) == 1,
+			Salt:       binary.LittleEndian.Uint64(b[24:]),
+			Sealed:     binary.LittleEndian.Uint32(b[32:]) == 1,
 		}
-		if binary.LittleEndian.Uint32(b[28:]) != record.Checksum(b[:28]) || st.Generation == 0 ||
+		if binary.LittleEndian.Uint32(b[stateSumAt:]) != record.Checksum(b[:stateSumAt]) || st.Generation == 0 ||
 			st.Synced < HeaderSize || st.Synced > capacity {
 			continue
 		}

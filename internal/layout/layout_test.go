@@ -2,10 +2,13 @@ package layout
 
 import (
 	"bytes"
+	"encoding/binary"
 	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // Goal: names of segments are read as they are written, and nothing else is taken for one.
@@ -26,37 +29,50 @@ func TestSegmentFileName_RoundTrip(t *testing.T) {
 
 func segmentFile() []byte {
 	mem := make([]byte, 4096)
-	State{Generation: 1, Records: 3, Synced: 500, MaxSeq: 9}.Encode(mem)
-	Header{Kind: KindLane, Large: true, ID: 7, Capacity: 4096, Store: StoreID{1, 2}}.Encode(mem)
+	State{Generation: 1, Records: 3, Synced: 500, MaxSeq: 9, Salt: 6}.Encode(mem)
+	exampleHeader.Encode(mem)
 	return mem
+}
+
+var exampleHeader = Header{
+	Kind: KindLane, Large: true, ID: 7, Capacity: 4096, Store: StoreID{1, 2}, Salt: 6, Open: 1 << 63, Generation: 12,
 }
 
 // Goal: a header is decoded as it was encoded, and no flipped bit of it goes unnoticed.
 func TestHeader_EveryFlippedBitDetected(t *testing.T) {
-	want, err := DecodeHeader(segmentFile())
+	got, err := DecodeHeader(segmentFile())
 	require.NoError(t, err)
-	require.Equal(t, Header{Kind: KindLane, Large: true, ID: 7, Capacity: 4096, Store: StoreID{1, 2}}, want)
-	for bit := range 52 * 8 {
+	require.Equal(t, exampleHeader, got)
+
+	for bit := range 96 * 8 {
 		mem := segmentFile()
 		mem[bit/8] ^= 1 << (bit % 8)
 		_, err := DecodeHeader(mem)
 		require.Error(t, err, "bit %d of byte %d", bit%8, bit/8)
+		require.NotErrorIs(t, err, ErrVersion, "damage is no other version: bit %d of byte %d", bit%8, bit/8)
 	}
 	_, err = DecodeHeader(nil)
 	require.ErrorIs(t, err, ErrNoHeader)
 	_, err = DecodeHeader(make([]byte, 4096))
 	require.ErrorIs(t, err, ErrNoHeader)
-	mem := segmentFile()
-	mem[8]++
-	_, err = DecodeHeader(mem)
-	require.ErrorIs(t, err, ErrVersion)
-	require.ErrorContains(t, err, "format version 2, this package reads 1")
+	for what, change := range map[string]func(mem []byte){
+		"format version 3, this package reads 2": func(mem []byte) { mem[8]++ },
+		"with kind 3":                            func(mem []byte) { mem[12] = 3 },
+		"flags 0x3":                              func(mem []byte) { mem[14] |= 2 },
+	} {
+		mem := segmentFile()
+		change(mem)
+		binary.LittleEndian.PutUint32(mem[92:], record.Checksum(mem[8:92]))
+		_, err = DecodeHeader(mem)
+		require.ErrorIs(t, err, ErrVersion)
+		require.ErrorContains(t, err, what)
+	}
 }
 
 // Goal: of the two copies of a state the newest intact one counts, and a damaged one never does.
 func TestState_NewestIntactCopy(t *testing.T) {
 	mem := segmentFile()
-	newer := State{Generation: 2, Records: 4, Synced: 600, MaxSeq: 10, Sealed: true}
+	newer := State{Generation: 2, Records: 4, Synced: 600, MaxSeq: 10, Salt: 6, Sealed: true}
 	newer.Encode(mem)
 	st, ok := DecodeState(mem, 4096)
 	require.True(t, ok)
@@ -99,9 +115,13 @@ func TestMayBeUnfinished(t *testing.T) {
 // Goal: a manifest is decoded as it was encoded; one damaged copy is made up for by the other, and every
 // flipped bit is noticed; no length is believed before it fits.
 func TestManifest_EveryFlippedBitDetected(t *testing.T) {
-	m := Manifest{Store: StoreID{5}, Boot: [16]byte{6}, Next: 9, Listed: []uint64{1, 3}, Pending: []uint64{8}}
+	m := Manifest{
+		Store: StoreID{5}, Cache: [16]byte{6}, Closed: true, Next: 9, Open: 10, Generation: 11, Hint: 12, Directory: 13,
+		Clock: 14, MaxSeq: 15, Listed: []ListedSegment{{1, 16, 17, 18, 19}, {3, 20, 21, 22, 23}}, Pending: []uint64{8},
+	}
 	b := m.Encode()
-	require.Len(t, b, ManifestSize(3))
+	require.Len(t, b, 2*(128+2*40+8+4))
+	require.Len(t, Manifest{}.Encode(), ManifestSize(0))
 	got, whole, err := DecodeManifest(b)
 	require.NoError(t, err)
 	require.True(t, whole)
@@ -118,10 +138,16 @@ func TestManifest_EveryFlippedBitDetected(t *testing.T) {
 		_, _, err := DecodeManifest(b[:size])
 		require.Error(t, err, "%d bytes", size)
 	}
-	b[8]++
-	b[len(b)/2+8]++
-	_, _, err = DecodeManifest(b)
-	require.ErrorIs(t, err, ErrVersion)
+	for at, what := range map[int]string{8: "format version 3", 12: "flags 0x2"} {
+		b := m.Encode()
+		half := len(b) / 2
+		b[at]++
+		binary.LittleEndian.PutUint32(b[half-4:], record.Checksum(b[:half-4]))
+		copy(b[half:], b[:half])
+		_, _, err = DecodeManifest(b)
+		require.ErrorIs(t, err, ErrVersion)
+		require.ErrorContains(t, err, what)
+	}
 }
 
 // Goal: zeros are told from everything else, wherever the one byte is.

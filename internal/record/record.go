@@ -15,7 +15,7 @@ A record:
 	               1 in place of 0, so that 0 means: not finished
 	4       4      content checksum: CRC-32C of the content
 	8       1      kind: 1 memory, 2 tombstone; never 0, so zeroed bytes are no record
-	9       1      flags, 0; a set bit this version does not know makes a record unreadable
+	9       1      flags, 0
 	10      2      id length
 	12      4      content length
 	16      8      sequence number
@@ -29,8 +29,12 @@ All integers are little endian. The prefix is header and id. Why it looks like t
     checksum, so both parts belong together.
   - The content checksum, which takes long, is computed before any lock is taken; that of the prefix,
     with the sequence number, under the lock of the writer.
-  - The seed comes from the segment's id and the record's offset: bytes that belong to another
-    segment, to another place, or to an earlier life of the same memory, do not verify.
+  - The seed comes from the segment's id and salt and the record's offset: bytes that belong to another
+    segment, to another place, or to an earlier life of the same memory, do not verify. The salt of a
+    file is drawn at random: who writes a record into a content has one chance in 2^32 that a repair,
+    which looks for records everywhere, takes it for one.
+  - Kinds and flags that this package does not know are told from damage (see Unknown): what
+    follows the id, the deadline of flag 1, is the only thing that a flag adds to the prefix.
   - Lengths are checked against the bytes at hand before they are used, and the checksums after.
 */
 
@@ -46,10 +50,16 @@ const (
 	Align      = 8  // bytes: records begin at multiples of it
 )
 
-// Kinds of records.
+// Kinds of records. docs/format.md has the numbers of more, and of flags, that nothing writes yet.
 const (
 	KindMemory    = 1
 	KindTombstone = 2
+)
+
+// flagDeadline says that eight bytes of the prefix follow the id.
+const (
+	flagDeadline = 1
+	deadlineSize = 8 // bytes
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -57,9 +67,10 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Checksum returns the CRC-32C of b.
 func Checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
-// SegmentSeed returns the seed of offset 0 in the segment with this id.
-func SegmentSeed(segmentID uint64) uint32 {
-	return Checksum(binary.LittleEndian.AppendUint64(nil, segmentID))
+// SegmentSeed returns the seed of offset 0 in the segment with this id and salt.
+func SegmentSeed(segmentID, salt uint64) uint32 {
+	b := binary.LittleEndian.AppendUint64(make([]byte, 0, 16), segmentID)
+	return Checksum(binary.LittleEndian.AppendUint64(b, salt))
 }
 
 // SeedAt returns the seed of the record at offset, a multiple of [Align], in a segment with this seed.
@@ -121,6 +132,20 @@ func prefixChecksum(rec []byte, idLen int, seed uint32) uint32 {
 // written to the place with this seed.
 func IntactPrefix(rec []byte, h Header, seed uint32) bool {
 	return prefixChecksum(rec, h.IDLen, seed) == h.prefixSum
+}
+
+// Unknown reports whether rec, which [Decode] refuses, begins with a prefix as it was written to the
+// place with this seed: of a kind, or with flags, that this package does not read.
+func Unknown(rec []byte, seed uint32) bool {
+	h, ok := Decode(rec)
+	size := HeaderSize + h.IDLen
+	if h.Flags&flagDeadline != 0 {
+		size += deadlineSize
+	}
+	if ok || len(rec) < size || h.Flags == 0 && (h.Kind == KindMemory || h.Kind == KindTombstone) {
+		return false
+	}
+	return prefixChecksum(rec, size-HeaderSize, seed) == h.prefixSum
 }
 
 // IntactContent reports whether content, in the record or a copy of it, is as it was written. It

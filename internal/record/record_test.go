@@ -36,8 +36,8 @@ func patterned(n int) []byte {
 // Goal: the bytes of a record and the seed of a segment are what the format says, on every machine.
 // Method: literals, made with another implementation of CRC-32C.
 func TestRecord_GoldenBytes(t *testing.T) {
-	require.Equal(t, uint32(0xc514cfad), SegmentSeed(1))
-	require.Equal(t, uint32(0x26f9021c), SegmentSeed(0x0102030405060708))
+	require.Equal(t, uint32(0xb07c9714), SegmentSeed(1, 0))
+	require.Equal(t, uint32(0xa3fce11e), SegmentSeed(0x0102030405060708, 0x1112131415161718))
 
 	for _, c := range []struct {
 		name    string
@@ -47,8 +47,8 @@ func TestRecord_GoldenBytes(t *testing.T) {
 		seed    uint32
 		want    string
 	}{
-		{"memory of segment 1", Header{Kind: KindMemory, Seq: 7}, "ab", []byte("hello"), SegmentSeed(1),
-			"11457cf1" + "4cbb719a" + "01000200" + "05000000" + "0700000000000000" + "616268656c6c6f00"},
+		{"memory of segment 1", Header{Kind: KindMemory, Seq: 7}, "ab", []byte("hello"), SegmentSeed(1, 0),
+			"a81d1484" + "4cbb719a" + "01000200" + "05000000" + "0700000000000000" + "616268656c6c6f00"},
 		{"memory without content, no seed", Header{Kind: KindMemory, Seq: math.MaxUint64}, "\x00", nil, 0,
 			"595fa708" + "00000000" + "01000100" + "00000000" + "ffffffffffffffff" + "0000000000000000"},
 		{"tombstone", Header{Kind: KindTombstone, Seq: 1 << 32}, "gone", nil, 0xffffffff,
@@ -88,7 +88,7 @@ func TestRecord_RoundTrip(t *testing.T) {
 // Goal: a copy in another segment has the checksum of that segment. Method: copy, then verify with
 // either seed.
 func TestRecord_CopyChangesSeed(t *testing.T) {
-	from, to := SegmentSeed(1), SegmentSeed(2)
+	from, to := SegmentSeed(1, 0), SegmentSeed(1, 1)
 	rec := encodeRecord(Header{Kind: KindMemory, Seq: 9}, "id", []byte("some content"), from)
 	h, ok := Decode(rec)
 	require.True(t, ok)
@@ -175,9 +175,45 @@ func TestRecord_ContentLengthOverTheLimit(t *testing.T) {
 func TestSeedAt_EveryOffsetItsOwn(t *testing.T) {
 	seen := map[uint32]bool{}
 	for i := range 100_000 {
-		seed := SeedAt(SegmentSeed(1), i*Align)
+		seed := SeedAt(SegmentSeed(1, 0), i*Align)
 		require.False(t, seen[seed], "offset %d", i*Align)
 		seen[seed] = true
+	}
+}
+
+// Goal: a record of a later build, of a kind or with a flag that this one does not know, is told from damage:
+// its prefix is intact, which with flag 1 has a deadline behind the id.
+func TestRecord_Unknown(t *testing.T) {
+	build := func(kind, flags byte, id string, deadline []byte) []byte {
+		rec := encodeRecord(Header{Kind: KindMemory, Seq: 3}, id, append(bytes.Clone(deadline), "content"...), 77)
+		rec[8], rec[9] = kind, flags
+		binary.LittleEndian.PutUint32(rec, max(1, Checksum(rec[4:HeaderSize+len(id)+len(deadline)])^77))
+		return append(rec, make([]byte, 64)...)
+	}
+	for _, c := range []struct {
+		name string
+		rec  []byte
+		want bool
+	}{
+		{"memory", build(KindMemory, 0, "id", nil), false},
+		{"tombstone", build(KindTombstone, 0, "id", nil), false},
+		{"container", build(3, 0, "", nil), true},
+		{"stub", build(4, 0, "id", nil), true},
+		{"deadline", build(KindMemory, 1, "id", make([]byte, 8)), true},
+		{"deadline that the prefix leaves out", build(KindMemory, 1, "id", nil), false},
+		{"another flag", build(KindMemory, 0x80, "id", nil), true},
+		{"zeros", make([]byte, 100), false},
+		{"nothing", nil, false},
+		{"cut in the id", build(4, 0, "id", nil)[:HeaderSize+1], false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			require.Equal(t, c.want, Unknown(c.rec, 77))
+			require.False(t, Unknown(c.rec, 78), "of another place")
+			if c.want {
+				_, ok := Decode(c.rec)
+				require.False(t, ok)
+			}
+		})
 	}
 }
 
