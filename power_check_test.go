@@ -40,6 +40,11 @@ func (c *powerCheck) check(img powerImage) (err error) {
 			err = fmt.Errorf("%s: %w", img.when, err)
 		}
 	}()
+	if c.rng.IntN(4) == 0 {
+		if err := c.copied(img); err != nil {
+			return fmt.Errorf("copied: %w", err)
+		}
+	}
 	nested := c.interrupt(&img)
 	s, err := c.open(img.d)
 	if err != nil {
@@ -69,6 +74,43 @@ func (c *powerCheck) check(img powerImage) (err error) {
 		return err
 	}
 	return c.settled(img.d, state, tails, "after Close")
+}
+
+// copied copies an image to another directory. The copy is refused unless the store was closed, or somebody says
+// that it is of one moment; then Open makes all of it durable.
+func (c *powerCheck) copied(img powerImage) error {
+	moved := img.d.StartCopy(func([]string) {}).End()
+	closed := true // or there never was a store
+	if f := moved.Files[layout.ManifestName]; f != nil {
+		m, _, err := layout.DecodeManifest(f.Current)
+		if err != nil {
+			return err
+		}
+		closed = m.Closed
+	}
+	opts := *c.opts
+	there := powerCheck{rng: c.rng, opts: &opts, opened: c.opened}
+	s, err := there.open(moved)
+	if !closed {
+		if !errors.Is(err, ErrCopied) {
+			return fmt.Errorf("not closed, and open says %w", err)
+		}
+		opts.AfterPowerLoss = true
+		s, err = there.open(moved)
+	}
+	if err != nil {
+		return err
+	}
+	state, err := img.allowed.observe(s)
+	after := moved.Crash(nothingKept)
+	if err := errors.Join(err, s.Close(), released(moved, s)); err != nil {
+		return err
+	}
+	if s, err = c.open(after); err != nil {
+		return fmt.Errorf("power loss after Open: %w", err)
+	}
+	_, err = exactly(state).observe(s)
+	return errors.Join(err, s.Close(), released(after, s))
 }
 
 func (c *powerCheck) open(d *shadow.FS) (*Store, error) {

@@ -95,6 +95,9 @@ func (l *powerLife) takeLocked(when string, killed bool) powerImage {
 		return img
 	}
 	img := powerImage{d: l.d.Crash(shadow.RandomLoss(l.dice)), when: "power loss " + when}
+	if l.dice.IntN(3) == 0 {
+		img = powerImage{d: l.d.Remount(shadow.RandomLoss(l.dice)), when: "new mount " + when}
+	}
 	img.allowed = l.model.since(durable)
 	return img
 }

@@ -264,4 +264,54 @@ var faults = []fault{
 		old: "oldHeader.Seq > sc.seq ||", new: "oldHeader.Seq < sc.seq ||",
 		test: "TestDirectory_RandomHistory",
 	},
+	{
+		name: "copy of a store in use believed", file: "origin.go",
+		old: "if r.elsewhere && !r.mayBeCopied() {", new: "if false {",
+		test: "TestCopies_TargetHalfFilled",
+	},
+	{
+		name: "file that is newer than the manifest", file: "candidates.go",
+		old: "case ours && c.isNewer(m):", new: "case false:",
+		test: "TestCopies_FilesOfTwoMoments",
+	},
+	{
+		name: "end of a closed segment not compared", file: "candidates.go",
+		old: "case m.Closed && c.listed != nil && !c.isAsListed():", new: "case false:",
+		test: "TestCopies_FilesOfTwoMoments",
+	},
+	{
+		name: "hint of another Close believed", file: "hint.go",
+		old: "case h.Open != r.manifest.Hint:", new: "case false:",
+		test: "TestCopies_HintOfAnotherClose",
+	},
+	{
+		name: "restored file not synced", file: "settle.go",
+		old: "case sealed && r.manifest.Closed && !f.copied:", new: "case sealed && r.manifest.Closed:",
+		test: "TestOrigin_RestoredIsDurable",
+	},
+	{
+		name: "mount left out", file: "disk.go",
+		old: "^st.Mount", new: "",
+		test: "TestOrigin_MountedAgain",
+	},
+	{
+		name: "seed that a content can know", file: "segment.go",
+		old: "record.SegmentSeed(id, salt)", new: "record.SegmentSeed(id, 0)",
+		test: "TestOrigin_RepairBelievesNoContent",
+	},
+	{
+		name: "end in the manifest not believed", file: "scan.go",
+		old: "offset < f.floor()", new: "offset < int(f.state.Synced)",
+		test: "TestOrigin_TwoFlippedBits",
+	},
+	{
+		name: "file with two names resumed", file: "settle.go",
+		old: " && !f.linked {", new: " {",
+		test: "TestOrigin_HardLinks",
+	},
+	{
+		name: "ids drawn after any name", file: "candidates.go",
+		old: "id-r.manifest.Next >= farAhead", new: "false",
+		test: "TestOrigin_FilesOfOthers",
+	},
 }
