@@ -35,6 +35,8 @@ type cli struct {
 
 	Wait time.Duration `placeholder:"TIME" help:"Wait that long for a directory that others hold, as in 30s."`
 
+	AfterPowerLoss bool `help:"Open a snapshot, or the directory of a machine that crashed: what was synced is there, of the rest anything may be. All files must be of one moment."`
+
 	LogLevel  string `enum:"debug,info,warn,error" default:"warn" help:"Least level of the log on standard error: ${enum}."`
 	LogFormat string `enum:"text,json" default:"text" help:"Format of the log: ${enum}."`
 
@@ -66,6 +68,7 @@ type app struct {
 	errOut   *os.File
 	json     bool
 	wait     time.Duration // for a directory that others hold
+	lossy    bool          // the directory is as after a power loss
 	progress func(title string, total int64, unit unit) *progress
 	log      *slog.Logger
 }
@@ -98,7 +101,7 @@ func run(args []string) int {
 }
 
 func (a *app) configure(c cli) {
-	a.json, a.wait = c.JSON, c.Wait
+	a.json, a.wait, a.lossy = c.JSON, c.Wait, c.AfterPowerLoss
 	a.progress = noProgress
 	a.log = slog.New(slog.DiscardHandler)
 	if c.Quiet {

@@ -58,6 +58,7 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 		return nil, err
 	}
 	opts.ReadOnly = how == reading
+	opts.AfterPowerLoss = a.lossy
 	opts.Logger = a.log
 	if opts.SegmentSize == 0 {
 		opts.SegmentSize = segmentSize(dir)

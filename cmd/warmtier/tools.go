@@ -16,7 +16,7 @@ import (
 )
 
 // formatVersion is the version of the directories that this build reads and writes.
-const formatVersion = 1
+const formatVersion = 2
 
 type versionCmd struct{}
 
