@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -81,9 +82,12 @@ func TestCopies_FileByFileBesideAStore(t *testing.T) {
 	for range scaled(120) {
 		d := newShadow()
 		m := &closedMoments{t: t, closed: []map[string][]byte{{}}}
+		var mu sync.Mutex // sweeps call beside the workload
 		var copying *shadow.Copying
 		calls, begin, pace := 0, rng.IntN(250), 1+rng.IntN(12)
 		d.Before = func(shadow.Site) {
+			mu.Lock()
+			defer mu.Unlock()
 			switch calls++; {
 			case calls == begin:
 				copying = d.StartCopy(func(names []string) {

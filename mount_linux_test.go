@@ -80,6 +80,9 @@ func (l *loopFS) afterPowerLoss() *loopFS {
 }
 
 func TestMount_ShutDownAndMountedAgain(t *testing.T) {
+	if raceEnabled {
+		t.Skip("heap segments hold files open that cannot be written")
+	}
 	for n := range 3 {
 		l := newLoopFS(t)
 		s := openDir(t, filepath.Join(l.at, "store"), quietly())
