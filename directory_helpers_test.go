@@ -248,6 +248,17 @@ func envInt(t testing.TB, name string, fallback int) int {
 	return n
 }
 
+// tellsKills reports whether Open can tell a kill from a power loss here, whose traces it forgives (Store.bootID).
+func tellsKills(t testing.TB) bool {
+	t.Helper()
+	d, err := dir.At(fastDir(t))
+	require.NoError(t, err)
+	st, err := d.Stat()
+	require.NoError(t, err)
+	require.NoError(t, d.Close())
+	return st.Mount != 0
+}
+
 func skipKillsUnderRace(t *testing.T) {
 	if raceEnabled {
 		t.Skip("under the race detector segments are on the heap, and die with the process")

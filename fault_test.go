@@ -31,6 +31,9 @@ func TestDirectory_CutShortUnderOpenStore(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(scenario, " ", "_"), func(t *testing.T) {
 			t.Parallel()
+			if strings.HasPrefix(scenario, "cut large") && !tellsKills(t) {
+				t.Skip("nothing was synced, and a power loss may have cut it")
+			}
 			out, err := runDirectoryChild(t, scenario, fastDir(t), false)
 			require.NoError(t, err, out)
 		})
