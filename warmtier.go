@@ -36,7 +36,8 @@
 //
 // Damage to files is an error, of [Open] or of the call that meets it; with Options.Repair, Open
 // keeps what is intact. A store never returns an older version or a deleted memory in place of a
-// lost one.
+// lost one. The directory of a store that was closed may be copied, moved and put back freely; a copy of
+// one that was in use is [ErrCopied].
 //
 // # Memory
 //
@@ -213,9 +214,9 @@ type Store struct {
 //
 // Errors: [ErrInvalidOptions], for a MaxBytes that is too small with the least that would do;
 // [ErrNoSpace], also when the process has too many memory mappings; for a directory also [ErrLocked],
-// [ErrCorrupt] (see Options.Repair), [ErrVersion], an error that is [errors.ErrUnsupported] where there
-// is no flock, and those of the file system. No file but LOCK has changed when it is ErrLocked,
-// ErrVersion, or ErrCorrupt without Repair.
+// [ErrCorrupt] (see Options.Repair), [ErrCopied] (see Options.AfterPowerLoss), [ErrVersion], an error that
+// is [errors.ErrUnsupported] where there is no flock, and those of the file system. No file but LOCK has
+// changed when it is ErrLocked, ErrCopied, ErrVersion, or ErrCorrupt without Repair.
 func Open(dir string, opts *Options) (*Store, error) {
 	return open(dir, opts, hooks{})
 }
