@@ -49,7 +49,7 @@ func TestVersion(t *testing.T) {
 	v := command(t, "", "version", "--json").exits(exitOK).json()
 	require.EqualValues(t, formatVersion, v["format"])
 	require.NotEmpty(t, v["version"])
-	require.Contains(t, command(t, "", "version").exits(exitOK).out, "directory format  1")
+	require.Contains(t, command(t, "", "version").exits(exitOK).out, "directory format  2")
 }
 
 func TestCompletion(t *testing.T) {
