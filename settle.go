@@ -130,7 +130,7 @@ func (r *recovery) settleSegment(f *foundSegment) error {
 	case sealed && r.manifest.Closed && !f.copied:
 		return nil
 	case sealed && f.copied && (r.manifest.Closed || f.linked || !seg.clearRemains()):
-		return seg.syncFile(0, len(seg.mem))
+		return seg.syncFile(len(seg.mem), len(seg.mem))
 	case sealed && !f.copied && (r.cacheKept || !seg.clearRemains()):
 		// After a kill the header may be in the page cache only.
 		seg.file.Rewrite(0, layout.HeaderSize)

@@ -289,6 +289,7 @@ func (d *disk) flushSegment(dirty dirtySegment, marks bool) (err error) {
 			return err
 		}
 		seg.inFile.synced.Store(dirty.tail)
+		seg.inFile.syncedRecords.Store(dirty.records)
 		_ = d.s.hooks.fire(pointFlushed)
 		return nil
 	}
