@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/warmtier/warmtier/internal/dir"
@@ -42,6 +43,7 @@ const (
 // candidate is a file under the name of a segment.
 type candidate struct {
 	id        uint64
+	fileName  string // which a repair that was cut off may have changed
 	claim     claim
 	listed    *layout.ListedSegment // nil unless claimListed
 	file      dir.Stat
@@ -53,8 +55,8 @@ type candidate struct {
 }
 
 // readCandidate reads header and state of the file of segment id.
-func readCandidate(mem []byte, id uint64, c claim) *candidate {
-	x := &candidate{id: id, claim: c, mem: mem}
+func readCandidate(mem []byte, fileName string, id uint64, c claim) *candidate {
+	x := &candidate{id: id, fileName: fileName, claim: c, mem: mem}
 	x.header, x.headerErr = layout.DecodeHeader(mem)
 	x.state, x.hasState = layout.DecodeState(mem, x.header.Capacity)
 	return x
@@ -151,8 +153,15 @@ type foundSegment struct {
 	copied   bool                 // somebody else made the file, and nobody knows what of it is durable
 	linked   bool                 // it has another name, in whatever directory
 	damaged  bool                 // not as it was written: a repair replaces it
-	lost     lostParts            // nothing in a strict Open
 	redigest []missingDigest      // to be written again
+
+	// What a repair notes.
+	lost         lostParts
+	aside        bool // the file has the name already that damaged ones keep
+	missing      int  // records that cannot be read
+	intact       int  // records that can
+	wrongDigests bool // digests are not those of the records
+	unidentified bool // records are lost, and nobody knows of which memories
 }
 
 // lostParts are parts of a segment file that are not there to be read.
@@ -223,16 +232,17 @@ func (r *recovery) openSegments() error {
 		if c == claimNone && id >= r.manifest.Next {
 			c = claimOptional
 		}
-		present[id], err = r.openSegment(id, c, listed[id])
+		present[id], err = r.openSegment(name, id, c, listed[id])
 		if err != nil {
 			return err
 		}
 	}
 	for id := range listed {
-		if !present[id] {
-			if err := r.missing(id, "segment file is missing, empty or of another store"); err != nil {
-				return err
-			}
+		if present[id] {
+			continue
+		}
+		if err := r.findMissing(listed[id], names); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -246,6 +256,22 @@ const farAhead = 1 << 32
 func (r *recovery) leaveAlone(id uint64) {
 	r.s.segments.taken[id] = true
 	r.s.opts.Logger.Warn("file is of no segment of this store, and is left alone", "file", layout.SegmentFileName(id))
+}
+
+// findMissing continues with the file of a listed segment that a repair which was cut off has set
+// aside, or without one.
+func (r *recovery) findMissing(listed *layout.ListedSegment, names []string) error {
+	id, reason := listed.ID, "segment file is missing, empty or of another store"
+	if aside := layout.SegmentFileName(id) + damagedSuffix; slices.Contains(names, aside) {
+		if r.salvage != nil {
+			present, err := r.openSegment(aside, id, claimListed, listed)
+			if present || err != nil {
+				return err
+			}
+		}
+		reason = "a repair was cut off, and has to be done again"
+	}
+	return r.missing(id, reason)
 }
 
 // highestID returns the highest id in the names of segments, 0 when there is none.
@@ -264,24 +290,28 @@ func (r *recovery) missing(id uint64, reason string) error {
 	if r.salvage == nil {
 		return damage
 	}
-	r.salvage.goWithout(damage)
+	r.salvage.goWithout(id, damage)
 	return nil
 }
 
 // openSegment maps one file and, when it is a segment that counts, puts it into the table.
-func (r *recovery) openSegment(id uint64, c claim, listed *layout.ListedSegment) (present bool, err error) {
-	name := layout.SegmentFileName(id)
+func (r *recovery) openSegment(
+	name string, id uint64, c claim, listed *layout.ListedSegment,
+) (present bool, err error) {
 	file, err := r.s.disk.fs.Open(name, !r.s.opts.ReadOnly)
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", name, err)
 	}
 	mem := file.Bytes()
 	r.s.disk.track(name, mem) // for a fault while the file is no segment's
-	f, err := r.admit(mem, id, c, listed, file.Stat())
+	f, err := r.admit(mem, name, id, c, listed, file.Stat())
 	if err != nil || f == nil {
 		r.s.disk.untrack(mem)
 		r.s.disk.unmap(file)
 		return false, err
+	}
+	if name != layout.SegmentFileName(id) { // findMissing
+		f.damaged, f.aside = true, true
 	}
 	return true, r.adopt(file, f)
 }
@@ -289,10 +319,10 @@ func (r *recovery) openSegment(id uint64, c claim, listed *layout.ListedSegment)
 // admit examines the file of a segment and acts on the outcome. It returns nil when the file stays
 // out of the store.
 func (r *recovery) admit(
-	mem []byte, id uint64, claim claim, listed *layout.ListedSegment, file dir.Stat,
+	mem []byte, name string, id uint64, claim claim, listed *layout.ListedSegment, file dir.Stat,
 ) (_ *foundSegment, err error) {
 	defer r.s.catchFault(armFaults(), &err)
-	c := readCandidate(mem, id, claim)
+	c := readCandidate(mem, name, id, claim)
 	c.listed, c.file = listed, file
 	result, reason := c.examine(&r.manifest, r.cacheKept)
 	if result != fileForeign { // drawn by this store: never to be drawn again

@@ -101,7 +101,7 @@ func TestCandidate_Outcomes(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			check := func(want outcome, says claim, cacheKept bool) {
-				x := readCandidate(c.mem, id, says)
+				x := readCandidate(c.mem, layout.SegmentFileName(id), id, says)
 				if says == claimListed {
 					x.listed = &layout.ListedSegment{ID: id, Salt: 66, End: 400, Records: 2}
 				}
@@ -129,7 +129,7 @@ func TestCandidate_OutcomesAfterClose(t *testing.T) {
 		st.Generation = 1
 		st.Encode(mem)
 		layout.Header{Kind: kind, ID: id, Capacity: 4096, Store: m.Store, Salt: 66, Open: 55, Generation: 3}.Encode(mem)
-		c := readCandidate(mem, id, says)
+		c := readCandidate(mem, layout.SegmentFileName(id), id, says)
 		if says == claimListed {
 			c.listed = &layout.ListedSegment{ID: id, Salt: 66, End: 500, Records: 3}
 		}

@@ -48,6 +48,8 @@ const (
 	pointRecoverScanned   point = "open: segments read, nothing changed"
 	pointRecoverSealed    point = "open: tails sealed, manifest not written"
 	pointRecoverListed    point = "open: manifest written, leftovers not removed"
+	pointRepairNoted      point = "repair: note of what is lost written, nothing else changed"
+	pointRepairAside      point = "repair: damaged files renamed, directory not synced"
 	pointRepairBuried     point = "repair: tombstones of lost memories written"
 	pointRepairRescued    point = "repair: intact memories of a damaged segment rewritten"
 	pointRepairCommitted  point = "repair: manifest without damaged segments in force"

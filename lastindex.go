@@ -15,8 +15,16 @@ where the record that says so is lost. Segments that the hint does not know were
 that was cut off, and what they say is newer.
 */
 type lastIndex struct {
-	tables []table      // with locations of this Open
-	known  map[int]bool // indexes of the segments that the hint knows
+	tables   []table           // with locations of this Open
+	known    map[int]bool      // indexes of the segments that the hint knows, and that are there
+	records  map[uint64]uint32 // how many each segment had, by id
+	memories int               // how many there were
+}
+
+// has reports whether the last index knows the segment with this id.
+func (t *lastIndex) has(id uint64) bool {
+	_, ok := t.records[id]
+	return ok
 }
 
 // readLastIndex returns nil when there is no hint to believe. Otherwise the store hashes with the
@@ -34,7 +42,10 @@ func (r *recovery) readLastIndex() (t *lastIndex) {
 		if err != nil {
 			return err
 		}
-		t = &lastIndex{tables: tables, known: map[int]bool{}}
+		t = &lastIndex{tables: tables, known: map[int]bool{}, records: map[uint64]uint32{}}
+		for i := range h.Shards {
+			t.memories += int(h.Shards[i].Memories)
+		}
 		r.s.disk.key = sip.DecodeKey(h.Key[:])
 		found := map[uint64]*segment{}
 		for _, f := range r.found {
@@ -42,6 +53,7 @@ func (r *recovery) readLastIndex() (t *lastIndex) {
 		}
 		segs := make([]*segment, len(h.Segments))
 		for i := range segs {
+			t.records[h.Segments[i].ID] = h.Segments[i].Records
 			if segs[i] = found[h.Segments[i].ID]; segs[i] != nil {
 				t.known[segs[i].index] = true
 			}

@@ -148,22 +148,26 @@ func (r *recovery) run() (err error) {
 		}
 	}
 	r.s.sequence.Store(max(r.maxSeq, r.manifest.MaxSeq))
-	if r.s.opts.ReadOnly {
-		if r.salvage == nil {
-			return nil
+	if r.salvage != nil {
+		if err := r.salvage.begin(); err != nil {
+			return err
 		}
-		return r.salvage.finishReadOnly()
+	}
+	if r.s.opts.ReadOnly {
+		return nil
 	}
 	_ = r.s.hooks.fire(pointRecoverScanned)
 	if err := r.settle(); err != nil {
 		return err
 	}
 	r.report()
-	if r.salvage == nil {
-		r.offerPartial()
-		return nil
+	if r.salvage != nil {
+		if err := r.salvage.finish(); err != nil {
+			return err
+		}
 	}
-	return r.salvage.finish()
+	r.offerPartial()
+	return nil
 }
 
 // readManifest reads the manifest, and reports whether there is a store: without one the directory

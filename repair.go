@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"slices"
 	"sync"
 
 	"github.com/warmtier/warmtier/internal/layout"
@@ -17,23 +16,16 @@ Repair keeps what is intact of a damaged directory. A damaged record may have be
 version of its memory, so what is left of that memory must not come up in its place. After a clean
 Close the hint knows which records are memories (lastindex.go). Otherwise the digests of a segment
 say whose records are lost, and up to which version (resync.go). Such memories are deleted. What is
-intact in a damaged segment is written to others, and its file is kept under another name.
+intact in a damaged segment is written to others, and its file is kept under another name (rescue.go).
+
+A repair may be cut off anywhere and begin again. It writes down what is lost (losses.go), then gives
+the damaged files their other names, then writes to new segments, and then commits a manifest without
+the damaged ones. Up to that the manifest lists them, and the next repair finds them under either name;
+so it does the same once more. After it the note says that nothing is left to do.
 */
 
 // damagedSuffix is appended to the name of a segment file that a repair took out of the store.
 const damagedSuffix = ".damaged"
-
-// RepairReport says what a repair by [Open] had to give up, in [RecoveryStats]. It is empty without
-// Options.Repair, and when nothing was damaged.
-type RepairReport struct {
-	RecordsLost      int // records that are damaged or missing
-	MemoriesDeleted  int // memories of which only an older version was left
-	SegmentsReplaced int // damaged segments; their files stay in the directory, with the suffix .damaged
-	// Lost lists known ids whose newest version is lost: at most 1000, in no particular order. The
-	// slice is the caller's. An id that was deleted after its damaged record was written may be
-	// among them. JSON leaves Lost out: ids are user data, and statistics get published.
-	Lost []string `json:"-"`
-}
 
 // salvage is the repair of a directory during its recovery, which calls it where a strict Open
 // would return an error, and to finish.
@@ -46,6 +38,11 @@ type salvage struct {
 	lostIDs      []string // of lost records whose prefix is intact
 	unidentified error    // records were lost of which not even the id's digest is left
 
+	missing []uint64 // ids of listed segments out of which nothing can be read
+	aside   []string // files out of which nothing can be read, to be kept under another name
+	deleted []string // ids of memories of which only an older version was left
+
+	note   *repairNote // of a repair that was cut off, nil without one
 	report RepairReport
 }
 
@@ -77,27 +74,53 @@ func (v *salvage) replaceManifest(damage *CorruptError) (err error) {
 // admitDamaged returns the segment in a damaged file, for the store to have until it is replaced;
 // nil when there is nothing to read.
 func (v *salvage) admitDamaged(c *candidate, found outcome, reason error) *foundSegment {
+	if found == fileWrongStore { // the header of another file, over ours or with all that belongs to it
+		c.header, c.headerErr, c.hasState = layout.Header{}, reason, false
+	}
 	switch {
-	case found == fileWrongStore:
-		return nil
 	case len(c.mem) < layout.HeaderSize:
-		v.goWithout(&CorruptError{File: c.name(), Reason: reason.Error()})
+		if c.fileName == c.name() && layout.MayBeUnfinished(c.mem, v.r.s.disk.store) {
+			v.aside = append(v.aside, c.fileName)
+		}
+		fallthrough
+	case found == fileWrongStore && !c.hasRecord(): // of others, or ours and nothing of it is left
+		if c.claim != claimListed { // else it is missing
+			v.goWithout(c.id, &CorruptError{File: c.name(), Reason: reason.Error()})
+		}
 		return nil
 	}
-	v.r.s.opts.Logger.Error("repair goes on with a damaged segment", "file", c.name(), "error", reason)
+	v.r.s.opts.Logger.Error("repair goes on with a damaged segment", "file", c.fileName, "error", reason)
 	f := c.segment()
 	f.damaged = true
-	f.lost.digests = c.headerErr == nil && c.hasWrongSize()
+	f.lost.digests = c.header.Capacity != 0 && c.hasWrongSize()
 	if f.lost.state = !c.hasState; f.lost.state {
 		f.state = layout.State{Generation: 1, Synced: layout.HeaderSize, MaxSeq: math.MaxUint64}
-		f.seg.large = false
+	}
+	if c.header.Capacity == 0 {
+		f.seg.large = v.looksLarge(f.seg)
 	}
 	return f
 }
 
+// hasRecord reports whether a record of segment c.id lies in c, whatever its header says.
+func (c *candidate) hasRecord() bool {
+	f := c.segment()
+	f.state, f.lost.digests = layout.State{}, true
+	return !f.ended(f.nextIntact(layout.HeaderSize - record.Align))
+}
+
+// looksLarge reports whether seg, whose header is lost, was made for one record: one that is larger than
+// others and has no second digest. Locations do not reach beyond its first record.
+func (v *salvage) looksLarge(seg *segment) bool {
+	return len(seg.mem) > v.r.s.opts.SegmentSize && seg.digestOf(1) == 0
+}
+
 // goWithout leaves a segment out of which nothing can be read.
-func (v *salvage) goWithout(damage *CorruptError) {
+func (v *salvage) goWithout(id uint64, damage *CorruptError) {
 	v.r.s.opts.Logger.Error("repair goes on without a segment", "error", damage)
+	if v.lists(id) {
+		v.missing = append(v.missing, id)
+	}
 	v.loseUnidentified(damage)
 }
 
@@ -114,7 +137,15 @@ func (v *salvage) loseUnidentified(damage *CorruptError) {
 // readRecords makes the index from the records. It fails where records are lost and neither digests
 // nor the hint of a clean Close say of which memories.
 func (v *salvage) readRecords() error {
-	v.lastIndex = v.r.readLastIndex()
+	if err := v.readNote(); err != nil {
+		return err
+	}
+	if v.note == nil || !v.note.committed { // else the hint is of before that repair
+		v.lastIndex = v.r.readLastIndex()
+	}
+	if n := v.r.s.maxSegments(); len(v.r.found) > n {
+		return fmt.Errorf("repair: %d segments, of which the largest leaves locations for %d", len(v.r.found), n)
+	}
 	if err := v.r.scan(); err != nil {
 		return err
 	}
@@ -125,27 +156,42 @@ func (v *salvage) readRecords() error {
 	return nil
 }
 
-// checkEnd notes whether records are lost at the end of f, after the others were read. torn says that
-// they ended at a place without an intact one.
+// checkEnd notes what is lost at the end of f, after the others were read. torn says that the records
+// ended at a place without an intact one.
 func (v *salvage) checkEnd(f *foundSegment, torn bool) {
 	known := f.seg.records.Load()
 	short := known < int64(f.listed.Records)
 	f.damaged = f.damaged || short
+	f.intact = int(known) - f.missing
+	if total := int(f.listed.Records); f.state.Sealed || short {
+		if f.state.Sealed {
+			total = max(total, int(f.state.Records))
+		}
+		f.missing = max(f.missing, total-f.intact)
+	}
 	cut := short || f.lost.digests && (known < int64(f.state.Records) || !f.state.Sealed && !torn)
 	if cut || f.lost.state && known == 0 {
-		v.loseUnidentified(&CorruptError{
-			File: f.seg.name(), Offset: f.seg.tail.Load(), Reason: "no record can be read from here on",
-		})
+		v.loseIn(f, int(f.seg.tail.Load()), "no record can be read from here on")
+	}
+	if f.missing > 0 && f.wrongDigests {
+		v.loseIn(f, layout.HeaderSize, "records and digests are damaged")
 	}
 }
 
-// dropLost takes memories out of the index whose newest version is lost, and returns their ids.
-func (v *salvage) dropLost() (ids []string, err error) {
+// loseIn notes that records of f are lost, from offset on, of which nobody knows the memories.
+func (v *salvage) loseIn(f *foundSegment, offset int, reason string) {
+	f.unidentified = true
+	v.loseUnidentified(&CorruptError{File: f.seg.name(), Offset: int64(offset), Reason: reason})
+}
+
+// dropLost takes memories out of the index whose newest version is lost. Of the lost digests unseen are
+// those of no memory that stays.
+func (v *salvage) dropLost() (unseen int, err error) {
 	if len(v.lost) == 0 && v.unidentified == nil {
-		return nil, nil
+		return 0, nil
 	}
 	s := v.r.s
-	bounds := map[uint32]uint64{}
+	bounds, seen := map[uint32]uint64{}, map[uint32]bool{}
 	for _, l := range v.lost {
 		bounds[l.digest] = max(bounds[l.digest], l.bound)
 	}
@@ -154,18 +200,19 @@ func (v *salvage) dropLost() (ids []string, err error) {
 		for _, w := range sh.current().appendRange(nil, 0, tagCount) {
 			var m match
 			if err := s.follow(&m, w.location()); err != nil {
-				return nil, err
+				return 0, err
 			}
 			id := record.ID(m.rec, m.h)
-			bound, lost := bounds[layout.Digest(id)]
-			lost = lost && m.h.Seq <= bound
-			if v.lastIndex != nil {
+			digest := layout.Digest(id)
+			bound, lost := bounds[digest]
+			if lost = lost && m.h.Seq <= bound; v.lastIndex != nil {
 				lost = !v.lastIndex.contains(s, i, w, &m)
 			}
 			if !lost {
+				seen[digest] = true
 				continue
 			}
-			ids = append(ids, string(id))
+			v.deleted = append(v.deleted, string(id))
 			if pos, ok := sh.current().find(w); ok {
 				sh.current().remove(pos)
 				sh.memories.Add(-1)
@@ -173,178 +220,58 @@ func (v *salvage) dropLost() (ids []string, err error) {
 			}
 		}
 	}
-	return ids, nil
+	for digest := range bounds {
+		if !seen[digest] {
+			unseen++
+		}
+	}
+	return unseen, nil
 }
 
-// finishReadOnly ends the repair of a read-only store, which lacks what is lost and changes no
-// file.
-func (v *salvage) finishReadOnly() error {
-	_, err := v.dropLost()
-	return err
-}
-
-// finish takes the damaged segments out of the store, which is otherwise ready. The hint goes last:
-// a repair that is cut off before finds it again.
-func (v *salvage) finish() error {
-	s := v.r.s
-	ids, err := v.dropLost()
+// begin takes out of the index what is lost, and reports it. A read-only store is repaired then. In others
+// the damaged files get the names that they keep, as the first change in the directory after the note.
+func (v *salvage) begin() error {
+	unseen, err := v.dropLost()
 	if err != nil {
 		return err
 	}
-	for _, id := range ids {
+	v.sumUp(unseen)
+	if v.r.s.opts.ReadOnly || v.report.isEmpty() {
+		return nil
+	}
+	if err := v.writeNote(); err != nil {
+		return err
+	}
+	_ = v.r.s.hooks.fire(pointRepairNoted)
+	return v.setAside()
+}
+
+// finish takes the damaged segments out of the store, which is otherwise ready. The hint and the note go
+// last, one after the other: a repair that is cut off before finds them again.
+func (v *salvage) finish() error {
+	s := v.r.s
+	for _, id := range v.deleted {
 		if err := v.writeTombstone(id); err != nil {
 			return err
 		}
 	}
 	_ = s.hooks.fire(pointRepairBuried)
-	var damaged []*segment
-	for _, f := range v.r.found {
-		if f.damaged {
-			damaged = append(damaged, f.seg)
+	if err := v.replace(); err != nil {
+		return err
+	}
+	for _, name := range []string{layout.HintName, layout.RepairName} {
+		if err := s.disk.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
-	}
-	if err := v.replace(damaged); err != nil {
-		return err
-	}
-	if err := s.disk.fs.Remove(layout.HintName); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		if err := s.disk.fs.Sync(); err != nil {
+			return err
+		}
 	}
 	s.disk.trueHint = 0
-	v.sumUp(len(damaged), ids)
-	if len(damaged) > 0 || len(ids) > 0 {
-		s.opts.Logger.Error("store repaired", "records_lost", len(v.lost), "memories_deleted", len(ids),
-			"segments_replaced", len(damaged))
-	}
-	return s.disk.fs.Sync()
-}
-
-// sumUp makes the report of a repair that replaced so many segments and deleted these memories.
-func (v *salvage) sumUp(segments int, deleted []string) {
-	report := RepairReport{
-		RecordsLost: len(v.lost), MemoriesDeleted: len(deleted), SegmentsReplaced: segments,
-		Lost: slices.Clone(deleted[:min(len(deleted), maxFindings)]),
-	}
-	known := map[string]bool{}
-	for _, id := range deleted {
-		known[id] = true
-	}
-	for _, id := range v.lostIDs {
-		if !known[id] && !v.r.s.Has(id) && len(report.Lost) < maxFindings {
-			known[id] = true
-			report.Lost = append(report.Lost, id)
-		}
-	}
-	v.report = report
-}
-
-// replace writes what is intact in damaged segments to others, and takes the damaged ones out of
-// the store. The manifest that does so is the first one with the boot id of this Open (see
-// keepBoot).
-func (v *salvage) replace(damaged []*segment) error {
-	s := v.r.s
-	for _, seg := range damaged {
-		if err := v.rescue(seg); err != nil {
-			return err
-		}
-	}
-	_ = s.hooks.fire(pointRepairRescued)
-	if err := s.disk.sync(); err != nil { // it may list segments, and the damaged ones are among them still
-		return err
-	}
-	s.disk.boot = s.bootID()
-	if _, err := s.disk.commit(damaged, nil); err != nil {
-		return err
-	}
-	_ = s.hooks.fire(pointRepairCommitted)
-	s.contentMu.Lock()
-	s.segments.removeLocked(damaged)
-	s.contentMu.Unlock()
-	s.segments.reuse(damaged)
-	for _, seg := range damaged {
-		if err := s.disk.fs.Rename(seg.name(), seg.name()+damagedSuffix); err != nil {
-			return err
-		}
-		if s.retire(seg) {
-			s.medium.free(seg)
-		}
-	}
-	return nil
-}
-
-// writeTombstone appends a tombstone for an id that is in no slot.
-func (v *salvage) writeTombstone(id string) error {
-	s := v.r.s
-	d := s.tombstoneOf(id)
-	if d.size > s.largestShared() {
-		return v.writeLargeTombstone(&d)
-	}
-	for !v.tryWriteTombstone(&d) {
-		if err := s.makeRoom(&d); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (v *salvage) tryWriteTombstone(d *draft) (ok bool) {
-	s, ln := v.r.s, d.shard.lane
-	defer s.contentMu.RUnlock(s.contentMu.RLock())
-	ln.mu.Lock()
-	defer ln.mu.Unlock()
-	return s.appendTombstoneLocked(ln, d)
-}
-
-func (v *salvage) writeLargeTombstone(d *draft) error {
-	s, ln := v.r.s, d.shard.lane
-	return s.withOwnSegment(d, func(seg *segment) (published bool, err error) {
-		defer s.contentMu.RUnlock(s.contentMu.RLock())
-		ln.mu.Lock()
-		defer ln.mu.Unlock()
-		if err := s.publishLocked(seg, d); err != nil {
-			return false, err
-		}
-		seg.addTombstone(layout.HeaderSize, d.size)
-		seg.seal(false)
-		return true, nil
-	})
-}
-
-// rescue writes the live memories and the tombstones of a damaged segment to others.
-func (v *salvage) rescue(seg *segment) error {
-	s := v.r.s
-	var ids []string
-	for i := range s.shards {
-		for _, w := range s.shards[i].current().appendRange(nil, 0, tagCount) {
-			if owner, _ := s.resolve(w.location()); owner == seg {
-				var m match
-				if err := s.follow(&m, w.location()); err != nil {
-					return err
-				}
-				ids = append(ids, string(record.ID(m.rec, m.h)))
-			}
-		}
-	}
-	for _, id := range ids {
-		content, err := s.Get(id)
-		if err == nil {
-			err = s.Put(id, content)
-		}
-		if err != nil {
-			return fmt.Errorf("repair: %w", err)
-		}
-	}
-	for _, unit := range seg.tombstones {
-		rec := seg.mem[int(unit)*record.Align:]
-		h, ok := record.Decode(rec)
-		if !ok {
-			return errors.New("repair: tombstone changed while it was read")
-		}
-		// With a new sequence number, unless the memory was stored again.
-		if id := string(record.ID(rec, h)); !s.Has(id) {
-			if err := v.writeTombstone(id); err != nil {
-				return err
-			}
-		}
+	if !v.report.isEmpty() {
+		s.opts.Logger.Error("store repaired", "records_lost", v.report.RecordsLost,
+			"memories_lost", v.report.MemoriesLost, "at_most", v.report.AtMost,
+			"memories_deleted", v.report.MemoriesDeleted, "segments_replaced", v.report.SegmentsReplaced)
 	}
 	return nil
 }

@@ -34,14 +34,13 @@ func (v *salvage) resync(f *foundSegment, offset int) (next int, ok bool) {
 	seg := f.seg
 	rec := seg.mem[offset:f.end()]
 	if h, ok := record.Decode(rec); ok && record.IntactPrefix(rec, h, seg.seedAt(offset)) {
+		f.missing++
 		v.loseContent(seg, rec, h)
 		return offset + h.Size(), true
 	}
 	next = f.nextIntact(offset)
 	if f.lost.digests {
-		v.loseUnidentified(&CorruptError{
-			File: seg.name(), Offset: int64(offset), Reason: "damaged record in a file cut short",
-		})
+		v.loseIn(f, offset, "damaged record in a file cut short")
 		return next, !f.ended(next)
 	}
 	first := int(seg.records.Load())
@@ -58,7 +57,8 @@ func (v *salvage) resync(f *foundSegment, offset int) (next int, ok bool) {
 		h, _ := record.Decode(seg.mem[next:f.end()])
 		bound = h.Seq - 1
 	}
-	v.loseNumbers(seg, first, highest, bound)
+	v.loseNumbers(f, first, highest, bound)
+	f.missing += lowest - first
 	seg.records.Store(int64(lowest))
 	return next, true
 }
@@ -81,15 +81,20 @@ func (v *salvage) loseRest(f *foundSegment, first int) {
 		bound = math.MaxUint64 // the state does not know the last ones
 	}
 	number := f.seg.lastNumber(first, f.state)
-	v.loseNumbers(f.seg, first, number, bound)
+	v.loseNumbers(f, first, number, bound)
+	f.missing += number - first
 	f.seg.records.Store(int64(number))
 }
 
 // loseNumbers notes the loss of records from to to, the last one excluded. Too many do no harm,
 // since bound is below the sequence numbers of those that may not be lost.
-func (v *salvage) loseNumbers(seg *segment, from, to int, bound uint64) {
+func (v *salvage) loseNumbers(f *foundSegment, from, to int, bound uint64) {
 	for n := from; n < to; n++ {
-		v.lose(lostRecord{digest: seg.digestOf(n), bound: bound})
+		digest := f.seg.digestOf(n)
+		if digest == 0 { // no record has that
+			f.wrongDigests = true
+		}
+		v.lose(lostRecord{digest: digest, bound: bound})
 	}
 }
 

@@ -121,7 +121,7 @@ func (r *recovery) checkDigest(f *foundSegment, offset int, id []byte) {
 	case !f.state.Sealed && offset >= int(f.state.Synced) && !r.s.opts.ReadOnly:
 		f.redigest = append(f.redigest, missingDigest{n: n, id: id})
 	default:
-		f.damaged = true
+		f.damaged, f.wrongDigests = true, true
 	}
 }
 
@@ -138,6 +138,9 @@ func (f *foundSegment) end() int {
 
 // ended reports whether no record can begin at offset.
 func (f *foundSegment) ended(offset int) bool {
+	if f.seg.large && offset > layout.HeaderSize {
+		return true // it was made for one record
+	}
 	if f.state.Sealed {
 		return offset >= f.end()
 	}

@@ -83,7 +83,7 @@ func (r *recovery) dropEmpty() {
 	}
 }
 
-// offerPartial lets lanes resume segments that have room. A repair offers none: it needs the hint,
+// offerPartial lets lanes resume segments that have room. A repair does so at its end: it needs the hint,
 // which knows segments as they were.
 func (r *recovery) offerPartial() {
 	var segs []*segment

@@ -72,6 +72,7 @@ const (
 	ManifestName     = "MANIFEST"
 	ManifestTempName = "MANIFEST.tmp"
 	SpareName        = "SPARE" // followed by a number
+	RepairName       = "REPAIR"
 	NewSuffix        = ".new"  // of a segment file until it has its header
 	segmentSuffix    = ".seg"
 )

@@ -1,0 +1,301 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/dir/shadow"
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
+)
+
+// Goal: after a clean Close a repair counts what is gone with a segment file that was cut short, or is
+// missing, exactly.
+func TestRepair_CountsWhatIsGone(t *testing.T) {
+	for _, how := range []string{"half", "header", "empty", "missing"} {
+		for _, readOnly := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/readonly=%v", how, readOnly), func(t *testing.T) {
+				dir := fastDir(t)
+				s := openDir(t, dir, quietly())
+				fill(t, s, 0, 400, 1000)
+				require.NoError(t, s.Put(idOf(1), contentOf(1, 1, 1000)))
+				require.NoError(t, s.Close())
+				path := filepath.Join(dir, segmentFiles(t, dir)[0])
+				switch how {
+				case "half":
+					require.NoError(t, os.Truncate(path, minSegmentSize/2))
+				case "header":
+					require.NoError(t, os.Truncate(path, 100))
+				case "empty":
+					require.NoError(t, os.Truncate(path, 0))
+				case "missing":
+					require.NoError(t, os.Remove(path))
+				}
+				opts := quietly()
+				opts.Repair, opts.ReadOnly = true, readOnly
+				s = openDir(t, dir, opts)
+				report := s.Stats().Recovery.Repair
+				require.Equal(t, 400-s.Len(), report.MemoriesLost)
+				require.Greater(t, report.MemoriesLost, 10)
+				require.GreaterOrEqual(t, report.RecordsLost, report.MemoriesLost)
+				require.LessOrEqual(t, report.RecordsLost, report.MemoriesLost+1, "one was overwritten")
+				require.False(t, report.AtMost)
+				closeIntact(t, s)
+				if readOnly {
+					return
+				}
+				require.Equal(t, how != "missing", slices.ContainsFunc(files(t, dir), isDamagedFile))
+				s = openDir(t, dir, opts)
+				require.Empty(t, s.Stats().Recovery.Repair, "nothing is left to repair")
+				closeIntact(t, s)
+			})
+		}
+	}
+}
+
+func isDamagedFile(name string) bool { return strings.HasSuffix(name, damagedSuffix) }
+
+// files returns the names of the files in dir.
+func files(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	for name := range snapshot(t, dir) {
+		names = append(names, name)
+	}
+	return names
+}
+
+// Goal: without a hint a repair says how many memories are gone at most, and how many records.
+func TestRepair_BoundsWhatIsGone(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 30, 1000)
+	require.NoError(t, s.Put(idOf(2), nil)) // was in the damaged record, and is there
+	require.NoError(t, s.Close())
+	require.NoError(t, d.Remove(layout.HintName))
+	size := record.Size(len(idOf(0)), 1000)
+	for _, i := range []int{2, 3, 4, 9} {
+		damageAt(d, segmentNames(d)[0], layout.HeaderSize+i*size+record.HeaderSize) // the id: no prefix is left
+	}
+	s = repairShadow(t, d)
+	report := s.Stats().Recovery.Repair
+	require.Equal(t, RepairReport{RecordsLost: 4, MemoriesLost: 3, AtMost: true, SegmentsReplaced: 1}, report)
+	require.Equal(t, 27, s.Len())
+	closeShadow(t, s, d)
+}
+
+func repairShadow(t *testing.T, d *shadow.FS) *Store {
+	t.Helper()
+	opts := shadowOptions()
+	opts.Repair = true
+	s, err := openShadow(d, opts, hooks{hash: func(string) uint64 { return 0 }})
+	require.NoError(t, err)
+	return s
+}
+
+// Goal: a repair that is killed anywhere, and done again, reports the same, keeps the same files aside
+// and saves the same. Method: a kill before each call that it makes, with a hint and without.
+func TestRepair_KilledReportsTheSame(t *testing.T) {
+	for _, hinted := range []bool{true, false} {
+		made := newShadow()
+		s := oneLaneStore(t, made)
+		fill(t, s, 0, 30, 1000)
+		require.NoError(t, s.Put(idOf(3), contentOf(3, 1, 1000)))
+		require.NoError(t, s.Close())
+		if !hinted {
+			require.NoError(t, made.Remove(layout.HintName))
+		}
+		size := record.Size(len(idOf(0)), 1000)
+		damageAt(made, segmentNames(made)[0], layout.HeaderSize+5*size+100)
+		damageAt(made, segmentNames(made)[0], layout.HeaderSize+30*size+100)
+
+		whole := made.Kill()
+		s = repairShadow(t, whole)
+		want, left, aside := s.Stats().Recovery.Repair, s.Len(), damagedFiles(whole)
+		require.Equal(t, 2, want.RecordsLost)
+		require.Equal(t, 1, want.MemoriesDeleted)
+		require.Len(t, aside, 1)
+		closeShadow(t, s, whole)
+
+		for calls := 1; ; calls++ {
+			d, n := made.Kill(), 0
+			var killed *shadow.FS
+			d.Before = func(shadow.Site) {
+				if n++; n == calls {
+					killed = d.Kill()
+				}
+			}
+			s = repairShadow(t, d)
+			d.Before = nil
+			require.NoError(t, s.Close())
+			if killed == nil {
+				require.Greater(t, calls, 10)
+				break
+			}
+			if _, noted := killed.Files[layout.RepairName]; !noted && len(damagedFiles(killed)) > 0 {
+				continue // it was done, but for the sync of the directory
+			}
+			s = repairShadow(t, killed)
+			got := s.Stats().Recovery.Repair
+			require.ElementsMatch(t, want.Lost, got.Lost, "killed before call %d", calls)
+			got.Lost = want.Lost
+			require.Equal(t, want, got, "killed before call %d", calls)
+			require.Equal(t, left, s.Len())
+			require.Equal(t, aside, damagedFiles(killed))
+			require.NotContains(t, killed.Files, layout.RepairName)
+			closeShadow(t, s, killed)
+		}
+	}
+}
+
+// damagedFiles returns the bytes of the files that repairs have set aside.
+func damagedFiles(d *shadow.FS) map[string]uint32 {
+	m := map[string]uint32{}
+	for name, f := range d.Files {
+		if isDamagedFile(name) {
+			m[name] = record.Checksum(f.Current)
+		}
+	}
+	return m
+}
+
+// Goal: a store that is opened with Repair each time does not grow a file each time.
+func TestRepair_AlwaysLeavesNothing(t *testing.T) {
+	d := newShadow()
+	closeShadow(t, oneLaneStore(t, d), d)
+	for i := range 10 {
+		s := repairShadow(t, d)
+		require.NoError(t, s.Put(idOf(i), nil))
+		closeShadow(t, s, d)
+	}
+	require.Len(t, segmentNames(d), 1)
+}
+
+// Goal: files of others that have the name of a segment are left alone, whatever happened since the last
+// Open.
+func TestRecover_ForeignFilesStay(t *testing.T) {
+	d, other := newShadow(), newShadow()
+	for _, d := range []*shadow.FS{d, other} {
+		s := oneLaneStore(t, d)
+		fill(t, s, 0, 10, 300)
+		closeShadow(t, s, d)
+	}
+	foreign := map[string][]byte{
+		layout.SegmentFileName(0xf0): other.Files[segmentNames(other)[0]].Current[:40_000],
+		layout.SegmentFileName(0xf1): []byte("text of somebody's own, and no segment"),
+	}
+	for name, b := range foreign {
+		require.NoError(t, d.WriteFile(name, b))
+		require.NoError(t, d.SyncFile(name))
+	}
+	require.NoError(t, d.Sync())
+	_, err := openShadow(d.Kill(), shadowOptions(), hooks{})
+	require.ErrorIs(t, err, ErrCorrupt, "a killed process may have filled one of them")
+	for _, repair := range []bool{true, false} {
+		for _, later := range []*shadow.FS{d.Kill(), d.Crash(allKept)} {
+			if !repair && later.Boot == d.Boot {
+				continue
+			}
+			opts := shadowOptions()
+			opts.Repair = repair
+			for range 2 {
+				s, err := openShadow(later, opts, hooks{hash: func(string) uint64 { return 0 }})
+				if repair {
+					require.NoError(t, err)
+				}
+				if err == nil {
+					require.Empty(t, s.Stats().Recovery.Repair)
+					requireContents(t, s, 0, 10, 300, all)
+					closeShadow(t, s, later)
+				}
+				for name, b := range foreign {
+					require.Equal(t, b, later.Files[name].Current, name)
+				}
+			}
+		}
+	}
+}
+
+// Goal: one flipped bit in the version of a header is damage, which a repair mends without a loss.
+func TestRepair_DamagedVersion(t *testing.T) {
+	for _, hinted := range []bool{true, false} {
+		d := newShadow()
+		s := oneLaneStore(t, d)
+		fill(t, s, 0, 30, 1000)
+		require.NoError(t, s.Close())
+		if !hinted {
+			require.NoError(t, d.Remove(layout.HintName))
+		}
+		damageAt(d, segmentNames(d)[0], 8)
+		_, err := openShadow(d, shadowOptions(), hooks{})
+		require.ErrorIs(t, err, ErrCorrupt)
+		require.NotErrorIs(t, err, ErrVersion)
+		s = repairShadow(t, d)
+		require.Equal(t, RepairReport{SegmentsReplaced: 1}, s.Stats().Recovery.Repair)
+		requireContents(t, s, 0, 30, 1000, all)
+		closeShadow(t, s, d)
+	}
+}
+
+// Goal: a large content whose header is lost does not take the locations of others.
+func TestRepair_LargeHeader(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 10, 1000)
+	require.NoError(t, s.Put("large", make([]byte, 8<<20)))
+	name := layout.SegmentFileName(0)
+	for _, seg := range s.segments.all() {
+		if seg.large {
+			name = seg.name()
+		}
+	}
+	bits := s.offsetBits
+	require.NoError(t, s.Close())
+	damageAt(d, name, 48)
+	s = repairShadow(t, d)
+	require.Equal(t, bits, s.offsetBits)
+	require.True(t, s.Has("large"))
+	require.Zero(t, s.Stats().Recovery.Repair.RecordsLost)
+	requireContents(t, s, 0, 10, 1000, all)
+	closeShadow(t, s, d)
+}
+
+// Goal: a segment that no manifest lists, with the header of another one written over its own, is
+// damage after a kill: a repair that leaves it out would give the older versions of what is in it.
+func TestRepair_UnlistedWithOtherHeader(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 3, 1000)
+	require.NoError(t, s.Sync())
+	listed := segmentNames(d)[0]
+	fill(t, s, 100, 160, 1000) // on into another segment
+	for i := range 3 {
+		require.NoError(t, s.Put(idOf(i), contentOf(i, 1, 100)))
+	}
+	killed := d.Kill()
+	require.NoError(t, s.Close())
+	unlisted := segmentNames(killed)[1]
+	copy(killed.Files[unlisted].Current[:512], killed.Files[listed].Current[:512])
+	opts := shadowOptions()
+	opts.Repair = true
+	s, err := openShadow(killed, opts, hooks{hash: func(string) uint64 { return 0 }})
+	if err != nil {
+		require.ErrorIs(t, err, ErrCorrupt)
+		return
+	}
+	require.Positive(t, s.Stats().Recovery.Repair.RecordsLost)
+	for i := range 3 {
+		got, err := s.Get(idOf(i))
+		if err == nil {
+			require.Equal(t, contentOf(i, 1, 100), got)
+		}
+	}
+	closeShadow(t, s, killed)
+}
