@@ -15,7 +15,7 @@ const maxFindings = 1000
 
 // Finding is one place where a store is not as it must be.
 type Finding struct {
-	File    string // as in CorruptError; "index" when the index itself is wrong
+	File    string // as in CorruptError; "index" when the index itself is wrong, "." for the directory
 	Offset  int64  // of the record, bytes
 	ID      string // of the memory, "" when unknown
 	Problem string
@@ -39,7 +39,8 @@ type VerifyReport struct {
 // Verify reads every record of every segment, and every slot of the index, and checks each
 // invariant: records lie back to back within bounds and match their checksums; each slot leads to a
 // live record whose id belongs in that slot; no id has two slots; counts, live and dead bytes agree
-// with the index. It runs beside reads, writes and compactions, and holds locks for a batch at a
+// with the index. In a directory it checks as well what the next Open needs: the directory, the manifest,
+// name, header and state of each durable segment, and the hint. It runs beside reads, writes and compactions, and holds locks for a batch at a
 // time. It costs about as much as reading all content once, and two look-ups per record.
 // It panics when ctx is nil.
 //
@@ -55,7 +56,10 @@ func (s *Store) Verify(ctx context.Context) (VerifyReport, error) {
 	defer done()
 	v := &verifier{s: s, live: map[uint64]int64{}}
 	before := s.changes()
-	err = v.checkSegments(ctx)
+	err = v.checkDirectory()
+	if err == nil {
+		err = v.checkSegments(ctx)
+	}
 	if err == nil {
 		err = v.checkIndex(ctx)
 	}
@@ -117,7 +121,10 @@ func (v *verifier) checkSegments(ctx context.Context) error {
 		if seg == nil {
 			continue
 		}
-		err := v.checkSegment(ctx, seg)
+		err := v.checkFile(ctx, seg)
+		if err == nil {
+			err = v.checkSegment(ctx, seg)
+		}
 		v.s.unpin(seg)
 		if err != nil {
 			return err

@@ -105,6 +105,13 @@ type mapping struct {
 	st   dir.Stat
 
 	unused bool // Close was called
+	look   bool // at a file that is mapped already: a copy of its bytes
+}
+
+// lookAt maps f once more, for reading. REQUIRES: d.mu held.
+func (d *FS) lookAt(name string, f *Inode) dir.File {
+	d.Mappings++
+	return &mapping{d: d, file: f, mem: slices.Clone(f.Current), name: name, look: true}
 }
 
 // mapFile maps f. REQUIRES: d.mu held.
@@ -174,12 +181,16 @@ func (m *mapping) Close() error {
 	defer m.d.Mu.Unlock()
 	if !m.unused {
 		m.unused = true
-		m.file.Current = slices.Clone(m.mem)
+		if !m.look {
+			m.file.Current = slices.Clone(m.mem)
+		}
 		for rest := m.mem; len(rest) > 0; {
 			rest = rest[copy(rest, rubbish):]
 		}
-		m.file.mappings--
-		m.d.unlinked(m.file)
+		if !m.look {
+			m.file.mappings--
+			m.d.unlinked(m.file)
+		}
 	}
 	if err == nil {
 		m.d.Mappings--

@@ -187,7 +187,7 @@ func (d *FS) missing(call, name string) error {
 }
 
 // Open is the method of dir.FS.
-func (d *FS) Open(name string, _ bool) (dir.File, error) {
+func (d *FS) Open(name string, writable bool) (dir.File, error) {
 	if _, err := d.enter(CallOpen, name); err != nil {
 		return nil, err
 	}
@@ -198,6 +198,8 @@ func (d *FS) Open(name string, _ bool) (dir.File, error) {
 		return nil, d.missing("open", name)
 	case len(f.Current) == 0:
 		return dir.Empty{}, nil
+	case f.mappings > 0 && !writable:
+		return d.lookAt(name, f), nil
 	}
 	return d.mapFile(name, f), nil
 }

@@ -1,0 +1,108 @@
+//go:build unix
+
+package warmtier
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/layout"
+)
+
+// Goal: Verify of an open store finds what would keep the next Open from finding it. Method: break one file
+// at a time beside the store.
+func TestVerify_FindsWhatTheNextOpenNeeds(t *testing.T) {
+	skipFaultsUnderRace(t)
+	write := func(name string, at int64, b []byte) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			if name == "" {
+				name = segmentFiles(t, dir)[0]
+			}
+			f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)
+			require.NoError(t, err)
+			_, err = f.WriteAt(b, at)
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+		}
+	}
+	for _, c := range []struct {
+		name, file, problem string
+		wreck               func(t *testing.T, dir string)
+	}{
+		{"manifest", layout.ManifestName, "no manifest", func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, layout.ManifestName), []byte("rubbish"), 0o600))
+		}},
+		{"one copy of the manifest", layout.ManifestName, "one of its two copies", write(layout.ManifestName, 9, []byte{7})},
+		{"no manifest", layout.ManifestName, "missing", func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, layout.ManifestName)))
+		}},
+		{"older manifest", layout.ManifestName, "written last", func(t *testing.T, dir string) {
+			m := readManifestOf(t, dir)
+			m.Listed = m.Listed[1:]
+			require.NoError(t, os.WriteFile(filepath.Join(dir, layout.ManifestName), m.Encode(), 0o600))
+		}},
+		{"header", "", "no header", write("", 0, make([]byte, layout.HeaderSize))},
+		{"states", "", "no valid state", write("", layout.StateAt, make([]byte, 2*layout.StateSize))},
+		{"segment removed", "", "missing", func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, segmentFiles(t, dir)[0])))
+		}},
+		{"segment replaced", "", "want segment", func(t *testing.T, dir string) {
+			names := segmentFiles(t, dir)
+			b, err := os.ReadFile(filepath.Join(dir, names[1]))
+			require.NoError(t, err)
+			require.NoError(t, os.Remove(filepath.Join(dir, names[0])))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, names[0]), b, 0o600))
+		}},
+		{"hint", layout.HintName, "open for writing", func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, layout.HintName), nil, 0o600))
+		}},
+		{"directory", ".", "removed", func(t *testing.T, dir string) { require.NoError(t, os.RemoveAll(dir)) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := filepath.Join(fastDir(t), "store")
+			s := openDir(t, dir, quietly())
+			fill(t, s, 0, 200, 1000)
+			require.NoError(t, s.Sync())
+			fill(t, s, 200, 203, 1000) // not durable yet
+			requireIntact(t, s)
+			if c.file == "" {
+				c.file = segmentFiles(t, dir)[0]
+			}
+			c.wreck(t, dir)
+			report, err := s.Verify(context.Background())
+			require.ErrorIs(t, err, ErrCorrupt)
+			require.NotEmpty(t, report.Findings)
+			require.Equal(t, c.file, report.Findings[0].File)
+			require.Contains(t, report.Findings[0].Problem, c.problem)
+			_ = s.Close()
+		})
+	}
+}
+
+// Goal: Verify of a store that is only read finds that the hint it was opened with is damaged since.
+func TestVerify_FindsDamagedHint(t *testing.T) {
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	fill(t, s, 0, 200, 100)
+	require.NoError(t, s.Close())
+	opts := quietly()
+	opts.ReadOnly = true
+	s = openDir(t, dir, opts)
+	requireIntact(t, s)
+	path := filepath.Join(dir, layout.HintName)
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, at := range []int{20, len(b) - 20} {
+		b[at] ^= 1
+		require.NoError(t, os.WriteFile(path, b, 0o600))
+		b[at] ^= 1
+		report, err := s.Verify(context.Background())
+		require.ErrorIs(t, err, ErrCorrupt)
+		require.Equal(t, layout.HintName, report.Findings[0].File)
+	}
+	require.NoError(t, s.Close())
+}
