@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/record"
 )
@@ -80,8 +81,8 @@ func (v *verifier) checkManifest() (names []string, err error) {
 
 // lists reports whether m lists the segments of the newest manifest. REQUIRES: d.manifestMu held.
 func (d *disk) lists(m layout.Manifest) bool {
-	for _, id := range m.Listed {
-		if !d.listed[id] {
+	for _, l := range m.Listed {
+		if !d.listed[l.ID] {
 			return false
 		}
 	}
@@ -91,7 +92,7 @@ func (d *disk) lists(m layout.Manifest) bool {
 // checkHint reads the hint again that Open has taken the index from.
 func (v *verifier) checkHint() error {
 	var problem error
-	err := v.withFile(layout.HintName, func(b []byte) {
+	err := v.withFile(layout.HintName, func(b []byte, _ dir.Stat) {
 		h, err := layout.DecodeHint(b)
 		if err != nil {
 			problem = err
@@ -114,8 +115,8 @@ func (v *verifier) checkHint() error {
 	return err
 }
 
-// withFile calls fn with the bytes of a file.
-func (v *verifier) withFile(name string, fn func(b []byte)) (err error) {
+// withFile calls fn with the bytes of a file, and with what says which file it is.
+func (v *verifier) withFile(name string, fn func(b []byte, is dir.Stat)) (err error) {
 	d := v.s.disk
 	file, err := d.fs.Open(name, false)
 	if err != nil {
@@ -126,7 +127,7 @@ func (v *verifier) withFile(name string, fn func(b []byte)) (err error) {
 	defer d.unmap(file)
 	defer d.untrack(b)
 	defer v.s.catchFault(armFaults(), &err)
-	fn(b)
+	fn(b, file.Stat())
 	return nil
 }
 
@@ -147,14 +148,15 @@ func (v *verifier) checkFile(ctx context.Context, seg *segment) error {
 			return err
 		}
 		problem = ""
-		err := v.withFile(seg.name(), func(b []byte) {
+		err := v.withFile(seg.name(), func(b []byte, is dir.Stat) {
 			c := readCandidate(b, seg.name(), seg.id, claimListed)
-			result, reason := c.examine(v.s.disk.store, true)
+			c.listed = &layout.ListedSegment{ID: seg.id, Salt: seg.salt}
+			result, reason := c.examine(&layout.Manifest{Store: v.s.disk.store}, true)
 			switch {
 			case result != fileBelongs:
 				problem = reason.Error()
-			case c.header.Kind != seg.kind || c.header.Large != seg.large || len(b) != len(seg.mem):
-				problem = fmt.Sprintf("another file: kind %d, large %v, %d bytes", c.header.Kind, c.header.Large, len(b))
+			case is.ID != seg.file.Stat().ID || len(b) != len(seg.mem):
+				problem = "another file than the one that is open"
 			case int64(c.state.Synced) > seg.tail.Load():
 				problem = fmt.Sprintf("state says %d durable bytes, there are %d", c.state.Synced, seg.tail.Load())
 			}

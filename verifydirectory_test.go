@@ -50,6 +50,13 @@ func TestVerify_FindsWhatTheNextOpenNeeds(t *testing.T) {
 		{"segment removed", "", "missing", func(t *testing.T, dir string) {
 			require.NoError(t, os.Remove(filepath.Join(dir, segmentFiles(t, dir)[0])))
 		}},
+		{"segment copied", "", "another file", func(t *testing.T, dir string) {
+			path := filepath.Join(dir, segmentFiles(t, dir)[0])
+			b, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.NoError(t, os.Remove(path))
+			require.NoError(t, os.WriteFile(path, b, 0o600))
+		}},
 		{"segment replaced", "", "want segment", func(t *testing.T, dir string) {
 			names := segmentFiles(t, dir)
 			b, err := os.ReadFile(filepath.Join(dir, names[1]))

@@ -49,16 +49,17 @@ type Options struct {
 // [Handler.Close]. It may be mounted anywhere: all addresses in it are relative. It is safe for
 // concurrent use.
 type Handler struct {
-	store    *warmtier.Store
-	token    [sha256.Size]byte // digest, so that comparing takes the same time for any length
-	guarded  bool              // there is a token
-	hosts    map[string]bool   // in lower case
-	log      *slog.Logger
-	origins  *http.CrossOriginProtection
-	mux      *http.ServeMux
-	recorder *recorder
-	streams  atomic.Int32  // open event streams
-	wake     chan struct{} // makes the sampler look immediately
+	store     *warmtier.Store
+	token     [sha256.Size]byte // digest, so that comparing takes the same time for any length
+	guarded   bool              // there is a token
+	hosts     map[string]bool   // in lower case
+	log       *slog.Logger
+	origins   *http.CrossOriginProtection
+	mux       *http.ServeMux
+	recorder  *recorder
+	streams   atomic.Int32  // open event streams
+	verifying atomic.Bool   // a verification runs
+	wake      chan struct{} // makes the sampler look immediately
 
 	lifetime context.Context // until Close
 	end      context.CancelFunc
@@ -100,6 +101,7 @@ func New(store *warmtier.Store, opts Options) *Handler {
 	h.mux.HandleFunc("POST /api/v1/maintenance/compact", h.compact)
 	h.mux.HandleFunc("GET /api/v1/maintenance/compact/{number}", h.compactStatus)
 	h.mux.HandleFunc("POST /api/v1/maintenance/run", h.maintain)
+	h.mux.HandleFunc("POST /api/v1/maintenance/verify", h.verify)
 	h.recorder.observe(time.Now(), store.Stats()) // so that no stream begins with nothing
 	h.background.Go(h.sample)
 	return h

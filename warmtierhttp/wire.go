@@ -137,9 +137,11 @@ type wireRecovery struct {
 	TruncatedBytes int64   `json:"truncated_bytes"`
 
 	// What a repair gave up, without ids.
-	RecordsLost      int `json:"records_lost"`
-	MemoriesDeleted  int `json:"memories_deleted"`
-	SegmentsReplaced int `json:"segments_replaced"`
+	RecordsLost      int  `json:"records_lost"`
+	MemoriesLost     int  `json:"memories_lost"`
+	AtMost           bool `json:"at_most"` // memories_lost is a bound
+	MemoriesDeleted  int  `json:"memories_deleted"`
+	SegmentsReplaced int  `json:"segments_replaced"`
 }
 
 func toWireStats(now time.Time, st warmtier.Stats) wireStats {
@@ -173,7 +175,8 @@ func toWireStats(now time.Time, st warmtier.Stats) wireStats {
 		Recovery: wireRecovery{
 			Duration: st.Recovery.Duration.Seconds(), Clean: st.Recovery.Clean,
 			Records: st.Recovery.Records, TruncatedBytes: st.Recovery.TruncatedBytes,
-			RecordsLost: repair.RecordsLost, MemoriesDeleted: repair.MemoriesDeleted,
+			RecordsLost: repair.RecordsLost, MemoriesLost: repair.MemoriesLost, AtMost: repair.AtMost,
+			MemoriesDeleted:  repair.MemoriesDeleted,
 			SegmentsReplaced: repair.SegmentsReplaced,
 		},
 	}

@@ -159,15 +159,19 @@ func seconds(f float64) time.Duration { return time.Duration(f * float64(time.Se
 
 func ratio(part, whole int64) float64 { return float64(part) / float64(max(1, whole)) }
 
-type verifyCmd struct{ dirFlag }
+type verifyCmd struct{ whereFlag }
 
 func (verifyCmd) Help() string {
-	return `Example:
+	return `Examples:
   warmtier verify -d data && rsync -a data/ backup/
-Reads every record. Exit code 1 when anything is not as it must be; each finding is listed.`
+  warmtier verify --url http://127.0.0.1:7077
+Reads every record, and what the next open needs; a server keeps serving. Exit code 1 when anything is not as it must be; each finding is listed.`
 }
 
 func (c *verifyCmd) Run(a *app) error {
+	if c.URL != "" {
+		return c.ask(a)
+	}
 	var report warmtier.VerifyReport
 	err := a.with(c.Dir, reading, warmtier.Options{}, func(s *warmtier.Store) (err error) {
 		bar := a.progress("verifying", 0, unitNothing)
@@ -185,38 +189,18 @@ func (c *verifyCmd) Run(a *app) error {
 			{File: damage.File, Offset: damage.Offset, ID: damage.ID, Problem: damage.Reason}}
 	}
 	findings := []map[string]any{}
-	table := [][]string{
-		{"segments", showCount(report.Segments)}, {"records", showCount(report.Records)},
-		{"memories", showCount(report.Memories)}, {"bytes read", showBytes(report.BytesRead)},
-		{"time", showDuration(report.Duration)}, {"findings", showCount(report.FindingCount)},
-	}
 	for _, f := range report.Findings {
 		findings = append(findings, findingJSON(f))
-		id := "id unknown"
-		if f.ID != "" {
-			id = "id " + showID(f.ID)
-		}
-		table = append(table, []string{"", fmt.Sprintf("%s at %d, %s: %s", f.File, f.Offset, id, f.Problem)})
 	}
 	result := figures(report)
 	result["findings"] = findings
-	if err := a.result(result, table); err != nil {
+	if err := a.result(result, verifyTable(report)); err != nil {
 		return err
 	}
 	if report.FindingCount > 0 {
 		return finding("%s: %d findings; warmtier repair --to DIR salvages what is intact", c.Dir, report.FindingCount)
 	}
 	return nil
-}
-
-func findingJSON(f warmtier.Finding) map[string]any {
-	m := map[string]any{"file": f.File, "offset": f.Offset, "problem": f.Problem}
-	if id := idJSON(f.ID); f.ID != "" && id.ID != nil {
-		m["id"] = f.ID
-	} else if f.ID != "" {
-		m["id_base64"] = id.IDBase64
-	}
-	return m
 }
 
 type compactCmd struct{ whereFlag }
@@ -285,6 +269,8 @@ type repaired struct {
 	MemoriesSaved    int          `json:"memories_saved"`
 	BytesSaved       int64        `json:"bytes_saved"`
 	RecordsLost      int          `json:"records_lost"`
+	MemoriesLost     int          `json:"memories_lost"`
+	AtMost           bool         `json:"at_most"` // MemoriesLost is a bound
 	MemoriesDeleted  int          `json:"memories_deleted"`
 	SegmentsReplaced int          `json:"segments_replaced"`
 	Lost             []memoryJSON `json:"lost"`
@@ -318,11 +304,16 @@ func (c *repairCmd) Run(a *app) error {
 	if err != nil { // half of a store would look like one
 		return errors.Join(fmt.Errorf("nothing was salvaged: %w", err), os.RemoveAll(c.To))
 	}
+	memoriesLost := showCount(r.MemoriesLost)
+	if r.AtMost {
+		memoriesLost = "at most " + memoriesLost
+	}
 	table := [][]string{
 		{"salvaged to", c.To},
 		{"memories saved", showCount(r.MemoriesSaved)},
 		{"bytes saved", showBytes(r.BytesSaved)},
 		{"records lost", showCount(r.RecordsLost)},
+		{"memories lost", memoriesLost},
 		{"memories deleted", showCount(r.MemoriesDeleted) + ", of which only an older version was left"},
 		{"segments replaced", showCount(r.SegmentsReplaced) + ", kept as *.damaged"},
 	}
@@ -332,8 +323,8 @@ func (c *repairCmd) Run(a *app) error {
 	if err := a.result(r, table); err != nil {
 		return err
 	}
-	if r.RecordsLost > 0 || r.MemoriesDeleted > 0 || r.VerifyFindings > 0 {
-		return finding("%d records were lost, %d findings are left", r.RecordsLost, r.VerifyFindings)
+	if r.RecordsLost > 0 || r.MemoriesLost > 0 || r.MemoriesDeleted > 0 || r.VerifyFindings > 0 {
+		return finding("%d records were lost, %s memories; %d findings are left", r.RecordsLost, memoriesLost, r.VerifyFindings)
 	}
 	return nil
 }
@@ -346,7 +337,8 @@ func salvage(a *app, dir string) (r repaired, err error) {
 		st := s.Stats()
 		report := st.Recovery.Repair
 		r = repaired{To: dir, MemoriesSaved: st.Memories, BytesSaved: st.LiveBytes,
-			RecordsLost: report.RecordsLost, MemoriesDeleted: report.MemoriesDeleted,
+			RecordsLost: report.RecordsLost, MemoriesLost: report.MemoriesLost, AtMost: report.AtMost,
+			MemoriesDeleted:  report.MemoriesDeleted,
 			SegmentsReplaced: report.SegmentsReplaced, Lost: []memoryJSON{}}
 		for _, id := range report.Lost {
 			r.Lost = append(r.Lost, idJSON(id))

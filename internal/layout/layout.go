@@ -73,7 +73,7 @@ const (
 	ManifestTempName = "MANIFEST.tmp"
 	SpareName        = "SPARE" // followed by a number
 	RepairName       = "REPAIR"
-	NewSuffix        = ".new"  // of a segment file until it has its header
+	NewSuffix        = ".new" // of a segment file until it has its header
 	segmentSuffix    = ".seg"
 )
 

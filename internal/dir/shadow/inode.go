@@ -111,7 +111,8 @@ type mapping struct {
 // lookAt maps f once more, for reading. REQUIRES: d.mu held.
 func (d *FS) lookAt(name string, f *Inode) dir.File {
 	d.Mappings++
-	return &mapping{d: d, file: f, mem: slices.Clone(f.Current), name: name, look: true}
+	return &mapping{d: d, file: f, mem: slices.Clone(f.Current), name: name, look: true,
+		st: dir.Stat{ID: f.ID, Links: uint64(f.links)}}
 }
 
 // mapFile maps f. REQUIRES: d.mu held.
