@@ -280,6 +280,25 @@ func TestShrink_DeletionsLeaveTargets(t *testing.T) {
 	closeShadow(t, s, d)
 }
 
+// Goal: a segment that a lane has resumed, old as its records are, does not keep tombstones needed as long as
+// all its records are live.
+func TestShrink_ResumedSegmentNeedsNoTombstones(t *testing.T) {
+	d := newShadow()
+	s, half := halfFullTarget(t, d)
+	require.NoError(t, s.Put(idOf(0), contentOf(0, 1, 1000)))
+	require.True(t, half.is(stateActive))
+	d.Budget = 0
+	for _, dead := range []bool{false, true} {
+		if dead { // a record of it, and nobody knows which tombstones that needs
+			_, err := s.Delete(idOf(298))
+			require.NoError(t, err)
+		}
+		oldest := s.oldestDead(map[*segment]bool{segmentOf(t, s, idOf(2)): true})
+		require.Equal(t, dead, oldest <= half.minSeq, "dead %v, oldest %d, lowest %d", dead, oldest, half.minSeq)
+	}
+	closeShadow(t, s, d)
+}
+
 // Goal: segments that hold little but tombstones are the last victims: a round would copy them, and give
 // nothing back.
 func TestShrink_TombstonesLast(t *testing.T) {

@@ -41,7 +41,8 @@ func (d *disk) carryTombstones(r *round) (err error) {
 // oldestDead returns the lowest sequence number that a dead record, other than a tombstone, can
 // have outside of leaving.
 //
-// Active segments count too: they may have dead records, and their minSeq is the lane's to change.
+// Active segments count too: they may have dead records, and their minSeq is the lane's to change. A record
+// that dies after the look needs no tombstone of those in leaving: it was the newest of its id.
 // Lanes are asked before sealed segments: one that is sealed between the two looks is found by the
 // second, and one made in between has nothing old.
 //
@@ -56,8 +57,8 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	for i := range s.lanes {
 		ln := &s.lanes[i]
 		ln.mu.Lock()
-		if ln.active != nil {
-			oldest = min(oldest, ln.active.minSeq)
+		if seg := ln.active; seg != nil && seg.deadBytes() > seg.tombstoneBytes {
+			oldest = min(oldest, seg.minSeq)
 		}
 		ln.mu.Unlock()
 	}

@@ -214,7 +214,7 @@ inline examine(seg) {
 /* [oldestDead] the lowest number of a dead record, no tombstone, in a segment that is not of gone */
 inline askLanes() {
 	atomic { !laneMu ->
-		if :: lane != 0 -> examine(lane); if :: m < oldest -> oldest = m :: else fi
+		if :: lane != 0 -> examine(lane); if :: dead && m < oldest -> oldest = m :: else fi
 		   :: else fi; m = 0; dead = false }
 }
 inline askSealed(set) {
