@@ -104,15 +104,10 @@ func (d *disk) closeManifest() error {
 	d.trueHint = d.open
 	m := d.snapshotManifest(nil, nil)
 	m.Closed = true
-	_, err := d.writeManifest(m)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, ErrNoSpace): // nothing is lost but the time that the next Open takes
-		d.s.warn("no room to note that the store was closed", err)
-		return nil
+	if _, err := d.writeManifest(m); err != nil {
+		return d.s.failSync(fmt.Errorf("the store could not be noted as closed: %w", err))
 	}
-	return d.s.fail(err)
+	return nil
 }
 
 // writeManifest replaces the manifest. renamed says whether the new one may be in force: after an
