@@ -319,8 +319,8 @@ func TestDirectory_WrongSegmentFiles(t *testing.T) {
 	}
 }
 
-// Goal: Open refuses a file of a later format version, and changes nothing.
-func TestDirectory_LaterFormatVersion(t *testing.T) {
+// Goal: Open refuses a file of another format version, and changes nothing.
+func TestDirectory_OtherFormatVersion(t *testing.T) {
 	later := func(t *testing.T, path string, sum func(b []byte)) {
 		b, err := os.ReadFile(path)
 		require.NoError(t, err)
@@ -341,6 +341,12 @@ func TestDirectory_LaterFormatVersion(t *testing.T) {
 		},
 		"manifest with another checksum": func(t *testing.T, dir string) {
 			later(t, filepath.Join(dir, layout.ManifestName), func(b []byte) { copy(b[len(b)/2:], b[:len(b)/2]) })
+		},
+		"manifest of version 1": func(t *testing.T, dir string) {
+			later(t, filepath.Join(dir, layout.ManifestName), func(b []byte) {
+				binary.LittleEndian.PutUint32(b[8:], 1)
+				copy(b[len(b)/2:], b[:len(b)/2])
+			})
 		},
 		"segment": func(t *testing.T, dir string) {
 			laterSegment(t, filepath.Join(dir, segmentFiles(t, dir)[1]))
