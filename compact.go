@@ -107,7 +107,7 @@ func (s *Store) runCompaction(ctx context.Context, c *compaction, trigger trigge
 	}
 	s.medium.keepSpares()
 	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrCompactionFailed, s.whyStopped(ctx, err))
+		err = fmt.Errorf("%w: %w", ErrCompactionFailed, inner{s.whyStopped(ctx, err)})
 	}
 	_ = s.mapper.unreturned.returnAll() // what is left is told here, and in Stats
 	c.stats.subtractUnreturned(s.mapper.unreturned.bytes.Load() - unreturned)

@@ -3,6 +3,7 @@ package warmtier
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Errors of Open.
@@ -57,6 +58,14 @@ var (
 	// the live bytes of any one segment. errors.As finds the [*InsufficientMemoryError] with the figures.
 	ErrInsufficientMemory = errors.New("warmtier: insufficient memory")
 )
+
+// inner is an error inside another one of this package. Its text begins without the package's name, which the
+// outer one has.
+type inner struct{ error }
+
+func (e inner) Error() string { return strings.TrimPrefix(e.error.Error(), "warmtier: ") }
+
+func (e inner) Unwrap() error { return e.error }
 
 // CorruptError says where damage was met. errors.Is(err, ErrCorrupt) holds for it.
 type CorruptError struct {

@@ -80,10 +80,13 @@ type slotPlace struct {
 // openDirectory makes s the store of the directory at path.
 func (s *Store) openDirectory(path string) error {
 	d, err := s.claimDirectory(path)
-	if err != nil {
-		return fmt.Errorf("warmtier: open %s: %w", path, err)
+	if err == nil {
+		err = s.openDisk(d, d.Close)
 	}
-	return s.openDisk(d, d.Close)
+	if err != nil {
+		return fmt.Errorf("warmtier: open %s: %w", path, inner{err})
+	}
+	return nil
 }
 
 // openDisk recovers the store in files. After an error nothing stays mapped, and leave, which may be nil, has
@@ -109,7 +112,7 @@ func (s *Store) openDisk(files dir.FS, leave func() error) error {
 		for i := range s.shards {
 			s.discardTables([]table{s.shards[i].current()})
 		}
-		return errors.Join(fmt.Errorf("warmtier: open: %w", err), s.mapper.unreturned.returnAll(), s.disk.close())
+		return errors.Join(err, s.mapper.unreturned.returnAll(), s.disk.close())
 	}
 	s.segments.gone = -written(s.segments.all()) // by others
 	s.disk.limitMappings()
