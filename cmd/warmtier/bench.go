@@ -30,7 +30,7 @@ type benchCmd struct {
 	SegmentSize  byteSize      `placeholder:"BYTES" help:"Size of a segment; default: 32MiB, and less with --max-bytes."`
 	MaxBytes     byteSize      `placeholder:"BYTES" help:"Bound of the store, as in 512MiB; writes wait for compactions. Default: none."`
 	Seed         uint64        `default:"1" help:"Same seed, same operations (${default})."`
-	Hdr          string        `type:"path" placeholder:"FILE" help:"Write the percentiles of all operations, as HdrHistogram's plotter reads them."`
+	Hdr          string        `type:"path" placeholder:"FILE" help:"Write the corrected percentiles of all operations, as HdrHistogram's plotter reads them."`
 }
 
 func (benchCmd) Help() string {
@@ -39,8 +39,9 @@ func (benchCmd) Help() string {
   warmtier bench --workload b --memories 1000000 --rate 200000 --duration 30s --hdr b.hgrm
   warmtier bench --in /mnt/disk/bench --size 100-10KiB
   warmtier bench --workload a --max-bytes 64MiB --duration 1m
-Latencies are corrected for coordinated omission. With --rate they count from the moment at which the
-operation was due; without, each one that took longer than usual stands for those that it held up, too.`
+Latencies are those that were measured. With --rate they count from the moment at which the operation was due;
+without, the last column and --hdr also count the operations that one which took longer than usual has held up
+(corrected for coordinated omission).`
 }
 
 // Bounds of what a run is asked for: beyond them it would not begin within minutes, or not at all.
@@ -294,21 +295,21 @@ func corrected(h *hdrhistogram.Histogram, interval int64) *hdrhistogram.Histogra
 
 // latencies is one line of the report.
 type latencies struct {
-	Operation   string  `json:"operation"`
-	Count       int64   `json:"count"`
-	P50         float64 `json:"p50_seconds"`
-	P90         float64 `json:"p90_seconds"`
-	P99         float64 `json:"p99_seconds"`
-	P999        float64 `json:"p999_seconds"`
-	P9999       float64 `json:"p9999_seconds"`
-	Max         float64 `json:"max_seconds"`
-	Uncorrected float64 `json:"p999_uncorrected_seconds"`
+	Operation string  `json:"operation"`
+	Count     int64   `json:"count"`
+	P50       float64 `json:"p50_seconds"`
+	P90       float64 `json:"p90_seconds"`
+	P99       float64 `json:"p99_seconds"`
+	P999      float64 `json:"p999_seconds"`
+	P9999     float64 `json:"p9999_seconds"`
+	Max       float64 `json:"max_seconds"`
+	Corrected float64 `json:"p999_corrected_seconds"`
 }
 
-func newLatencies(name string, raw, h *hdrhistogram.Histogram) latencies {
-	at := func(h *hdrhistogram.Histogram, q float64) float64 { return float64(h.ValueAtQuantile(q)) / 1e9 }
-	return latencies{Operation: name, Count: raw.TotalCount(), P50: at(h, 50), P90: at(h, 90), P99: at(h, 99),
-		P999: at(h, 99.9), P9999: at(h, 99.99), Max: float64(h.Max()) / 1e9, Uncorrected: at(raw, 99.9)}
+func newLatencies(name string, raw, corrected *hdrhistogram.Histogram) latencies {
+	at := func(q float64) float64 { return float64(raw.ValueAtQuantile(q)) / 1e9 }
+	return latencies{Operation: name, Count: raw.TotalCount(), P50: at(50), P90: at(90), P99: at(99), P999: at(99.9),
+		P9999: at(99.99), Max: float64(raw.Max()) / 1e9, Corrected: float64(corrected.ValueAtQuantile(99.9)) / 1e9}
 }
 
 func (b *bench) report(a *app, lanes []*lane, took time.Duration) error {
@@ -322,7 +323,7 @@ func (b *bench) report(a *app, lanes []*lane, took time.Duration) error {
 	if b.c.Rate == 0 {
 		interval = max(1, int64(took)*int64(len(lanes))/max(1, ops))
 	}
-	table := [][]string{{"operation", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max", "p99.9 uncorrected"}}
+	table := [][]string{{"operation", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max", "p99.9 corrected"}}
 	list := []latencies{}
 	all := newHistogram()
 	for op := range operations {
@@ -338,7 +339,7 @@ func (b *bench) report(a *app, lanes []*lane, took time.Duration) error {
 		line := newLatencies(operationNames[op], raw, h)
 		list = append(list, line)
 		row := []string{line.Operation, showCount(line.Count)}
-		for _, seconds := range []float64{line.P50, line.P90, line.P99, line.P999, line.P9999, line.Max, line.Uncorrected} {
+		for _, seconds := range []float64{line.P50, line.P90, line.P99, line.P999, line.P9999, line.Max, line.Corrected} {
 			row = append(row, showDuration(time.Duration(seconds*1e9)))
 		}
 		table = append(table, row)
@@ -375,9 +376,9 @@ func (b *bench) print(a *app, ops int64, took, behind time.Duration, list []late
 			"write_waits": st.Writes.WaitDuration.Count, "write_wait_seconds": st.Writes.WaitDuration.Sum.Seconds(),
 		})
 	}
-	fmt.Fprintf(a.out, "workload %s, %s ids, %s memories of %s to %s, %d goroutines, %s\n\n",
-		b.c.Workload, b.w.dist, showCount(b.w.memories.Load()), showBytes(int64(b.c.Size.least)),
-		showBytes(int64(b.c.Size.most)), b.c.Goroutines, showDuration(took))
+	fmt.Fprintf(a.out, "workload %s, %s ids, %s of %s, %s, %s\n\n",
+		b.c.Workload, b.w.dist, counted(b.w.memories.Load(), "memory"), b.c.Size, counted(b.c.Goroutines, "goroutine"),
+		showDuration(took))
 	if err := rows(a.out, table); err != nil {
 		return err
 	}
@@ -385,11 +386,11 @@ func (b *bench) print(a *app, ops int64, took, behind time.Duration, list []late
 	if b.c.Rate > 0 {
 		fmt.Fprintf(a.out, ", %s were wanted; begun up to %s late", showCount(int64(b.c.Rate)), showDuration(max(0, behind)))
 	}
-	_, err := fmt.Fprintf(a.out, "\n%d compactions, write lock held for at most %s; fragmentation %s at the end\n",
-		st.Compactions, showDuration(st.MaxSwapPause), showShare(st.FragmentationRatio))
+	_, err := fmt.Fprintf(a.out, "\n%s, write lock held for at most %s; fragmentation %s at the end\n",
+		counted(st.Compactions, "compaction"), showDuration(st.MaxSwapPause), showShare(st.FragmentationRatio))
 	if w := st.Writes.WaitDuration; err == nil && w.Count > 0 {
-		_, err = fmt.Fprintf(a.out, "%s writes waited for memory, 99 %% up to %s, the longest %s\n",
-			showCount(w.Count), showDuration(w.Quantile(0.99)), showDuration(w.Quantile(1)))
+		_, err = fmt.Fprintf(a.out, "%s waited for memory, 99 %% up to %s, the longest %s\n",
+			counted(w.Count, "write"), showDuration(w.Quantile(0.99)), showDuration(w.Quantile(1)))
 	}
 	return err
 }

@@ -198,7 +198,8 @@ func (c *verifyCmd) Run(a *app) error {
 		return err
 	}
 	if report.FindingCount > 0 {
-		return finding("%s: %d findings; warmtier repair --to DIR salvages what is intact", c.Dir, report.FindingCount)
+		return about(showName(c.Dir), finding("%s; warmtier repair --to DIR salvages what is intact",
+			counted(report.FindingCount, "finding")))
 	}
 	return nil
 }
@@ -223,7 +224,7 @@ func (c *compactCmd) Run(a *app) error {
 	if err := json.Unmarshal(body, &st); err != nil {
 		return err
 	}
-	return a.result(body, [][]string{
+	return a.report(body, [][]string{
 		{"", "before", "after"},
 		{"segments", showCount(st.SegmentsBefore), showCount(st.SegmentsAfter)},
 		{"total bytes", showBytes(st.BytesBefore), showBytes(st.BytesAfter)},
@@ -302,7 +303,7 @@ func (c *repairCmd) Run(a *app) error {
 		err = errors.Join(syncDirectory(c.To), syncDirectory(filepath.Dir(filepath.Clean(c.To))))
 	}
 	if err != nil { // half of a store would look like one
-		return errors.Join(fmt.Errorf("nothing was salvaged: %w", err), os.RemoveAll(c.To))
+		return errors.Join(about("nothing was salvaged", err), os.RemoveAll(c.To))
 	}
 	memoriesLost := showCount(r.MemoriesLost)
 	if r.AtMost {

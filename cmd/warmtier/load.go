@@ -1,18 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/csv"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/warmtier/warmtier"
@@ -20,22 +15,31 @@ import (
 
 type loadCmd struct {
 	newDirFlag
-	Sources      []string `arg:"" name:"source" help:"Files and directories; - is standard input."`
-	Format       string   `enum:"auto,file,jsonl,csv" default:"auto" help:"What files hold: ${enum}. auto goes by the name: .jsonl, .ndjson, .csv, or a file with a content."`
-	ID           id       `placeholder:"ID" help:"Id of the content on standard input."`
-	IDField      string   `placeholder:"NAME" help:"JSON field or CSV column with the id; default: id, or the first column."`
-	ContentField string   `placeholder:"NAME" help:"JSON field or CSV column with the content; default: the whole line, or row as JSON."`
-	Prefix       id       `placeholder:"ID" help:"Put before each id."`
+	Sources      []string  `arg:"" name:"source" help:"Files and directories; - is standard input."`
+	Format       string    `enum:"auto,file,jsonl,csv" default:"auto" help:"What files hold: ${enum}. auto goes by the name: .jsonl, .ndjson, .csv, or a file with a content."`
+	ID           memoryID  `placeholder:"ID" help:"Id of the content on standard input."`
+	IDField      string    `placeholder:"NAME" help:"JSON field or CSV column with the id; default: id, or the first column."`
+	ContentField string    `placeholder:"NAME" help:"JSON field or CSV column with the content; default: the whole line, or row as JSON."`
+	Delimiter    delimiter `default:"," placeholder:"CHARACTER" help:"What is between the columns of CSV, as in ';', or tab; default: a comma."`
+	Prefix       id        `placeholder:"ID" help:"Put before each id."`
+	KeepGoing    bool      `short:"k" help:"Go on after files that cannot be read; they are listed, and the exit code is 1."`
 }
 
 func (loadCmd) Help() string {
 	return `Examples:
   warmtier load -d data ~/notes                  each file a memory, its path below ~/notes the id
   warmtier load -d data users.jsonl --id-field email
-  warmtier load -d data products.csv --id-field sku --content-field description
+  warmtier load -d data products.csv --delimiter ';' --id-field sku --content-field description
   zcat events.gz | warmtier load -d data - --format jsonl --prefix event:
   fortune | warmtier load -d data - --id quote
-Symbolic links and special files below a directory are left out, and counted.`
+Symbolic links and special files below a directory are left out, and listed. What comes from standard input or a
+FIFO is read to its end before anything is stored; over 1 MiB of it waits in a file below $TMPDIR.`
+}
+
+// leftOut is a file that was not loaded.
+type leftOut struct {
+	Path   string `json:"path"`
+	Reason string `json:"reason"`
 }
 
 // loader stores memories and counts them.
@@ -46,95 +50,202 @@ type loader struct {
 	bar *progress
 	buf bytes.Buffer
 
-	Memories int     `json:"memories"`
-	Bytes    int64   `json:"bytes"`
-	Replaced int     `json:"replaced"`
-	Skipped  int     `json:"skipped"`
-	Seconds  float64 `json:"seconds"`
+	Memories   int       `json:"memories"`
+	Bytes      int64     `json:"bytes"`
+	Replaced   int       `json:"replaced"`
+	Skipped    int       `json:"skipped"`
+	Unreadable int       `json:"unreadable"` // of those skipped
+	LeftOut    []leftOut `json:"left_out"`   // the first of those skipped
+	Seconds    float64   `json:"seconds"`
 }
+
+// Bounds of lists of files that were left out, in JSON and for people.
+const (
+	maxLeftOut   = 10_000
+	shownLeftOut = 20
+)
 
 func (c *loadCmd) Run(a *app) error {
 	if slices.Contains(c.Sources, "-") && (c.Format == "auto" || c.Format == "file") && c.ID == "" {
 		return usage("- needs --format jsonl, --format csv, or --id for a single memory")
 	}
+	if err := checkDirectory(c.Dir, creating); err != nil {
+		return err
+	}
 	start := time.Now()
-	return a.with(c.Dir, creating, unattended(c.options()), func(s *warmtier.Store) error {
-		l := &loader{c: c, a: a, s: s, bar: a.progress("loading", c.size(), unitBytes)}
-		err := l.loadAll()
+	l := &loader{c: c, a: a, bar: noProgress("", 0, unitBytes), LeftOut: []leftOut{}}
+	sources, err := l.openSources()
+	if err != nil {
+		return err
+	}
+	err = a.with(c.Dir, creating, unattended(c.options()), func(s *warmtier.Store) error {
+		l.s, l.bar = s, a.progress("loading", totalSize(sources), unitBytes)
+		err := l.loadAll(sources)
 		l.bar.end()
 		if err == nil {
 			err = s.Sync()
 		}
-		l.Seconds = time.Since(start).Seconds()
-		if err != nil {
-			return fmt.Errorf("%w (%s memories were stored before)", err, showCount(l.Memories))
-		}
-		return a.result(l, [][]string{
-			{"memories", showCount(l.Memories)}, {"of them replaced", showCount(l.Replaced)},
-			{"bytes of content", showBytes(l.Bytes)}, {"files left out", showCount(l.Skipped)},
-			{"time", showDuration(time.Since(start))},
-		})
+		return err
 	})
+	for _, source := range sources {
+		source.close()
+	}
+	l.Seconds = time.Since(start).Seconds()
+	if err != nil {
+		return done(err, l.Memories, "memory", "stored")
+	}
+	if err := a.report(l, l.table(time.Since(start))); err != nil {
+		return err
+	}
+	if l.Unreadable > 0 {
+		return finding("%s could not be loaded", counted(l.Unreadable, "file"))
+	}
+	return nil
 }
 
-// size returns the size of all sources that are files, for the progress bar.
-func (c *loadCmd) size() (n int64) {
-	for _, source := range c.Sources {
-		if info, err := os.Stat(source); err == nil && info.Mode().IsRegular() {
-			n += info.Size()
+func (l *loader) table(took time.Duration) [][]string {
+	table := [][]string{
+		{"memories", showCount(l.Memories)}, {"of them replaced", showCount(l.Replaced)},
+		{"bytes of content", showBytes(l.Bytes)}, {"files left out", showCount(l.Skipped)},
+	}
+	for _, out := range l.LeftOut[:min(len(l.LeftOut), shownLeftOut)] {
+		table = append(table, []string{"", showName(out.Path) + ": " + out.Reason})
+	}
+	if more := l.Skipped - shownLeftOut; more > 0 {
+		table = append(table, []string{"", "and " + showCount(more) + " more; --json has their names"})
+	}
+	return append(table, []string{"time", showDuration(took)})
+}
+
+// leaveOut notes a file that is not loaded.
+func (l *loader) leaveOut(path, reason string) {
+	l.Skipped++
+	if len(l.LeftOut) < maxLeftOut {
+		l.LeftOut = append(l.LeftOut, leftOut{path, reason})
+	}
+}
+
+// unreadable notes a file that err kept from being read, or returns err if that ends the load.
+func (l *loader) unreadable(path string, err error) error {
+	if !l.c.KeepGoing || l.a.ctx.Err() != nil {
+		return aboutFile(path, err)
+	}
+	reason := errorText(err)
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		reason = e.Err.Error()
+	}
+	l.Unreadable++
+	l.leaveOut(path, reason)
+	return nil
+}
+
+// loadSource is what a name of the command line stands for.
+type loadSource struct {
+	name string
+	size int64
+	in   *input // nil for a directory, and for a regular file, which is opened again
+}
+
+func (s loadSource) close() {
+	if s.in != nil {
+		s.in.close()
+	}
+}
+
+// openSources looks at everything that is to be loaded, so that what is not there makes no store.
+func (l *loader) openSources() (sources []loadSource, err error) {
+	for _, name := range l.c.Sources {
+		if info, err := os.Stat(name); name != "-" && err == nil && info.IsDir() {
+			sources = append(sources, loadSource{name: name})
+			continue
 		}
+		in, err := l.a.openInput(name, l.format(name) == "file")
+		switch {
+		case err != nil:
+			if err = l.unreadable(name, err); err != nil {
+				return nil, err
+			}
+		case name != "-" && in.file != nil && in.regular:
+			in.close()
+			sources = append(sources, loadSource{name: name, size: in.size})
+		default:
+			sources = append(sources, loadSource{name, in.size, in})
+		}
+	}
+	if len(sources) == 0 {
+		return nil, finding("nothing to load: %s could not be read", counted(l.Unreadable, "file"))
+	}
+	return sources, nil
+}
+
+// totalSize returns the size of all sources that are files, for the progress bar.
+func totalSize(sources []loadSource) (n int64) {
+	for _, source := range sources {
+		n += source.size
 	}
 	return n
 }
 
-func (l *loader) loadAll() error {
-	for _, source := range l.c.Sources {
+// format returns what a file holds.
+func (l *loader) format(name string) string {
+	switch {
+	case l.c.Format != "auto":
+		return l.c.Format
+	case filepath.Ext(name) == ".jsonl", filepath.Ext(name) == ".ndjson":
+		return "jsonl"
+	case filepath.Ext(name) == ".csv":
+		return "csv"
+	}
+	return "file"
+}
+
+func (l *loader) loadAll(sources []loadSource) error {
+	for _, source := range sources {
 		if err := l.load(source); err != nil {
-			return fmt.Errorf("%s: %w", source, err)
+			return err
 		}
 	}
 	return nil
 }
 
-func (l *loader) load(source string) error {
-	if source == "-" {
-		return l.loadStream(l.a.in, 0, l.c.Format, string(l.c.ID))
+func (l *loader) load(source loadSource) error {
+	if info, err := os.Stat(source.name); source.in == nil && err == nil && info.IsDir() {
+		return l.loadDirectory(source.name)
 	}
-	info, err := os.Stat(source)
-	switch {
-	case err != nil:
-		return err
-	case info.IsDir():
-		return l.loadDirectory(source)
+	in, id := source.in, filepath.ToSlash(source.name)
+	if source.name == "-" {
+		id = string(l.c.ID)
 	}
-	f, err := os.Open(source)
-	if err != nil {
-		return err
+	format := l.format(source.name)
+	if in == nil {
+		var err error
+		if in, err = l.a.openInput(source.name, format == "file"); err != nil {
+			return l.unreadable(source.name, err)
+		}
+		defer in.close()
 	}
-	defer f.Close() //nolint:errcheck // it was only read
-	format := l.c.Format
-	if format == "auto" {
-		format = map[string]string{".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}[filepath.Ext(source)]
-	}
-	return l.loadStream(f, info.Size(), format, filepath.ToSlash(source))
-}
-
-// loadStream loads what r has: size bytes, if that is known.
-func (l *loader) loadStream(r io.Reader, size int64, format, id string) error {
-	r = l.bar.reader(r)
+	r := l.bar.reader(in)
 	switch format {
 	case "jsonl":
-		return l.loadJSON(r)
+		return aboutFile(source.name, readObjects(r, l.loadObject))
 	case "csv":
-		return l.loadCSV(bufio.NewReaderSize(r, 1<<20))
+		return aboutFile(source.name, l.loadCSV(r))
 	}
-	if size > warmtier.MaxContentLen { // before it is read
-		return fmt.Errorf("%w: %d bytes, limit %d", warmtier.ErrContentTooLarge, size, warmtier.MaxContentLen)
+	return aboutFile(source.name, l.loadFile(r, in.size, id))
+}
+
+// loadFile makes a memory of what r has: size bytes, or some other number in /proc.
+func (l *loader) loadFile(r io.Reader, size int64, id string) error {
+	if err := checkLength(size); err != nil { // before it is read
+		return findingError{err}
 	}
 	l.buf.Reset() // the store keeps no slice of ours
-	l.buf.Grow(int(min(size, warmtier.MaxContentLen)) + bytes.MinRead)
+	l.buf.Grow(int(size) + bytes.MinRead)
 	if _, err := l.buf.ReadFrom(io.LimitReader(r, warmtier.MaxContentLen+1)); err != nil {
 		return err
+	}
+	if err := checkLength(int64(l.buf.Len())); err != nil {
+		return findingError{err}
 	}
 	return l.put(id, l.buf.Bytes())
 }
@@ -148,7 +259,7 @@ func (l *loader) loadDirectory(dir string) error {
 	}
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return err
+			return l.unreadable(path, err)
 		}
 		if d.IsDir() {
 			info, err := d.Info()
@@ -158,7 +269,7 @@ func (l *loader) loadDirectory(dir string) error {
 			return err
 		}
 		if !d.Type().IsRegular() {
-			l.Skipped++
+			l.leaveOut(path, typeName(d.Type()))
 			return nil
 		}
 		id, err := filepath.Rel(dir, path)
@@ -167,11 +278,28 @@ func (l *loader) loadDirectory(dir string) error {
 		}
 		f, info, err := openFile(path)
 		if err != nil {
-			return err
+			return l.unreadable(path, err)
 		}
 		defer f.Close() //nolint:errcheck // it was only read
-		return l.loadStream(f, info.Size(), "file", filepath.ToSlash(id))
+		err = l.loadFile(l.bar.reader(f), info.Size(), filepath.ToSlash(id))
+		if e, ok := errors.AsType[*fs.PathError](err); ok && e.Path == path || errors.Is(err, warmtier.ErrContentTooLarge) {
+			return l.unreadable(path, err)
+		}
+		return about(path, err)
 	})
+}
+
+// typeName returns what a file is that has no content of its own.
+func typeName(mode fs.FileMode) string {
+	switch {
+	case mode&fs.ModeSymlink != 0:
+		return "a symbolic link"
+	case mode&fs.ModeNamedPipe != 0:
+		return "a FIFO"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	}
+	return "a device"
 }
 
 // openFile opens a file for reading, and returns what it is.
@@ -202,134 +330,4 @@ func (l *loader) put(id string, content []byte) error {
 		l.Replaced++
 	}
 	return nil
-}
-
-// loadJSON loads objects that follow each other, each on a line of its own or not.
-func (l *loader) loadJSON(r io.Reader) error {
-	d := json.NewDecoder(r)
-	for n := 1; ; n++ {
-		var object json.RawMessage
-		err := d.Decode(&object)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		var id string
-		var content []byte
-		if err == nil {
-			id, content, err = l.fieldsOf(object)
-		}
-		if err != nil {
-			return badInput(fmt.Sprintf("JSON object %d", n), err)
-		}
-		if err := l.put(id, content); err != nil {
-			return err
-		}
-	}
-}
-
-// badInput tells faults of the input from faults while reading it.
-func badInput(where string, err error) error {
-	if _, isIO := errors.AsType[*fs.PathError](err); isIO {
-		return err
-	}
-	return finding("%s: %w", where, err)
-}
-
-func (l *loader) fieldsOf(object json.RawMessage) (id string, content []byte, err error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(object, &fields); err != nil {
-		return "", nil, err
-	}
-	idField := l.c.IDField
-	if idField == "" {
-		idField = "id"
-	}
-	raw, ok := fields[idField]
-	if !ok {
-		return "", nil, fmt.Errorf("no field %q", idField)
-	}
-	name := textOf(raw)
-	if l.c.ContentField == "" {
-		return string(name), object, nil
-	}
-	raw, ok = fields[l.c.ContentField]
-	if !ok {
-		return "", nil, fmt.Errorf("no field %q", l.c.ContentField)
-	}
-	return string(name), textOf(raw), nil
-}
-
-// textOf returns a JSON string without its quotes, and any other JSON as it is.
-func textOf(raw json.RawMessage) []byte {
-	var text string
-	if raw[0] == '"' && json.Unmarshal(raw, &text) == nil {
-		return []byte(text)
-	}
-	return raw
-}
-
-func (l *loader) loadCSV(r io.Reader) error {
-	in := csv.NewReader(r)
-	in.ReuseRecord = true
-	header, err := in.Read()
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	if err != nil {
-		return badInput("CSV header", err)
-	}
-	header = slices.Clone(header)
-	header[0] = strings.TrimPrefix(header[0], "\ufeff") // Excel's mark of UTF-8
-	idColumn, contentColumn := 0, -1
-	if name := l.c.IDField; name != "" {
-		idColumn = slices.Index(header, name)
-	}
-	if name := l.c.ContentField; name != "" {
-		contentColumn = slices.Index(header, name)
-	}
-	if idColumn < 0 || contentColumn < 0 && l.c.ContentField != "" {
-		return usage("no such column: there are %q", header)
-	}
-	for {
-		row, err := in.Read()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return badInput("CSV", err)
-		}
-		content, err := rowContent(header, row, contentColumn)
-		if err != nil {
-			return err
-		}
-		if err := l.put(row[idColumn], content); err != nil {
-			line, _ := in.FieldPos(idColumn)
-			return fmt.Errorf("line %d: %w", line, err)
-		}
-	}
-}
-
-// rowContent returns one column, or all of them as a JSON object in the order of the header.
-func rowContent(header, row []string, column int) ([]byte, error) {
-	if column >= 0 {
-		return []byte(row[column]), nil
-	}
-	b := bytes.NewBufferString("{")
-	for i, name := range header {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		for _, part := range []string{name, ":", row[i]} {
-			if part == ":" {
-				b.WriteByte(':')
-				continue
-			}
-			if err := writeJSON(b, part); err != nil {
-				return nil, err
-			}
-			b.Truncate(b.Len() - 1) // its line end
-		}
-	}
-	b.WriteByte('}')
-	return b.Bytes(), nil
 }

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -17,23 +16,16 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
-	"github.com/warmtier/warmtier"
-)
-
-// Exit codes.
-const (
-	exitOK      = 0
-	exitFinding = 1 // the answer is no: not found, damaged, lost, incomplete
-	exitUsage   = 2
-	exitIO      = 3 // everything else: files, locks, network
 )
 
 // cli is the command line; kong reads it.
 type cli struct {
 	JSON  bool `help:"Print JSON: one document, or one line for each memory."`
-	Quiet bool `short:"q" help:"No progress and no log."`
+	Quiet bool `short:"q" help:"No progress, no log, and no table of what was done."`
 
-	Wait time.Duration `placeholder:"TIME" help:"Wait that long for a directory that others hold, as in 30s."`
+	Wait time.Duration `default:"5s" placeholder:"TIME" help:"Wait that long for a directory that others hold (${default}); 0 does not wait."`
+
+	ShowVersion versionFlag `name:"version" help:"Show the version."`
 
 	AfterPowerLoss bool `help:"Open a snapshot, or the directory of a machine that crashed: what was synced is there, of the rest anything may be. All files must be of one moment."`
 
@@ -41,10 +33,11 @@ type cli struct {
 	LogFormat string `enum:"text,json" default:"text" help:"Format of the log: ${enum}."`
 
 	Load   loadCmd   `cmd:"" group:"Memories" help:"Store files, a directory, JSON lines, CSV or standard input."`
-	Get    getCmd    `cmd:"" group:"Memories" help:"Print the content of a memory."`
+	Get    getCmd    `cmd:"" group:"Memories" help:"Print the contents of memories."`
 	Put    putCmd    `cmd:"" group:"Memories" help:"Store a memory."`
 	Rm     rmCmd     `cmd:"" group:"Memories" help:"Delete memories."`
 	Ls     lsCmd     `cmd:"" group:"Memories" help:"List ids."`
+	Count  countCmd  `cmd:"" group:"Memories" help:"Print how many memories there are."`
 	Export exportCmd `cmd:"" group:"Memories" help:"Write all memories to a file."`
 	Import importCmd `cmd:"" group:"Memories" help:"Store what export wrote."`
 
@@ -57,16 +50,18 @@ type cli struct {
 	Bench      benchCmd      `cmd:"" group:"Tools" help:"Measure this machine."`
 	Doctor     doctorCmd     `cmd:"" group:"Tools" help:"Check what a directory and this system can do."`
 	Version    versionCmd    `cmd:"" group:"Tools" help:"Show versions."`
+	Help       helpCmd       `cmd:"" group:"Tools" help:"Show what there is, or what a command does."`
 	Completion completionCmd `cmd:"" group:"Tools" help:"Print a completion script for a shell."`
 }
 
 // app holds what every command needs.
 type app struct {
 	ctx      context.Context // ends with SIGINT and SIGTERM
-	in       io.Reader
+	in       *os.File
 	out      *bufio.Writer
 	errOut   *os.File
 	json     bool
+	quiet    bool
 	wait     time.Duration // for a directory that others hold
 	lossy    bool          // the directory is as after a power loss
 	progress func(title string, total int64, unit unit) *progress
@@ -77,7 +72,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
 	var c cli
-	parser, err := kong.New(&c, kong.Name("warmtier"),
+	parser, err := kong.New(&c, kong.Name("warmtier"), kong.Help(printHelp),
 		kong.Description("Memories in a directory: fill, read, check, compact, measure and serve them."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}))
 	if err != nil {
@@ -86,11 +81,15 @@ func run(args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the second signal ends the process, whatever it waits for
 	a := &app{ctx: ctx, in: os.Stdin, out: bufio.NewWriter(os.Stdout), errOut: os.Stderr}
 	parsed, err := parser.Parse(args)
 	if err != nil {
 		a.json = slices.Contains(args, "--json") // kong has set nothing yet
-		return a.fail(usageError{err})
+		return a.fail(usageError{commandError(err)})
+	}
+	if err := checkWhere(parsed); err != nil {
+		return a.fail(err)
 	}
 	a.configure(c)
 	err = parsed.Run(a)
@@ -104,7 +103,7 @@ func (a *app) configure(c cli) {
 	a.json, a.wait, a.lossy = c.JSON, c.Wait, c.AfterPowerLoss
 	a.progress = noProgress
 	a.log = slog.New(slog.DiscardHandler)
-	if c.Quiet {
+	if a.quiet = c.Quiet; a.quiet {
 		return
 	}
 	if isTerminal(a.errOut) {
@@ -120,60 +119,62 @@ func (a *app) configure(c cli) {
 	}
 }
 
-// usageError is a mistake in the command line.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
-// findingError is an answer that is no.
-type findingError struct{ error }
-
-func (e findingError) Unwrap() error { return e.error }
-
-func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
-
-func finding(format string, args ...any) error { return findingError{fmt.Errorf(format, args...)} }
-
-func exitCode(err error) int {
-	is := func(targets ...error) bool {
-		for _, target := range targets {
-			if errors.Is(err, target) {
-				return true
-			}
-		}
-		return false
+// commandError returns err, of parsing, in words for where kong's are its own.
+func commandError(err error) error {
+	e, ok := errors.AsType[*kong.ParseError](err)
+	if !ok {
+		return err
 	}
-	_, isUsage := errors.AsType[usageError](err)
-	_, isFinding := errors.AsType[findingError](err)
-	switch {
-	case err == nil:
-		return exitOK
-	case isUsage, is(warmtier.ErrInvalidID, warmtier.ErrContentTooLarge, warmtier.ErrInvalidOptions):
-		return exitUsage
-	case isFinding, is(warmtier.ErrNotFound, warmtier.ErrCorrupt):
-		return exitFinding
+	if rest, found := strings.CutPrefix(err.Error(), "unexpected argument "); found && e.Context.Selected() == nil {
+		return usage("unknown command %s; warmtier help lists all", rest)
 	}
-	return exitIO
+	if flag, found := strings.CutSuffix(err.Error(), ` value but got "EOL" (<EOL>)`); found {
+		flag, _, _ = strings.Cut(flag, ": expected ")
+		return usage("%s is the last word: its value is missing", flag)
+	}
+	if strings.HasPrefix(err.Error(), "expected one of ") && e.Context.Selected() == nil {
+		return usage("no command; warmtier help lists all")
+	}
+	return err
 }
 
-// fail prints what went wrong, if anything, and returns the exit code.
-func (a *app) fail(err error) int {
-	code := exitCode(err)
-	if err == nil {
-		return code
+// printHelp prints help, but not for a command that there is not.
+func printHelp(options kong.HelpOptions, ctx *kong.Context) error {
+	if ctx.Error != nil && ctx.Selected() == nil {
+		return ctx.Error
 	}
-	// Each error of the package carries its name; once is enough.
-	text := strings.ReplaceAll(err.Error(), "warmtier: ", "")
-	if errors.Is(err, context.Canceled) && a.ctx.Err() != nil {
-		text = "interrupted: " + text
+	return kong.DefaultHelpPrinter(options, ctx)
+}
+
+type helpCmd struct {
+	Command []string `arg:"" optional:"" help:"The command; all of them are listed without one."`
+}
+
+func (c *helpCmd) Run(k *kong.Kong) error {
+	_, err := k.Parse(append(c.Command, "--help")) // which ends the process
+	return usageError{commandError(err)}
+}
+
+// versionFlag prints the version and ends the process.
+type versionFlag bool
+
+// BeforeReset prints the version.
+func (versionFlag) BeforeReset(k *kong.Kong) error {
+	fmt.Fprintln(k.Stdout, "warmtier "+buildVersion())
+	k.Exit(exitOK)
+	return nil
+}
+
+// checkWhere refuses a command line that names both a directory and a server. WARMTIER_DIR may be set beside one.
+func checkWhere(parsed *kong.Context) error {
+	given := map[string]bool{}
+	for _, part := range parsed.Path {
+		if part.Flag != nil && !part.Resolved {
+			given[part.Flag.Name] = true
+		}
 	}
-	if a.json {
-		_ = writeJSON(a.errOut, map[string]any{"error": text, "exit": code})
-	} else {
-		fmt.Fprintln(a.errOut, "warmtier: "+text)
+	if given["dir"] && given["url"] {
+		return usage("--dir and --url are two stores: want one of them")
 	}
-	if _, isParse := errors.AsType[*kong.ParseError](err); isParse && !a.json {
-		fmt.Fprintln(a.errOut, "warmtier --help says what there is, warmtier COMMAND --help has examples.")
-	}
-	return code
+	return nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -12,8 +13,8 @@ import (
 )
 
 type getCmd struct {
-	dirFlag
-	ID     id     `arg:"" help:"Id of the memory; hex:... for bytes that cannot be typed."`
+	whereFlag
+	chosen
 	Output string `short:"o" placeholder:"FILE" help:"Write to a file."`
 	Hex    bool   `help:"Print a hexadecimal dump."`
 }
@@ -22,25 +23,59 @@ func (getCmd) Help() string {
 	return `Examples:
   warmtier get -d data user:42
   warmtier get -d data hex:00ff -o content.bin
-The content is printed as it is, or as a hexadecimal dump where it could harm a terminal.
-Exit code 1 when there is no such memory.`
+  warmtier get -d data --prefix user: --json
+  WARMTIER_TOKEN=secret warmtier get --url http://127.0.0.1:7077 user:42
+Contents are printed as they are, one after the other, or as hexadecimal dumps where they could harm a terminal.
+Exit code 1 when one of the ids is not there; the others are printed all the same, but not to a file of -o, which
+appears when it is whole.`
 }
 
 func (c *getCmd) Run(a *app) error {
-	return a.with(c.Dir, reading, warmtier.Options{}, func(s *warmtier.Store) error {
-		content, err := s.Get(string(c.ID))
-		if err != nil {
-			return finding("%s: %w", showID(string(c.ID)), err)
+	if err := c.check(); err != nil {
+		return err
+	}
+	return c.read(a, func(r reader) error {
+		if c.Output == "" {
+			return c.print(a, r)
 		}
-		switch {
-		case c.Output != "":
-			return writeOutput(a.ctx, c.Output, func(w io.Writer) error {
+		return writeOutput(a.ctx, c.Output, func(w io.Writer) error {
+			return c.each(a, r, func(_ string, content []byte) error {
 				_, err := w.Write(content)
 				return err
 			})
+		})
+	})
+}
+
+// each calls fn for each memory that was asked for, and returns which were not there.
+func (c *getCmd) each(a *app, r reader, fn func(id string, content []byte) error) error {
+	if c.Prefix != nil {
+		return r.each(a.ctx, string(*c.Prefix), fn)
+	}
+	missing := []string{}
+	for _, id := range c.IDs {
+		content, err := r.get(a.ctx, string(id))
+		switch {
+		case errors.Is(err, warmtier.ErrNotFound):
+			missing = append(missing, string(id))
+			continue
+		case err != nil:
+			return about(showID(string(id)), err)
+		}
+		if err := fn(string(id), content); err != nil {
+			return err
+		}
+	}
+	return absent(missing)
+}
+
+func (c *getCmd) print(a *app, r reader) error {
+	terminal := isTerminal(os.Stdout)
+	return c.each(a, r, func(id string, content []byte) (err error) {
+		switch {
 		case a.json:
-			return writeJSON(a.out, newMemoryJSON(string(c.ID), content))
-		case c.Hex || isTerminal(os.Stdout) && !harmless(content):
+			return writeJSON(a.out, newMemoryJSON(id, content))
+		case c.Hex || terminal && !harmless(content):
 			_, err = io.WriteString(a.out, hex.Dump(content))
 		default:
 			_, err = a.out.Write(content)
@@ -56,8 +91,8 @@ func harmless(content []byte) bool {
 
 type putCmd struct {
 	newDirFlag
-	ID   id     `arg:"" help:"Id of the memory; hex:... for bytes that cannot be typed."`
-	File string `arg:"" optional:"" default:"-" help:"File with the content; standard input when left out."`
+	ID   memoryID `arg:"" help:"Id of the memory; hex:... for bytes that cannot be typed."`
+	File string   `arg:"" optional:"" default:"-" help:"File with the content; standard input when left out."`
 }
 
 func (putCmd) Help() string {
@@ -68,9 +103,17 @@ It is durable when the command returns.`
 }
 
 func (c *putCmd) Run(a *app) error {
-	content, err := a.readAll(c.File)
-	if err != nil {
+	if err := checkDirectory(c.Dir, creating); err != nil { // before somebody types a content
 		return err
+	}
+	in, err := a.openInput(c.File, true)
+	if err != nil {
+		return aboutFile(c.File, err)
+	}
+	content, err := in.content()
+	in.close()
+	if err != nil {
+		return aboutFile(c.File, err)
 	}
 	return a.with(c.Dir, creating, unattended(c.options()), func(s *warmtier.Store) error {
 		replaced := s.Has(string(c.ID))
@@ -86,60 +129,101 @@ func (c *putCmd) Run(a *app) error {
 	})
 }
 
-// readAll reads a file, or standard input for "-", up to the longest content.
-func (a *app) readAll(name string) ([]byte, error) {
-	in := a.in
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close() //nolint:errcheck // it was only read
-		in = f
-	}
-	return io.ReadAll(io.LimitReader(in, warmtier.MaxContentLen+1))
-}
-
 type rmCmd struct {
 	dirFlag
-	IDs []id `arg:"" name:"id" help:"Ids of memories; hex:... for bytes that cannot be typed."`
+	chosen
 }
 
 func (rmCmd) Help() string {
-	return `Example:
+	return `Examples:
   warmtier rm -d data user:42 user:43
-Exit code 1 when one of them was not there; the others are deleted all the same.`
+  warmtier rm -d data --prefix session:
+Exit code 1 when one of the ids was not there; the others are deleted all the same.`
 }
 
 func (c *rmCmd) Run(a *app) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	if c.Prefix != nil && *c.Prefix == "" {
+		return usage("an empty --prefix would delete every memory: remove the directory instead")
+	}
 	return a.with(c.Dir, changing, unattended(warmtier.Options{}), func(s *warmtier.Store) error {
-		deleted, absent, shown := 0, []memoryJSON{}, []string{}
-		for _, id := range c.IDs {
-			existed, err := s.Delete(string(id))
-			switch {
-			case err != nil:
-				return err
-			case existed:
-				deleted++
-			default:
-				absent = append(absent, idJSON(string(id)))
-				shown = append(shown, showID(string(id)))
-			}
+		deleted, missing, err := c.delete(a, s)
+		if err != nil {
+			return err
 		}
-		if a.json {
-			if err := writeJSON(a.out, map[string]any{"deleted": deleted, "absent": absent}); err != nil {
-				return err
-			}
+		list := []memoryJSON{}
+		for _, id := range missing {
+			list = append(list, idJSON(id))
 		}
-		if len(absent) > 0 {
-			return finding("not there: %s", strings.Join(shown, ", "))
+		table := [][]string{}
+		if c.Prefix != nil {
+			table = [][]string{{"memories deleted", showCount(deleted)}}
+		}
+		return errors.Join(a.report(map[string]any{"deleted": deleted, "absent": list}, table), absent(missing))
+	})
+}
+
+// delete deletes what was asked for, and returns how much of it there was, and which ids were missing.
+func (c *rmCmd) delete(a *app, s *warmtier.Store) (deleted int, missing []string, err error) {
+	remove := func(id string) error {
+		existed, err := s.Delete(id)
+		switch {
+		case err != nil:
+			return about(showID(id), err)
+		case existed:
+			deleted++
+		default:
+			missing = append(missing, id)
 		}
 		return nil
+	}
+	if c.Prefix != nil {
+		err = openStore{s}.each(a.ctx, string(*c.Prefix), func(id string, _ []byte) error { return remove(id) })
+	}
+	for _, id := range c.IDs {
+		if err = errors.Join(err, a.ctx.Err()); err == nil {
+			err = remove(string(id))
+		}
+	}
+	return deleted, missing, done(err, deleted, "memory", "deleted")
+}
+
+type countCmd struct {
+	whereFlag
+	Prefix id `placeholder:"ID" help:"Only ids that begin with this."`
+}
+
+func (countCmd) Help() string {
+	return `Examples:
+  warmtier count -d data
+  warmtier count -d data --prefix user:
+With a prefix every record is read.`
+}
+
+func (c *countCmd) Run(a *app) error {
+	return c.read(a, func(r reader) error {
+		n := 0
+		var err error
+		if c.Prefix == "" {
+			n, err = r.count(a.ctx)
+		} else {
+			err = r.sizes(a.ctx, string(c.Prefix), func(string, int) error { n++; return nil })
+		}
+		if err != nil {
+			return err
+		}
+		if a.json {
+			return writeJSON(a.out, map[string]int{"memories": n})
+		}
+		_, err = fmt.Fprintln(a.out, n)
+		return err
 	})
 }
 
 type lsCmd struct {
-	dirFlag
+	whereFlag
 	Prefix id   `placeholder:"ID" help:"Only ids that begin with this."`
 	Limit  int  `placeholder:"N" help:"At most so many; 0 means all."`
 	Long   bool `short:"l" help:"With the size of each content in bytes."`
@@ -149,6 +233,7 @@ func (lsCmd) Help() string {
 	return `Examples:
   warmtier ls -d data --limit 10
   warmtier ls -d data --prefix user: --long | sort -n
+  WARMTIER_TOKEN=secret warmtier ls --url http://127.0.0.1:7077
 Ids have no order. One that is not printable is shown as hex:..., which other commands take.`
 }
 
@@ -156,23 +241,21 @@ func (c *lsCmd) Run(a *app) error {
 	if c.Limit < 0 {
 		return usage("--limit is %d, want 0 or more", c.Limit)
 	}
-	return a.with(c.Dir, reading, warmtier.Options{}, func(s *warmtier.Store) error {
+	return c.read(a, func(r reader) error {
 		listed := 0
-		for id, content := range s.All() {
-			if a.ctx.Err() != nil {
-				break
-			}
-			if !strings.HasPrefix(id, string(c.Prefix)) {
-				continue
-			}
-			if err := c.list(a, id, len(content)); err != nil {
+		err := r.sizes(a.ctx, string(c.Prefix), func(id string, size int) error {
+			if err := c.list(a, id, size); err != nil {
 				return err
 			}
 			if listed++; listed == c.Limit {
-				break
+				return errEnough
 			}
+			return nil
+		})
+		if errors.Is(err, errEnough) {
+			return nil
 		}
-		return errors.Join(a.ctx.Err(), unread(s))
+		return err
 	})
 }
 
@@ -188,12 +271,4 @@ func (c *lsCmd) list(a *app, id string, size int) error {
 		_, err = io.WriteString(a.out, showID(id)+"\n")
 	}
 	return err
-}
-
-// unread returns the error of an iteration that had to leave memories out.
-func unread(s *warmtier.Store) error {
-	if n := s.Stats().Reads.CorruptRecords; n > 0 {
-		return finding("%d damaged memories are missing here: see warmtier verify", n)
-	}
-	return nil
 }

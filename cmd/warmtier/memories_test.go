@@ -44,7 +44,8 @@ func TestPutGetRm(t *testing.T) {
 	r = command(t, "", "rm", "--json", "-d", dir, "plain", "absent", "hex:00").exits(exitFinding)
 	require.Equal(t, map[string]any{"deleted": 1.0,
 		"absent": []any{map[string]any{"id": "absent"}, map[string]any{"id": "\x00"}}}, r.json())
-	require.Contains(t, command(t, "", "rm", "-d", dir, "absent", "hex:00").exits(exitFinding).err, "absent, hex:00")
+	require.Contains(t, command(t, "", "rm", "-d", dir, "absent", "hex:00").exits(exitFinding).err,
+		"warmtier: absent: memory not found; hex:00: memory not found\n")
 	command(t, "", "rm", "-d", dir, "hex:not").exits(exitUsage)
 	command(t, "", "rm", "-d", dir, showID("hex:not")).exits(exitOK)
 	command(t, "", "get", "-d", dir, showID("hex:not")).exits(exitFinding)
@@ -139,6 +140,10 @@ func TestLoad_Lines(t *testing.T) {
 			map[string]string{"x1": "one", "x2": `{"deep":[1, 2]}`, "x3": ""}},
 		{"CSV, whole rows", "csv", table, nil, map[string]string{
 			"1": `{"sku":"1","name":"a \"b\"","text":"two\nlines"}`, "2": `{"sku":"2","name":"é","text":""}`}},
+		{"CSV, with semicolons", "csv", "a;b;c\n1;x;\n",
+			[]string{"--delimiter", ";", "--content-field", "b"}, map[string]string{"1": "x"}},
+		{"CSV, with tabs", "csv", "a\tb\n1\tx\n", []string{"--delimiter", "tab", "--content-field", "b"},
+			map[string]string{"1": "x"}},
 		{"CSV, columns", "csv", table, []string{"--id-field", "name", "--content-field", "text"},
 			map[string]string{`a "b"`: "two\nlines", "é": ""}},
 		{"a content", "file", "any\x00thing", []string{"--id", "it"}, map[string]string{"it": "any\x00thing"}},
@@ -166,21 +171,34 @@ func TestLoad_BadInput(t *testing.T) {
 		name, format, input, message string
 		code                         int
 	}{
-		{"JSON cut off", "jsonl", `{"id":"a"}` + "\n" + `{"id":"b`, "JSON object 2", exitFinding},
-		{"JSON that is no object", "jsonl", `{"id":"a"} 17`, "JSON object 2", exitFinding},
+		{"JSON cut off", "jsonl", `{"id":"a"}` + "\n" + `{"id":"b`, "line 2: the object that begins here is cut off", exitFinding},
+		{"JSON that is no object", "jsonl", `{"id":"a"} 17`, "line 1: want a JSON object", exitFinding},
+		{"JSON array", "jsonl", `{"id":"a"}` + "\n\n" + `[{"id":"b"}]`, "line 3: want a JSON object, as in {\"id\": ...}, not an array", exitFinding},
+		{"id null", "jsonl", `{"id":"a"}{"id":null}`, `line 1: field "id" is null`, exitFinding},
+		{"id of several lines", "jsonl", "{\"id\":\"a\"}\n{\"id\":[\n1]}{}", `line 2: field "id" is an array`, exitFinding},
+		{"not UTF-8", "jsonl", "{\"id\":\"a\"}{\"id\":\"\xff\"}", "line 1: not UTF-8", exitFinding},
 		{"no id", "jsonl", `{"id":"a"}{"ID":"b"}`, `no field "id"`, exitFinding},
 		{"row too short", "csv", "id,b\na,1\nb\n", "line 3", exitFinding},
-		{"quote left open", "csv", "id,b\na,1\nb,\"2", "CSV", exitFinding},
-		{"empty id", "csv", "id,b\na,1\n,2\n", "line 3", exitUsage},
+		{"quote left open", "csv", "id,b\na,1\nb,\"2", "line 3", exitFinding},
+		{"empty id", "csv", "id,b\na,1\n,2\n", "line 3: invalid id", exitFinding},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "store")
 			r := command(t, c.input, "load", "-d", dir, "--segment-size", "64KiB", "-", "--format", c.format).exits(c.code)
 			require.Contains(t, r.err, c.message)
-			require.Contains(t, r.err, "1 memories were stored before")
+			require.Contains(t, r.err, "; 1 memory was stored before\n")
 			require.Len(t, contents(t, dir), 1)
 		})
 	}
 	dir := filepath.Join(t.TempDir(), "store")
-	command(t, "id\na\n", "load", "-d", dir, "-", "--format", "csv", "--id-field", "sku").exits(exitUsage)
+	command(t, "id\na\n", "load", "-d", dir, "-", "--format", "csv", "--id-field", "sku").exits(exitFinding)
+	for input, message := range map[string]string{
+		"id;name\n1;tea\n": "--delimiter", "id\tname\n": "--delimiter", "id,id\n1,2\n": "two columns",
+		"id,name\n1,\xe9\n": `line 2: column "name" is not UTF-8`,
+	} {
+		dir := filepath.Join(t.TempDir(), "store")
+		r := command(t, input, "load", "-d", dir, "--segment-size", "64KiB", "-", "--format", "csv").exits(exitFinding)
+		require.Contains(t, r.err, message)
+		require.Empty(t, contents(t, dir))
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -24,7 +23,7 @@ func writeOutput(ctx context.Context, name string, write func(io.Writer) error) 
 	if err != nil {
 		return err
 	}
-	f, err := openOutput(ctx, target)
+	f, err := openNamed(ctx, target, os.O_WRONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return replaceFile(target, nil, write)
 	}
@@ -89,23 +88,23 @@ func isStdout(name string) bool {
 
 func inProc(name string) bool { return strings.HasPrefix(name, "/proc/") }
 
-// openOutput opens what is there for writing. A FIFO waits for its reader, and the wait ends with ctx:
-// the open file is then left to the end of the process.
-func openOutput(ctx context.Context, name string) (*os.File, error) {
+// openNamed opens what is there. A FIFO waits for its other end, and the wait ends with ctx: the open file is
+// then left to the end of the process.
+func openNamed(ctx context.Context, name string, flag int) (*os.File, error) {
 	type result struct {
 		f   *os.File
 		err error
 	}
 	opened := make(chan result, 1)
 	go func() {
-		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		f, err := os.OpenFile(name, flag, 0)
 		opened <- result{f, err}
 	}()
 	select {
 	case r := <-opened:
 		return r.f, r.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("open %s: %w", name, ctx.Err())
+		return nil, about("open "+name, ctx.Err())
 	}
 }
 

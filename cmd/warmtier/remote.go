@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,12 +21,12 @@ import (
 type whereFlag struct {
 	Dir   string `short:"d" env:"WARMTIER_DIR" placeholder:"DIR" help:"Directory of the store."`
 	URL   string `placeholder:"URL" help:"Address of a server instead: that of warmtier serve, or of a program of yours."`
-	Token string `env:"WARMTIER_TOKEN" placeholder:"TOKEN" help:"The server's token; others see a command line, so set the variable."`
+	Token string `env:"WARMTIER_TOKEN" placeholder:"TOKEN" help:"The server's token, that of its WARMTIER_TOKEN; others see a command line, so set the variable."`
 }
 
 func (w whereFlag) Validate() error {
 	if w.Dir == "" && w.URL == "" {
-		return fmt.Errorf("--dir or --url is missing")
+		return fmt.Errorf("--dir is missing: say which directory, or with --url which server")
 	}
 	if u, err := url.Parse(w.URL); err != nil || w.URL != "" && u.Scheme != "http" && u.Scheme != "https" {
 		return fmt.Errorf("--url %q: want an address as in http://127.0.0.1:7077", w.URL)
@@ -52,30 +54,120 @@ const maxAnswer = 64 << 20
 
 // do sends a request and returns the body of the answer, or an error when the answer is one.
 func (c *client) do(ctx context.Context, method, path string) (json.RawMessage, error) {
-	r, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
-	if err != nil {
-		return nil, err
-	}
-	if c.token != "" && method == http.MethodPost {
-		r.Header.Set("Authorization", "Bearer "+c.token)
-	}
-	answer, err := c.http.Do(r)
+	answer, err := c.ask(ctx, method, path)
 	if err != nil {
 		return nil, err
 	}
 	defer answer.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
 	if err != nil {
+		return nil, about(c.base, err)
+	}
+	if !json.Valid(body) {
+		return nil, fmt.Errorf("%s: no answer of a warmtier server", c.base)
+	}
+	return bytes.TrimSpace(body), nil
+}
+
+// ask sends a request and returns the answer, or an error when the answer is one.
+func (c *client) ask(ctx context.Context, method, path string) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
+	if err != nil {
 		return nil, err
 	}
-	if answer.StatusCode == http.StatusOK && json.Valid(body) {
-		return bytes.TrimSpace(body), nil
+	if c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	var failure struct{ Error string }
+	answer, err := c.http.Do(r)
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return nil, about(c.base, e.Err)
+	}
+	if err != nil || answer.StatusCode == http.StatusOK {
+		return answer, err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
+	if err != nil {
+		return nil, about(c.base, err)
+	}
+	return nil, c.refused(answer, body)
+}
+
+// refused returns the error that an answer is.
+func (c *client) refused(answer *http.Response, body []byte) error {
+	var failure struct{ Code, Error string }
 	if json.Unmarshal(body, &failure) != nil || failure.Error == "" {
 		failure.Error = "no answer of a warmtier server"
 	}
-	return nil, fmt.Errorf("%s: %s (%s)", c.base, failure.Error, answer.Status)
+	switch {
+	case failure.Code == "not_found" && strings.HasPrefix(answer.Request.URL.Path, memoryPath):
+		return warmtier.ErrNotFound
+	case answer.StatusCode == http.StatusUnauthorized && c.token == "":
+		failure.Error = "this needs the server's token: set WARMTIER_TOKEN, or give --token"
+	case answer.StatusCode == http.StatusUnauthorized:
+		failure.Error = "the server has another token than the one of WARMTIER_TOKEN or --token"
+	case answer.StatusCode == http.StatusNotFound && failure.Code == "":
+		failure.Error = "this server does not give what was asked for; warmtier serve of this version does"
+	}
+	return fmt.Errorf("%s: %s (%s)", c.base, failure.Error, answer.Status)
+}
+
+func (c *client) get(ctx context.Context, id string) ([]byte, error) {
+	answer, err := c.ask(ctx, http.MethodGet, memoryPath+"?id="+url.QueryEscape(id))
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	content, err := io.ReadAll(io.LimitReader(answer.Body, warmtier.MaxContentLen+1))
+	if err == nil {
+		err = checkLength(int64(len(content)))
+	}
+	return content, about(c.base, err)
+}
+
+func (c *client) each(ctx context.Context, prefix string, fn func(id string, content []byte) error) error {
+	return c.list(ctx, exportPath, prefix, func(r io.Reader) error { return readStream(bufio.NewReader(r), fn) })
+}
+
+func (c *client) sizes(ctx context.Context, prefix string, fn func(id string, size int) error) error {
+	return c.list(ctx, memoriesPath, prefix, func(r io.Reader) error {
+		return readObjects(r, func(object json.RawMessage) error {
+			var m memoryJSON
+			if err := json.Unmarshal(object, &m); err != nil || (m.ID == nil) == (m.IDBase64 == nil) || m.Bytes == nil {
+				return fmt.Errorf("no answer of a warmtier server")
+			}
+			if m.ID == nil {
+				return fn(string(*m.IDBase64), *m.Bytes)
+			}
+			return fn(*m.ID, *m.Bytes)
+		})
+	})
+}
+
+// list reads a list, and returns why the server could not end it.
+func (c *client) list(ctx context.Context, path, prefix string, read func(io.Reader) error) error {
+	answer, err := c.ask(ctx, http.MethodGet, path+"?prefix="+url.QueryEscape(prefix))
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	err = read(answer.Body)
+	if errors.Is(err, errEnough) {
+		return err
+	}
+	if reason := answer.Trailer.Get(errorTrailer); reason != "" {
+		return finding("%s: %s", c.base, reason)
+	}
+	return about(c.base, err)
+}
+
+func (c *client) count(ctx context.Context) (int, error) {
+	var st statsAnswer
+	body, err := c.do(ctx, http.MethodGet, "/api/v1/stats")
+	if err == nil {
+		err = json.Unmarshal(body, &st)
+	}
+	return st.Memories, err
 }
 
 // handlerTransport calls a handler instead of a server.

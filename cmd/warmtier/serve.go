@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 type serveCmd struct {
 	newDirFlag
+	Create bool     `help:"Make the store when there is none."`
 	Listen string   `default:"127.0.0.1:7077" placeholder:"ADDRESS" help:"Address of the page (${default}); port 0 takes a free one."`
 	Token  string   `env:"WARMTIER_TOKEN" placeholder:"TOKEN" help:"What requests that change anything must bring; others see a command line, so set the variable."`
 	Host   []string `placeholder:"NAME" help:"Name by which browsers may ask, beside loopback ones."`
@@ -26,8 +28,9 @@ func (serveCmd) Help() string {
   WARMTIER_TOKEN=secret warmtier serve -d data --listen :7077 --host metrics.example
   warmtier stats --url http://127.0.0.1:7077
 The page is at /, metrics for Prometheus are at /metrics. Background maintenance runs as in every program.
-Ids and contents are never served. Anyone who reaches the address may compact, unless there is a token; an
-address that is not a loopback one needs one.`
+With a token get, ls, count and export with --url read ids and contents, for who brings it; without one nobody
+does. Anyone who reaches the address may compact, unless there is a token; an address that is not a loopback one
+needs one.`
 }
 
 // Bounds for clients that are slow or gone. The handler exempts compactions and events, which take
@@ -44,19 +47,24 @@ func (c *serveCmd) Run(a *app) error {
 	if c.Token == "" && !isLoopback(c.Listen) {
 		return usage("--listen %s is no loopback address: set WARMTIER_TOKEN", c.Listen)
 	}
-	return a.with(c.Dir, creating, c.options(), func(s *warmtier.Store) error {
+	how := changing
+	if c.Create {
+		how = creating
+	}
+	err := a.with(c.Dir, how, c.options(), func(s *warmtier.Store) error {
 		listener, err := net.Listen("tcp", c.Listen)
 		if err != nil {
 			return err
 		}
 		steering := warmtierhttp.New(s, warmtierhttp.Options{Token: c.Token, Hosts: c.Host, Logger: a.log})
-		server := &http.Server{Handler: steering, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout,
+		handler := &contentsHandler{store: s, token: c.Token, next: steering}
+		server := &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout,
 			WriteTimeout: requestTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes}
 		served := make(chan error, 1)
 		go func() { served <- server.Serve(listener) }()
 
 		address := "http://" + listener.Addr().String() + "/"
-		if err := a.result(map[string]any{"url": address, "dir": c.Dir},
+		if err := a.report(map[string]any{"url": address, "dir": c.Dir},
 			[][]string{{"page", address}, {"metrics", address + "metrics"}}); err != nil {
 			return errors.Join(err, steering.Close(), server.Close())
 		}
@@ -70,10 +78,14 @@ func (c *serveCmd) Run(a *app) error {
 		defer cancel()
 		err = errors.Join(steering.Close(), server.Shutdown(ctx))
 		if errors.Is(err, context.DeadlineExceeded) {
-			err = errors.Join(server.Close(), fmt.Errorf("clients did not leave: %w", err))
+			err = errors.Join(server.Close(), about("clients did not leave", err))
 		}
 		return err
 	})
+	if errors.Is(err, fs.ErrNotExist) && !c.Create {
+		return fmt.Errorf("%w; --create makes one", err)
+	}
+	return err
 }
 
 func isLoopback(address string) bool {

@@ -87,7 +87,7 @@ func TestServe(t *testing.T) {
 	status, _ = s.get("", "rebound.example")
 	require.Equal(t, http.StatusForbidden, status)
 
-	require.Contains(t, command(t, "", "put", "-d", dir, "a").exits(exitIO).err,
+	require.Contains(t, command(t, "", "put", "-d", dir, "a", "--wait", "0").exits(exitIO).err,
 		fmt.Sprintf("held by process %d", s.cmd.Process.Pid))
 	remote := command(t, "", "stats", "--json", "--url", s.url).exits(exitOK).json()
 	require.Equal(t, local["live_bytes"], remote["live_bytes"])
@@ -116,18 +116,19 @@ func TestServe(t *testing.T) {
 
 func TestServe_Token(t *testing.T) {
 	t.Setenv("WARMTIER_TOKEN", "secret")
-	s := serve(t, filepath.Join(t.TempDir(), "new"), "--segment-size", "64KiB")
+	s := serve(t, filepath.Join(t.TempDir(), "new"), "--create", "--segment-size", "64KiB")
 	command(t, "", "compact", "--url", s.url).exits(exitOK)
 	require.NoError(t, os.Unsetenv("WARMTIER_TOKEN"))
 	r := command(t, "", "compact", "--url", s.url).exits(exitIO)
-	require.Contains(t, r.err, "token")
-	command(t, "", "compact", "--url", s.url, "--token", "wrong").exits(exitIO)
+	require.Contains(t, r.err, "needs the server's token: set WARMTIER_TOKEN, or give --token")
+	r = command(t, "", "compact", "--url", s.url, "--token", "wrong").exits(exitIO)
+	require.Contains(t, r.err, "another token than the one of WARMTIER_TOKEN or --token")
 	command(t, "", "compact", "--url", s.url+"/", "--token", "secret").exits(exitOK)
 	command(t, "", "stats", "--url", s.url).exits(exitOK)
 
 	dir := filepath.Join(t.TempDir(), "other")
 	address := strings.TrimSuffix(strings.TrimPrefix(s.url, "http://"), "/")
-	command(t, "", "serve", "-d", dir, "--listen", address).exits(exitIO)
+	command(t, "", "serve", "-d", dir, "--create", "--listen", address).exits(exitIO)
 	for _, listen := range []string{":0", "0.0.0.0:0", "192.0.2.1:80", "example.com:80", "nonsense"} {
 		command(t, "", "serve", "-d", dir, "--listen", listen).exits(exitUsage)
 	}

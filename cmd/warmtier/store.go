@@ -47,7 +47,7 @@ func (a *app) with(dir string, how access, opts warmtier.Options, fn func(*warmt
 	}
 	defer func() {
 		if closeErr := s.Close(); closeErr != nil {
-			err = errors.Join(err, fmt.Errorf("close %s: %w", dir, closeErr))
+			err = errors.Join(err, about("close "+dir, closeErr))
 		}
 	}()
 	return fn(s)
@@ -66,10 +66,10 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 			opts.SegmentSize = 0 // the budget chooses
 		}
 	}
-	bar := a.progress("opening", 0, unitNothing)
+	bar := a.progress("opening "+showName(dir), 0, unitNothing)
 	defer bar.end()
 	s, err := a.openWait(dir, &opts)
-	if errors.Is(err, warmtier.ErrLocked) {
+	if errors.Is(err, warmtier.ErrLocked) && a.ctx.Err() == nil {
 		return nil, lockedError(err)
 	}
 	return s, err
@@ -85,7 +85,11 @@ func (a *app) openWait(dir string, opts *warmtier.Options) (*warmtier.Store, err
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, a.wait)
 	defer cancel()
-	return warmtier.OpenWait(ctx, dir, opts)
+	s, err := warmtier.OpenWait(ctx, dir, opts)
+	if both, ok := err.(interface{ Unwrap() []error }); ok && errors.Is(err, warmtier.ErrLocked) && a.ctx.Err() == nil {
+		err = both.Unwrap()[0] // without the end of ctx, which the caller did not ask for
+	}
+	return s, err
 }
 
 // keepWritersOut is lockShared, for as long as --wait says.
@@ -122,13 +126,16 @@ func unattended(opts warmtier.Options) warmtier.Options {
 	return opts
 }
 
+// errNoStore is what a directory without a store gives.
+var errNoStore = fmt.Errorf("there is no store here: %w", fs.ErrNotExist)
+
 // checkDirectory keeps a mistyped name from making a store where none is meant to be.
 func checkDirectory(dir string, how access) error {
-	if how == reading {
-		return nil // Open makes nothing then
-	}
 	entries, err := os.ReadDir(dir)
-	if err != nil && (how != creating || !errors.Is(err, fs.ErrNotExist)) {
+	if errors.Is(err, fs.ErrNotExist) && how == creating {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	foreign := ""
@@ -143,10 +150,11 @@ func checkDirectory(dir string, how access) error {
 		}
 	}
 	switch {
-	case how == changing:
-		return fmt.Errorf("%s holds no store: %w", dir, fs.ErrNotExist)
+	case how != creating:
+		return about(showName(dir), errNoStore)
 	case foreign != "":
-		return usage("%s holds other files (%s) and no store: choose a new directory", dir, showID(foreign))
+		return usageError{about(showName(dir), fmt.Errorf("there are other files here (%s) and no store: choose a new directory",
+			showName(foreign)))}
 	}
 	return nil
 }
@@ -154,7 +162,7 @@ func checkDirectory(dir string, how access) error {
 // lockedError says what to do about a store that others hold; err is that of Open, which names a process where
 // the system lists them.
 func lockedError(err error) error {
-	return fmt.Errorf("%w; stop it, or ask a server with --url", err)
+	return fmt.Errorf("%w; stop it, wait longer with --wait, or ask a server with --url", err)
 }
 
 // whoHolds returns the error of a store at dir that others hold for writing, or did a moment ago.

@@ -135,13 +135,13 @@ func (s *streamReader) read(n int) ([]byte, error) {
 func (s *streamReader) more(n int) ([]byte, error) {
 	got, err := io.CopyN(&s.buf, s.r, int64(n))
 	if errors.Is(err, io.EOF) {
-		return nil, s.damaged(fmt.Sprintf("it ends %d bytes early or more", int64(n)-got))
+		return nil, s.damaged("it ends " + counted(int64(n)-got, "byte") + " early or more")
 	}
 	return s.buf.Bytes(), err
 }
 
 func (s *streamReader) damaged(what string) error {
-	return findingError{fmt.Errorf("%w: after %d memories: %s", errNoStream, s.count, what)}
+	return findingError{fmt.Errorf("%w: after %s: %s", errNoStream, counted(int64(s.count), "memory"), what)}
 }
 
 // readMemory reads what follows the mark, which is still in buf.

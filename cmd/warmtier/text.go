@@ -32,9 +32,23 @@ func (i *id) UnmarshalText(text []byte) error {
 	}
 	b, err := hex.DecodeString(digits)
 	if err != nil {
-		return fmt.Errorf("%q: want an even number of hexadecimal digits after %q: %w", text, hexPrefix, err)
+		return fmt.Errorf("%q: want an even number of hexadecimal digits after %q", text, hexPrefix)
 	}
 	*i = id(b)
+	return nil
+}
+
+// memoryID is the id of a memory on the command line, neither empty nor too long.
+type memoryID id
+
+// UnmarshalText makes memoryID an argument.
+func (i *memoryID) UnmarshalText(text []byte) error {
+	if err := (*id)(i).UnmarshalText(text); err != nil {
+		return err
+	}
+	if len(*i) == 0 || len(*i) > warmtier.MaxIDLen {
+		return fmt.Errorf("an id has 1 to %d bytes, this one has %d", warmtier.MaxIDLen, len(*i))
+	}
 	return nil
 }
 
@@ -104,6 +118,25 @@ func showCount[T int | int64](n T) string {
 	return s
 }
 
+// counted returns n with its noun, as in "1 memory" and "2 memories".
+func counted[T int | int64](n T, noun string) string {
+	if n != 1 {
+		if stem, ok := strings.CutSuffix(noun, "y"); ok {
+			noun = stem + "ie"
+		}
+		noun += "s"
+	}
+	return showCount(n) + " " + noun
+}
+
+// showName returns the name of a file in a form that is safe for a terminal.
+func showName(name string) string {
+	if printable(name) {
+		return name
+	}
+	return strconv.Quote(name)
+}
+
 func showDuration(d time.Duration) string {
 	switch {
 	case d >= time.Second:
@@ -131,6 +164,14 @@ func (a *app) result(v any, table [][]string) error {
 		return writeJSON(a.out, v)
 	}
 	return rows(a.out, table)
+}
+
+// report is result for what a command has done, which -q keeps to itself.
+func (a *app) report(v any, table [][]string) error {
+	if a.quiet && !a.json {
+		return nil
+	}
+	return a.result(v, table)
 }
 
 func writeJSON(w io.Writer, v any) error {

@@ -9,22 +9,25 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strconv"
-	"strings"
 
-	"github.com/alecthomas/kong"
 	"github.com/warmtier/warmtier"
 )
 
 // formatVersion is the version of the directories that this build reads and writes.
 const formatVersion = 2
 
+// buildVersion returns the version that this program was built from.
+func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
 type versionCmd struct{}
 
 func (versionCmd) Run(a *app) error {
-	version := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		version = info.Main.Version
-	}
+	version := buildVersion()
 	return a.result(map[string]any{"version": version, "go": runtime.Version(),
 		"system": runtime.GOOS + "/" + runtime.GOARCH, "format": formatVersion, "export_format": streamVersion},
 		[][]string{{"warmtier", version}, {"go", runtime.Version()},
@@ -72,17 +75,17 @@ func (c *doctorCmd) Run(a *app) error {
 		}
 		table = append(table, []string{mark, check.Name, check.Value})
 	}
-	if err := a.result(map[string]any{"checks": checks}, table); err != nil {
+	if err := a.report(map[string]any{"checks": checks}, table); err != nil {
 		return err
 	}
 	if failed > 0 {
-		return finding("%d checks failed", failed)
+		return finding("%s failed", counted(failed, "check"))
 	}
 	return nil
 }
 
 func failedCheck(name string, err error) check {
-	return check{Name: name, Value: strings.ReplaceAll(err.Error(), "warmtier: ", "")}
+	return check{Name: name, Value: errorText(err)}
 }
 
 // tryStore tries a real store: it needs shared mappings, reserved space, locks and flushes.
@@ -112,7 +115,7 @@ func useStore(dir string) error {
 				if err == nil {
 					err = second.Close()
 				}
-				return errors.Join(fmt.Errorf("a second process could open the directory: %w", errors.ErrUnsupported),
+				return errors.Join(about("a second process could open the directory", errors.ErrUnsupported),
 					err, s.Close())
 			}
 		}
@@ -146,63 +149,3 @@ func storeFormat(dir string) check {
 	return check{name, version == formatVersion,
 		fmt.Sprintf("%d; this program reads and writes %d", version, formatVersion)}
 }
-
-type completionCmd struct {
-	Shell string `arg:"" enum:"bash,zsh,fish" help:"${enum}."`
-}
-
-func (completionCmd) Help() string {
-	return `Examples:
-  source <(warmtier completion bash)
-  warmtier completion zsh > "${fpath[1]}/_warmtier"
-  warmtier completion fish > ~/.config/fish/completions/warmtier.fish`
-}
-
-func (c *completionCmd) Run(a *app, k *kong.Kong) error {
-	commands, global := []string{}, flagNames(k.Model.Node)
-	cases := strings.Builder{}
-	for _, cmd := range k.Model.Children {
-		commands = append(commands, cmd.Name)
-		words := strings.Join(append(flagNames(cmd), global...), " ")
-		switch c.Shell {
-		case "bash", "zsh":
-			fmt.Fprintf(&cases, "    %s) words='%s' ;;\n", cmd.Name, words)
-		case "fish":
-			fmt.Fprintf(&cases, "complete -c warmtier -n '__fish_use_subcommand' -a %s -d '%s'\n", cmd.Name,
-				strings.ReplaceAll(cmd.Help, "'", `\'`))
-			for flag := range strings.FieldsSeq(words) {
-				fmt.Fprintf(&cases, "complete -c warmtier -n '__fish_seen_subcommand_from %s' -l %s\n", cmd.Name,
-					strings.TrimPrefix(flag, "--"))
-			}
-		}
-	}
-	script := map[string]string{
-		"bash": bashCompletion,
-		"zsh":  "#compdef warmtier\nautoload -U +X bashcompinit && bashcompinit\n" + bashCompletion,
-		"fish": "%[1]s",
-	}[c.Shell]
-	// Each script uses both arguments: one left over would be printed as an error.
-	_, err := fmt.Fprintf(a.out, strings.ReplaceAll(script, "COMMANDS", strings.Join(commands, " ")), cases.String())
-	return err
-}
-
-func flagNames(n *kong.Node) (names []string) {
-	for _, flag := range n.Flags {
-		if !flag.Hidden {
-			names = append(names, "--"+flag.Name)
-		}
-	}
-	return names
-}
-
-// bashCompletion offers commands, then flags, and files for everything else.
-const bashCompletion = `_warmtier() {
-  local current=${COMP_WORDS[COMP_CWORD]} word words='COMMANDS'
-  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-    case $word in
-%[1]s    esac
-  done
-  COMPREPLY=($(compgen -W "$words" -- "$current"))
-}
-complete -o default -F _warmtier warmtier
-`

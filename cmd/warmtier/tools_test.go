@@ -64,9 +64,13 @@ func TestCompletion(t *testing.T) {
 		t.Skip("what the script does is tried with bash: ", err)
 	}
 	script := command(t, "", "completion", "bash").out
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.Mkdir("mine own", 0o700))
 	for line, want := range map[string]string{
 		"warmtier ver": "verify version", "warmtier bench --compact": "--compact-every",
-		"warmtier export --j": "--json", "warmtier get --seg": "",
+		"warmtier export --j": "--json", "warmtier get --seg": "", "warmtier help com": "compact completion",
+		"warmtier load --format j": "jsonl", "warmtier load --format = c": "csv", "warmtier --log-f": "--log-format",
+		"warmtier completion f": "fish", "warmtier get --dir mine": "mine own", "warmtier ls -d mine": "mine own",
 	} {
 		words := strings.Fields(line)
 		out, err := exec.Command(bash, "-c", fmt.Sprintf("%s\nCOMP_WORDS=(%s) COMP_CWORD=%d; _warmtier; echo ${COMPREPLY[@]}",

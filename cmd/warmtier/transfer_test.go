@@ -85,9 +85,9 @@ func TestImport_Truncated(t *testing.T) {
 	piped := filepath.Join(t.TempDir(), "piped")
 	for n := 12; n < len(stream); n += 9 {
 		r := command(t, string(stream[:n]), "import", "-d", piped, "--segment-size", "64KiB", "-").exits(exitFinding)
-		require.Contains(t, r.err, "memories were imported")
+		require.Contains(t, r.err, "nothing was imported")
+		require.NoDirExists(t, piped)
 	}
-	require.Len(t, contents(t, piped), 3, "what came before the end was cut off")
 }
 
 func TestImport_EveryBit(t *testing.T) {
@@ -149,11 +149,11 @@ func TestImport_HostileLength(t *testing.T) {
 
 func TestImport_Lines(t *testing.T) {
 	for _, c := range []struct{ name, input, message string }{
-		{"cut in a line", `{"id":"a","content":"1"}` + "\n" + `{"id":"b","con`, "JSON line 2"},
+		{"cut in a line", `{"id":"a","content":"1"}` + "\n" + `{"id":"b","con`, "line 2: the object that begins here is cut off"},
 		{"no content", `{"id":"a"}`, "content_base64"},
 		{"two ids", `{"id":"a","id_base64":"YQ==","content":""}`, "id_base64"},
 		{"other fields", `{"id":"a","content":"1","more":1}`, "more"},
-		{"no base64", `{"id":"a","content_base64":"!"}`, "JSON line 1"},
+		{"no base64", `{"id":"a","content_base64":"!"}`, "line 1: "},
 		{"neither format", "not an export", "does not begin like one"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

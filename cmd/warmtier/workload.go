@@ -136,6 +136,14 @@ func (s *sizeRange) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// String returns the size, or both ends of the range.
+func (s sizeRange) String() string {
+	if s.least == s.most {
+		return showBytes(int64(s.least))
+	}
+	return showBytes(int64(s.least)) + " to " + showBytes(int64(s.most))
+}
+
 func (s sizeRange) choose(rng *rand.Rand) int {
 	if s.least == s.most {
 		return int(s.least)
