@@ -170,10 +170,11 @@ func TestCommand_WritesTablesAndCharts(t *testing.T) {
 			t.Logf("%s", b)
 		}
 	}()
+	var out bytes.Buffer
 	args := []string{"-tiny", "-document", document, "-results", filepath.Join(dir, "results.json"), "-dir", dir,
 		"-traces", makeTraces(t)}
-	require.NoError(t, benchmarks(t.Context(), args, log))
-	require.NoError(t, benchmarks(t.Context(), append(args, "-sustained", "-utilisation", "-only", "defaults"), log))
+	require.NoError(t, benchmarks(t.Context(), args, &out, log))
+	require.NoError(t, benchmarks(t.Context(), append(args, "-sustained", "-utilisation", "-only", "defaults"), &out, log))
 
 	b, err := os.ReadFile(document)
 	require.NoError(t, err)
@@ -192,17 +193,48 @@ func TestCommand_WritesTablesAndCharts(t *testing.T) {
 		require.Contains(t, text, "(img/"+filepath.Base(chart)+")")
 	}
 	require.Greater(t, len(charts), 10)
+	for _, s := range suites(tinyProfile, "x") {
+		require.Contains(t, out.String(), "\n"+s.title+"\n")
+	}
+	require.NotContains(t, out.String(), "|")
+	require.NotContains(t, out.String(), ".svg")
 
-	require.NoError(t, benchmarks(t.Context(), append(args, "-render"), log))
+	require.NoError(t, benchmarks(t.Context(), append(args, "-render"), &out, log))
 	again, err := os.ReadFile(document)
 	require.NoError(t, err)
 	require.Equal(t, text, string(again))
 	if processorTime() > 0 {
-		require.NoError(t, benchmarks(t.Context(), append(args, "-render", "-cpu"), log))
+		require.NoError(t, benchmarks(t.Context(), append(args, "-render", "-cpu"), &out, log))
 		used, err := os.ReadFile(document)
 		require.NoError(t, err)
 		require.Contains(t, string(used), processorTimeUnit)
 	}
+}
+
+// Nothing is written that was not asked for, and what is not measured stays in a document.
+func TestCommand_FilesOnlyWhenAsked(t *testing.T) {
+	t.Chdir(t.TempDir())
+	var out bytes.Buffer
+	log, err := os.Create(os.DevNull)
+	require.NoError(t, err)
+	defer log.Close()
+	args := []string{"-tiny", "-only", "figure-memory", "-dir", t.TempDir()}
+	require.NoError(t, benchmarks(t.Context(), args, &out, log))
+	require.Contains(t, out.String(), "Resident memory\n")
+	entries, err := os.ReadDir(".")
+	require.NoError(t, err)
+	require.Empty(t, entries)
+	require.ErrorContains(t, benchmarks(t.Context(), []string{"-render"}, &out, log), "-results")
+
+	gc := "### A whole garbage collection\n\n| kept | as it is |\n| --- | --- |\n"
+	document := "# Mine\n\n" + beginMark + "\n\n### Resident memory\n\nold\n\n" + gc + "\n" + endMark + "\n"
+	require.NoError(t, os.WriteFile("mine.md", []byte(document), 0o600))
+	require.NoError(t, benchmarks(t.Context(), append(args, "-document", "mine.md"), &out, log))
+	b, err := os.ReadFile("mine.md")
+	require.NoError(t, err)
+	require.Contains(t, string(b), gc)
+	require.NotContains(t, string(b), "\nold\n")
+	require.Equal(t, 1, strings.Count(string(b), "### Resident memory\n"))
 }
 
 // makeTraces writes the three files in the formats that the suites read.

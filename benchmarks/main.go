@@ -1,5 +1,5 @@
-// Command benchmarks measures warmtier beside the stores that its users would otherwise pick, and
-// writes tables and charts into docs/performance.md.
+// Command benchmarks measures warmtier beside the stores that its users would otherwise pick. It prints
+// tables, and writes them with charts into a document, as docs/performance.md, when it is told which.
 package main
 
 import (
@@ -23,7 +23,7 @@ func main() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := benchmarks(ctx, os.Args[1:], os.Stderr)
+	err := benchmarks(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -41,16 +41,16 @@ type arguments struct {
 	rounds, samples                                        int
 }
 
-func parse(args []string, errors io.Writer) (arguments, error) {
+func parse(args []string, faults io.Writer) (arguments, error) {
 	var a arguments
 	f := flag.NewFlagSet("benchmarks", flag.ContinueOnError)
-	f.SetOutput(errors)
+	f.SetOutput(faults)
 	f.BoolVar(&a.quick, "quick", false, "smaller stores and shorter turns: about 3 minutes")
 	f.BoolVar(&a.tiny, "tiny", false, "only shows that everything runs; measures nothing")
 	f.StringVar(&a.only, "only", "", "measure only the suites whose names begin like these, with commas "+
 		"between them; \"figures\" are the rows that matter most")
 	f.BoolVar(&a.list, "list", false, "list the suites")
-	f.BoolVar(&a.render, "render", false, "write document and charts from the results, measure nothing")
+	f.BoolVar(&a.render, "render", false, "take everything from the file of -results, measure nothing")
 	f.BoolVar(&a.cpu, "cpu", false, "with -render: processor time of calls instead of wall time, for a "+
 		"machine that does other work")
 	f.BoolVar(&a.sustained, "sustained", false, "measure overwriting for minutes (like -only sustained)")
@@ -58,8 +58,9 @@ func parse(args []string, errors io.Writer) (arguments, error) {
 		"measure throughput against utilisation (like -only utilisation)")
 	f.StringVar(&a.traces, "traces", os.Getenv("WARMTIER_TRACES"),
 		"folder of kvcache_sizes.json, kvcache_pop.json and adapt_size.txt.gz; default $WARMTIER_TRACES")
-	f.StringVar(&a.results, "results", "results.json", "raw results; suites not measured stay in it")
-	f.StringVar(&a.document, "document", "../docs/performance.md", "where tables go, charts to img/ beside it")
+	f.StringVar(&a.results, "results", "", "file of raw results; suites not measured stay in it; default: none")
+	f.StringVar(&a.document, "document", "", "write tables into this file too, and charts to img/ beside it; "+
+		"sections not measured stay in it; default: none")
 	f.StringVar(&a.scratch, "dir", os.TempDir(), "where directory stores are made")
 	f.IntVar(&a.rounds, "rounds", 0, "rounds of which medians are taken; 0 is 5, with -quick 3")
 	f.IntVar(&a.samples, "samples", 0, "seconds of each run over time; 0 is 180, with default options "+
@@ -69,6 +70,9 @@ func parse(args []string, errors io.Writer) (arguments, error) {
 	}
 	if f.NArg() > 0 {
 		return a, fmt.Errorf("not a flag: %q", f.Arg(0))
+	}
+	if a.render && a.results == "" {
+		return a, errors.New("-render needs the -results of earlier runs")
 	}
 	return a, nil
 }
@@ -106,8 +110,8 @@ func (a arguments) names() []string {
 	return names
 }
 
-func benchmarks(ctx context.Context, args []string, out *os.File) error {
-	a, err := parse(args, out)
+func benchmarks(ctx context.Context, args []string, out io.Writer, log *os.File) error {
+	a, err := parse(args, log)
 	if err != nil {
 		return err
 	}
@@ -116,10 +120,12 @@ func benchmarks(ctx context.Context, args []string, out *os.File) error {
 		return err
 	}
 	if a.render {
+		save := a
+		save.results = "" // they stay as they were measured
 		if a.cpu {
 			all.byProcessorTime()
 		}
-		return writeReport(all, a.document)
+		return errors.Join(all.print(out), save.write(all))
 	}
 	p := a.profile()
 	chosen, err := selectSuites(suites(p, a.traces), a.names())
@@ -127,7 +133,7 @@ func benchmarks(ctx context.Context, args []string, out *os.File) error {
 		return err
 	}
 	if a.traces == "" {
-		fmt.Fprintln(out, "no folder of traces given (-traces): the suites production and trace are left out")
+		fmt.Fprintln(log, "no folder of traces given (-traces): the suites production and trace are left out")
 	}
 	if a.list {
 		for _, s := range chosen {
@@ -135,7 +141,7 @@ func benchmarks(ctx context.Context, args []string, out *os.File) error {
 		}
 		return nil
 	}
-	r := &runner{ctx: ctx, profile: p, scratch: a.scratch, progress: newProgress(out)}
+	r := &runner{ctx: ctx, profile: p, scratch: a.scratch, progress: newProgress(log)}
 	var failures []error
 	for _, s := range chosen {
 		result := r.measure(s)
@@ -145,10 +151,35 @@ func benchmarks(ctx context.Context, args []string, out *os.File) error {
 		result.Profile = p.name
 		failures = append(failures, result.errors())
 		all[s.name] = result
-		// Written after each suite: an hour's work must not depend on the last one.
-		if err := errors.Join(all.save(a.results), writeReport(all, a.document)); err != nil {
+		// After each suite: an hour's work must not depend on the last one.
+		if err := errors.Join(writePlain(out, result), a.write(all)); err != nil {
 			return err
 		}
 	}
 	return errors.Join(failures...)
+}
+
+// write writes the files that were asked for.
+func (a arguments) write(all results) error {
+	if a.results != "" {
+		if err := all.save(a.results); err != nil {
+			return err
+		}
+	}
+	if a.document == "" {
+		return nil
+	}
+	return writeReport(all, a.document, append(suites(a.profile(), "x"), suites(fullProfile, "x")...))
+}
+
+// print writes all sections for a terminal.
+func (all results) print(w io.Writer) error {
+	for _, name := range order {
+		if s, ok := all[name]; ok {
+			if err := writePlain(w, s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

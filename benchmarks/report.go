@@ -22,26 +22,29 @@ var order = []string{"figure-get", "figure-cached", "figure-mixed", "figure-put"
 	"counts", "goroutines", "production", "trace", "directories", "memory", "gc", "defaults", "sustained",
 	"utilisation"}
 
-// writeReport makes section and charts from results, and puts them into the document.
-func writeReport(all results, document string) error {
+// writeReport makes section and charts from results, and puts them into the document. Of suites that have no
+// results it keeps the part that the document has.
+func writeReport(all results, document string, known []suite) error {
 	images := filepath.Join(filepath.Dir(document), "img")
 	if err := os.MkdirAll(images, 0o755); err != nil {
 		return err
 	}
+	old, err := os.ReadFile(document)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	kept := oldParts(string(old), known)
 	var b strings.Builder
 	b.WriteString("## Beside others\n\n" + intro)
 	for _, name := range order {
 		s, ok := all[name]
 		if !ok {
+			b.WriteString(kept[name])
 			continue
 		}
 		if err := writeSuite(&b, s, images); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-	}
-	old, err := os.ReadFile(document)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
 	}
 	return os.WriteFile(document, []byte(replaceSection(string(old), b.String())), 0o644)
 }
@@ -54,6 +57,22 @@ const intro = "Each store lives in a process of its own and holds the same ids (
 	"row of a table is warmtier over the fastest of the others that return a copy, and, in brackets, of all.\n\n" +
 	"```sh\ncd benchmarks && go run . -only figures   # the rows that matter most\n" +
 	"go run .                                  # all of it, about 30 minutes; -quick: about 3\n```\n"
+
+// oldParts returns the parts of a document's section by the name of their suite, known by its title.
+func oldParts(document string, known []suite) map[string]string {
+	parts := map[string]string{}
+	_, section, _ := strings.Cut(document, beginMark)
+	section, _, _ = strings.Cut(section, endMark)
+	for _, part := range strings.Split(section, "\n### ")[1:] {
+		title, _, _ := strings.Cut(part, "\n")
+		for _, s := range known {
+			if s.title == title {
+				parts[s.name] = "\n### " + strings.TrimSpace(part) + "\n\n"
+			}
+		}
+	}
+	return parts
+}
 
 // replaceSection replaces the section of a document; one that is not there yet goes to the end.
 func replaceSection(document, section string) string {
@@ -68,6 +87,7 @@ func replaceSection(document, section string) string {
 	return document + section + "\n"
 }
 
+// writeSuite writes the part of a suite, and its charts into the folder images, unless that is "".
 func writeSuite(b *strings.Builder, s suiteResult, images string) error {
 	fmt.Fprintf(b, "\n### %s\n\n", s.Title)
 	if s.Note != "" {
@@ -83,6 +103,9 @@ func writeSuite(b *strings.Builder, s suiteResult, images string) error {
 	for i, t := range s.Tables {
 		writeTable(b, t)
 		image := fmt.Sprintf("bench-%s-%d.svg", s.Name, i+1)
+		if images == "" {
+			continue
+		}
 		if drawn, err := drawTable(t, filepath.Join(images, image)); err != nil {
 			return err
 		} else if drawn {
@@ -203,6 +226,9 @@ func writeSustained(b *strings.Builder, s suiteResult, images string) error {
 		}
 		b.WriteString("\n")
 		image := "bench-sustained.svg"
+		if images == "" {
+			continue
+		}
 		if err := drawSustained(t, filepath.Join(images, image)); err != nil {
 			return err
 		}
@@ -255,6 +281,9 @@ func writeDefaults(b *strings.Builder, s suiteResult, images string) error {
 		}
 		b.WriteString("\n")
 		image := "bench-defaults.svg"
+		if images == "" {
+			continue
+		}
 		if err := drawDefaults(t, filepath.Join(images, image)); err != nil {
 			return err
 		}
