@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -360,6 +361,89 @@ func ExampleStore_FS() {
 		fmt.Printf("%s: %s\n", e.Name(), content)
 	}
 	// Output: notes%2Ftoday: buy tea
+}
+
+func ExampleStore_GetMany() {
+	s := mustOpen()
+	defer s.Close()
+	_ = s.Put("a", []byte("one"))
+	_ = s.Put("c", []byte("three"))
+
+	ids := []string{"a", "b", "c"}
+	err := s.GetMany(ids, func(i int, content []byte, err error) {
+		if errors.Is(err, warmtier.ErrNotFound) {
+			fmt.Println(ids[i], "is not there")
+			return
+		}
+		fmt.Printf("%s: %s\n", ids[i], content) // content is valid in here only
+	})
+	fmt.Println(err)
+	// Output:
+	// a: one
+	// b is not there
+	// c: three
+	// <nil>
+}
+
+func ExampleStore_Segments() {
+	s := mustOpen()
+	defer s.Close()
+	_ = s.Put("a", make([]byte, 995)) // with header, id and padding: 1024 bytes
+	_ = s.Put("a", make([]byte, 995))
+
+	for _, seg := range s.Segments() {
+		if seg.TotalBytes > 0 {
+			fmt.Println(seg.State, seg.LiveBytes, "live bytes,", seg.DeadBytes, "dead bytes")
+		}
+	}
+	// Output: active 1024 live bytes, 1024 dead bytes
+}
+
+// A store that another process may hold is waited for, as long as the context lasts.
+func ExampleOpenWait() {
+	dir, err := os.MkdirTemp("", "warmtier-example")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	first, err := warmtier.Open(dir, nil)
+	if err != nil {
+		panic(err)
+	}
+	_, err = warmtier.Open(dir, nil)
+	fmt.Println(errors.Is(err, warmtier.ErrLocked))
+
+	time.AfterFunc(10*time.Millisecond, func() { _ = first.Close() })
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	second, err := warmtier.OpenWait(ctx, dir, nil)
+	fmt.Println(err)
+	_ = second.Close()
+	// Output:
+	// true
+	// <nil>
+}
+
+// Several stores on one page, told apart by the label store.
+func ExampleWritePrometheus() {
+	sessions, users := mustOpen(), mustOpen()
+	defer sessions.Close()
+	defer users.Close()
+	_ = users.Put("user:42", []byte("likes tea"))
+
+	var page strings.Builder
+	err := warmtier.WritePrometheus(&page, map[string]warmtier.Stats{"sessions": sessions.Stats(), "users": users.Stats()})
+	if err != nil {
+		panic(err)
+	}
+	for line := range strings.Lines(page.String()) {
+		if strings.HasPrefix(line, "warmtier_memories{") {
+			fmt.Print(line)
+		}
+	}
+	// Output:
+	// warmtier_memories{store="sessions"} 0
+	// warmtier_memories{store="users"} 1
 }
 
 func ExampleStats_WritePrometheus() {
