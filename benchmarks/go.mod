@@ -4,7 +4,7 @@ go 1.26.0
 
 replace github.com/warmtier/warmtier => ../
 
-require github.com/warmtier/warmtier v0.0.0
+require github.com/warmtier/warmtier v0.1.0
 
 require (
 	github.com/HdrHistogram/hdrhistogram-go v1.4.0

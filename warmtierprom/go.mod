@@ -6,7 +6,7 @@ require (
 	github.com/prometheus/client_golang v1.25.0
 	github.com/prometheus/common v0.72.0
 	github.com/stretchr/testify v1.12.1
-	github.com/warmtier/warmtier v0.0.0
+	github.com/warmtier/warmtier v0.1.0
 )
 
 require (

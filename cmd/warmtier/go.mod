@@ -7,8 +7,8 @@ require (
 	github.com/alecthomas/kong v1.17.0
 	github.com/stretchr/testify v1.12.1
 	github.com/vbauerster/mpb/v8 v8.9.3
-	github.com/warmtier/warmtier v0.0.0
-	github.com/warmtier/warmtier/warmtierhttp v0.0.0
+	github.com/warmtier/warmtier v0.1.0
+	github.com/warmtier/warmtier/warmtierhttp v0.1.0
 	golang.org/x/sys v0.49.0
 )
 
@@ -21,7 +21,3 @@ require (
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/sync v0.24.0 // indirect
 )
-
-replace github.com/warmtier/warmtier => ../..
-
-replace github.com/warmtier/warmtier/warmtierhttp => ../../warmtierhttp
