@@ -217,7 +217,7 @@ func TestCommand_FilesOnlyWhenAsked(t *testing.T) {
 	var out bytes.Buffer
 	log, err := os.Create(os.DevNull)
 	require.NoError(t, err)
-	defer log.Close()
+	defer log.Close() //nolint:errcheck // nothing is in it
 	args := []string{"-tiny", "-only", "figure-memory", "-dir", t.TempDir()}
 	require.NoError(t, benchmarks(t.Context(), args, &out, log))
 	require.Contains(t, out.String(), "Resident memory\n")

@@ -49,16 +49,16 @@ func about(text string, err error) error {
 }
 
 // done returns err with what was done before it, as in "3 memories were stored before".
-func done(err error, n int, noun, verb string) error {
-	if err == nil || n == 0 {
+func done(err error, n int, verb string) error {
+	switch {
+	case err == nil || n == 0:
 		return err
-	}
-	if n == 1 {
+	case n == 1:
 		verb = " was " + verb
-	} else {
+	default:
 		verb = " were " + verb
 	}
-	return contextError{"", "; " + counted(n, noun) + verb + " before", err}
+	return contextError{"", "; " + counted(n, "memory") + verb + " before", err}
 }
 
 // aboutFile is about, unless err names the file, or one below it, already. "-" is the standard input.

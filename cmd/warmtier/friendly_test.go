@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -30,7 +31,8 @@ func TestMessages(t *testing.T) {
 		args    []string
 	}{
 		{exitFinding, "warmtier: b: memory not found", []string{"get", "-d", dir, "warmtier: b"}},
-		{exitFinding, "warmtier: memory not found: memory not found", []string{"get", "-d", dir, "warmtier: memory not found"}},
+		{exitFinding, "warmtier: memory not found: memory not found",
+			[]string{"get", "-d", dir, "warmtier: memory not found"}},
 		{exitIO, "open " + missing + ": no such file or directory", []string{"get", "-d", missing, "a"}},
 		{exitIO, "open " + missing + ": no such file or directory", []string{"load", "-d", dir + "2", missing}},
 		{exitIO, "open " + missing + ": no such file or directory", []string{"import", "-d", dir + "2", missing}},
@@ -64,14 +66,14 @@ func TestErrorText(t *testing.T) {
 		{"invalid id: 3 bytes", inner},
 		{"line 3: invalid id: 3 bytes", about("line 3", inner)},
 		{"warmtier: x: line 3: invalid id: 3 bytes", about("warmtier: x", about("line 3", inner))},
-		{"a: invalid id: 3 bytes; 1 memory was stored before", done(about("a", inner), 1, "memory", "stored")},
-		{"a: invalid id: 3 bytes", done(about("a", inner), 0, "memory", "stored")},
+		{"a: invalid id: 3 bytes; 1 memory was stored before", done(about("a", inner), 1, "stored")},
+		{"a: invalid id: 3 bytes", done(about("a", inner), 0, "stored")},
 	} {
 		require.Equal(t, c.want, strings.TrimPrefix(errorText(c.err), "no prefix"))
 		require.ErrorIs(t, c.err, warmtier.ErrInvalidID)
 	}
 	require.NoError(t, about("a", nil))
-	require.NoError(t, done(nil, 2, "memory", "stored"))
+	require.NoError(t, done(nil, 2, "stored"))
 }
 
 func TestHelp_Ways(t *testing.T) {
@@ -95,8 +97,8 @@ func TestWhereAndQuiet(t *testing.T) {
 		{"import", "-d", dir, file}, {"load", "-d", dir, file}, {"rm", "-d", dir, "--prefix", "/"}} {
 		require.Empty(t, command(t, "", append(args, "-q")...).exits(exitOK).out, args)
 	}
-	for _, args := range [][]string{{"get", "-d", dir, "a"}, {"ls", "-d", dir}, {"count", "-d", dir}, {"stats", "-d", dir}} {
-		require.NotEmpty(t, command(t, "", append(args, "-q")...).exits(exitOK).out, args)
+	for _, args := range [][]string{{"get", "a"}, {"ls"}, {"count"}, {"stats"}} {
+		require.NotEmpty(t, command(t, "", append(args, "-d", dir, "-q")...).exits(exitOK).out, args)
 	}
 }
 
@@ -108,7 +110,8 @@ func TestWait_ParallelWriters(t *testing.T) {
 	failed := make(chan string, writers)
 	for i := range writers {
 		all.Go(func() {
-			put := exec.Command(program, "put", "-d", dir, "--segment-size", "64KiB", "--wait", "1m", fmt.Sprint(i), os.DevNull)
+			put := exec.Command(program, "put", "-d", dir, "--segment-size", "64KiB", "--wait", "1m",
+				strconv.Itoa(i), os.DevNull)
 			if out, err := put.CombinedOutput(); err != nil {
 				failed <- fmt.Sprint(err, string(out))
 			}

@@ -88,8 +88,8 @@ func TestInput_InterruptedPipe(t *testing.T) {
 			t.Run(name+", "+signal.String(), func(t *testing.T) {
 				r, w, err := os.Pipe()
 				require.NoError(t, err)
-				defer r.Close()
-				defer w.Close()
+				defer r.Close() //nolint:errcheck // of no consequence here
+				defer w.Close() //nolint:errcheck // of no consequence here
 				var errOut bytes.Buffer
 				cmd := exec.Command(program, args...)
 				cmd.Stdin, cmd.Stderr = r, &errOut
@@ -151,7 +151,7 @@ func TestInput_SecondInterrupt(t *testing.T) {
 	fill(t, dir, map[string]string{"a": strings.Repeat("x", 1<<20)}) // more than a pipe holds
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
-	defer r.Close()
+	defer r.Close() //nolint:errcheck // of no consequence here
 	cmd := exec.Command(program, "get", "-d", dir, "a")
 	cmd.Stdout = w
 	require.NoError(t, cmd.Start())
@@ -194,7 +194,7 @@ func TestInput_Kinds(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("first rest"), 0o600))
 	f, err := os.Open(file)
 	require.NoError(t, err)
-	defer f.Close()
+	defer f.Close()       //nolint:errcheck // of no consequence here
 	_, err = f.Seek(6, 0) // as after a shell's read
 	require.NoError(t, err)
 	cmd := exec.Command(program, "put", "-d", dir, "rest")
@@ -218,7 +218,7 @@ func TestInput_Memory(t *testing.T) {
 		require.NoError(t, os.Truncate(file, size)) // without a block on the disk
 		in, err := os.Open(file)
 		require.NoError(t, err)
-		defer in.Close()
+		defer in.Close() //nolint:errcheck // of no consequence here
 		a := &app{ctx: t.Context(), in: in, out: bufio.NewWriter(io.Discard), progress: noProgress,
 			log: slog.New(slog.DiscardHandler)}
 		var before, after runtime.MemStats

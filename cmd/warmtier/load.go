@@ -92,7 +92,7 @@ func (c *loadCmd) Run(a *app) error {
 	}
 	l.Seconds = time.Since(start).Seconds()
 	if err != nil {
-		return done(err, l.Memories, "memory", "stored")
+		return done(err, l.Memories, "stored")
 	}
 	if err := a.report(l, l.table(time.Since(start))); err != nil {
 		return err

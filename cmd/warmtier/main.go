@@ -159,7 +159,7 @@ func (c *helpCmd) Run(k *kong.Kong) error {
 type versionFlag bool
 
 // BeforeReset prints the version.
-func (versionFlag) BeforeReset(k *kong.Kong) error {
+func (versionFlag) BeforeReset(k *kong.Kong) error { //nolint:unparam // as kong calls it
 	fmt.Fprintln(k.Stdout, "warmtier "+buildVersion())
 	k.Exit(exitOK)
 	return nil

@@ -187,7 +187,7 @@ func (c *rmCmd) delete(a *app, s *warmtier.Store) (deleted int, missing []string
 			err = remove(string(id))
 		}
 	}
-	return deleted, missing, done(err, deleted, "memory", "deleted")
+	return deleted, missing, done(err, deleted, "deleted")
 }
 
 type countCmd struct {

@@ -171,9 +171,10 @@ func TestLoad_BadInput(t *testing.T) {
 		name, format, input, message string
 		code                         int
 	}{
-		{"JSON cut off", "jsonl", `{"id":"a"}` + "\n" + `{"id":"b`, "line 2: the object that begins here is cut off", exitFinding},
+		{"JSON cut off", "jsonl", `{"id":"a"}` + "\n" + `{"id":"b`, "line 2: the object that begins here is", exitFinding},
 		{"JSON that is no object", "jsonl", `{"id":"a"} 17`, "line 1: want a JSON object", exitFinding},
-		{"JSON array", "jsonl", `{"id":"a"}` + "\n\n" + `[{"id":"b"}]`, "line 3: want a JSON object, as in {\"id\": ...}, not an array", exitFinding},
+		{"JSON array", "jsonl", `{"id":"a"}` + "\n\n" + `[{"id":"b"}]`,
+			`line 3: want a JSON object, as in {"id": ...}, not an array`, exitFinding},
 		{"id null", "jsonl", `{"id":"a"}{"id":null}`, `line 1: field "id" is null`, exitFinding},
 		{"id of several lines", "jsonl", "{\"id\":\"a\"}\n{\"id\":[\n1]}{}", `line 2: field "id" is an array`, exitFinding},
 		{"not UTF-8", "jsonl", "{\"id\":\"a\"}{\"id\":\"\xff\"}", "line 1: not UTF-8", exitFinding},

@@ -36,7 +36,7 @@ type openStore struct{ s *warmtier.Store }
 
 func (o openStore) get(_ context.Context, id string) ([]byte, error) { return o.s.Get(id) }
 
-func (o openStore) count(context.Context) (int, error) { return o.s.Len(), nil }
+func (o openStore) count(context.Context) (int, error) { return o.s.Len(), nil } //nolint:unparam // a reader's
 
 func (o openStore) each(ctx context.Context, prefix string, fn func(id string, content []byte) error) error {
 	damaged := o.s.Stats().Reads.CorruptRecords

@@ -177,7 +177,8 @@ func TestRm_Many(t *testing.T) {
 	require.Equal(t, "memories deleted  3\n", command(t, "", "rm", "-d", dir, "--prefix", "s:").exits(exitOK).out)
 	require.Equal(t, map[string]string{"a": "", "b": ""}, contents(t, dir))
 	var v struct{ Deleted int }
-	require.NoError(t, json.Unmarshal([]byte(command(t, "", "rm", "-d", dir, "--json", "--prefix", "s:").exits(exitOK).out), &v))
+	again := command(t, "", "rm", "-d", dir, "--json", "--prefix", "s:").exits(exitOK)
+	require.NoError(t, json.Unmarshal([]byte(again.out), &v))
 	require.Zero(t, v.Deleted)
 	for _, args := range [][]string{{}, {"a", "--prefix", "b"}, {"--prefix", ""}, {""}} {
 		command(t, "", append([]string{"rm", "-d", dir}, args...)...).exits(exitUsage)

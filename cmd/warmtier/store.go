@@ -153,8 +153,8 @@ func checkDirectory(dir string, how access) error {
 	case how != creating:
 		return about(showName(dir), errNoStore)
 	case foreign != "":
-		return usageError{about(showName(dir), fmt.Errorf("there are other files here (%s) and no store: choose a new directory",
-			showName(foreign)))}
+		return about(showName(dir), usage("there are other files here (%s) and no store: choose a new directory",
+			showName(foreign)))
 	}
 	return nil
 }

@@ -121,7 +121,7 @@ func (c *importCmd) Run(a *app) error {
 			err = s.Sync()
 		}
 		if err != nil {
-			return done(aboutFile(c.File, err), count, "memory", "imported")
+			return done(aboutFile(c.File, err), count, "imported")
 		}
 		return a.report(map[string]any{"memories": count}, [][]string{{"memories", showCount(count)}})
 	})

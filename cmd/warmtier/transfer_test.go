@@ -149,7 +149,7 @@ func TestImport_HostileLength(t *testing.T) {
 
 func TestImport_Lines(t *testing.T) {
 	for _, c := range []struct{ name, input, message string }{
-		{"cut in a line", `{"id":"a","content":"1"}` + "\n" + `{"id":"b","con`, "line 2: the object that begins here is cut off"},
+		{"cut in a line", `{"id":"a","content":"1"}` + "\n" + `{"id":"b","con`, "line 2: the object that begins here is"},
 		{"no content", `{"id":"a"}`, "content_base64"},
 		{"two ids", `{"id":"a","id_base64":"YQ==","content":""}`, "id_base64"},
 		{"other fields", `{"id":"a","content":"1","more":1}`, "more"},
