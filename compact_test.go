@@ -149,6 +149,25 @@ func TestCompact_CleanSegmentsStay(t *testing.T) {
 	require.Zero(t, stats.Rounds)
 }
 
+// Goal: segments that were sealed with room left, and in which nothing is dead, are merged only where fewer are
+// left. Method: each compaction seals what was written since the one before it: 0.6 of a segment, the same again,
+// and a little.
+func TestCompact_MergesOnlyForFewerSegments(t *testing.T) {
+	s := openTest(t, quiet(), hooks{hash: oneLane})
+	n := 0
+	for _, step := range []struct{ memories, moved, segments int }{
+		{90, 0, 1}, {90, 0, 2}, {2, 182, 2}, {0, 0, 2},
+	} {
+		fill(t, s, n, n+step.memories, 400)
+		n += step.memories
+		stats := mustCompact(t, s)
+		require.Equal(t, int64(step.moved), stats.MemoriesMoved, "after %d memories", n)
+		require.Equal(t, step.segments, s.Stats().Segments, "after %d memories", n)
+	}
+	requireContents(t, s, 0, n, 400, all)
+	requireIntact(t, s)
+}
+
 // Goal: a write while a round builds wins over the round, and is counted. Method: overwrite
 // and delete between build and commit.
 func TestCompact_SupersededWhileBuilding(t *testing.T) {

@@ -200,7 +200,7 @@ func (c *compaction) fitOneTarget() (victims, tombstones int) {
 }
 
 // chooseVictims makes victims of the sealed segments with dead bytes that the policy chooses, the
-// best first, and of those that were sealed early, if there is something to merge them with.
+// best first, and of those that were sealed early, if fewer segments are left of them.
 func (c *compaction) chooseVictims() {
 	var merge []*victim
 	segs := c.s.segments.all()
@@ -217,9 +217,7 @@ func (c *compaction) chooseVictims() {
 	}
 	slices.SortStableFunc(c.victims, func(a, b *victim) int { return cmp.Compare(b.benefit, a.benefit) })
 	c.victims = c.policy.choose(c.victims, c.s.sizes())
-	copying := slices.ContainsFunc(c.victims, func(v *victim) bool { return v.share() < 1 })
-	// A single segment that was sealed early is what every compaction leaves.
-	if copying || len(merge) > 1 {
+	if c.leavesFewer(merge) {
 		c.victims = append(c.victims, merge...)
 	}
 	c.victims = c.claimVictims(c.victims)
@@ -229,6 +227,22 @@ func (c *compaction) chooseVictims() {
 	}
 	c.progress.Victims = len(c.victims)
 	c.publishProgress(StageBuild, nil)
+}
+
+// leavesFewer reports whether fewer segments are left when those of merge, in which nothing is dead, are copied
+// together with the victims. Targets are taken to become nine tenths full, which they always do: at more, a
+// compaction that hoped for one segment fewer and got none would be followed by one that copies the same again.
+func (c *compaction) leavesFewer(merge []*victim) bool {
+	live := func(victims []*victim) (bytes int64) {
+		for _, v := range victims {
+			bytes += v.seg.live.Load()
+		}
+		return bytes
+	}
+	full := max(1, c.segmentSize()/10*9)
+	targets := func(bytes int64) int { return int((bytes + full - 1) / full) }
+	copied := live(c.victims)
+	return targets(copied+live(merge)) < targets(copied)+len(merge)
 }
 
 // fillWork walks the index for further victims until the next round can fill its targets: a target
