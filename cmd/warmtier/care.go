@@ -321,7 +321,7 @@ func (c *repairCmd) Run(a *app) error {
 	for _, id := range r.shown {
 		table = append(table, []string{"lost", id})
 	}
-	if err := a.result(r, table); err != nil {
+	if err := a.report(r, table); err != nil {
 		return err
 	}
 	if r.RecordsLost > 0 || r.MemoriesLost > 0 || r.MemoriesDeleted > 0 || r.VerifyFindings > 0 {

@@ -94,7 +94,8 @@ func TestWhereAndQuiet(t *testing.T) {
 	s.end()
 	file := filepath.Join(t.TempDir(), "export")
 	for _, args := range [][]string{{"export", "-d", dir, "-o", file}, {"compact", "-d", dir},
-		{"import", "-d", dir, file}, {"load", "-d", dir, file}, {"rm", "-d", dir, "--prefix", "/"}} {
+		{"import", "-d", dir, file}, {"load", "-d", dir, file}, {"rm", "-d", dir, "--prefix", "/"},
+		{"verify", "-d", dir}, {"doctor", "-d", dir}, {"repair", "-d", dir, "--to", file + ".repaired"}} {
 		require.Empty(t, command(t, "", append(args, "-q")...).exits(exitOK).out, args)
 	}
 	for _, args := range [][]string{{"get", "a"}, {"ls"}, {"count"}, {"stats"}} {
