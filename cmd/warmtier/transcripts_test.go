@@ -34,7 +34,7 @@ var numbers = []struct {
 	by      string
 }{
 	{regexp.MustCompile(`\b[0-9a-f]{16}\b`), "0"},
-	{regexp.MustCompile(`[0-9][0-9.,e]*(-[0-9]+)?`), "0"},
+	{regexp.MustCompile(`[0-9]+([.,][0-9]+)*(e[-+]?[0-9]+)?`), "0"},
 	{regexp.MustCompile(`\b0 (B|KiB|MiB|GiB)\b`), "0 B"},
 	{regexp.MustCompile(`\b0 (s|ms|µs)`), "0 s"},
 	{regexp.MustCompile(`[ \t]+`), " "},
