@@ -85,7 +85,7 @@ func (c *statsCmd) showStats(a *app, from *client) error {
 		opened += ", and a repair lost " + showCount(st.Recovery.RecordsLost) + " records"
 	}
 	seg, ops := st.Segments, st.Operations
-	return a.result(body, [][]string{
+	return a.answer(body, [][]string{
 		{"memories", showCount(st.Memories)},
 		{"segments", fmt.Sprintf("%d: %d active, %d sealed, %d compacting, %d retired",
 			seg.Active+seg.Sealed+seg.Compacting+seg.Retired, seg.Active, seg.Sealed, seg.Compacting, seg.Retired)},
@@ -152,7 +152,7 @@ func (c *statsCmd) showSegments(a *app, from *client) error {
 			showBytes(seg.LiveBytes), showBytes(seg.DeadBytes), showShare(ratio(seg.DeadBytes, seg.TotalBytes)),
 			strconv.Itoa(seg.Pins), showDuration(seconds(seg.Age))})
 	}
-	return a.result(all, table)
+	return a.answer(all, table)
 }
 
 func seconds(f float64) time.Duration { return time.Duration(f * float64(time.Second)) }
@@ -224,7 +224,7 @@ func (c *compactCmd) Run(a *app) error {
 	if err := json.Unmarshal(body, &st); err != nil {
 		return err
 	}
-	return a.report(body, [][]string{
+	return a.result(body, [][]string{
 		{"", "before", "after"},
 		{"segments", showCount(st.SegmentsBefore), showCount(st.SegmentsAfter)},
 		{"total bytes", showBytes(st.BytesBefore), showBytes(st.BytesAfter)},
@@ -321,7 +321,7 @@ func (c *repairCmd) Run(a *app) error {
 	for _, id := range r.shown {
 		table = append(table, []string{"lost", id})
 	}
-	if err := a.report(r, table); err != nil {
+	if err := a.result(r, table); err != nil {
 		return err
 	}
 	if r.RecordsLost > 0 || r.MemoriesLost > 0 || r.MemoriesDeleted > 0 || r.VerifyFindings > 0 {

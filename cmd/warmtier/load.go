@@ -94,7 +94,7 @@ func (c *loadCmd) Run(a *app) error {
 	if err != nil {
 		return done(err, l.Memories, "stored")
 	}
-	if err := a.report(l, l.table(time.Since(start))); err != nil {
+	if err := a.result(l, l.table(time.Since(start))); err != nil {
 		return err
 	}
 	if l.Unreadable > 0 {

@@ -161,7 +161,7 @@ func (c *rmCmd) Run(a *app) error {
 		if c.Prefix != nil {
 			table = [][]string{{"memories deleted", showCount(deleted)}}
 		}
-		return errors.Join(a.report(map[string]any{"deleted": deleted, "absent": list}, table), absent(missing))
+		return errors.Join(a.result(map[string]any{"deleted": deleted, "absent": list}, table), absent(missing))
 	})
 }
 

@@ -64,7 +64,7 @@ func (c *serveCmd) Run(a *app) error {
 		go func() { served <- server.Serve(listener) }()
 
 		address := "http://" + listener.Addr().String() + "/"
-		if err := a.report(map[string]any{"url": address, "dir": c.Dir},
+		if err := a.result(map[string]any{"url": address, "dir": c.Dir},
 			[][]string{{"page", address}, {"metrics", address + "metrics"}}); err != nil {
 			return errors.Join(err, steering.Close(), server.Close())
 		}

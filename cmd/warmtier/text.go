@@ -158,20 +158,20 @@ func rows(w io.Writer, table [][]string) error {
 	return tw.Flush()
 }
 
-// result prints v with --json, and the table without.
-func (a *app) result(v any, table [][]string) error {
+// answer prints v with --json, and the table without.
+func (a *app) answer(v any, table [][]string) error {
 	if a.json {
 		return writeJSON(a.out, v)
 	}
 	return rows(a.out, table)
 }
 
-// report is result for what a command has done, which -q keeps to itself.
-func (a *app) report(v any, table [][]string) error {
+// result is answer for what a command has done, which -q keeps to itself.
+func (a *app) result(v any, table [][]string) error {
 	if a.quiet && !a.json {
 		return nil
 	}
-	return a.result(v, table)
+	return a.answer(v, table)
 }
 
 func writeJSON(w io.Writer, v any) error {

@@ -28,7 +28,7 @@ type versionCmd struct{}
 
 func (versionCmd) Run(a *app) error {
 	version := buildVersion()
-	return a.result(map[string]any{"version": version, "go": runtime.Version(),
+	return a.answer(map[string]any{"version": version, "go": runtime.Version(),
 		"system": runtime.GOOS + "/" + runtime.GOARCH, "format": formatVersion, "export_format": streamVersion},
 		[][]string{{"warmtier", version}, {"go", runtime.Version()},
 			{"system", runtime.GOOS + "/" + runtime.GOARCH},
@@ -75,7 +75,7 @@ func (c *doctorCmd) Run(a *app) error {
 		}
 		table = append(table, []string{mark, check.Name, check.Value})
 	}
-	if err := a.report(map[string]any{"checks": checks}, table); err != nil {
+	if err := a.result(map[string]any{"checks": checks}, table); err != nil {
 		return err
 	}
 	if failed > 0 {

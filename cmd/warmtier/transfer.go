@@ -59,7 +59,7 @@ func (c *exportCmd) Run(a *app) error {
 		if err != nil || c.Output == "-" {
 			return err
 		}
-		return a.report(map[string]any{"memories": count, "file": c.Output, "format": c.Format},
+		return a.result(map[string]any{"memories": count, "file": c.Output, "format": c.Format},
 			[][]string{{"memories", showCount(count)}, {"file", showName(c.Output)}})
 	})
 }
@@ -123,7 +123,7 @@ func (c *importCmd) Run(a *app) error {
 		if err != nil {
 			return done(aboutFile(c.File, err), count, "imported")
 		}
-		return a.report(map[string]any{"memories": count}, [][]string{{"memories", showCount(count)}})
+		return a.result(map[string]any{"memories": count}, [][]string{{"memories", showCount(count)}})
 	})
 }
 
