@@ -250,6 +250,7 @@ type wireCompaction struct {
 	BytesAfter          int64   `json:"bytes_after"`
 	BytesReclaimed      int64   `json:"bytes_reclaimed"`
 	BytesUnreturned     int64   `json:"bytes_unreturned"`
+	FileBytesReclaimed  int64   `json:"file_bytes_reclaimed"`
 	BytesCopied         int64   `json:"bytes_copied"`
 	FragmentationBefore float64 `json:"fragmentation_before"`
 	FragmentationAfter  float64 `json:"fragmentation_after"`
@@ -264,7 +265,8 @@ func toWireCompaction(c warmtier.CompactionStats) *wireCompaction {
 		Duration: c.Duration.Seconds(), Rounds: c.Rounds,
 		SegmentsBefore: c.SegmentsBefore, SegmentsAfter: c.SegmentsAfter,
 		BytesBefore: c.BytesBefore, BytesAfter: c.BytesAfter,
-		BytesReclaimed: c.BytesReclaimed, BytesUnreturned: c.BytesUnreturned, BytesCopied: c.BytesCopied,
+		BytesReclaimed: c.BytesReclaimed, BytesUnreturned: c.BytesUnreturned,
+		FileBytesReclaimed: c.FileBytesReclaimed, BytesCopied: c.BytesCopied,
 		FragmentationBefore: c.FragmentationBefore, FragmentationAfter: c.FragmentationAfter,
 		MemoriesMoved: c.MemoriesMoved, MemoriesSuperseded: c.MemoriesSuperseded,
 		MaxSwapPause: c.MaxSwapPause.Seconds(), PeakOverheadBytes: c.PeakOverheadBytes,
