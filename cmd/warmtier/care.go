@@ -305,16 +305,16 @@ func (c *repairCmd) Run(a *app) error {
 	if err != nil { // half of a store would look like one
 		return errors.Join(about("nothing was salvaged", err), os.RemoveAll(c.To))
 	}
-	memoriesLost := showCount(r.MemoriesLost)
+	atMost := ""
 	if r.AtMost {
-		memoriesLost = "at most " + memoriesLost
+		atMost = "at most "
 	}
 	table := [][]string{
 		{"salvaged to", c.To},
 		{"memories saved", showCount(r.MemoriesSaved)},
 		{"bytes saved", showBytes(r.BytesSaved)},
 		{"records lost", showCount(r.RecordsLost)},
-		{"memories lost", memoriesLost},
+		{"memories lost", atMost + showCount(r.MemoriesLost)},
 		{"memories deleted", showCount(r.MemoriesDeleted) + ", of which only an older version was left"},
 		{"segments replaced", showCount(r.SegmentsReplaced) + ", kept as *.damaged"},
 	}
@@ -325,7 +325,8 @@ func (c *repairCmd) Run(a *app) error {
 		return err
 	}
 	if r.RecordsLost > 0 || r.MemoriesLost > 0 || r.MemoriesDeleted > 0 || r.VerifyFindings > 0 {
-		return finding("%d records were lost, %s memories; %d findings are left", r.RecordsLost, memoriesLost, r.VerifyFindings)
+		return finding("lost: %s, %s%s; left: %s", counted(r.RecordsLost, "record"), atMost,
+			counted(r.MemoriesLost, "memory"), counted(r.VerifyFindings, "finding"))
 	}
 	return nil
 }

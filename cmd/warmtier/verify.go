@@ -32,7 +32,7 @@ func (c *verifyCmd) ask(a *app) error {
 		return err
 	}
 	if report.FindingCount > 0 {
-		return finding("%s: %d findings", c.URL, report.FindingCount)
+		return about(c.URL, finding("%s", counted(report.FindingCount, "finding")))
 	}
 	return nil
 }
