@@ -34,6 +34,10 @@ type Stats struct {
 	BytesReclaimed         int64         // by all compactions, and of segments that left with nothing live
 	MaxSwapPause           time.Duration // longest hold of the content buffer's write lock
 
+	Directory string    // as it was given to Open; empty for a store in memory
+	Opened    time.Time // when Open returned
+	Closed    bool      // Close was called
+
 	Reads             ReadStats
 	Writes            WriteStats
 	Loads             LoadStats
@@ -136,6 +140,7 @@ type SyncStats struct {
 	Errors        int64
 	Duration      Histogram // of every flush
 	UnsyncedBytes int64     // of records that a power loss might take
+	Failure       error     // the [ErrSyncFailed] of every write from now on; nil while there is none
 }
 
 // RecoveryStats says what Open found in a directory, and what a repair had to give up.
@@ -229,6 +234,8 @@ func (s *Store) Stats() Stats {
 	s.addMapped(&st)
 	st.Reads.CorruptRecords = s.corruptRecords.Load()
 	st.CompactionInProgress = s.compacting.Load()
+	st.Directory, st.Opened, st.Closed = s.directory, s.opened, s.lifetime.Err() != nil
+	st.Sync.Failure = s.failedSync()
 	st.CompactionDetails.Progress = s.progress()
 	st.Recovery = s.recovered
 	st.Recovery.Repair.Lost = slices.Clone(s.recovered.Repair.Lost)

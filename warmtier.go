@@ -190,6 +190,8 @@ type Store struct {
 	logQueue       logQueue
 	current        atomic.Pointer[liveProgress] // of the compaction under way
 	recovered      RecoveryStats                // written by Open
+	directory      string                       // as Open was given it; written by Open, as opened
+	opened         time.Time
 
 	// Background work: lifetime ends when Close begins, and running counts what Close waits for.
 	lifetime    context.Context
@@ -261,6 +263,7 @@ func open(dir string, opts *Options, h hooks) (*Store, error) {
 		s.waitForLog()
 		return nil, err
 	}
+	s.directory, s.opened = dir, time.Now()
 	s.logOpened()
 	s.startBackground()
 	return s, nil

@@ -50,6 +50,16 @@ func statOf(f *os.File) (Stat, error) {
 	return s, nil
 }
 
+// AvailableSpace returns how many bytes the file system of path still takes from this process; known is
+// false where it does not say.
+func AvailableSpace(path string) (bytes int64, known bool) {
+	var st unix.Statfs_t
+	if uninterrupted(func() error { return unix.Statfs(path, &st) }) != nil {
+		return 0, false
+	}
+	return int64(st.Bavail) * int64(st.Bsize), true //nolint:unconvert // of another type on 32-bit systems
+}
+
 // lockHolder returns the id of a process that holds a flock of f, "" when the kernel does not say. writer, the
 // number in the lock file, says nothing by itself: readers write none, and a writer that ended left its
 // own. It decides where the kernel's number of the device is not that of Stat, as on btrfs.
