@@ -143,7 +143,7 @@ func endsWithCause(t *testing.T, s *Store, cause error, compacts bool, call func
 	aborted := func() int64 {
 		d := s.Stats().CompactionDetails
 		require.Zero(t, d.Manual.Failed+d.Automatic.Failed, "counted as failed")
-		return d.Manual.Aborted + d.Automatic.Aborted
+		return d.Manual.Cancelled + d.Automatic.Cancelled
 	}
 	before := aborted()
 	middle, cancel := context.WithCancelCause(context.Background())

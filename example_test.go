@@ -456,6 +456,6 @@ func ExampleStats_WritePrometheus() {
 	})
 	// expvar wants no more than this, once for each store:
 	expvar.Publish("warmtier", expvar.Func(func() any { return s.Stats() }))
-	fmt.Println(strings.Contains(expvar.Get("warmtier").String(), `"Memories":1,`))
+	fmt.Println(strings.Contains(expvar.Get("warmtier").String(), `"memories":1,`))
 	// Output: true
 }

@@ -55,7 +55,7 @@ func (h *history) addCompaction(trigger trigger, c CompactionStats, err error) {
 		h.results[trigger].OK++
 	case isAborted(err):
 		h.failures++
-		h.results[trigger].Aborted++
+		h.results[trigger].Cancelled++
 	default:
 		h.failures++
 		h.results[trigger].Failed++

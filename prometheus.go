@@ -142,10 +142,10 @@ func (m *families) content(st *Stats) {
 		labelled(1, "format", strconv.Itoa(layout.Version), "version", moduleVersion()))
 	m.gauge("warmtier_memories", "Memories in the store.", float64(st.Memories))
 	m.gauge("warmtier_index_bytes", "Memory that the index takes.", float64(st.IndexBytes))
-	m.gauge("warmtier_content_live_bytes", "Bytes of records that the index points to.", float64(st.LiveBytes))
-	m.gauge("warmtier_content_dead_bytes", "Bytes of overwritten and deleted records.", float64(st.DeadBytes))
-	m.gauge("warmtier_content_mapped_bytes", "Memory that segments take, retired ones and the reserve included.",
-		float64(max(0, st.MappedBytes-st.IndexBytes)))
+	m.gauge("warmtier_live_bytes", "Bytes of records that the index points to.", float64(st.LiveBytes))
+	m.gauge("warmtier_dead_bytes", "Bytes of overwritten and deleted records.", float64(st.DeadBytes))
+	m.gauge("warmtier_mapped_bytes", "Memory that segments and index take, retired ones and the reserve included.",
+		float64(st.MappedBytes))
 	m.gauge("warmtier_max_bytes", "Bound of what segments, index and spare files take together; 0 when there is none.",
 		float64(st.MaxBytes))
 	m.gauge("warmtier_fragmentation_ratio", "Dead bytes by live and dead bytes, 0 to 1.", st.FragmentationRatio)
@@ -207,8 +207,8 @@ func (m *families) compaction(st *Stats) {
 		name := trigger(i).String()
 		compactions = append(compactions,
 			labelled(float64(r.OK), "result", "ok", "trigger", name),
-			labelled(float64(r.Aborted), "result", "aborted", "trigger", name),
-			labelled(float64(r.Failed), "result", "error", "trigger", name))
+			labelled(float64(r.Cancelled), "result", "cancelled", "trigger", name),
+			labelled(float64(r.Failed), "result", "failed", "trigger", name))
 	}
 	m.add(MetricCounter, "warmtier_compactions_total", "Compactions by what started them and how they ended.",
 		compactions...)
@@ -228,7 +228,7 @@ func (m *families) compaction(st *Stats) {
 		timestamp(details.LastSuccess))
 	skips := st.Maintenance.Skips
 	skip := func(n int64, reason SkipReason) Sample { return labelled(float64(n), "reason", string(reason)) }
-	m.add(MetricCounter, "warmtier_maintenance_skipped_total", "Maintenance cycles that did not compact, by reason.",
+	m.add(MetricCounter, "warmtier_maintenance_skips_total", "Maintenance cycles that did not compact, by reason.",
 		skip(skips.Threshold, SkipThreshold),
 		skip(skips.Size, SkipSize),
 		skip(skips.RateLimit, SkipRateLimit),
@@ -239,12 +239,18 @@ func (m *families) compaction(st *Stats) {
 func (m *families) durability(st *Stats) {
 	m.histogram("warmtier_sync_duration_seconds", "Durations of flushes.", st.Sync.Duration)
 	m.counter("warmtier_sync_errors_total", "Flushes that failed.", st.Sync.Errors)
+	ended := 0.0
+	if st.Sync.Failure != nil {
+		ended = 1
+	}
+	m.gauge("warmtier_sync_failure", "1 once a failed flush has ended writing, until the store is opened again, else 0.",
+		ended)
 	m.gauge("warmtier_unsynced_bytes", "Bytes of records that a power loss might take.", float64(st.Sync.UnsyncedBytes))
 	m.gauge("warmtier_recovery_duration_seconds", "How long opening the directory took.", st.Recovery.Duration.Seconds())
-	m.gauge("warmtier_recovery_entries", "Records found when the directory was opened.", float64(st.Recovery.Records))
+	m.gauge("warmtier_recovery_records", "Records found when the directory was opened.", float64(st.Recovery.Records))
 	m.gauge("warmtier_recovery_truncated_bytes", "Bytes of unfinished tails cut when the directory was opened.",
 		float64(st.Recovery.TruncatedBytes))
-	m.gauge("warmtier_recovery_lost_records", "Damaged and missing records when the directory was repaired.",
+	m.gauge("warmtier_recovery_records_lost", "Damaged and missing records when the directory was repaired.",
 		float64(st.Recovery.Repair.RecordsLost))
 }
 

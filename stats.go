@@ -114,9 +114,9 @@ type CompactionDetails struct {
 
 // CompactionResults counts compactions by how they ended.
 type CompactionResults struct {
-	OK      int64
-	Aborted int64 // cancelled by the caller or by Close
-	Failed  int64
+	OK        int64
+	Cancelled int64 // by the caller or by Close
+	Failed    int64
 }
 
 // MaintenanceStats says what maintenance cycles did, those of the background and those of

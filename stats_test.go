@@ -211,7 +211,7 @@ func TestStats_Compactions(t *testing.T) {
 	_, err = s.Maintain(context.Background())
 	require.NoError(t, err)
 	st := s.Stats()
-	require.Equal(t, CompactionResults{Aborted: 1, Failed: 1}, st.CompactionDetails.Manual)
+	require.Equal(t, CompactionResults{Cancelled: 1, Failed: 1}, st.CompactionDetails.Manual)
 	require.Equal(t, CompactionResults{OK: 1}, st.CompactionDetails.Automatic)
 	require.Equal(t, SkipCounts{Threshold: 1}, st.Maintenance.Skips)
 	require.Equal(t, st.LastCompaction, st.CompactionDetails.LastSuccess)

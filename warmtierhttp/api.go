@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/warmtier/warmtier"
@@ -23,17 +24,27 @@ var (
 	errAbandoned = fmt.Errorf("%w: OnProgress did not return", warmtier.ErrCompactionFailed)
 )
 
-func (h *Handler) stats(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, toWireStats(time.Now(), h.store.Stats()))
+func (h *Handler) stats(sv *served, w http.ResponseWriter, _ *http.Request) {
+	now := wireStats{Name: sv.name, Time: time.Now(), Left: sv.store.Space(), stats: sv.store.Stats()}
+	writeJSON(w, http.StatusOK, now)
 }
 
+// metrics writes one page for all stores, with the label store where they have names.
 func (h *Handler) metrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_ = h.store.Stats().WritePrometheus(w) // fails when the client is gone
+	if len(h.stores) == 1 && h.stores[0].name == "" {
+		_ = h.stores[0].store.Stats().WritePrometheus(w) // fails when the client is gone
+		return
+	}
+	stats := map[string]warmtier.Stats{}
+	for _, sv := range h.stores {
+		stats[strings.ToValidUTF8(sv.name, "\uFFFD")] = sv.store.Stats()
+	}
+	_ = warmtier.WritePrometheus(w, stats)
 }
 
 // segments answers with the segments that follow ?after, in the order of their numbers.
-func (h *Handler) segments(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) segments(sv *served, w http.ResponseWriter, r *http.Request) {
 	limit, after, behind := maxSegments, uint64(0), false
 	var err error
 	if v := r.URL.Query().Get("limit"); v != "" {
@@ -49,7 +60,7 @@ func (h *Handler) segments(w http.ResponseWriter, r *http.Request) {
 		}
 		behind = true
 	}
-	all := h.store.Segments()
+	all := sv.store.Segments()
 	out := wireSegments{Segments: []wireSegment{}, Count: len(all)}
 	for _, seg := range all {
 		if behind && seg.ID <= after {
@@ -66,7 +77,7 @@ func (h *Handler) segments(w http.ResponseWriter, r *http.Request) {
 
 // compact runs a compaction for a client that waits, and ends it when the client goes away; for a
 // client that does not wait it begins one.
-func (h *Handler) compact(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) compact(sv *served, w http.ResponseWriter, r *http.Request) {
 	wait := true
 	if v := r.URL.Query().Get("wait"); v != "" {
 		var err error
@@ -75,21 +86,23 @@ func (h *Handler) compact(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	h.log.Info("compaction asked for", "remote", r.RemoteAddr, "wait", wait)
+	h.log.Info("compaction asked for", "store", sv.name, "remote", r.RemoteAddr, "wait", wait)
 	if !wait {
-		h.compactInBackground(w)
+		h.compactInBackground(sv, w)
 		return
 	}
 	takeTime(w)
 	ctx, cancel := h.untilClosed(r.Context())
 	defer cancel()
-	done, err := h.store.Compact(ctx)
-	h.ended(w, done, err, toWireCompaction(done))
+	done, err := sv.store.Compact(ctx)
+	h.ended(sv, w, done, err, toWireCompaction(done))
 }
 
 // ended answers with body, or with the reason why the compaction failed.
-func (h *Handler) ended(w http.ResponseWriter, done warmtier.CompactionStats, err error, body any) {
-	h.look()
+func (h *Handler) ended(
+	sv *served, w http.ResponseWriter, done warmtier.CompactionStats, err error, body any,
+) {
+	sv.look()
 	status := http.StatusOK
 	if err = h.outcome(err); err != nil {
 		status, body = toWireError(done, err)
@@ -117,13 +130,13 @@ func (h *Handler) outcome(err error) error {
 }
 
 // maintain runs one maintenance cycle. A client that goes away ends it.
-func (h *Handler) maintain(w http.ResponseWriter, r *http.Request) {
-	h.log.Info("maintenance cycle asked for", "remote", r.RemoteAddr)
+func (h *Handler) maintain(sv *served, w http.ResponseWriter, r *http.Request) {
+	h.log.Info("maintenance cycle asked for", "store", sv.name, "remote", r.RemoteAddr)
 	takeTime(w)
 	ctx, cancel := h.untilClosed(r.Context())
 	defer cancel()
-	report, err := h.store.Maintain(ctx)
-	h.ended(w, report.Compaction, err, toWireReport(report))
+	report, err := sv.store.Maintain(ctx)
+	h.ended(sv, w, report.Compaction, err, toWireReport(report))
 }
 
 // jobs are the compactions in the background, which no client waits for.
@@ -134,6 +147,7 @@ type jobs struct {
 
 // job is one compaction in the background.
 type job struct {
+	of    *served
 	done  chan struct{} // closed when it ended
 	stats warmtier.CompactionStats
 	err   error // both written before done is closed
@@ -141,27 +155,27 @@ type job struct {
 
 // wireJob is the answer of a status address.
 type wireJob struct {
-	Status     string          `json:"status"` // running, done or failed
-	Location   string          `json:"location,omitempty"`
-	Progress   *wireProgress   `json:"progress,omitempty"`
-	Compaction *wireCompaction `json:"compaction,omitempty"`
-	Failure    *wireError      `json:"failure,omitempty"`
+	Status     string                       `json:"status"` // running, done or failed
+	Location   string                       `json:"location,omitempty"`
+	Progress   *warmtier.CompactionProgress `json:"progress,omitempty"`
+	Compaction *wireCompaction              `json:"compaction,omitempty"`
+	Failure    *wireError                   `json:"failure,omitempty"`
 }
 
 // compactInBackground answers when the compaction has begun, or could not begin.
-func (h *Handler) compactInBackground(w http.ResponseWriter) {
-	if h.store.Stats().CompactionInProgress {
+func (h *Handler) compactInBackground(sv *served, w http.ResponseWriter) {
+	if sv.store.Stats().CompactionInProgress {
 		status, body := toWireError(warmtier.CompactionStats{}, warmtier.ErrCompactionInProgress)
 		writeJSON(w, status, body)
 		return
 	}
-	number, j := h.begin()
+	number, j := h.begin(sv)
 	if j == nil {
 		status, body := toWireError(warmtier.CompactionStats{}, errClosed)
 		writeJSON(w, status, body)
 		return
 	}
-	if err := h.begun(j); err != nil && !errors.Is(err, warmtier.ErrCompactionFailed) {
+	if err := j.begun(); err != nil && !errors.Is(err, warmtier.ErrCompactionFailed) {
 		status, body := toWireError(j.stats, err) // it did not begin
 		writeJSON(w, status, body)
 		return
@@ -173,21 +187,21 @@ func (h *Handler) compactInBackground(w http.ResponseWriter) {
 }
 
 // begin starts a compaction in the background; j is nil when the handler is closed.
-func (h *Handler) begin() (number int, j *job) {
+func (h *Handler) begin(sv *served) (number int, j *job) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
 		return 0, nil
 	}
-	j = &job{done: make(chan struct{})}
+	j = &job{of: sv, done: make(chan struct{})}
 	h.jobs.last++
 	h.jobs.byNumber[h.jobs.last] = j
 	delete(h.jobs.byNumber, h.jobs.last-maxJobs)
 	h.background.Go(func() {
-		defer h.look()
+		defer sv.look()
 		defer close(j.done)
 		j.run(func() (warmtier.CompactionStats, error) {
-			stats, err := h.store.Compact(h.lifetime)
+			stats, err := sv.store.Compact(h.lifetime)
 			return stats, h.outcome(err)
 		})
 	})
@@ -209,10 +223,10 @@ func (j *job) run(compact func() (warmtier.CompactionStats, error)) {
 // begun waits until the compaction of j runs, or has ended with the error that it returns. Nothing
 // tells when it runs; that takes microseconds, so a look each millisecond costs less than a hook
 // would.
-func (h *Handler) begun(j *job) error {
+func (j *job) begun() error {
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
-	for !h.store.Stats().CompactionInProgress {
+	for !j.of.store.Stats().CompactionInProgress {
 		select {
 		case <-j.done:
 			return j.err
@@ -235,7 +249,7 @@ func (h *Handler) compactStatus(w http.ResponseWriter, r *http.Request) {
 	select {
 	case <-j.done:
 	default:
-		writeJSON(w, http.StatusOK, wireJob{Status: "running", Progress: toWireProgress(h.store.Stats())})
+		writeJSON(w, http.StatusOK, wireJob{Status: "running", Progress: progressOf(j.of.store.Stats())})
 		return
 	}
 	if j.err != nil {

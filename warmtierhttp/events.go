@@ -27,7 +27,7 @@ type wirePast struct {
 
 // events streams samples, statistics, progress and ended compactions. Clients have no buffers: each
 // gets what it has not seen when it is ready for it.
-func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) events(sv *served, w http.ResponseWriter, r *http.Request) {
 	if h.streams.Add(1) > maxStreams {
 		h.streams.Add(-1)
 		writeJSON(w, http.StatusTooManyRequests, wireError{Code: "streams", Error: "too many event streams are open"})
@@ -48,20 +48,20 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	var p position
 	progressing := false
 	for {
-		n := h.recorder.since(&p)
+		n := sv.recorder.since(&p)
 		var message bytes.Buffer
 		if n.first {
 			message.WriteString("retry: 2000\n\n")
 		}
 		if n.first || len(n.samples) > 0 {
 			event(&message, "samples", wireSamples{Reset: n.first, Columns: columns, Samples: n.samples})
-			event(&message, "stats", toWireStats(n.at, n.stats))
+			event(&message, "stats", wireStats{Name: sv.name, Time: n.at, Left: n.left, stats: n.stats})
 		}
 		if n.first || len(n.compactions) > 0 {
 			event(&message, "compactions", wirePast{Reset: n.first, Compactions: n.compactions})
 		}
 		if now := n.stats.CompactionInProgress; now || progressing {
-			event(&message, "progress", toWireProgress(n.stats)) // null when it ended
+			event(&message, "progress", progressOf(n.stats)) // null when it ended
 			progressing = now
 		}
 		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout)) // see takeTime

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -103,8 +104,8 @@ func TestEvents_Compaction(t *testing.T) {
 		readEvents(t, h, func(name, data string) bool {
 			names = append(names, name)
 			if name == "progress" && data != "null" && s.Stats().Compactions == 0 {
-				p := decoded[wireProgress](t, []byte(data))
-				require.Positive(t, p.Victims)
+				p := decoded[map[string]any](t, []byte(data))
+				require.Positive(t, p["victims"])
 				select {
 				case <-goOn:
 				default:
@@ -182,7 +183,7 @@ func TestEvents_SamplerEnds(t *testing.T) {
 		h := New(s, Options{})
 		time.Sleep(10*time.Second + time.Millisecond) //nolint:forbidigo // the clock is synctest's
 		synctest.Wait()
-		require.Len(t, h.recorder.samples, 11, "one at once, and one each second")
+		require.Len(t, h.stores[0].recorder.samples, 11, "one at once, and one each second")
 		streamed := make(chan string, 1)
 		go func() { streamed <- ask(h, "GET", "/api/v1/events", nil).Body.String() }()
 		synctest.Wait()
@@ -191,6 +192,9 @@ func TestEvents_SamplerEnds(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// nowhere is a space of which nothing is known.
+func nowhere() warmtier.Space { return warmtier.Space{Memory: -1, Disk: -1} }
 
 // statsWith are statistics with compactions that ended, by trigger and result.
 func statsWith(manual, auto warmtier.CompactionResults, reclaimed int64) warmtier.Stats {
@@ -202,16 +206,16 @@ func statsWith(manual, auto warmtier.CompactionResults, reclaimed int64) warmtie
 // Goal: what ended between two looks is in the timeline once, whatever it was; what ended before the first
 // look is not, since nothing tells how much of the sums is its.
 func TestRecorder_Timeline(t *testing.T) {
-	r := newRecorder()
+	r := newRecorder(nowhere)
 	now := time.Unix(2000, 0)
 	none := warmtier.CompactionResults{}
 	for i, st := range []warmtier.Stats{
 		statsWith(warmtier.CompactionResults{OK: 5}, none, 100), // before
 		statsWith(warmtier.CompactionResults{OK: 5}, none, 100),
 		statsWith(warmtier.CompactionResults{OK: 6}, none, 130),
-		statsWith(warmtier.CompactionResults{OK: 6, Aborted: 1}, none, 130),
-		statsWith(warmtier.CompactionResults{OK: 6, Aborted: 1}, warmtier.CompactionResults{Failed: 1}, 140),
-		statsWith(warmtier.CompactionResults{OK: 8, Aborted: 1}, warmtier.CompactionResults{OK: 1, Failed: 1}, 200),
+		statsWith(warmtier.CompactionResults{OK: 6, Cancelled: 1}, none, 130),
+		statsWith(warmtier.CompactionResults{OK: 6, Cancelled: 1}, warmtier.CompactionResults{Failed: 1}, 140),
+		statsWith(warmtier.CompactionResults{OK: 8, Cancelled: 1}, warmtier.CompactionResults{OK: 1, Failed: 1}, 200),
 	} {
 		r.observe(now.Add(time.Duration(i)*lookEvery), st)
 	}
@@ -221,13 +225,13 @@ func TestRecorder_Timeline(t *testing.T) {
 		require.NoError(t, err)
 		told = append(told, string(text))
 	}
-	require.Equal(t, []string{`["manual","ok",1,30]`, `["manual","aborted",1,0]`, `["auto","failed",1,10]`,
+	require.Equal(t, []string{`["manual","ok",1,30]`, `["manual","cancelled",1,0]`, `["auto","failed",1,10]`,
 		`["manual+auto","ok",3,60]`}, told)
 }
 
 // Goal: what is kept of the past has a bound, and a stream that is behind gets what is left of it.
 func TestRecorder_Bounded(t *testing.T) {
-	r := newRecorder()
+	r := newRecorder(nowhere)
 	now := time.Unix(2000, 0)
 	var p position
 	r.since(&p)
@@ -240,7 +244,8 @@ func TestRecorder_Bounded(t *testing.T) {
 	require.Len(t, n.compactions, maxCompactions)
 	require.Equal(t, float64(2000+100), n.samples[0][0])
 	require.Empty(t, r.since(&p).samples)
-	require.Len(t, r.reads, latencySamples+1)
+	require.Len(t, r.reads, readSamples+1)
+	require.Len(t, r.puts, otherSamples+1)
 	r.observe(now.Add(time.Hour*2), warmtier.Stats{})
 	require.Len(t, r.since(&p).samples, 1)
 }
@@ -249,7 +254,7 @@ func TestRecorder_Bounded(t *testing.T) {
 func TestRecorder_Latency(t *testing.T) {
 	s := openStore(t, &warmtier.Options{Maintenance: warmtier.MaintenanceOptions{Disabled: true}})
 	require.NoError(t, s.Put("a", nil))
-	r := newRecorder()
+	r := newRecorder(nowhere)
 	now := time.Unix(2000, 0)
 	r.observe(now, s.Stats())
 	for range 10_000 {
@@ -260,10 +265,10 @@ func TestRecorder_Latency(t *testing.T) {
 		r.observe(now.Add(time.Duration(i)*time.Second), s.Stats())
 	}
 	samples := r.since(&position{}).samples
-	p50 := len(columns) - 3
+	p50 := slices.Index(columns, "get_p50_seconds")
 	require.True(t, math.IsNaN(samples[0][p50]))
 	for i := 1; i <= 10; i++ {
-		require.Equal(t, samples[1][p50:], samples[i][p50:])
+		require.Equal(t, samples[1][p50:p50+3], samples[i][p50:p50+3])
 		require.Positive(t, samples[i][p50])
 	}
 	require.True(t, math.IsNaN(samples[11][p50]))
@@ -284,7 +289,7 @@ func TestRecorder_SwapPause(t *testing.T) {
 		st.MaxSwapPause = 3 * time.Microsecond
 		return st
 	}
-	r := newRecorder()
+	r := newRecorder(nowhere)
 	now := time.Unix(2000, 0)
 	r.observe(now, swaps(0, 0))
 	r.observe(now, swaps(0, 1))

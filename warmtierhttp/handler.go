@@ -1,9 +1,11 @@
-// Package warmtierhttp lets the people who run a service see and steer a warmtier store in it: a page,
-// a JSON interface, server-sent events and metrics, as one http.Handler. It listens nowhere by itself.
+// Package warmtierhttp lets the people who run a service see and steer the warmtier stores in it: a page, a
+// JSON interface, server-sent events, metrics and probes, as one http.Handler. It listens nowhere by itself.
 //
 //	steering := warmtierhttp.New(store, warmtierhttp.Options{})
 //	defer steering.Close()
 //	http.Handle("/warmtier/", http.StripPrefix("/warmtier", steering))
+//
+// Several stores share a handler by name, with [NewNamed]: the page then has a choice of stores.
 //
 // The README has the endpoints, the timeouts that a server needs, and what keeps strangers out.
 package warmtierhttp
@@ -12,10 +14,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"fmt"
 	"io"
 	"log/slog"
-	"net"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,78 +40,98 @@ type Options struct {
 	// Token, when not empty, must come with requests that change state, in the header
 	// "Authorization: Bearer TOKEN".
 	Token string
-	// Hosts are the names, without a port, by which clients may address the handler, beside
-	// localhost and loopback addresses. Requests with another Host are refused: an attacker who
-	// lets a name point to this machine gives a page of that name the same origin as the handler.
+	// Hosts are the names and addresses, without a port, by which clients may address the handler, beside
+	// localhost and loopback addresses: "admin.internal", "10.1.2.3", "*.internal" for every name below
+	// it, or a range of addresses as "10.0.0.0/8". One that is none of these matches nothing, and is
+	// logged. Requests with another Host are refused, /healthz and /readyz aside: an attacker who lets
+	// a name point to this machine gives a page of that name the same origin as the handler. A range
+	// is as safe as an address: no name is let in by it.
 	Hosts []string
 	// Logger receives what was asked to change state and what was refused; nil is silent. It never
 	// sees ids, contents or tokens.
 	Logger *slog.Logger
 }
 
-// Handler serves the page and the endpoints of one store. Create one with [New], release it with
-// [Handler.Close]. It may be mounted anywhere: all addresses in it are relative. It is safe for
+// Handler serves the page and the endpoints of stores. Create one with [New] or [NewNamed], release it
+// with [Handler.Close]. It may be mounted anywhere: all addresses in it are relative. It is safe for
 // concurrent use.
 type Handler struct {
-	store     *warmtier.Store
+	stores    []*served         // in the order of their names
 	token     [sha256.Size]byte // digest, so that comparing takes the same time for any length
 	guarded   bool              // there is a token
-	hosts     map[string]bool   // in lower case
+	hosts     hosts
 	log       *slog.Logger
 	origins   *http.CrossOriginProtection
 	mux       *http.ServeMux
-	recorder  *recorder
-	streams   atomic.Int32  // open event streams
-	verifying atomic.Bool   // a verification runs
-	wake      chan struct{} // makes the sampler look immediately
+	streams   atomic.Int32 // open event streams
+	verifying atomic.Bool  // a verification runs
 
 	lifetime context.Context // until Close
 	end      context.CancelFunc
 
 	mu         sync.Mutex
 	closed     bool           // guarded by mu; nothing is added to background once it is set
-	background sync.WaitGroup // the sampler, and compactions in the background
+	background sync.WaitGroup // the samplers, and compactions in the background
 	jobs       jobs           // guarded by mu
 }
 
 // New returns a handler for store and begins to sample its statistics, some microseconds of work five
 // times a second. Close it before the store.
 func New(store *warmtier.Store, opts Options) *Handler {
-	h := &Handler{
-		store:    store,
-		token:    sha256.Sum256([]byte(opts.Token)),
-		guarded:  opts.Token != "",
-		hosts:    map[string]bool{},
-		log:      opts.Logger,
-		origins:  http.NewCrossOriginProtection(),
-		mux:      http.NewServeMux(),
-		recorder: newRecorder(),
-		wake:     make(chan struct{}, 1),
-		jobs:     jobs{byNumber: map[int]*job{}},
+	return newHandler([]*served{newServed("", store)}, opts)
+}
+
+// NewNamed returns a handler for several stores, as [New]. Requests say with the parameter store which one they
+// are about, the page has a choice, and metrics have the label store. Close it before the stores. It keeps no
+// reference to the map.
+func NewNamed(stores map[string]*warmtier.Store, opts Options) *Handler {
+	var list []*served
+	for _, name := range slices.Sorted(maps.Keys(stores)) {
+		list = append(list, newServed(name, stores[name]))
 	}
-	for _, host := range opts.Hosts {
-		h.hosts[normalHost(host)] = true
+	return newHandler(list, opts)
+}
+
+func newHandler(stores []*served, opts Options) *Handler {
+	h := &Handler{
+		stores:  stores,
+		token:   sha256.Sum256([]byte(opts.Token)),
+		guarded: opts.Token != "",
+		hosts:   hosts{names: map[string]bool{}},
+		log:     opts.Logger,
+		origins: http.NewCrossOriginProtection(),
+		mux:     http.NewServeMux(),
+		jobs:    jobs{byNumber: map[int]*job{}},
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
+	for _, host := range opts.Hosts {
+		if err := h.hosts.add(host); err != nil {
+			h.log.Error("an allowed host matches nothing", "error", err)
+		}
+	}
 	h.lifetime, h.end = context.WithCancel(context.Background())
 	h.mux.HandleFunc("GET /{$}", h.page)
 	h.mux.HandleFunc("GET /static/{name}", h.asset)
+	h.mux.HandleFunc("GET /healthz", h.healthz)
+	h.mux.HandleFunc("GET /readyz", h.readyz)
 	h.mux.HandleFunc("GET /metrics", h.metrics)
-	h.mux.HandleFunc("GET /api/v1/stats", h.stats)
-	h.mux.HandleFunc("GET /api/v1/segments", h.segments)
-	h.mux.HandleFunc("GET /api/v1/events", h.events)
-	h.mux.HandleFunc("POST /api/v1/maintenance/compact", h.compact)
+	h.mux.HandleFunc("GET /api/v1/stores", h.list)
+	h.mux.HandleFunc("GET /api/v1/stats", h.about(h.stats))
+	h.mux.HandleFunc("GET /api/v1/segments", h.about(h.segments))
+	h.mux.HandleFunc("GET /api/v1/events", h.about(h.events))
+	h.mux.HandleFunc("POST /api/v1/maintenance/compact", h.about(h.compact))
 	h.mux.HandleFunc("GET /api/v1/maintenance/compact/{number}", h.compactStatus)
-	h.mux.HandleFunc("POST /api/v1/maintenance/run", h.maintain)
-	h.mux.HandleFunc("POST /api/v1/maintenance/verify", h.verify)
-	h.recorder.observe(time.Now(), store.Stats()) // so that no stream begins with nothing
-	h.background.Go(h.sample)
+	h.mux.HandleFunc("POST /api/v1/maintenance/run", h.about(h.maintain))
+	h.mux.HandleFunc("POST /api/v1/maintenance/verify", h.about(h.verify))
+	for _, sv := range stores {
+		h.background.Go(func() { h.sample(sv) })
+	}
 	return h
 }
 
-// Close ends event streams, cancels compactions that were asked for here, and waits for the sampler
+// Close ends event streams, cancels compactions that were asked for here, and waits for the samplers
 // and for compactions in the background. Afterwards requests that change state are refused. It
 // returns nil.
 func (h *Handler) Close() error {
@@ -119,34 +143,27 @@ func (h *Handler) Close() error {
 	return nil
 }
 
-// sample feeds the recorder until Close.
-func (h *Handler) sample() {
+// sample feeds the recorder of a store until Close.
+func (h *Handler) sample(sv *served) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-		case <-h.wake:
+		case <-sv.wake:
 		case <-h.lifetime.Done():
 			return
 		}
-		h.recorder.observe(time.Now(), h.store.Stats())
-	}
-}
-
-// look makes the sampler look at the store immediately.
-func (h *Handler) look() {
-	select {
-	case h.wake <- struct{}{}:
-	default: // it is about to look
+		sv.observe()
 	}
 }
 
 // ServeHTTP answers a request, or refuses it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	secure(w.Header())
-	if !h.knownHost(r.Host) {
-		h.refuse(w, r, http.StatusForbidden, "unknown_host", "this Host name is not in the list of allowed ones")
+	if !isProbe(r) && !h.hosts.allow(r.Host) {
+		h.refuse(w, r, http.StatusForbidden, "unknown_host",
+			fmt.Sprintf("the host %q is not in the list of allowed ones (Options.Hosts)", r.Host))
 		return
 	}
 	if err := h.origins.Check(r); err != nil {
@@ -156,7 +173,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		if !h.authorized(r) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="warmtier"`)
-			h.refuse(w, r, http.StatusUnauthorized, "token", "this needs the token, as Authorization: Bearer")
+			h.refuse(w, r, http.StatusUnauthorized, "token", "this needs the token, in the header Authorization: Bearer TOKEN")
 			return
 		}
 		if !readBody(w, r) {
@@ -183,25 +200,6 @@ func secure(header http.Header) {
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, status int, code, message string) {
 	h.log.Warn("request refused", "reason", code, "method", r.Method, "remote", r.RemoteAddr)
 	writeJSON(w, status, wireError{Code: code, Error: message})
-}
-
-// knownHost reports whether a Host header names this machine or is in the list.
-func (h *Handler) knownHost(header string) bool {
-	host := normalHost(header)
-	if name, _, err := net.SplitHostPort(header); err == nil {
-		host = normalHost(name)
-	}
-	if host == "localhost" || h.hosts[host] {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
-}
-
-// normalHost returns host in lower case, without a dot at its end and without brackets.
-func normalHost(host string) string {
-	host = strings.TrimSuffix(strings.ToLower(host), ".")
-	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 }
 
 // authorized reports whether r brings the token, if there is one.

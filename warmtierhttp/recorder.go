@@ -16,7 +16,8 @@ const (
 	sampleEvery    = time.Second
 	maxSamples     = 3600 // an hour
 	maxCompactions = 200  // that are kept
-	latencySamples = 10   // for one percentile of reads, of which one in 256 is measured
+	readSamples    = 10   // for one percentile of reads, of which one in 256 is measured
+	otherSamples   = 60   // for one of writes, loads and flushes, of which there are fewer
 )
 
 // columns are the figures of a sample, in order.
@@ -26,6 +27,10 @@ var columns = []string{
 	"gets_per_second", "puts_per_second", "deletes_per_second",
 	// Of the last ten seconds; null when no read was measured.
 	"get_p50_seconds", "get_p99_seconds", "get_p999_seconds",
+	// Of the last minute.
+	"put_p50_seconds", "put_p99_seconds", "put_p999_seconds",
+	"load_p50_seconds", "load_p99_seconds", "load_p999_seconds",
+	"sync_p50_seconds", "sync_p99_seconds", "sync_p999_seconds",
 }
 
 // row is one sample: a figure for each column, NaN for none. It is immutable.
@@ -51,7 +56,7 @@ func (r row) MarshalJSON() ([]byte, error) {
 type pastCompaction struct {
 	End            time.Time `json:"end"`
 	Trigger        string    `json:"trigger"` // manual, auto or startup
-	Result         string    `json:"result"`  // ok, aborted or failed
+	Result         string    `json:"result"`  // ok, cancelled or failed
 	Count          int64     `json:"count"`   // 1, or more when several ended between two looks
 	Duration       float64   `json:"duration_seconds"`
 	BytesReclaimed int64     `json:"bytes_reclaimed"`
@@ -62,22 +67,45 @@ type pastCompaction struct {
 // recorder keeps what a page shows of the past. It is fed with statistics and asks the store for
 // nothing, so it sees the compactions of maintenance cycles as well as those of clients.
 type recorder struct {
+	space func() warmtier.Space
+
 	mu          sync.Mutex
 	samples     []row // the last maxSamples, oldest first
 	sampled     int   // samples taken so far
 	compactions []pastCompaction
 	compacted   int // compactions seen so far
 	stats       warmtier.Stats
-	at          time.Time     // of stats; zero before the first
-	changed     chan struct{} // closed, and replaced, when there is news
+	left        warmtier.Space // at the last sample
+	at          time.Time      // of stats; zero before the first
+	changed     chan struct{}  // closed, and replaced, when there is news
 
 	sampledStats warmtier.Stats // at the last sample
 	sampledAt    time.Time
-	reads        []warmtier.Histogram // at the last samples, oldest first
-	swaps        warmtier.Histogram   // when the last compaction was seen to have ended
+	reads        window
+	puts         window
+	loads        window
+	syncs        window
+	swaps        warmtier.Histogram // when the last compaction was seen to have ended
 }
 
-func newRecorder() *recorder { return &recorder{changed: make(chan struct{})} }
+// newRecorder returns an empty recorder; space says at each sample what is left.
+func newRecorder(space func() warmtier.Space) *recorder {
+	return &recorder{space: space, changed: make(chan struct{})}
+}
+
+// window is a distribution of durations at the last samples, oldest first.
+type window []warmtier.Histogram
+
+// add adds the distribution at one more sample, and returns percentiles of what came since the oldest, NaN
+// when nothing did.
+func (w *window) add(h warmtier.Histogram, samples int) (p50, p99, p999 float64) {
+	*w = keep(append(*w, h), samples+1)
+	recent := h.Since((*w)[0])
+	if recent.Count <= 0 {
+		return math.NaN(), math.NaN(), math.NaN()
+	}
+	return recent.Quantile(0.5).Seconds(), recent.Quantile(0.99).Seconds(), recent.Quantile(0.999).Seconds()
+}
 
 // observe records the statistics of one moment.
 func (r *recorder) observe(now time.Time, st warmtier.Stats) {
@@ -96,6 +124,7 @@ func (r *recorder) observe(now time.Time, st warmtier.Stats) {
 	// Half a look early rather than a whole one late.
 	if first || now.Sub(r.sampledAt) >= sampleEvery-lookEvery/2 {
 		r.samples = keep(append(r.samples, r.take(now, st)), maxSamples)
+		r.left = r.space()
 		r.sampled++
 		news = true
 	}
@@ -115,21 +144,26 @@ func (r *recorder) take(now time.Time, st warmtier.Stats) row {
 	before, seconds := r.sampledStats, now.Sub(r.sampledAt).Seconds()
 	rate := func(now, before int64) float64 { return math.Round(float64(now-before)/seconds*10) / 10 }
 	r.sampledStats, r.sampledAt = st, now
-	r.reads = keep(append(r.reads, st.Reads.Duration), latencySamples+1)
-	reads := st.Reads.Duration.Since(r.reads[0])
-	quantile := func(q float64) float64 {
-		if reads.Count <= 0 {
-			return math.NaN()
-		}
-		return reads.Quantile(q).Seconds()
-	}
-	return row{
+	sample := row{
 		float64(now.UnixMilli()) / 1000,
 		float64(st.LiveBytes), float64(st.DeadBytes), st.FragmentationRatio,
 		float64(st.MappedBytes), float64(st.Memories),
 		rate(st.Gets, before.Gets), rate(st.Puts, before.Puts), rate(st.Deletes, before.Deletes),
-		quantile(0.5), quantile(0.99), quantile(0.999),
 	}
+	for _, w := range []struct {
+		window    *window
+		durations warmtier.Histogram
+		samples   int
+	}{
+		{&r.reads, st.Reads.Duration, readSamples},
+		{&r.puts, st.Writes.PutDuration, otherSamples},
+		{&r.loads, st.Loads.Duration, otherSamples},
+		{&r.syncs, st.Sync.Duration, otherSamples},
+	} {
+		p50, p99, p999 := w.window.add(w.durations, w.samples)
+		sample = append(sample, p50, p99, p999)
+	}
+	return sample
 }
 
 // ended returns the compactions that ended since the last look, as one; ok is false when none did.
@@ -144,8 +178,8 @@ func (r *recorder) ended(st warmtier.Stats) (c pastCompaction, ok bool) {
 		{"auto", now.Automatic, before.Automatic},
 		{"startup", now.Startup, before.Startup},
 	} {
-		counts := []int64{t.now.OK - t.before.OK, t.now.Aborted - t.before.Aborted, t.now.Failed - t.before.Failed}
-		for i, result := range []string{"ok", "aborted", "failed"} {
+		counts := []int64{t.now.OK - t.before.OK, t.now.Cancelled - t.before.Cancelled, t.now.Failed - t.before.Failed}
+		for i, result := range []string{"ok", "cancelled", "failed"} {
 			if counts[i] > 0 {
 				c.Count += counts[i]
 				triggers, results = append(triggers, t.name), append(results, result)
@@ -171,6 +205,7 @@ type news struct {
 	samples     []row
 	compactions []pastCompaction
 	stats       warmtier.Stats
+	left        warmtier.Space
 	at          time.Time
 	changed     <-chan struct{} // closed when there is more
 }
@@ -189,7 +224,7 @@ func (r *recorder) since(p *position) news {
 		first:       !p.begun,
 		samples:     tail(r.samples, r.sampled-p.sampled),
 		compactions: tail(r.compactions, r.compacted-p.compacted),
-		stats:       r.stats, at: r.at, changed: r.changed,
+		stats:       r.stats, left: r.left, at: r.at, changed: r.changed,
 	}
 	*p = position{begun: true, sampled: r.sampled, compacted: r.compacted}
 	return n

@@ -38,8 +38,8 @@ func toWireVerification(r warmtier.VerifyReport) wireVerification {
 
 // verify reads the whole store for a client that waits, and ends that when the client goes away. One runs at
 // a time: each costs as much as reading all content. Findings are an answer, no error.
-func (h *Handler) verify(w http.ResponseWriter, r *http.Request) {
-	h.log.Info("verification asked for", "remote", r.RemoteAddr)
+func (h *Handler) verify(sv *served, w http.ResponseWriter, r *http.Request) {
+	h.log.Info("verification asked for", "store", sv.name, "remote", r.RemoteAddr)
 	if !h.verifying.CompareAndSwap(false, true) {
 		writeJSON(w, http.StatusConflict, wireError{Code: "verification_in_progress", Error: "another verification runs"})
 		return
@@ -48,9 +48,9 @@ func (h *Handler) verify(w http.ResponseWriter, r *http.Request) {
 	takeTime(w)
 	ctx, cancel := h.untilClosed(r.Context())
 	defer cancel()
-	report, err := h.store.Verify(ctx)
+	report, err := sv.store.Verify(ctx)
 	if report.FindingCount > 0 && errors.Is(err, warmtier.ErrCorrupt) {
 		err = nil
 	}
-	h.ended(w, warmtier.CompactionStats{}, err, toWireVerification(report))
+	h.ended(sv, w, warmtier.CompactionStats{}, err, toWireVerification(report))
 }

@@ -4,217 +4,69 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/warmtier/warmtier"
 )
 
-// The JSON of answers: names with their units, as in metrics. Durations are seconds, sizes bytes,
-// ratios 0 to 1; the time of something that never happened is left out.
+// The JSON of answers: names with their units, as in the JSON of warmtier.Stats. Durations are seconds, sizes
+// bytes, ratios 0 to 1; the time of something that never happened is left out.
 
+// wireStats is the JSON of statistics: that of warmtier.Stats, behind what only the handler knows.
 type wireStats struct {
-	Time     time.Time `json:"time"`
-	Memories int       `json:"memories"`
-
-	TotalBytes         int64   `json:"total_bytes"`
-	LiveBytes          int64   `json:"live_bytes"`
-	DeadBytes          int64   `json:"dead_bytes"`
-	FragmentationRatio float64 `json:"fragmentation_ratio"`
-	MappedBytes        int64   `json:"mapped_bytes"` // live, dead, index, room, reserve and retired bytes
-	RoomBytes          int64   `json:"room_bytes"`
-	ReserveBytes       int64   `json:"reserve_bytes"`
-	RetiredBytes       int64   `json:"retired_bytes"`
-	SpareBytes         int64   `json:"spare_bytes"` // beyond what is mapped
-	MaxBytes           int64   `json:"max_bytes"`   // bound of mapped and spare bytes; 0 for none
-	UnreturnedBytes    int64   `json:"unreturned_bytes"`
-	UnreturnedMappings int     `json:"unreturned_mappings"`
-	IndexBytes         int64   `json:"index_bytes"`
-	UnsyncedBytes      int64   `json:"unsynced_bytes"`
-
-	Segments      wireSegmentCounts `json:"segments"`
-	PinnedReaders int               `json:"pinned_readers"`
-	Operations    wireOperations    `json:"operations"`
-	Compactions   wireCompactions   `json:"compactions"`
-	Maintenance   wireMaintenance   `json:"maintenance"`
-	Sync          wireSync          `json:"sync"`
-	Recovery      wireRecovery      `json:"recovery"`
+	Name  string
+	Time  time.Time
+	Left  warmtier.Space
+	stats warmtier.Stats
 }
 
-type wireSegmentCounts struct {
-	Active     int `json:"active"`
-	Sealed     int `json:"sealed"`
-	Compacting int `json:"compacting"`
-	Retired    int `json:"retired"`
-}
-
-type wireOperations struct {
-	Gets           int64         `json:"gets"`
-	Misses         int64         `json:"misses"`
-	GetErrors      int64         `json:"get_errors"`
-	Puts           int64         `json:"puts"`
-	PutErrors      int64         `json:"put_errors"`
-	Deletes        int64         `json:"deletes"`
-	DeleteMisses   int64         `json:"delete_misses"`
-	DeleteErrors   int64         `json:"delete_errors"`
-	CorruptRecords int64         `json:"corrupt_records"`
-	ReadBytes      int64         `json:"read_bytes"`
-	WrittenBytes   int64         `json:"written_bytes"`
-	Get            wireHistogram `json:"get_duration"`
-	Put            wireHistogram `json:"put_duration"`
-	Delete         wireHistogram `json:"delete_duration"`
-	Wait           wireHistogram `json:"write_wait_duration"` // all waits of writes for memory
-}
-
-// wireHistogram is a distribution of durations since Open.
-type wireHistogram struct {
-	Count int64   `json:"count"` // of durations measured, which for operations is a sample
-	Sum   float64 `json:"sum_seconds"`
-	P50   float64 `json:"p50_seconds"`
-	P99   float64 `json:"p99_seconds"`
-	P999  float64 `json:"p999_seconds"`
-	Max   float64 `json:"max_seconds"` // off by less than 10 %, as the percentiles
-}
-
-type wireResults struct {
-	OK      int64 `json:"ok"`
-	Aborted int64 `json:"aborted"`
-	Failed  int64 `json:"failed"`
-}
-
-type wireCompactions struct {
-	InProgress     bool          `json:"in_progress"`
-	Progress       *wireProgress `json:"progress,omitempty"`
-	Manual         wireResults   `json:"manual"`
-	Auto           wireResults   `json:"auto"`
-	Startup        wireResults   `json:"startup"`
-	Last           time.Time     `json:"last,omitzero"`
-	LastSuccess    time.Time     `json:"last_success,omitzero"`
-	LastDuration   float64       `json:"last_duration_seconds"`
-	BytesReclaimed int64         `json:"bytes_reclaimed"`
-	BytesCopied    int64         `json:"bytes_copied"`
-	MaxSwapPause   float64       `json:"max_swap_pause_seconds"`
-	Duration       wireHistogram `json:"duration"`
-	Swap           wireHistogram `json:"swap_duration"`
-}
-
-type wireProgress struct {
-	Stage         warmtier.CompactionStage `json:"stage"`
-	Round         int                      `json:"round"`
-	Victims       int                      `json:"victims"`
-	VictimsDone   int                      `json:"victims_done"`
-	BytesTotal    int64                    `json:"bytes_total"`
-	BytesCopied   int64                    `json:"bytes_copied"`
-	MemoriesMoved int64                    `json:"memories_moved"`
-	Elapsed       float64                  `json:"elapsed_seconds"`
-}
-
-type wireMaintenance struct {
-	Cycles               int64               `json:"cycles"`
-	AutomaticCompactions int64               `json:"automatic_compactions"`
-	LastSkipped          warmtier.SkipReason `json:"last_skipped,omitempty"`
-	NextCycle            time.Time           `json:"next_cycle,omitzero"`
-	Skips                wireSkips           `json:"skips"`
-}
-
-type wireSkips struct {
-	Threshold int64 `json:"threshold"`
-	Size      int64 `json:"size"`
-	RateLimit int64 `json:"rate_limit"`
-	Busy      int64 `json:"busy"`
-	Memory    int64 `json:"memory"`
-}
-
-type wireSync struct {
-	Syncs    int64         `json:"syncs"`
-	Errors   int64         `json:"errors"`
-	Duration wireHistogram `json:"duration"`
-}
-
-type wireRecovery struct {
-	Duration       float64 `json:"duration_seconds"`
-	Clean          bool    `json:"clean"`
-	Records        int     `json:"records"`
-	TruncatedBytes int64   `json:"truncated_bytes"`
-
-	// What a repair gave up, without ids.
-	RecordsLost      int  `json:"records_lost"`
-	MemoriesLost     int  `json:"memories_lost"`
-	AtMost           bool `json:"at_most"` // memories_lost is a bound
-	MemoriesDeleted  int  `json:"memories_deleted"`
-	SegmentsReplaced int  `json:"segments_replaced"`
-}
-
-func toWireStats(now time.Time, st warmtier.Stats) wireStats {
-	segments, repair := st.SegmentDetails, st.Recovery.Repair
-	return wireStats{
-		Time: now, Memories: st.Memories,
-		TotalBytes: st.TotalBytes, LiveBytes: st.LiveBytes, DeadBytes: st.DeadBytes,
-		FragmentationRatio: st.FragmentationRatio, MappedBytes: st.MappedBytes,
-		RoomBytes: segments.RoomBytes, ReserveBytes: segments.ReserveBytes, RetiredBytes: segments.RetiredBytes,
-		SpareBytes: segments.SpareBytes, MaxBytes: st.MaxBytes,
-		UnreturnedBytes: segments.UnreturnedBytes, UnreturnedMappings: segments.UnreturnedMappings,
-		IndexBytes: st.IndexBytes, UnsyncedBytes: st.Sync.UnsyncedBytes,
-		Segments: wireSegmentCounts{
-			Active: segments.Active, Sealed: segments.Sealed, Compacting: segments.Compacting, Retired: segments.Retired,
-		},
-		PinnedReaders: segments.Pins,
-		Operations: wireOperations{
-			Gets: st.Gets, Misses: st.Misses, GetErrors: st.Reads.Errors, Puts: st.Puts, PutErrors: st.Writes.PutErrors,
-			Deletes: st.Deletes, DeleteMisses: st.Writes.DeleteMisses, DeleteErrors: st.Writes.DeleteErrors,
-			CorruptRecords: st.Reads.CorruptRecords, ReadBytes: st.Reads.Bytes, WrittenBytes: st.Writes.Bytes,
-			Get: toWireHistogram(st.Reads.Duration), Put: toWireHistogram(st.Writes.PutDuration),
-			Delete: toWireHistogram(st.Writes.DeleteDuration), Wait: toWireHistogram(st.Writes.WaitDuration),
-		},
-		Compactions: toWireCompactions(st),
-		Maintenance: wireMaintenance{
-			Cycles: st.Maintenance.Cycles, AutomaticCompactions: st.Maintenance.Compactions,
-			LastSkipped: st.Maintenance.LastSkipped, NextCycle: st.Maintenance.NextCycle,
-			Skips: wireSkips(st.Maintenance.Skips),
-		},
-		Sync: wireSync{Syncs: st.Sync.OK, Errors: st.Sync.Errors, Duration: toWireHistogram(st.Sync.Duration)},
-		Recovery: wireRecovery{
-			Duration: st.Recovery.Duration.Seconds(), Clean: st.Recovery.Clean,
-			Records: st.Recovery.Records, TruncatedBytes: st.Recovery.TruncatedBytes,
-			RecordsLost: repair.RecordsLost, MemoriesLost: repair.MemoriesLost, AtMost: repair.AtMost,
-			MemoriesDeleted:  repair.MemoriesDeleted,
-			SegmentsReplaced: repair.SegmentsReplaced,
-		},
+// MarshalJSON writes one object.
+func (st wireStats) MarshalJSON() ([]byte, error) {
+	own := struct {
+		Time       time.Time `json:"time"`
+		Name       string    `json:"name,omitempty"`
+		Version    string    `json:"version"` // of the package warmtier
+		MemoryLeft *int64    `json:"memory_left_bytes,omitempty"`
+		DiskLeft   *int64    `json:"disk_left_bytes,omitempty"`
+	}{Time: st.Time, Name: st.Name, Version: version()}
+	if st.Left.Memory >= 0 {
+		own.MemoryLeft = &st.Left.Memory
 	}
-}
-
-func toWireCompactions(st warmtier.Stats) wireCompactions {
-	details := st.CompactionDetails
-	return wireCompactions{
-		InProgress: st.CompactionInProgress, Progress: toWireProgress(st),
-		Manual: wireResults(details.Manual), Auto: wireResults(details.Automatic), Startup: wireResults(details.Startup),
-		Last: st.LastCompaction, LastSuccess: details.LastSuccess,
-		LastDuration:   st.LastCompactionDuration.Seconds(),
-		BytesReclaimed: st.BytesReclaimed, BytesCopied: details.BytesCopied,
-		MaxSwapPause: st.MaxSwapPause.Seconds(),
-		Duration:     toWireHistogram(details.Duration), Swap: toWireHistogram(details.SwapDuration),
+	if st.Left.Disk >= 0 {
+		own.DiskLeft = &st.Left.Disk
 	}
-}
-
-func toWireHistogram(h warmtier.Histogram) wireHistogram {
-	return wireHistogram{
-		Count: h.Count, Sum: h.Sum.Seconds(),
-		P50: h.Quantile(0.5).Seconds(), P99: h.Quantile(0.99).Seconds(), P999: h.Quantile(0.999).Seconds(),
-		Max: h.Quantile(1).Seconds(),
+	head, err := json.Marshal(own)
+	if err != nil {
+		return nil, err
 	}
+	figures, err := json.Marshal(st.stats)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(head[:len(head)-1], []byte{','}, figures[1:]), nil
 }
 
-// toWireProgress returns the progress of the compaction under way, nil when none runs, or when it has
+// version returns the version of the package warmtier, as its metrics have it.
+var version = sync.OnceValue(func() string {
+	for _, m := range (warmtier.Stats{}).Metrics() {
+		for _, l := range m.Samples[0].Labels {
+			if m.Name == "warmtier_build_info" && l.Name == "version" {
+				return l.Value
+			}
+		}
+	}
+	return "unknown"
+})
+
+// progressOf returns the progress of the compaction under way, nil when none runs, or when it has
 // nothing to tell: before it has chosen its victims, and after it has ended but for its bookkeeping.
-func toWireProgress(st warmtier.Stats) *wireProgress {
+func progressOf(st warmtier.Stats) *warmtier.CompactionProgress {
 	if !st.CompactionInProgress || st.CompactionDetails.Progress.Stage == "" {
 		return nil
 	}
-	p := st.CompactionDetails.Progress
-	return &wireProgress{
-		Stage: p.Stage, Round: p.Round, Victims: p.Victims, VictimsDone: p.VictimsDone,
-		BytesTotal: p.BytesTotal, BytesCopied: p.BytesCopied, MemoriesMoved: p.MemoriesMoved,
-		Elapsed: p.Elapsed.Seconds(),
-	}
+	return &st.CompactionDetails.Progress
 }
 
 type wireSegments struct {

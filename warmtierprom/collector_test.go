@@ -62,7 +62,7 @@ func TestCollector_AgreesWithText(t *testing.T) {
 	require.NoError(t, registry.Register(NewCollector(s)))
 	gathered, err := registry.Gather()
 	require.NoError(t, err)
-	require.Len(t, gathered, 37)
+	require.Len(t, gathered, 38)
 	var collected, written bytes.Buffer
 	for _, family := range gathered {
 		_, err := expfmt.MetricFamilyToText(&collected, family)
@@ -74,7 +74,7 @@ func TestCollector_AgreesWithText(t *testing.T) {
 		`warmtier_operations_total{op="get",result="hit"} 5120`,
 		`warmtier_operations_total{op="get",result="miss"} 1`,
 		`warmtier_compactions_total{result="ok",trigger="manual"} 1`,
-		`warmtier_maintenance_skipped_total{reason="size"} 1`,
+		`warmtier_maintenance_skips_total{reason="size"} 1`,
 		`warmtier_memories 255`,
 	} {
 		require.Contains(t, lines(written.String()), line)

@@ -227,7 +227,7 @@ type statsAnswer struct {
 			BytesCopied int64 `json:"bytes_copied"`
 			BytesTotal  int64 `json:"bytes_total"`
 		} `json:"progress"`
-		BytesReclaimed int64   `json:"bytes_reclaimed"`
+		BytesReclaimed int64   `json:"reclaimed_bytes"`
 		MaxSwapPause   float64 `json:"max_swap_pause_seconds"`
 	} `json:"compactions"`
 	Recovery struct {
