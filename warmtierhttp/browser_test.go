@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +32,7 @@ var (
 	screenshotURL    = flag.String("screenshot-url", "http://127.0.0.1:8089/", "the page of a running server")
 	screenshotWidth  = flag.Int64("screenshot-width", 1600, "CSS pixels")
 	screenshotScheme = flag.String("screenshot-scheme", "light", "light or dark")
+	pictures         = flag.String("pictures", "", "write what the tests of the page see to `directory`, to be looked at")
 )
 
 // browser is a tab of a real browser that collects what its console has to complain about.
@@ -148,6 +150,17 @@ func (b *browser) until(expression string) {
 	}, time.Minute, 50*time.Millisecond, expression)
 }
 
+// picture writes what the tab shows to a file, when -pictures asks for it.
+func (b *browser) picture(name string) {
+	b.t.Helper()
+	if *pictures == "" {
+		return
+	}
+	png, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
+	require.NoError(b.t, err)
+	require.NoError(b.t, os.WriteFile(filepath.Join(*pictures, name+".png"), png, 0o644))
+}
+
 // text of an element.
 func (b *browser) text(id string) string {
 	b.t.Helper()
@@ -200,6 +213,7 @@ func TestBrowser_Page(t *testing.T) {
 		document.getElementById("progress-text").textContent.includes("round 1")`)
 	require.True(t, eval[bool](b, `document.getElementById("compact").disabled`))
 	b.until(`segments.some((s) => s.state === "compacting")`)
+	b.picture("compacting")
 	close(goOn)
 	b.until(`document.getElementById("message").textContent.startsWith("Compacted: ")`)
 	b.until(`charts[0].plot.data[2].at(-1) === 0`) // nothing is dead
@@ -323,8 +337,13 @@ func TestBrowser_Cancel(t *testing.T) {
 	<-gone
 	close(goOn)
 	b.until(`document.getElementById("message").textContent.startsWith("Compaction cancelled")`)
-	b.until(`document.querySelector("#compactions td.bad")?.textContent === "aborted"`)
-	require.Equal(t, int64(1), s.Stats().CompactionDetails.Manual.Aborted)
+	// Its first round had not ended, so there is nothing that stays. It is no failure, and not red.
+	b.until(`document.getElementById("message").textContent === "Compaction cancelled: nothing has changed."`)
+	b.until(`document.querySelector("#compactions td.soft")?.textContent === "cancelled"`)
+	require.Zero(t, eval[int](b, `document.querySelectorAll("#compactions td.bad").length`))
+	require.Equal(t, "cancelled", eval[string](b, `triggerColour(compactions[0])`))
+	b.picture("cancelled")
+	require.Equal(t, int64(1), s.Stats().CompactionDetails.Manual.Cancelled)
 	require.Empty(t, b.complained())
 }
 
@@ -336,6 +355,9 @@ func TestBrowser_Token(t *testing.T) {
 	b.show(server.URL, 400, "light")
 	b.do(chromedp.Click(chromedp.CSS("#compact")))
 	b.until(`document.getElementById("token-dialog").open`)
+	require.True(t, eval[bool](b, `document.getElementById("progress").hidden`), "nothing is accepted yet")
+	require.NotContains(t, eval[string](b, `document.querySelector("main").innerText`), "Compacting")
+	b.picture("token")
 	b.do(chromedp.SendKeys(chromedp.CSS("#token"), "wrong\r"))
 	b.until(`document.getElementById("token-text").textContent.startsWith("That is not the token")`)
 	require.Zero(t, s.Stats().Compactions)
@@ -360,10 +382,11 @@ func TestBrowser_FitsAndIsReadable(t *testing.T) {
 	b := newBrowser(t)
 	backgrounds := map[string]string{}
 	for _, scheme := range []string{"light", "dark"} {
-		for _, width := range []int64{320, 400, 820, 1600} {
+		for _, width := range []int64{320, 400, 820, 1280, 1600} {
 			t.Run(fmt.Sprint(scheme, " ", width), func(t *testing.T) {
 				b.show(server.URL, width, scheme)
 				b.until(`segments.length > 0 && stats != null && compactions.length > 0`)
+				b.picture(fmt.Sprint("busy ", width, " ", scheme))
 				require.Empty(t, eval[[]string](b, tooWide))
 				require.LessOrEqual(t, eval[int64](b, `document.documentElement.scrollWidth`), width)
 				for _, pair := range eval[[][]string](b, textColours) {
@@ -456,7 +479,8 @@ func TestBrowser_Screenshot(t *testing.T) {
 	}
 	b := newBrowser(t)
 	b.show(*screenshotURL, *screenshotWidth, *screenshotScheme)
-	b.until(`document.getElementById("connection").textContent === "live" && stats != null && segments.length > 0`)
+	b.until(`document.getElementById("connection").textContent === "live" && stats != null &&
+		(segments.length > 0 || stats.memories === 0)`)
 	picture, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(*screenshot, picture, 0o644))

@@ -37,6 +37,40 @@ func TestGuard_Hosts(t *testing.T) {
 	}
 }
 
+// Goal: a pattern lets in what it says and no more: names below a name, addresses in a range. One that says
+// nothing lets nothing in, and the log has it.
+func TestGuard_HostPatterns(t *testing.T) {
+	var logged bytes.Buffer
+	h := handlerOf(t, openStore(t, nil), Options{
+		Hosts:  []string{"*.Svc.Internal", "10.0.0.0/8", "fd00::/8", "*", "*.", "", "a*b", "10.0.0.0/99", "name:8089", "x/y"},
+		Logger: slog.New(slog.NewTextHandler(&logged, nil)),
+	})
+	for host, allowed := range map[string]bool{
+		"a.svc.internal": true, "A.B.SVC.INTERNAL.:443": true, "10.0.0.1": true, "10.255.1.2:8089": true,
+		"[fd00::1]:80": true, "[::ffff:10.1.2.3]": true, "localhost": true,
+		"svc.internal": false, ".svc.internal": false, "xsvc.internal": false, "a.svc.internal.example": false,
+		"11.0.0.1": false, "10.0.0.1.example": false, "[fe00::1]": false, "": false, "*": false, "name": false,
+		"name:8089": false, "axb": false, "attacker.example": false, "10.0.0.0/8": false,
+	} {
+		want := http.StatusForbidden
+		if allowed {
+			want = http.StatusOK
+		}
+		require.Equal(t, want, ask(h, "GET", "/", func(r *http.Request) { r.Host = host }).Code, "%q", host)
+	}
+	for _, pattern := range []string{`\"*\"`, `\"*.\"`, `\"\"`, `\"a*b\"`, `10.0.0.0/99`, `\"name:8089\"`, `\"x/y\"`} {
+		require.Contains(t, logged.String(), "allowed host "+strings.Replace(pattern, "10.0.0.0/99", `\"10.0.0.0/99\"`, 1))
+	}
+	require.NotContains(t, logged.String(), "Svc")
+}
+
+// Goal: a refused name is told, with what lets it in.
+func TestGuard_HostIsTold(t *testing.T) {
+	w := ask(handlerOf(t, openStore(t, nil), Options{}), "GET", "/", func(r *http.Request) { r.Host = "10.1.2.3:8089" })
+	require.Contains(t, decoded[wireError](t, w.Body.Bytes()).Error, `"10.1.2.3:8089"`)
+	require.Contains(t, decoded[wireError](t, w.Body.Bytes()).Error, "Options.Hosts")
+}
+
 // Goal: by default only loopback names are allowed.
 func TestGuard_LoopbackByDefault(t *testing.T) {
 	h := handlerOf(t, openStore(t, nil), Options{})
@@ -185,7 +219,7 @@ func TestPage_NeedsNothingElse(t *testing.T) {
 		require.Equal(t, http.StatusOK, ask(h, "GET", "/"+a[1], nil).Code, a[1])
 	}
 	require.NotRegexp(t, `style=|<style|\son[a-z]+=|<script[^>]*>[^<]`, page)
-	for _, name := range []string{"page.js", "page.css"} {
+	for _, name := range []string{"figures.js", "charts.js", "text.js", "page.js", "page.css"} {
 		require.NotContains(t, ask(h, "GET", "/static/"+name, nil).Body.String(), "://", name)
 	}
 }

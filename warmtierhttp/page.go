@@ -19,6 +19,9 @@ var files embed.FS
 var assets = map[string]struct{ file, kind string }{
 	"page.css":          {"page/page.css", "text/css; charset=utf-8"},
 	"page.js":           {"page/page.js", "text/javascript; charset=utf-8"},
+	"figures.js":        {"page/figures.js", "text/javascript; charset=utf-8"},
+	"charts.js":         {"page/charts.js", "text/javascript; charset=utf-8"},
+	"text.js":           {"page/text.js", "text/javascript; charset=utf-8"},
 	"icon.svg":          {"page/icon.svg", "image/svg+xml"},
 	"uPlot.min.css":     {"page/uplot/uPlot.min.css", "text/css; charset=utf-8"},
 	"uPlot.iife.min.js": {"page/uplot/uPlot.iife.min.js", "text/javascript; charset=utf-8"},
