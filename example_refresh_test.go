@@ -83,11 +83,12 @@ func (r *refreshing) remove(id string) error {
 func Example_refreshAhead() {
 	s, _ := warmtier.Open("", nil)
 	defer s.Close()
-	now, version := time.Unix(1_000_000, 0), 0
+	now, version, meanwhile := time.Unix(1_000_000, 0), 0, func() {}
 	r := &refreshing{
 		store: s, age: time.Minute, now: func() time.Time { return now }, loading: map[string]int{},
 		load: func(context.Context, string) ([]byte, error) {
 			version++
+			meanwhile()
 			return fmt.Appendf(nil, "version %d", version), nil
 		},
 	}
@@ -100,12 +101,15 @@ func Example_refreshAhead() {
 	now = now.Add(2 * time.Minute)
 	show() // the old one, and version 2 is loaded beside
 	show()
-	fmt.Println(r.remove("prices"))
+	now = now.Add(2 * time.Minute)
+	meanwhile = func() { _ = r.remove("prices") } // while version 3 is loaded, which is not stored then
+	show()
+	meanwhile = func() {}
 	show()
 	// Output:
 	// version 1 <nil>
 	// version 1 <nil>
 	// version 2 <nil>
-	// <nil>
-	// version 3 <nil>
+	// version 2 <nil>
+	// version 4 <nil>
 }

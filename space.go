@@ -21,9 +21,7 @@ func (s *Store) Space() Space {
 	if bytes, known := s.availableMemory(); known {
 		left.Memory = bytes
 	}
-	if s.directory == "" {
-		return left
-	}
+	// Of a store in memory there is no path, and nothing is known of that.
 	if bytes, known := dir.AvailableSpace(s.directory); known {
 		left.Disk = bytes
 	}

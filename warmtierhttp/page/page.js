@@ -97,7 +97,7 @@ function tellCancelled(c) {
 
 // ---- what comes in ----
 
-const silence = 5000; // milliseconds without a sample, of which there is one each second: then nobody answers
+let silence = 5000; // milliseconds without a sample, of which there is one each second: then nobody answers
 let heard = 0; // when something last came in
 let stale = false; // what is shown is of the past
 let chosen = null; // name of the store, null for the only one
