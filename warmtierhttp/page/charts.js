@@ -55,7 +55,7 @@ function chart(element, series, format, scale, increments, nothing) {
 }
 
 const timeSteps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600];
-const labelWidth = 78; // CSS pixels of a time, with room beside it
+const labelWidth = 68; // CSS pixels of a time, with room beside it
 
 // timeTicks are round times, as many as have room for a label.
 function timeTicks(u, _, from, to) {
@@ -98,8 +98,10 @@ function markCompactions(u) {
     const a = Math.max(left, u.valToPos(from, "x", true));
     const b = Math.min(left + width, Math.max(u.valToPos(to, "x", true), a + 2 * devicePixelRatio));
     if (!(b > a)) return;
-    u.ctx.fillStyle = colour(name) + "40";
+    u.ctx.fillStyle = colour(name) + "30";
     u.ctx.fillRect(a, top, b - a, height);
+    u.ctx.fillStyle = colour(name) + "b0"; // most are shorter than a pixel
+    u.ctx.fillRect(b - devicePixelRatio, top, devicePixelRatio, height);
   };
   for (const c of compactions) {
     const end = Date.parse(c.end) / 1000;
