@@ -266,3 +266,27 @@ func TestBrowser_Tiles(t *testing.T) {
 		})()`), "%d", width)
 	}
 }
+
+// Goal: a compaction is to be seen in each chart, however short it was. Method: the pixels at its end, a
+// quarter down, where no line of an idle store is.
+func TestBrowser_CompactionsInCharts(t *testing.T) {
+	s := fragmented(t, &warmtier.Options{})
+	server := serveStore(t, s, Options{})
+	b := newBrowser(t)
+	b.show(server.URL, 1280, "light")
+	b.until(`past.length > 0 && past[0].length > 1`)
+	_, err := s.Compact(t.Context())
+	require.NoError(t, err)
+	b.until(`compactions.length === 1 && past[0].at(-1) > Date.parse(compactions[0].end) / 1000`)
+	for chart := range 4 {
+		b.until(fmt.Sprintf(`(() => {
+			const u = charts[%d].plot, { top, height } = u.bbox;
+			const x = Math.round(u.valToPos(Date.parse(compactions[0].end) / 1000, "x", true));
+			const pixels = u.ctx.getImageData(x - 2, Math.round(top + height / 4) + 3, 5, 1).data;
+			for (let i = 0; i < pixels.length; i += 4) {
+				if (pixels[i + 3] > 100 && pixels[i + 2] > pixels[i] + 80) return true; // blue, as manual ones are
+			}
+			return false;
+		})()`, chart))
+	}
+}

@@ -191,6 +191,7 @@ async function connect() {
     const last = cancelled && !m.reset && (m.compactions || []).findLast((c) => c.result.includes("cancelled"));
     if (last) tellCancelled(last);
     fillCompactions();
+    drawCharts();
     drawTimeline();
   });
   on("progress", (p) => {
