@@ -298,7 +298,7 @@ func TestDamage_RepairedNamesWhatIsLost(t *testing.T) {
 	require.Equal(t, report, s.Stats().Recovery.Repair, "the slice is the caller's")
 	published, err := json.Marshal(s.Stats())
 	require.NoError(t, err)
-	require.Contains(t, string(published), `"RecordsLost":3`)
+	require.Contains(t, string(published), `"records_lost":3`)
 	require.NotContains(t, string(published), idOf(2), "no ids")
 	require.ElementsMatch(t, []string{idOf(2), idOf(3)}, report.Lost)
 	require.Equal(t, 3, report.RecordsLost)
