@@ -18,7 +18,8 @@ import (
 // Goal: a fresh store is empty in every figure, and every call works on it. Method: literals.
 func TestOpen_FreshStore(t *testing.T) {
 	s := openTest(t, quiet(), hooks{})
-	require.Equal(t, Stats{Opened: s.opened}, withoutHistograms(t, s.Stats()), "every figure is zero, the fragmentation ratio too")
+	require.Equal(t, Stats{Opened: s.opened}, withoutHistograms(t, s.Stats()),
+		"every figure is zero, the fragmentation ratio too")
 	require.Zero(t, s.Len())
 	for id := range s.All() {
 		require.Failf(t, "a memory in an empty store", "%q", id)

@@ -114,7 +114,8 @@ func TestBrowser_ServerSilent(t *testing.T) {
 	require.Equal(t, 5000.0, eval[float64](b, `silence`))
 	eval[float64](b, `silence = 1500`) // or this test would take as long
 	silent.Store(true)
-	b.until(`document.getElementById("connection").textContent === "no connection" && !document.getElementById("gone").hidden`)
+	b.until(`document.getElementById("connection").textContent === "no connection"`)
+	b.until(`!document.getElementById("gone").hidden`)
 	silent.Store(false)
 	b.until(`!stale && document.getElementById("gone").hidden`) // the next sample
 }
