@@ -165,7 +165,8 @@ func (verifyCmd) Help() string {
 	return `Examples:
   warmtier verify -d data && rsync -a data/ backup/
   warmtier verify --url http://127.0.0.1:7077
-Reads every record, and what the next open needs; a server keeps serving. Exit code 1 when anything is not as it must be; each finding is listed.`
+Reads every record, and what the next open needs; a server keeps serving.
+Exit code 1 when anything is not as it must be; each finding is listed.`
 }
 
 func (c *verifyCmd) Run(a *app) error {
