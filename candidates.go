@@ -58,7 +58,11 @@ type candidate struct {
 func readCandidate(mem []byte, fileName string, id uint64, c claim) *candidate {
 	x := &candidate{id: id, fileName: fileName, claim: c, mem: mem}
 	x.header, x.headerErr = layout.DecodeHeader(mem)
-	x.state, x.hasState = layout.DecodeState(mem, x.header.Capacity)
+	capacity := x.header.Capacity
+	if x.headerErr != nil { // the state may be all that says how to read the records
+		capacity = uint64(len(mem))
+	}
+	x.state, x.hasState = layout.DecodeState(mem, capacity)
 	return x
 }
 
@@ -179,11 +183,11 @@ type missingDigest struct {
 // segment returns the segment in the file, without its records.
 func (c *candidate) segment() *foundSegment {
 	salt := c.header.Salt
-	if c.headerErr != nil { // and a repair goes on
-		salt = c.state.Salt
-	}
-	if c.headerErr != nil && !c.hasState && c.listed != nil {
+	switch { // with an error of the header a repair goes on
+	case c.headerErr != nil && c.listed != nil:
 		salt = c.listed.Salt
+	case c.headerErr != nil:
+		salt = c.state.Salt
 	}
 	seg := newSegment(c.id, c.mem, c.header.Kind, salt)
 	seg.large = c.header.Large

@@ -446,6 +446,14 @@ func ExampleWritePrometheus() {
 	// warmtier_memories{store="users"} 1
 }
 
+func ExampleStore_Space() {
+	s := mustOpen()
+	defer s.Close()
+	space := s.Space()
+	fmt.Println(space.Memory != 0, space.Disk < 0) // of a memory store there is no disk
+	// Output: true true
+}
+
 func ExampleStats_WritePrometheus() {
 	s, _ := warmtier.Open("", nil)
 	defer s.Close()

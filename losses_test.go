@@ -300,3 +300,20 @@ func TestRepair_UnlistedWithOtherHeader(t *testing.T) {
 	}
 	closeShadow(t, s, killed)
 }
+
+// Goal: a repair reads a segment without a header that no manifest lists: the state in it says how.
+func TestRepair_UnlistedWithoutHeader(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 20, 100)
+	name := segmentOf(t, s, idOf(0)).name()
+	killed := d.Kill()
+	closeShadow(t, s, d)
+	damageAt(killed, name, 20)
+	opts := shadowOptions()
+	opts.Repair = true
+	s = shadowStore(t, killed, opts)
+	requireContents(t, s, 0, 20, 100, all)
+	require.Zero(t, s.Stats().Recovery.Repair.MemoriesLost)
+	closeShadow(t, s, killed)
+}
