@@ -51,7 +51,7 @@ func TestVerify_OneAtATime(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	w := httptest.NewRecorder()
-	r := httptest.NewRequest("POST", verifyPath, nil).WithContext(ctx)
+	r := httptest.NewRequest(http.MethodPost, verifyPath, nil).WithContext(ctx)
 	r.Host = "localhost"
 	h.ServeHTTP(w, r)
 	require.Equal(t, http.StatusInternalServerError, w.Code, w.Body)
