@@ -228,3 +228,47 @@ func TestCopies_TargetHalfFilled(t *testing.T) {
 	require.ErrorContains(t, err, "the manifest has")
 	require.NoError(t, released(copied, s))
 }
+
+// Goal: a copy that is put back over the files of its own store is told by what it is a copy of, though the files
+// that were there keep their ids.
+func TestCopies_PutBackOverTheSameFiles(t *testing.T) {
+	putBack := func(d, copied *shadow.FS) {
+		for name := range copied.Files {
+			d.Overwrite(name, copied)
+		}
+	}
+	t.Run("beside a store", func(t *testing.T) {
+		d := newShadow()
+		s := oneLaneStore(t, d)
+		fill(t, s, 0, 20, 1000)
+		require.NoError(t, s.Sync())
+		copying := d.StartCopy(func([]string) {})
+		for more, i := true, 20; more; i++ {
+			more = copying.Next()
+			fill(t, s, i, i+1, 1000)
+		}
+		require.NoError(t, s.Close())
+		putBack(d, copying.End())
+		_, err := openShadow(d.Kill(), shadowOptions(), hooks{hash: fixedHash})
+		require.ErrorIs(t, err, ErrCopied)
+		require.ErrorContains(t, err, layout.ManifestName)
+	})
+	t.Run("closed", func(t *testing.T) {
+		d := newShadow()
+		s := shadowStore(t, d, shadowOptions())
+		fill(t, s, 0, 20, 1000)
+		require.NoError(t, s.Close())
+		copied := d.Kill()
+		s = shadowStore(t, d, shadowOptions())
+		require.NoError(t, s.Put(idOf(0), nil)) // to the segment with room left
+		require.NoError(t, s.Close())
+		putBack(d, copied)
+		s = shadowStore(t, d, shadowOptions())
+		requireContents(t, s, 0, 20, 1000, all)
+		lost := d.Crash(nothingKept)
+		require.NoError(t, s.Close())
+		s = shadowStore(t, lost, shadowOptions())
+		requireContents(t, s, 0, 20, 1000, all)
+		closeShadow(t, s, lost)
+	})
+}

@@ -127,6 +127,9 @@ func adoptFiles(t testing.TB, path string) {
 	st, err := d.Stat()
 	require.NoError(t, err)
 	m.Directory = st.ID
+	st, err = d.StatFile(layout.ManifestName)
+	require.NoError(t, err)
+	m.File = st.ID
 	for i := range m.Listed {
 		if file, err := d.Open(layout.SegmentFileName(m.Listed[i].ID), false); err == nil {
 			m.Listed[i].File = file.Stat().ID

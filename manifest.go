@@ -115,7 +115,9 @@ func (d *disk) closeManifest() error {
 // durable before, and another manifest may follow. REQUIRES: d.manifestMu held.
 func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
 	hooks := &d.s.hooks
-	err = d.fs.WriteFile(layout.ManifestTempName, m.Encode())
+	if m.File, err = d.newManifestFile(); err == nil {
+		err = d.fs.WriteFile(layout.ManifestTempName, m.Encode())
+	}
 	if errors.Is(err, ErrNoSpace) { // what is kept back has room for it, and it gives as much back
 		err = d.writeFromSpares(layout.ManifestTempName, m.Encode())
 		defer func() {
@@ -157,6 +159,16 @@ func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
 		d.listed[l.ID] = true
 	}
 	return true, nil
+}
+
+// newManifestFile makes the file that a manifest is written to, or empties the one that a crash has left, and returns
+// its id. On a disk without room for one more name, which is made below what is kept back, the id stays unknown.
+func (d *disk) newManifestFile() (id uint64, err error) {
+	if err := d.fs.WriteFile(layout.ManifestTempName, nil); err != nil {
+		return 0, err
+	}
+	st, err := d.fs.StatFile(layout.ManifestTempName)
+	return st.ID, err
 }
 
 // commit flushes everything, the targets too, and replaces the manifest: after the rename its

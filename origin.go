@@ -16,7 +16,9 @@ restored over a directory that is newer. What tells:
 	                                was made since. A directory that fits it is that moment, wherever its
 	                                files come from. One that does not is damaged (candidates.go).
 	any other manifest              has the id of the directory and of each listed file: of a copy they differ.
-	                                Then the files are of one moment only if the user says so.
+	                                Then the files are of one moment only if the user says so. cp writes into
+	                                files that are there, which keep their ids, but for one: each manifest has
+	                                a file of its own, and knows its id.
 	headers of segments             have the Open, by a number drawn at random, that made them, and the generation
 	                                of the manifest in force then. An unlisted one counts only if the
 	                                manifest's own Open made it (isNewer).
@@ -29,7 +31,8 @@ alone, so settle syncs all of it, and its name. So an id in a manifest says: thi
 func (r *recovery) checkDirectory(m *layout.Manifest) error {
 	d := r.s.disk
 	r.cacheKept = m.Cache == d.boot && d.boot != [16]byte{} && !r.s.opts.AfterPowerLoss
-	r.elsewhere = r.isOther(m.Directory, d.directory)
+	moved := r.isOther(m.Directory, d.directory)
+	r.elsewhere = moved || r.isOther(m.File, r.manifestFile)
 	if r.salvage != nil {
 		d.trueHint = m.Hint // until the repair has ended: another one may have to begin again
 		r.salvage.keepBoot(m.Cache)
@@ -37,9 +40,14 @@ func (r *recovery) checkDirectory(m *layout.Manifest) error {
 			r.salvage.keepBoot([16]byte{})
 		}
 	}
-	if r.elsewhere && !r.mayBeCopied() {
+	switch {
+	case !r.elsewhere || r.mayBeCopied():
+	case moved:
 		return fmt.Errorf("%w: it is not the directory that the store wrote to, and was not closed; %s",
 			ErrCopied, copiedAdvice)
+	default:
+		return fmt.Errorf("%w: %s is another file than the one that the store wrote, which was not closed: a copy was "+
+			"put back over it; %s", ErrCopied, layout.ManifestName, copiedAdvice)
 	}
 	if r.elsewhere && !m.Closed {
 		r.s.opts.Logger.Warn("the directory is a copy of one that was not closed, taken to be of one moment")
@@ -64,7 +72,7 @@ func (r *recovery) isOther(want, got uint64) bool {
 func (r *recovery) checkOrigin(c *candidate, f *foundSegment) error {
 	f.copied = r.elsewhere
 	if c.listed != nil {
-		f.copied = c.file.ID == 0 || c.file.ID != c.listed.File
+		f.copied = f.copied || c.file.ID == 0 || c.file.ID != c.listed.File
 		if r.isOther(c.listed.File, c.file.ID) && !r.elsewhere && !r.mayBeCopied() {
 			return fmt.Errorf("%w: %s is another file than the one that the store wrote, and the store was not closed; %s",
 				ErrCopied, c.name(), copiedAdvice)

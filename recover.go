@@ -53,13 +53,14 @@ is damage wherever anything shows that they were there. The store had said so wi
 
 // recovery is one Open of a directory.
 type recovery struct {
-	s         *Store
-	salvage   *salvage // nil in a strict Open; called where that would return an error
-	manifest  layout.Manifest
-	cacheKept bool            // the page cache is as the process left it: neither a restart nor a new mount since
-	elsewhere bool            // it is another directory than the one that was written to
-	found     []*foundSegment // the segments that count
-	leftover  []string        // files to be removed
+	s            *Store
+	salvage      *salvage // nil in a strict Open; called where that would return an error
+	manifest     layout.Manifest
+	manifestFile uint64          // id of the file it was read from, 0 when unknown
+	cacheKept    bool            // the page cache is as the process left it: neither a restart nor a new mount since
+	elsewhere    bool            // it is another directory, or manifest file, than the one that was written to
+	found        []*foundSegment // the segments that count
+	leftover     []string        // files to be removed
 
 	fromHint bool // the index is that of the hint: no record was read
 	perShard int  // memories expected in each shard
@@ -193,7 +194,11 @@ func (r *recovery) readManifest() (exists bool, err error) {
 	case !whole:
 		r.s.opts.Logger.Warn("one of the manifest's two copies is damaged, the other one is used")
 	}
-	r.manifest = m
+	st, err := d.fs.StatFile(layout.ManifestName)
+	if err != nil {
+		return false, err
+	}
+	r.manifest, r.manifestFile = m, st.ID
 	d.store, d.clock = m.Store, m.Clock
 	return true, nil
 }

@@ -38,8 +38,11 @@ type FS interface {
 	Open(name string, writable bool) (File, error)
 	// ReadFile reads a file as a whole.
 	ReadFile(name string) ([]byte, error)
-	// WriteFile writes a new or emptied file, without a sync; SyncFile does that.
+	// WriteFile writes a new or emptied file, without a sync; SyncFile does that. A file that is emptied
+	// stays the same one.
 	WriteFile(name string, data []byte) error
+	// StatFile says which file has this name.
+	StatFile(name string) (Stat, error)
 	// SyncFile makes the bytes of a file durable.
 	SyncFile(name string) error
 	// Rename gives a file another name, in place of a file of that name.

@@ -190,6 +190,17 @@ func (d *OS) WriteFile(name string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
+// StatFile is the method of [FS].
+func (d *OS) StatFile(name string) (Stat, error) {
+	f, err := d.openRegular(name, os.O_RDONLY)
+	if err != nil {
+		return Stat{}, err
+	}
+	defer func() { _ = f.Close() }() // it was only looked at
+	st, err := statOf(f)
+	return st, d.failed("stat", name, err)
+}
+
 // SyncFile is the method of [FS].
 func (d *OS) SyncFile(name string) error {
 	f, err := d.openRegular(name, os.O_RDWR)

@@ -28,7 +28,8 @@ It holds two copies, one after the other, of:
 	88      8      id of the directory, 0 when unknown
 	96      8      clock: Unix time in ms, not before that of any manifest before
 	104     8      a sequence number that was drawn: no lower one, and not this one, may be drawn again
-	112     16     0
+	112     8      id of the file that this was written to, 0 when unknown
+	120     8      0
 	128     40 n   listed segments: each must exist
 	        8 p    ids of pending segments: each may exist, made before and filled after this
 	        4      CRC-32C of everything before
@@ -62,6 +63,7 @@ type Manifest struct {
 	Directory  uint64
 	Clock      int64
 	MaxSeq     uint64
+	File       uint64 // id of its own file
 	Listed     []ListedSegment
 	Pending    []uint64
 }
@@ -97,6 +99,7 @@ func (m Manifest) Encode() []byte {
 	binary.LittleEndian.PutUint64(b[88:], m.Directory)
 	binary.LittleEndian.PutUint64(b[96:], uint64(m.Clock))
 	binary.LittleEndian.PutUint64(b[104:], m.MaxSeq)
+	binary.LittleEndian.PutUint64(b[112:], m.File)
 	for _, l := range m.Listed {
 		b = binary.LittleEndian.AppendUint64(b, l.ID)
 		b = binary.LittleEndian.AppendUint64(b, l.Salt)
@@ -158,6 +161,7 @@ func decodeManifestCopy(b []byte) (m Manifest, err error) {
 		Directory:  binary.LittleEndian.Uint64(b[88:]),
 		Clock:      int64(binary.LittleEndian.Uint64(b[96:])),
 		MaxSeq:     binary.LittleEndian.Uint64(b[104:]),
+		File:       binary.LittleEndian.Uint64(b[112:]),
 		Listed:     make([]ListedSegment, listed),
 		Pending:    make([]uint64, pending),
 	}

@@ -122,6 +122,17 @@ func (d *FS) Replace(name string, from *FS) {
 	d.put(name, newInode(slices.Clone(from.Files[name].Current)))
 }
 
+// Overwrite writes the bytes of a file of another directory over those of the one of this name, which stays the same
+// file, as cp does; where there is none it makes one. Nobody has it mapped.
+func (d *FS) Overwrite(name string, from *FS) {
+	f := d.Files[name]
+	if f == nil {
+		d.Replace(name, from)
+		return
+	}
+	f.Current, f.lost = slices.Clone(from.Files[name].Current), nil
+}
+
 // put gives a file a name that is not durable.
 func (d *FS) put(name string, f *Inode) {
 	d.Mu.Lock()

@@ -324,6 +324,17 @@ func (d *FS) Stat() (dir.Stat, error) {
 	return dir.Stat{ID: d.ID, Links: 1, Mount: d.Mount}, nil
 }
 
+// StatFile is the method of dir.FS.
+func (d *FS) StatFile(name string) (dir.Stat, error) {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	f := d.Files[name]
+	if f == nil {
+		return dir.Stat{}, d.missing("stat", name)
+	}
+	return dir.Stat{ID: f.ID, Links: uint64(f.links)}, nil
+}
+
 // Present is the method of dir.FS.
 func (d *FS) Present() error {
 	d.Mu.Lock()
