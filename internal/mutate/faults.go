@@ -266,8 +266,13 @@ var faults = []fault{
 	},
 	{
 		name: "copy of a store in use believed", file: "origin.go",
-		old: "if r.elsewhere && !r.mayBeCopied() {", new: "if false {",
+		old: "case !r.elsewhere || r.mayBeCopied():", new: "case true:",
 		test: "TestCopies_TargetHalfFilled",
+	},
+	{
+		name: "manifest that was put back", file: "origin.go",
+		old: "r.elsewhere = moved || r.isOther(m.File, r.manifestFile)", new: "r.elsewhere = moved",
+		test: "TestCopies_PutBackOverTheSameFiles",
 	},
 	{
 		name: "file that is newer than the manifest", file: "candidates.go",
