@@ -3,6 +3,7 @@ package warmtier
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"math"
 	"slices"
 	"unsafe"
@@ -156,6 +157,9 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 			return false, err
 		}
 		r.targets = append(r.targets, target)
+		if target.room(len(ch.headers)) < ch.size { // of a spare that is smaller than a segment
+			return false, fmt.Errorf("%w: target of %d bytes, for %d of records", ErrNoSpace, len(target.mem), ch.size)
+		}
 	}
 	ch.target, ch.offset, ch.record = target, int(target.tail.Load()), int(target.records.Load())
 	for _, h := range ch.headers {
@@ -301,8 +305,12 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 		}
 		return newSegment(c.s.segments.newID(layout.KindTarget), mem, layout.KindTarget, 0), nil
 	}
+	least := size
+	if c.lowSpace && size == c.s.opts.SegmentSize {
+		least = c.s.medium.targetSize()
+	}
 	seg, err := c.s.createSegment(segmentSpec{
-		kind: layout.KindTarget, size: size, large: size > c.s.opts.SegmentSize, least: size,
+		kind: layout.KindTarget, size: size, large: size > c.s.opts.SegmentSize, least: least,
 	})
 	if err == nil {
 		c.extra += int64(size)

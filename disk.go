@@ -169,7 +169,7 @@ func (d *disk) make(id uint64, spec segmentSpec) (_ *segment, err error) {
 	if err := d.writeHeader(seg, spec.large); err != nil {
 		return nil, err
 	}
-	if err := file.Rename(seg.name()); err != nil {
+	if err := d.rename(file, seg.name()); err != nil {
 		return nil, fmt.Errorf("warmtier: cannot make segment file %s: %w", seg.name(), err)
 	}
 	return seg, nil

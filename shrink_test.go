@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -315,6 +317,63 @@ func TestShrink_TombstonesLast(t *testing.T) {
 	for i, v := range c.claimed {
 		require.Equal(t, i == 2, len(v.seg.tombstones) > 0, "victim %d", i)
 	}
+	closeShadow(t, s, d)
+}
+
+// Goal: where there is no space for a whole spare, a smaller one is kept, of which a target and a manifest can be
+// made; and no lane's before the target's.
+func TestShrink_SmallerSpares(t *testing.T) {
+	d := newShadow()
+	opts := shadowOptions()
+	opts.SegmentSize = 4 * minSegmentSize
+	s, err := openShadow(d, opts, hooks{hash: oneLane})
+	require.NoError(t, err)
+	fill(t, s, 0, 1000, 1000)
+	deleteWhere(t, s, 0, 1000, odd)
+	s.sealLanes(0)
+	spares := &s.disk.spares
+	drop := func(less int64) {
+		spares.mu.Lock()
+		defer spares.mu.Unlock()
+		for i := range spares.kept {
+			require.NoError(t, s.disk.dropSpareLocked(i))
+		}
+		d.Budget = d.Used + int64(s.disk.spareSize(targetSpare)) - less
+	}
+	drop(20480)
+	s.disk.keepSpares()
+	require.Zero(t, spares.kept[targetSpare], "too little for a target")
+	require.Zero(t, spares.kept[laneSpares])
+	drop(4096)
+	s.disk.keepSpares()
+	require.Equal(t, s.opts.SegmentSize-4096, spares.kept[targetSpare])
+	d.Budget += 4096 // for manifests
+	st := mustCompact(t, s)
+	require.Positive(t, st.FileBytesReclaimed)
+	requireContents(t, s, 0, 1000, 1000, func(i int) bool { return !odd(i) })
+
+	drop(int64(s.opts.SegmentSize)) // nothing is left
+	s.disk.keepSpares()
+	require.Equal(t, make([]int, len(spares.kept)), spares.kept)
+	d.Budget = 0
+	closeShadow(t, s, d)
+}
+
+// Goal: a directory that has no room for one more name gets it from the space kept back.
+func TestShrink_NoSpaceForNames(t *testing.T) {
+	d := newShadow()
+	s, _ := halfFullTarget(t, d)
+	deleteWhere(t, s, 0, 300, func(i int) bool { return i%4 == 0 })
+	d.Fault = func(kind shadow.Kind, name string) error {
+		if kind == shadow.CallRename && strings.HasSuffix(name, layout.NewSuffix) && s.disk.spares.kept[manifestSpare] > 0 {
+			return syscall.ENOSPC
+		}
+		return nil
+	}
+	st := mustCompact(t, s)
+	require.Positive(t, st.FileBytesReclaimed)
+	requireContents(t, s, 0, 300, 1000, func(i int) bool { return !odd(i) && i%4 != 0 })
+	d.Fault = nil
 	closeShadow(t, s, d)
 }
 

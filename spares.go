@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -136,6 +137,14 @@ func (d *disk) keepsAll() bool {
 	return d.keepsAllLocked(len(d.spares.kept))
 }
 
+// targetSize returns the size of the next target when there is no other space: less than a segment's where
+// only a smaller spare could be made.
+func (d *disk) targetSize() int {
+	d.spares.mu.RLock()
+	defer d.spares.mu.RUnlock()
+	return cmp.Or(d.spares.kept[targetSpare], d.s.opts.SegmentSize)
+}
+
 // takeSpareLocked renames a spare of spec's kind that is large enough to name, and maps it. file is
 // nil when none would do; then err says why, unless there is none at all. REQUIRES: d.spares.mu
 // held for writing.
@@ -208,23 +217,47 @@ func (d *disk) keepSpares() {
 	d.s.warn("no space could be kept back for deletions and compactions", err)
 }
 
-// refillLocked makes those of the first n spares that are missing or too small. REQUIRES: d.spares.mu
-// held for writing.
+// refillLocked makes those of the first n spares that are missing or too small. While the target's cannot be
+// made, what there is of space stays for it: without a target nothing can be given back.
+// REQUIRES: d.spares.mu held for writing.
 func (d *disk) refillLocked(n int) (err error) {
 	for i := range n {
 		if d.keepsEnough(i) {
 			continue
+		}
+		if i >= laneSpares && d.spares.kept[targetSpare] == 0 {
+			return err
 		}
 		size, before := d.spareSize(i), d.spares.kept[i]
 		if failed := d.dropSpareLocked(i); failed != nil {
 			err = errors.Join(err, failed)
 			continue
 		}
-		failed := d.makeSpareLocked(i, size)
-		if failed != nil && before > 0 { // what there was is better than nothing
-			failed = errors.Join(failed, d.makeSpareLocked(i, before))
-		}
-		err = errors.Join(err, failed)
+		err = errors.Join(err, d.makeSpareUpToLocked(i, size, cmp.Or(before, d.leastSpare(i))))
+	}
+	return err
+}
+
+// leastSpare returns the least size of spare i that is of use. A manifest has just taken the space of its own,
+// and may have grown: what is left is enough for the next ones, and without it the next one would take the
+// target's, of which no target could be made again.
+func (d *disk) leastSpare(i int) int {
+	switch i {
+	case targetSpare: // in scattered free space a file takes more of it than the one that made it free
+		return max(minSegmentSize/2, d.s.opts.SegmentSize*15/16/vm.PageSize*vm.PageSize)
+	case manifestSpare:
+	default:
+		return d.spareSize(i)
+	}
+	return vm.RoundUp(layout.ManifestSize(d.s.segments.count()+manifestReserve/8), vm.PageSize)
+}
+
+// makeSpareUpToLocked makes spare i of size bytes, or where there is no space for that, of as many as there
+// is space for, at least least. Its error says that it has less than size. REQUIRES: as makeSpareLocked.
+func (d *disk) makeSpareUpToLocked(i, size, least int) error {
+	err := d.makeSpareLocked(i, size)
+	for less := size - vm.PageSize; err != nil && d.spares.kept[i] == 0 && less >= least; less -= vm.PageSize {
+		_ = d.makeSpareLocked(i, less) // err says it
 	}
 	return err
 }
@@ -273,4 +306,18 @@ func (d *disk) writeFromSpares(name string, data []byte) (err error) {
 		}
 	}
 	return err
+}
+
+// rename gives file its name. Where the directory has no room for that, the space of the manifest's spare makes it.
+func (d *disk) rename(file dir.File, name string) error {
+	err := noSpace(file.Rename(name))
+	if !errors.Is(err, ErrNoSpace) {
+		return err
+	}
+	d.spares.mu.Lock()
+	defer d.spares.mu.Unlock()
+	if failed := d.dropSpareLocked(manifestSpare); failed != nil {
+		return errors.Join(err, failed)
+	}
+	return noSpace(file.Rename(name))
 }
