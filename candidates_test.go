@@ -145,6 +145,8 @@ func TestCandidate_OutcomesAfterClose(t *testing.T) {
 		{"not sealed", read(layout.State{Synced: 500, Records: 3}, layout.KindLane, claimListed), fileDamaged},
 		{"shorter", read(layout.State{Synced: 400, Records: 2, Sealed: true}, layout.KindLane, claimListed), fileDamaged},
 		{"longer", read(layout.State{Synced: 600, Records: 4, Sealed: true}, layout.KindLane, claimListed), fileDamaged},
+		{"other end", read(layout.State{Synced: 508, Records: 3, Sealed: true}, layout.KindLane, claimListed), fileDamaged},
+		{"other count", read(layout.State{Synced: 500, Records: 4, Sealed: true}, layout.KindLane, claimListed), fileDamaged},
 		{"not listed, of a lane", read(whole, layout.KindLane, claimOptional), fileNewer},
 		{"not listed, a target", read(whole, layout.KindTarget, claimOptional), fileLeftover},
 		{"not listed, and older", read(whole, layout.KindLane, claimNone), fileLeftover},

@@ -101,57 +101,85 @@ func repairShadow(t *testing.T, d *shadow.FS) *Store {
 	return s
 }
 
-// Goal: a repair that is killed anywhere, and done again, reports the same, keeps the same files aside
-// and saves the same. Method: a kill before each call that it makes, with a hint and without.
-func TestRepair_KilledReportsTheSame(t *testing.T) {
-	for _, hinted := range []bool{true, false} {
-		made := newShadow()
-		s := oneLaneStore(t, made)
-		fill(t, s, 0, 30, 1000)
-		require.NoError(t, s.Put(idOf(3), contentOf(3, 1, 1000)))
-		require.NoError(t, s.Close())
-		if !hinted {
-			require.NoError(t, made.Remove(layout.HintName))
-		}
-		size := record.Size(len(idOf(0)), 1000)
-		damageAt(made, segmentNames(made)[0], layout.HeaderSize+5*size+100)
-		damageAt(made, segmentNames(made)[0], layout.HeaderSize+30*size+100)
+// damagedShadow returns a closed store with two damaged records, one of which has an older version, or without
+// a segment of which nothing is left.
+func damagedShadow(t *testing.T, hinted, missing bool) *shadow.FS {
+	t.Helper()
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 30, 1000)
+	require.NoError(t, s.Put(idOf(3), contentOf(3, 1, 1000)))
+	fill(t, s, 30, 90, 1000) // on into another segment
+	require.NoError(t, s.Close())
+	if hinted {
+		require.NoError(t, d.SyncFile(layout.HintName)) // as it is some time later
+	} else {
+		require.NoError(t, d.Remove(layout.HintName))
+	}
+	if missing {
+		require.NoError(t, d.Remove(segmentNames(d)[0]))
+		return d
+	}
+	size := record.Size(len(idOf(0)), 1000)
+	damageAt(d, segmentNames(d)[0], layout.HeaderSize+5*size+100)
+	damageAt(d, segmentNames(d)[0], layout.HeaderSize+30*size+100)
+	return d
+}
 
-		whole := made.Kill()
-		s = repairShadow(t, whole)
-		want, left, aside := s.Stats().Recovery.Repair, s.Len(), damagedFiles(whole)
-		require.Equal(t, 2, want.RecordsLost)
-		require.Equal(t, 1, want.MemoriesDeleted)
-		require.Len(t, aside, 1)
-		closeShadow(t, s, whole)
-
-		for calls := 1; ; calls++ {
-			d, n := made.Kill(), 0
-			var killed *shadow.FS
-			d.Before = func(shadow.Site) {
-				if n++; n == calls {
-					killed = d.Kill()
+// Goal: a repair that is cut off anywhere, by a kill or by a power loss, and done again, reports the same, keeps
+// the same files aside and saves the same. Method: the end before each call that it makes, with a hint and
+// without, with damaged records and without a file.
+func TestRepair_CutOffReportsTheSame(t *testing.T) {
+	ends := map[string]func(d *shadow.FS) *shadow.FS{
+		"kill":                   (*shadow.FS).Kill,
+		"power, nothing is kept": func(d *shadow.FS) *shadow.FS { return d.Crash(nothingKept) },
+		"power, all is kept":     func(d *shadow.FS) *shadow.FS { return d.Crash(allKept) },
+	}
+	for name, end := range ends {
+		for _, c := range []struct{ hinted, missing bool }{{true, false}, {false, false}, {true, true}} {
+			t.Run(fmt.Sprintf("%s/hint=%t/missing=%t", name, c.hinted, c.missing), func(t *testing.T) {
+				made := damagedShadow(t, c.hinted, c.missing)
+				require.NoError(t, made.Sync())
+				whole := made.Kill()
+				s := repairShadow(t, whole)
+				want, left, aside := s.Stats().Recovery.Repair, s.Len(), damagedFiles(whole)
+				require.Positive(t, want.RecordsLost)
+				require.Equal(t, !c.missing, want.MemoriesDeleted == 1)
+				require.Equal(t, !c.missing, len(aside) == 1)
+				closeShadow(t, s, whole)
+				noted := false
+				for calls := 1; ; calls++ {
+					d, n := made.Kill(), 0
+					var cut *shadow.FS
+					d.Before = func(shadow.Site) {
+						if n++; n == calls {
+							cut = end(d)
+						}
+					}
+					s = repairShadow(t, d)
+					d.Before = nil
+					require.NoError(t, s.Close())
+					if cut == nil {
+						require.Greater(t, calls, 10)
+						break
+					}
+					if _, has := cut.Files[layout.RepairName]; has {
+						noted = true
+					} else if noted {
+						continue // it was done
+					}
+					s = repairShadow(t, cut)
+					got := s.Stats().Recovery.Repair
+					require.ElementsMatch(t, want.Lost, got.Lost, "cut off before call %d", calls)
+					got.Lost = want.Lost
+					require.Equal(t, want, got, "cut off before call %d", calls)
+					require.Equal(t, left, s.Len())
+					require.Equal(t, aside, damagedFiles(cut))
+					require.NotContains(t, cut.Files, layout.RepairName)
+					closeShadow(t, s, cut)
 				}
-			}
-			s = repairShadow(t, d)
-			d.Before = nil
-			require.NoError(t, s.Close())
-			if killed == nil {
-				require.Greater(t, calls, 10)
-				break
-			}
-			if _, noted := killed.Files[layout.RepairName]; !noted && len(damagedFiles(killed)) > 0 {
-				continue // it was done, but for the sync of the directory
-			}
-			s = repairShadow(t, killed)
-			got := s.Stats().Recovery.Repair
-			require.ElementsMatch(t, want.Lost, got.Lost, "killed before call %d", calls)
-			got.Lost = want.Lost
-			require.Equal(t, want, got, "killed before call %d", calls)
-			require.Equal(t, left, s.Len())
-			require.Equal(t, aside, damagedFiles(killed))
-			require.NotContains(t, killed.Files, layout.RepairName)
-			closeShadow(t, s, killed)
+				require.True(t, noted)
+			})
 		}
 	}
 }

@@ -229,3 +229,26 @@ func TestRecover_KillInRecordThatFillsItsSegment(t *testing.T) {
 		closeShadow(t, s, killed)
 	}
 }
+
+// Goal: a segment that a manifest names as pending counts after a kill. Method: it is made while another one is
+// flushed, so that the manifest which follows finds it, with nothing of it durable.
+func TestRecover_PendingSegmentCounts(t *testing.T) {
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	require.NoError(t, s.Put("small", []byte("flushed")))
+	large := contentOf(1, 0, 2*minSegmentSize)
+	s.hooks.at = doAt(pointFlushed, 1, func() { require.NoError(t, s.Put("large", large)) })
+	require.NoError(t, s.Sync())
+	s.hooks.at = nil
+	m, _, err := layout.DecodeManifest(d.Files[layout.ManifestName].Current)
+	require.NoError(t, err)
+	require.Len(t, m.Pending, 1)
+	require.Less(t, m.Pending[0], m.Next)
+	killed := d.Kill()
+	require.NoError(t, s.Close())
+	s = shadowStore(t, killed, shadowOptions())
+	got, err := s.Get("large")
+	require.NoError(t, err)
+	require.Equal(t, large, got)
+	closeShadow(t, s, killed)
+}

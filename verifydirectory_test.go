@@ -6,10 +6,12 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/warmtier/warmtier/internal/dir/shadow"
 	"github.com/warmtier/warmtier/internal/layout"
 )
 
@@ -44,6 +46,33 @@ func TestVerify_FindsWhatTheNextOpenNeeds(t *testing.T) {
 			m := readManifestOf(t, dir)
 			m.Listed = m.Listed[1:]
 			require.NoError(t, os.WriteFile(filepath.Join(dir, layout.ManifestName), m.Encode(), 0o600))
+		}},
+		{"manifest with another segment", layout.ManifestName, "written last", func(t *testing.T, dir string) {
+			m := readManifestOf(t, dir)
+			m.Listed[0].ID += 100
+			require.NoError(t, os.WriteFile(filepath.Join(dir, layout.ManifestName), m.Encode(), 0o600))
+		}},
+		{"manifest of another store", layout.ManifestName, "of another store", func(t *testing.T, dir string) {
+			m := readManifestOf(t, dir)
+			m.Store[0] ^= 1
+			require.NoError(t, os.WriteFile(filepath.Join(dir, layout.ManifestName), m.Encode(), 0o600))
+		}},
+		{"salt", "", "its salt", func(t *testing.T, dir string) {
+			changeHeader(t, dir, func(mem []byte) {
+				h, err := layout.DecodeHeader(mem)
+				require.NoError(t, err)
+				h.Salt++
+				h.Encode(mem)
+			})
+		}},
+		{"state of another moment", "", "durable bytes", func(t *testing.T, dir string) {
+			changeHeader(t, dir, func(mem []byte) {
+				st, ok := layout.DecodeState(mem, minSegmentSize)
+				require.True(t, ok)
+				st.Generation++
+				st.Synced = minSegmentSize
+				st.Encode(mem)
+			})
 		}},
 		{"header", "", "no header", write("", 0, make([]byte, layout.HeaderSize))},
 		{"states", "", "no valid state", write("", layout.StateAt, make([]byte, 2*layout.StateSize))},
@@ -90,11 +119,104 @@ func TestVerify_FindsWhatTheNextOpenNeeds(t *testing.T) {
 	}
 }
 
+// changeHeader changes the header of the first segment file.
+func changeHeader(t *testing.T, dir string, change func(mem []byte)) {
+	t.Helper()
+	path := filepath.Join(dir, segmentFiles(t, dir)[0])
+	mem, err := os.ReadFile(path)
+	require.NoError(t, err)
+	change(mem)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt(mem[:layout.HeaderSize], 0)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+}
+
+// lookContext calls look each time somebody asks whether it has ended.
+type lookContext struct {
+	context.Context
+	look func()
+}
+
+func (c lookContext) Err() error {
+	c.look()
+	return c.Context.Err()
+}
+
+// Goal: what is wrong with a file at one look only is no finding, since the two copies of a state change one after
+// the other; nor is what is wrong with the file of a segment that has left the store.
+func TestVerify_LooksAgain(t *testing.T) {
+	skipFaultsUnderRace(t)
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	fill(t, s, 0, 10, 1000)
+	require.NoError(t, s.Sync())
+	seg := s.segments.all()[0]
+	path := filepath.Join(dir, seg.name())
+	look := func(until int) []Finding {
+		looked := 0
+		v := &verifier{s: s}
+		require.NoError(t, v.checkFile(lookContext{context.Background(), func() {
+			if looked++; looked == 1 {
+				require.NoError(t, os.Rename(path, path+".away"))
+			}
+			if looked == until {
+				require.NoError(t, os.Rename(path+".away", path))
+			}
+		}}, seg))
+		return v.report.Findings
+	}
+	require.Empty(t, look(2))
+	require.NotEmpty(t, look(looks+1))
+	seg.inFile.committed.Store(false) // as a compaction does, before the file goes
+	require.NoError(t, os.Rename(path+".away", path))
+	require.Empty(t, look(looks+1))
+	seg.inFile.committed.Store(true)
+	require.NoError(t, os.Rename(path+".away", path))
+	closeIntact(t, s)
+}
+
+// Goal: after a failure nobody knows which manifest is in force, so Verify does not call either one wrong.
+func TestVerify_ManifestAfterFailure(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 10, 1000)
+	renamed := false
+	d.Fault = func(kind shadow.Kind, _ string) error {
+		renamed = renamed || kind == shadow.CallRename
+		if renamed && kind == shadow.CallSyncDir {
+			return syscall.EIO
+		}
+		return nil
+	}
+	require.ErrorIs(t, s.Sync(), syscall.EIO)
+	report, err := s.Verify(context.Background())
+	require.NoError(t, err, "%v", report)
+	_ = s.Close()
+	require.NoError(t, released(d, s))
+}
+
+// Goal: Verify of a store that is only read says nothing of a hint that Open could not use.
+func TestVerify_HintThatWasNotUsed(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 10, 1000)
+	require.NoError(t, s.Close())
+	damageAt(d, layout.HintName, 20)
+	opts := shadowOptions()
+	opts.ReadOnly = true
+	s = shadowStore(t, d, opts)
+	require.False(t, s.Stats().Recovery.Clean)
+	closeShadow(t, s, d)
+}
+
 // Goal: Verify of a store that is only read finds that the hint it was opened with is damaged since.
 func TestVerify_FindsDamagedHint(t *testing.T) {
 	dir := fastDir(t)
 	s := openDir(t, dir, quietly())
 	fill(t, s, 0, 200, 100)
+	deleteWhere(t, s, 0, 10, odd)
 	require.NoError(t, s.Close())
 	opts := quietly()
 	opts.ReadOnly = true
@@ -103,7 +225,7 @@ func TestVerify_FindsDamagedHint(t *testing.T) {
 	path := filepath.Join(dir, layout.HintName)
 	b, err := os.ReadFile(path)
 	require.NoError(t, err)
-	for _, at := range []int{20, len(b) - 20} {
+	for _, at := range []int{20, len(b) / 2, len(b) - 1} {
 		b[at] ^= 1
 		require.NoError(t, os.WriteFile(path, b, 0o600))
 		b[at] ^= 1

@@ -319,4 +319,84 @@ var faults = []fault{
 		old: "id-r.manifest.Next >= farAhead", new: "false",
 		test: "TestOrigin_FilesOfOthers",
 	},
+	{
+		name: "pending segment removed", file: "candidates.go",
+		old: "claims[id] = claimOptional", new: "_ = id",
+		test: "TestRecover_PendingSegmentCounts",
+	},
+	{
+		name: "file that another Open made", file: "candidates.go",
+		old: "case c.claim == claimOptional && h.Open != m.Open:", new: "case false:",
+		test: "TestCandidate_Outcomes",
+	},
+	{
+		name: "file with another salt", file: "candidates.go",
+		old: "case err == nil && c.listed != nil && h.Salt", new: "case false && h.Salt",
+		test: "TestCandidate_Outcomes",
+	},
+	{
+		name: "target that no manifest lists", file: "candidates.go",
+		old: "case c.claim == claimOptional && ours && h.Kind", new: "case false && h.Kind",
+		test: "TestCandidate_Outcomes",
+	},
+	{
+		name: "file of another store removed", file: "candidates.go",
+		old: "(ours || unwritten && c.mayBeUnwritten(m.Store))", new: "(ours || unwritten)",
+		test: "TestCandidate_Outcomes",
+	},
+	{
+		name: "file set aside not found again", file: "candidates.go",
+		old: "slices.Contains(names, aside) {", new: "slices.Contains(names, aside+aside) {",
+		test: "TestRepair_CutOffReportsTheSame",
+	},
+	{
+		name: "repair without a note", file: "repair.go",
+		old: "if err := v.writeNote(); err != nil {", new: "if err := error(nil); err != nil {",
+		test: "TestRepair_CutOffReportsTheSame",
+	},
+	{
+		name: "note not durable", file: "losses.go",
+		old: "err = d.fs.SyncFile(layout.RepairName)", new: "err = nil",
+		test: "TestRepair_CutOffReportsTheSame",
+	},
+	{
+		name: "note of nothing replaced taken for done", file: "losses.go",
+		old: "note.committed = len(note.Damaged) > 0", new: "note.committed = true",
+		test: "TestRepair_CutOffReportsTheSame",
+	},
+	{
+		name: "losses of two repairs not added", file: "losses.go",
+		old: "if redone {", new: "if true {",
+		test: "TestRepair_DamagedAgainAfterCommit",
+	},
+	{
+		name: "deleted by a repair, and back", file: "repair.go",
+		old: "range v.deleted {", new: "range v.deleted[:0] {",
+		test: "TestRepair_DeletedStaysDeleted",
+	},
+	{
+		name: "tombstones lost with their segment", file: "rescue.go",
+		old: "!s.Has(id) {", new: "false {",
+		test: "TestRepair_DeletedStaysDeleted",
+	},
+	{
+		name: "tombstone over what was stored again", file: "rescue.go",
+		old: "!s.Has(id) {", new: "true {",
+		test: "TestRepair_DeletedStaysDeleted",
+	},
+	{
+		name: "cache of before a repair", file: "rescue.go",
+		old: "s.disk.boot = s.bootID()", new: "_ = s.bootID()",
+		test: "TestRepair_ManifestIsOfThisBoot",
+	},
+	{
+		name: "one look at a file", file: "verifydirectory.go",
+		old: "const looks = 3", new: "const looks = 1",
+		test: "TestVerify_LooksAgain",
+	},
+	{
+		name: "manifest of another store", file: "verifydirectory.go",
+		old: "if m.Store != d.store {", new: "if false {",
+		test: "TestVerify_FindsWhatTheNextOpenNeeds/manifest_of_another_store",
+	},
 }
