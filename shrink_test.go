@@ -212,6 +212,23 @@ func halfFullTarget(t *testing.T, d *shadow.FS) (s *Store, half *segment) {
 	return s, half
 }
 
+// Goal: a durable write to a segment that a lane has resumed survives a power loss: what the header on the disk said
+// before, that the segment had ended, is gone with the same flush.
+func TestShrink_DurableInResumedTarget(t *testing.T) {
+	d := newShadow()
+	s, half := halfFullTarget(t, d)
+	s.opts.SyncWrites = true
+	require.NoError(t, s.Put(idOf(0), contentOf(0, 1, 1000)))
+	require.True(t, half.is(stateActive))
+	require.NoError(t, s.Put(idOf(2), contentOf(2, 1, 1000)))
+	want := contentsOf(t, s)
+	lost := d.Crash(nothingKept)
+	closeShadow(t, s, d)
+	s = shadowStore(t, lost, shadowOptions())
+	require.Equal(t, want, contentsOf(t, s))
+	closeShadow(t, s, lost)
+}
+
 // Goal: a repair of a target that a lane has resumed takes no older version for one that was lost there: the
 // header of the target knows nothing of what the lane added.
 func TestShrink_ResumedTargetRepaired(t *testing.T) {
