@@ -61,6 +61,7 @@ func (f *powerFault) forgivable(what string) bool {
 		case f.kind == shadow.CallClose:
 		case f.kind == shadow.CallRemove && isSegment:
 		case f.kind == shadow.CallCreate && f.errno == syscall.ENOSPC && what != "open": // or a segment had room
+		case f.kind == shadow.CallRename && f.errno == syscall.ENOSPC && strings.HasSuffix(name, layout.NewSuffix):
 		case f.kind == shadow.CallCreate && (strings.HasPrefix(name, layout.SpareName) || name == layout.HintName):
 		case f.kind == shadow.CallOpen && name == layout.HintName:
 		case what == "close" && name == layout.ManifestTempName: // of its sweep; the flush before it says so

@@ -398,7 +398,8 @@ func everyNth(n, stride int) []int {
 }
 
 // Goal: these tests would notice a missing sync. Method: take one out and search until a violation
-// is found; by default for three syncs drawn at random.
+// is found; by default for three syncs drawn at random, of those that a second shows to be needed: the sync of
+// names in recovery takes some 40,000 directories.
 func TestPower_EverySyncIsNeeded(t *testing.T) {
 	if raceEnabled {
 		t.Skip("says nothing about races, and takes long with the detector")
@@ -413,7 +414,10 @@ func TestPower_EverySyncIsNeeded(t *testing.T) {
 	_, err := powerRun(base, powerConfig{wanted: 500, sites: normal}) // recoveries
 	require.NoError(t, err)
 	syncs := slices.SortedFunc(maps.Keys(normal.Seen()), compareSites)
-	syncs = slices.DeleteFunc(syncs, func(site shadow.Site) bool { return !site.Syncs() })
+	quick := budget(t, 1, 2) == 1
+	syncs = slices.DeleteFunc(syncs, func(site shadow.Site) bool {
+		return !site.Syncs() || quick && strings.Contains(site.String(), "recovery).settle ")
+	})
 	rng.Shuffle(len(syncs), func(i, j int) { syncs[i], syncs[j] = syncs[j], syncs[i] })
 	for _, site := range syncs[:min(len(syncs), budget(t, 3, len(syncs)))] {
 		t.Run(site.String(), func(t *testing.T) {
