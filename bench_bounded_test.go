@@ -172,7 +172,8 @@ func (k *boundedLooks) at(now time.Time) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	held := k.s.mapper.bytes.Load() + k.s.medium.spareBytes()
+	mapped, spares := k.s.medium.held()
+	held := mapped + spares
 	k.mappedMax = max(k.mappedMax, held)
 	if held > k.bound {
 		k.over++

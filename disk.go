@@ -234,7 +234,11 @@ func (d *disk) trim(*segment) error { return nil }
 // either, since the page cache gives way when memory is short.
 func (d *disk) recycles() bool { return false }
 
-func (d *disk) spareBytes() int64 { return d.spares.bytes() }
+func (d *disk) held() (mapped, spares int64) {
+	d.spares.mu.RLock()
+	defer d.spares.mu.RUnlock()
+	return d.s.mapper.bytes.Load(), d.spares.bytesLocked()
+}
 
 func (d *disk) describe() []any {
 	st, r := d.s.sizes(), d.s.recovered

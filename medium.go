@@ -36,8 +36,8 @@ type medium interface {
 	// dropDead makes it durable that those of segs are gone which it returns. Their live bytes are 0,
 	// and the caller has claimed them. REQUIRES: no lock held.
 	dropDead(segs []*segment) (leaving []*segment, err error)
-	// spareBytes returns the size of the files that keep space back, beyond what is mapped.
-	spareBytes() int64
+	// held returns what is mapped and what spares keep back at one moment, bytes: one may become the other.
+	held() (mapped, spares int64)
 	// carryTombstones copies those tombstones of r's leaving victims that are still needed. It ends
 	// a build.
 	carryTombstones(r *round) error

@@ -66,7 +66,7 @@ func (m memory) targetSize() int { return m.s.opts.SegmentSize }
 // keepSpares does nothing: what a compaction gives back fills the survivor up.
 func (m memory) keepSpares() {}
 
-func (m memory) spareBytes() int64 { return 0 }
+func (m memory) held() (mapped, spares int64) { return m.s.mapper.bytes.Load(), 0 }
 
 func (m memory) dropDead(segs []*segment) ([]*segment, error) { return segs, nil }
 

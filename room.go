@@ -276,8 +276,9 @@ func (s *Store) awaitChange(change <-chan struct{}) (changed bool, err error) {
 
 // full returns the error of a call that found no room.
 func (s *Store) full(st Stats) error {
+	mapped, spares := s.medium.held()
 	return fmt.Errorf("%w: %d bytes used of MaxBytes %d; %d bytes of records are live, %d dead",
-		errOverBudget, s.mapper.bytes.Load()+s.medium.spareBytes(), s.opts.MaxBytes, st.LiveBytes, st.DeadBytes)
+		errOverBudget, mapped+spares, s.opts.MaxBytes, st.LiveBytes, st.DeadBytes)
 }
 
 // overgrown reports whether the store maps so much more than is live that writers should wait for the

@@ -229,7 +229,6 @@ func (s *Store) Stats() Stats {
 	hits, misses := s.contentMu.biased.Counts()
 	st.Gets, st.Misses = hits+misses, misses
 	st.IndexBytes = s.tables.bytes.Load()
-	st.MappedBytes = s.mapper.bytes.Load()
 	st.MaxBytes = s.opts.MaxBytes
 	s.addMapped(&st)
 	st.Reads.CorruptRecords = s.corruptRecords.Load()
@@ -248,7 +247,7 @@ func (s *Store) Stats() Stats {
 // addMapped adds what is mapped beside the index, and what for.
 func (s *Store) addMapped(st *Stats) {
 	details := &st.SegmentDetails
-	details.SpareBytes = s.medium.spareBytes()
+	st.MappedBytes, details.SpareBytes = s.medium.held()
 	details.RetiredBytes = s.retiredBytes.Load()
 	details.ReserveBytes = int64(s.pool.count()) * int64(s.opts.SegmentSize)
 	others := st.TotalBytes + st.IndexBytes + details.RetiredBytes + details.ReserveBytes

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -124,7 +125,7 @@ func TestReader_NotAProgramsOwnServer(t *testing.T) {
 
 // A list that the server could not end is no list, and the reason comes through.
 func TestReader_ListCutShort(t *testing.T) {
-	var ending func(http.ResponseWriter)
+	var ending atomic.Pointer[func(http.ResponseWriter)]
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", errorTrailer)
 		if r.URL.Path == memoriesPath {
@@ -132,7 +133,7 @@ func TestReader_ListCutShort(t *testing.T) {
 		} else {
 			_, _ = w.Write(smallExport(t)[:40])
 		}
-		ending(w)
+		(*ending.Load())(w)
 	}))
 	defer server.Close()
 	c := whereFlag{URL: server.URL}.client()
@@ -140,11 +141,13 @@ func TestReader_ListCutShort(t *testing.T) {
 		return []error{c.sizes(t.Context(), "", func(string, int) error { return nil }),
 			c.each(t.Context(), "", func(string, []byte) error { return nil })}
 	}
-	ending = func(http.ResponseWriter) { panic(http.ErrAbortHandler) }
+	aborts := func(http.ResponseWriter) { panic(http.ErrAbortHandler) }
+	ending.Store(&aborts)
 	for _, err := range read() {
 		require.Error(t, err)
 	}
-	ending = func(w http.ResponseWriter) { w.Header().Set(errorTrailer, "the reason") }
+	ends := func(w http.ResponseWriter) { w.Header().Set(errorTrailer, "the reason") }
+	ending.Store(&ends)
 	for _, err := range read() {
 		require.ErrorContains(t, err, "the reason")
 		require.Equal(t, exitFinding, exitCode(err))
