@@ -307,7 +307,7 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 	}
 	least := size
 	if c.lowSpace && size == c.s.opts.SegmentSize {
-		least = c.s.medium.targetSize()
+		least = leastTarget(size)
 	}
 	seg, err := c.s.createSegment(segmentSpec{
 		kind: layout.KindTarget, size: size, large: size > c.s.opts.SegmentSize, least: least,

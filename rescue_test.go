@@ -138,20 +138,26 @@ func TestRepair_TornNote(t *testing.T) {
 	closeShadow(t, s, d)
 }
 
-// Goal: damage that comes between a repair, cut off after its manifest, and the next one is counted beside what
-// the first one lost.
-func TestRepair_DamagedAgainAfterCommit(t *testing.T) {
-	d := damagedShadow(t, false, false)
-	var killed *shadow.FS
+// repairKilledAt repairs the store in d, and returns it with the directory as a kill at p would have left it.
+func repairKilledAt(t *testing.T, d *shadow.FS, p point) (s *Store, killed *shadow.FS) {
+	t.Helper()
 	opts := shadowOptions()
 	opts.Repair = true
-	s, err := openShadow(d, opts, hooks{hash: func(string) uint64 { return 0 }, at: func(p point) error {
-		if p == pointRepairCommitted {
+	s, err := openShadow(d, opts, hooks{hash: func(string) uint64 { return 0 }, at: func(at point) error {
+		if at == p {
 			killed = d.Kill()
 		}
 		return nil
 	}})
 	require.NoError(t, err)
+	return s, killed
+}
+
+// Goal: damage that comes between a repair, cut off after its manifest, and the next one is counted beside what
+// the first one lost.
+func TestRepair_DamagedAgainAfterCommit(t *testing.T) {
+	d := damagedShadow(t, false, false)
+	s, killed := repairKilledAt(t, d, pointRepairCommitted)
 	require.NoError(t, s.Close())
 	flipIn(t, killed, contentOf(40, 0, 1000))
 	s = repairShadow(t, killed)
@@ -178,16 +184,7 @@ func TestRepair_ListIsBounded(t *testing.T) {
 		for i := range n {
 			flipIn(t, d, contentOf(i, versions-1, 40))
 		}
-		var noted *shadow.FS
-		opts := shadowOptions()
-		opts.Repair = true
-		s, err := openShadow(d, opts, hooks{hash: func(string) uint64 { return 0 }, at: func(p point) error {
-			if p == pointRepairNoted {
-				noted = d.Kill()
-			}
-			return nil
-		}})
-		require.NoError(t, err)
+		s, noted := repairKilledAt(t, d, pointRepairNoted)
 		require.Len(t, s.Stats().Recovery.Repair.Lost, maxFindings)
 		require.NoError(t, s.Close())
 		s = repairShadow(t, noted)
@@ -202,16 +199,7 @@ func TestRepair_ListIsBounded(t *testing.T) {
 func TestRepair_LossInWhatARepairWrote(t *testing.T) {
 	d := damagedShadow(t, true, false)
 	before := segmentNames(d)
-	var killed *shadow.FS
-	opts := shadowOptions()
-	opts.Repair = true
-	s, err := openShadow(d, opts, hooks{hash: func(string) uint64 { return 0 }, at: func(p point) error {
-		if p == pointRepairCommitted {
-			killed = d.Kill()
-		}
-		return nil
-	}})
-	require.NoError(t, err)
+	s, killed := repairKilledAt(t, d, pointRepairCommitted)
 	require.NoError(t, s.Close())
 	require.NoError(t, killed.Remove(layout.RepairName)) // and with it what the first one said
 	written := ""

@@ -198,7 +198,7 @@ func (s *Store) withRoomForTombstone(try func() error) error {
 	defer s.beginWait()()
 	for damaged := 0; ; {
 		change := s.room.next()
-		if err = s.withRoom(0, try); !errors.Is(err, ErrNoSpace) {
+		if err = try(); !errors.Is(err, ErrNoSpace) {
 			return err
 		}
 		gave, failed := s.makeSpace()

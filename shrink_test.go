@@ -127,6 +127,29 @@ func shrinks(t *testing.T, d *shadow.FS, size, percent int) {
 	closeShadow(t, s, killed)
 }
 
+// Goal: a Delete that compacts for itself stops when there is space for deletions again, and does not
+// compact the whole store.
+func TestShrink_DeleteStopsWithSpace(t *testing.T) {
+	d := newShadow()
+	d.Budget = 110 * minSegmentSize
+	compactions := 0
+	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash, at: func(p point) error {
+		if p == pointCompactSealed {
+			compactions++
+		}
+		return nil
+	}})
+	require.NoError(t, err)
+	n := fillDisk(t, s, "old", 1000)
+	for i := 0; i < n && compactions == 0; i += 2 {
+		_, err := s.Delete("old" + idOf(i))
+		require.NoError(t, err)
+	}
+	require.Positive(t, compactions)
+	require.Greater(t, s.Stats().DeadBytes, int64(8*minSegmentSize))
+	closeShadow(t, s, d)
+}
+
 // Goal: a Delete that needs a compaction while one is under way waits for its rounds; one in OnProgress,
 // which would wait for itself, does not wait forever.
 func TestShrink_DeleteBesideCompaction(t *testing.T) {
@@ -212,6 +235,17 @@ func halfFullTarget(t *testing.T, d *shadow.FS) (s *Store, half *segment) {
 	return s, half
 }
 
+// requireDurable checks that a power loss leaves all that s has, and closes it.
+func requireDurable(t *testing.T, s *Store, d *shadow.FS) {
+	t.Helper()
+	want := contentsOf(t, s)
+	lost := d.Crash(nothingKept)
+	closeShadow(t, s, d)
+	s = shadowStore(t, lost, shadowOptions())
+	require.Equal(t, want, contentsOf(t, s))
+	closeShadow(t, s, lost)
+}
+
 // Goal: a durable write to a segment that a lane has resumed survives a power loss: what the header on the disk said
 // before, that the segment had ended, is gone with the same flush.
 func TestShrink_DurableInResumedTarget(t *testing.T) {
@@ -221,12 +255,7 @@ func TestShrink_DurableInResumedTarget(t *testing.T) {
 	require.NoError(t, s.Put(idOf(0), contentOf(0, 1, 1000)))
 	require.True(t, half.is(stateActive))
 	require.NoError(t, s.Put(idOf(2), contentOf(2, 1, 1000)))
-	want := contentsOf(t, s)
-	lost := d.Crash(nothingKept)
-	closeShadow(t, s, d)
-	s = shadowStore(t, lost, shadowOptions())
-	require.Equal(t, want, contentsOf(t, s))
-	closeShadow(t, s, lost)
+	requireDurable(t, s, d)
 }
 
 // Goal: a repair of a target that a lane has resumed takes no older version for one that was lost there: the
@@ -276,12 +305,7 @@ func TestShrink_ResumesWhatIsDurable(t *testing.T) {
 	require.NoError(t, s.Put(idOf(2), contentOf(2, 1, 1000)))
 	require.True(t, half.is(stateActive))
 	require.NoError(t, s.Sync())
-	want := contentsOf(t, s)
-	lost := d.Crash(nothingKept)
-	closeShadow(t, s, d)
-	s = shadowStore(t, lost, shadowOptions())
-	require.Equal(t, want, contentsOf(t, s))
-	closeShadow(t, s, lost)
+	requireDurable(t, s, d)
 }
 
 // Goal: a deletion leaves free space to what compactions need, without which nothing could be given back.

@@ -137,14 +137,6 @@ func (d *disk) keepsAll() bool {
 	return d.keepsAllLocked(len(d.spares.kept))
 }
 
-// targetSize returns the size of the next target when there is no other space: less than a segment's where
-// only a smaller spare could be made.
-func (d *disk) targetSize() int {
-	d.spares.mu.RLock()
-	defer d.spares.mu.RUnlock()
-	return cmp.Or(d.spares.kept[targetSpare], d.s.opts.SegmentSize)
-}
-
 // takeSpareLocked renames a spare of spec's kind that is large enough to name, and maps it. file is
 // nil when none would do; then err says why, unless there is none at all. REQUIRES: d.spares.mu
 // held for writing.
@@ -243,14 +235,18 @@ func (d *disk) refillLocked(n int) (err error) {
 // target's, of which no target could be made again.
 func (d *disk) leastSpare(i int) int {
 	switch i {
-	case targetSpare: // in scattered free space a file takes more of it than the one that made it free
-		return max(minSegmentSize/2, d.s.opts.SegmentSize*15/16/vm.PageSize*vm.PageSize)
+	case targetSpare:
+		return leastTarget(d.s.opts.SegmentSize)
 	case manifestSpare:
 	default:
 		return d.spareSize(i)
 	}
 	return vm.RoundUp(layout.ManifestSize(d.s.segments.count()+manifestReserve/8), vm.PageSize)
 }
+
+// leastTarget returns the least size of a target, where one of size bytes cannot be had: in scattered free
+// space a file takes more of it than the one that made it free.
+func leastTarget(size int) int { return max(minSegmentSize/2, size*15/16/vm.PageSize*vm.PageSize) }
 
 // makeSpareUpToLocked makes spare i of size bytes, or where there is no space for that, of as many as there
 // is space for, at least least. Its error says that it has less than size. REQUIRES: as makeSpareLocked.

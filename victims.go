@@ -183,7 +183,7 @@ func (c *compaction) claimVictims(victims []*victim) []*victim {
 // many bytes of it their tombstones take: those that fit together, and one more if so much of it is live that it
 // cannot leave. If that one left, its tombstones would need room as well.
 func (c *compaction) fitOneTarget() (victims, tombstones int) {
-	room := c.s.medium.targetSize() - layout.HeaderSize
+	room := c.s.opts.SegmentSize - layout.HeaderSize
 	for n, v := range c.work {
 		own := int(v.seg.tombstoneBytes) + layout.DigestSize*len(v.seg.tombstones)
 		live := int(v.seg.live.Load()) + layout.DigestSize*len(v.live)
