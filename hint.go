@@ -87,7 +87,7 @@ func (s *Store) encodeHint(b []byte, segs []*segment) (err error) {
 			Records:        uint32(seg.records.Load()),
 			Tombstones:     uint32(len(seg.tombstones)),
 			TombstoneSum:   layout.PutTombstones(rest, seg.tombstones),
-			TombstoneUnits: uint32(seg.tombstoneBytes / record.Align),
+			TombstoneUnits: uint32(seg.tombstoneBytes.Load() / record.Align),
 			Salt:           seg.salt,
 		}
 		rest = rest[layout.TombstonesSize(len(seg.tombstones)):]
@@ -243,7 +243,7 @@ func (r *recovery) useHint(h *layout.Hint, tables []table, tombstones [][]uint32
 		f.seg.minSeq = hs.MinSeq
 		f.seg.maxSeq = f.state.MaxSeq
 		f.seg.tombstones = tombstones[i]
-		f.seg.tombstoneBytes = int64(hs.TombstoneUnits) * record.Align
+		f.seg.tombstoneBytes.Store(int64(hs.TombstoneUnits) * record.Align)
 		f.seg.seal(!f.seg.large && int64(f.seg.room(1)) > s.mergeableRoom())
 		segs[i] = f.seg
 		r.records += int(f.seg.records.Load())

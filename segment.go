@@ -71,22 +71,25 @@ type segmentShared struct {
 	live atomic.Int64 // bytes of records the index points to; changes under shard locks
 	// I4 (references): the table counts as one reference, every pin as another; the holder that
 	// drops the last one owns the memory.
-	refs        atomic.Int64
-	records     atomic.Int64 // how many lie below tail; changes with it
-	state       atomic.Int32
-	copied      atomic.Int64 // bytes of a target when a lane resumed it; 0 for others
-	damaged     atomic.Bool  // a compaction met damage in it; written by compactions
-	sealedEarly atomic.Bool  // sealed although it had room: compactions merge such segments
-	owner       atomic.Int32 // an owner: who has claimed it (I5)
-	made        time.Time    // when it was made, or found by Open
+	refs    atomic.Int64
+	records atomic.Int64 // how many lie below tail; changes with it
+	state   atomic.Int32
+	copied  atomic.Int64 // bytes of a target when a lane resumed it; 0 for others
+	// tombstoneBytes is how many of the dead bytes are tombstones. Who rates segments reads it while a lane may
+	// resume one.
+	tombstoneBytes atomic.Int64
+	damaged        atomic.Bool  // a compaction met damage in it; written by compactions
+	sealedEarly    atomic.Bool  // sealed although it had room: compactions merge such segments
+	owner          atomic.Int32 // an owner: who has claimed it (I5)
+	made           time.Time    // when it was made, or found by Open
 
 	// The rest is used by directory stores. The lock of the lane or round that appends guards
-	// sequence numbers and tombstones. They are read without it once the segment is sealed.
-	minSeq         uint64   // the lowest sequence number in it
-	maxSeq         uint64   // the highest
-	tombstones     []uint32 // offsets of tombstones, in units of 8 bytes
-	tombstoneBytes int64    // bytes of tombstones
-	inFile         fileState
+	// sequence numbers and tombstones. They are read without it once the segment is sealed, and nobody can
+	// resume it: a claim prevents that, and so does the table's leaving lock.
+	minSeq     uint64   // the lowest sequence number in it
+	maxSeq     uint64   // the highest
+	tombstones []uint32 // offsets of tombstones, in units of 8 bytes
+	inFile     fileState
 }
 
 func newSegment(id uint64, mem []byte, kind layout.SegmentKind, salt uint64) *segment {
@@ -128,7 +131,7 @@ func (seg *segment) addRecords(n, size int) {
 // addTombstone accounts for a tombstone of size bytes at offset.
 func (seg *segment) addTombstone(offset, size int) {
 	seg.tombstones = append(seg.tombstones, uint32(offset/record.Align))
-	seg.tombstoneBytes += int64(size)
+	seg.tombstoneBytes.Add(int64(size))
 }
 
 // noteSeq accounts for a record with this sequence number.

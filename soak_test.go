@@ -189,7 +189,7 @@ func verdict(t *testing.T) string {
 // buriedBytes returns the bytes of tombstones, which are dead and may have to stay.
 func buriedBytes(s *Store) (n int64) {
 	for _, seg := range s.segments.all() {
-		n += seg.tombstoneBytes
+		n += seg.tombstoneBytes.Load()
 	}
 	return n
 }

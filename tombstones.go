@@ -57,14 +57,14 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	for i := range s.lanes {
 		ln := &s.lanes[i]
 		ln.mu.Lock()
-		if seg := ln.active; seg != nil && seg.deadBytes() > seg.tombstoneBytes {
+		if seg := ln.active; seg != nil && seg.deadBytes() > seg.tombstoneBytes.Load() {
 			oldest = min(oldest, seg.minSeq)
 		}
 		ln.mu.Unlock()
 	}
 	_ = s.hooks.fire(pointCompactDead)
 	for _, seg := range s.segments.all() {
-		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.tombstoneBytes {
+		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.tombstoneBytes.Load() {
 			oldest = min(oldest, seg.minSeq)
 		}
 	}

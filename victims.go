@@ -98,7 +98,7 @@ func (p needed) choose(victims []*victim, _ Stats) (chosen []*victim) {
 			break
 		}
 		chosen = append(chosen, v)
-		dead += v.dead - v.seg.tombstoneBytes
+		dead += v.dead - v.seg.tombstoneBytes.Load()
 	}
 	return chosen
 }
@@ -122,10 +122,11 @@ type victim struct {
 // of a log. Tombstones count as live, since a round may have to carry them: segments that hold little
 // else come last, when the dead records that need them have left.
 func newVictim(seg *segment, newest uint64) *victim {
-	live := seg.live.Load() // read once: the rating must not change while victims are sorted
+	// Read once: the rating must not change while victims are sorted.
+	live, tombstones := seg.live.Load(), seg.tombstoneBytes.Load()
 	v := &victim{seg: seg, dead: seg.recordBytes() - live, benefit: math.Inf(1)}
-	if moved := live + seg.tombstoneBytes; moved > 0 {
-		v.benefit = float64(v.dead-seg.tombstoneBytes) * float64(newest-seg.id+1) / float64(moved)
+	if moved := live + tombstones; moved > 0 {
+		v.benefit = float64(v.dead-tombstones) * float64(newest-seg.id+1) / float64(moved)
 	}
 	return v
 }
@@ -185,7 +186,7 @@ func (c *compaction) claimVictims(victims []*victim) []*victim {
 func (c *compaction) fitOneTarget() (victims, tombstones int) {
 	room := c.s.opts.SegmentSize - layout.HeaderSize
 	for n, v := range c.work {
-		own := int(v.seg.tombstoneBytes) + layout.DigestSize*len(v.seg.tombstones)
+		own := int(v.seg.tombstoneBytes.Load()) + layout.DigestSize*len(v.seg.tombstones)
 		live := int(v.seg.live.Load()) + layout.DigestSize*len(v.live)
 		switch {
 		case n > 0 && room < live:
@@ -206,7 +207,7 @@ func (c *compaction) chooseVictims() {
 	segs := c.s.segments.all()
 	newest := c.s.segments.newestID() // read after the table, to which lanes add: so no age is below 1
 	for _, seg := range segs {
-		if !seg.is(stateSealed) || (seg.live.Load() > 0 || len(seg.tombstones) > 0) && seg.damaged.Load() {
+		if !seg.is(stateSealed) || (seg.live.Load() > 0 || seg.tombstoneBytes.Load() > 0) && seg.damaged.Load() {
 			continue
 		}
 		if v := newVictim(seg, newest); v.dead > 0 {
