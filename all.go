@@ -108,7 +108,7 @@ func (s *Store) step(id string, b *idBatch, yield func(string, []byte) bool) (mo
 			more = yield(id, content)
 			return nil
 		})
-	} else if b.copy, err = s.appendContent(b.copy[:0], id, false); err == nil {
+	} else if b.copy, err = s.appendContent(b.copy[:0], new(match), id, false); err == nil {
 		more = yield(id, b.copy[:len(b.copy):len(b.copy)])
 	}
 	switch {

@@ -247,6 +247,41 @@ func BenchmarkPut(b *testing.B) {
 	}
 }
 
+// BenchmarkPutIf overwrites memories of a full store whose versions the caller knows, beside Put of the same.
+func BenchmarkPutIf(b *testing.B) {
+	for _, z := range callSizes() {
+		for _, conditional := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%v/ids=uniform/conditional=%v", z, conditional), func(b *testing.B) {
+				f := sharedStore(b, z)
+				defer f.tidy(b)
+				versions := map[string]Version{}
+				for i := range f.n {
+					id := f.uniform.at(i)
+					_, v, err := f.GetVersion(id)
+					if err != nil {
+						b.Fatal(err)
+					}
+					versions[id] = v
+				}
+				b.SetBytes(int64(z.content))
+				for i := 0; b.Loop(); i++ {
+					id := f.uniform.at(i % f.n)
+					v, err := versions[id], error(nil)
+					if conditional {
+						v, err = f.PutIf(id, f.content, v)
+					} else {
+						err = f.Put(id, f.content)
+					}
+					if err != nil {
+						b.Fatal(err)
+					}
+					versions[id] = v
+				}
+			})
+		}
+	}
+}
+
 // BenchmarkDelete deletes the memories of a full store in random order. Giving the space back is
 // not part of it: BenchmarkCompact measures that.
 func BenchmarkDelete(b *testing.B) {

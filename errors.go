@@ -26,6 +26,9 @@ var (
 var (
 	// ErrNotFound is returned when no memory has the id.
 	ErrNotFound = errors.New("warmtier: memory not found")
+	// ErrChanged is returned by [Store.PutIf] when the id has another version than was asked for. The message
+	// has both.
+	ErrChanged = errors.New("warmtier: version changed")
 	// ErrClosed is returned by every call on a store after [Store.Close] has begun.
 	ErrClosed = errors.New("warmtier: store is closed")
 	// ErrInvalidID is returned for an id that is empty or longer than [MaxIDLen].

@@ -2,6 +2,7 @@ package warmtier_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"expvar"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/warmtier/warmtier"
@@ -349,6 +351,59 @@ func ExampleStore_GetOrLoad() {
 	// loading
 	// likes tea <nil>
 	// likes tea <nil>
+}
+
+func ExampleStore_PutIf() {
+	s := mustOpen()
+	defer s.Close()
+	_ = s.Put("config", []byte("a"))
+	_, seen, _ := s.GetVersion("config")
+	_ = s.Put("config", []byte("b")) // somebody else
+	now, err := s.PutIf("config", []byte("c"), seen)
+	fmt.Println(errors.Is(err, warmtier.ErrChanged), now > seen)
+
+	_, err = s.PutIf("new", []byte("first"), 0) // only if it is absent
+	fmt.Println(err)
+	// Output:
+	// true true
+	// <nil>
+}
+
+func ExampleStore_GetVersion() {
+	s := mustOpen()
+	defer s.Close()
+	_, absent, err := s.GetVersion("a")
+	fmt.Println(absent, errors.Is(err, warmtier.ErrNotFound))
+
+	_ = s.Put("a", []byte("content"))
+	_, first, _ := s.GetVersion("a")
+	_ = s.Put("a", []byte("content"))
+	content, second, _ := s.GetVersion("a")
+	fmt.Println(string(content), second > first)
+	// Output:
+	// 0 true
+	// content true
+}
+
+// A counter that several goroutines count on.
+func ExampleStore_Update() {
+	s := mustOpen()
+	defer s.Close()
+	count := func(content []byte, exists bool) ([]byte, error) {
+		if !exists {
+			content = make([]byte, 8)
+		}
+		binary.LittleEndian.PutUint64(content, binary.LittleEndian.Uint64(content)+1)
+		return content, nil
+	}
+	var visits sync.WaitGroup
+	for range 10 {
+		visits.Go(func() { _ = s.Update("visits", count) })
+	}
+	visits.Wait()
+	content, _ := s.Get("visits")
+	fmt.Println(binary.LittleEndian.Uint64(content))
+	// Output: 10
 }
 
 func ExampleStore_FS() {

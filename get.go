@@ -57,25 +57,25 @@ func (s *Store) AppendContent(dst []byte, id string) ([]byte, error) {
 	if err := checkID(id); err != nil {
 		return dst, err
 	}
-	return s.appendContent(dst, id, true)
+	var m match
+	return s.appendContent(dst, &m, id, true)
 }
 
-// appendContent is AppendContent for a valid id. It copies first and then checks the copy, which
-// nobody else can write to, so contentMu is held for the copy only.
-func (s *Store) appendContent(dst []byte, id string, counted bool) (content []byte, err error) {
+// appendContent is AppendContent for a valid id; m becomes what it found. It copies first and then checks
+// the copy, which nobody else can write to, so contentMu is held for the copy only.
+func (s *Store) appendContent(dst []byte, m *match, id string, counted bool) (content []byte, err error) {
 	var h readHold
 	if s.mayFault() {
 		content = dst //nolint:wastedassign // what a fault returns
 		defer s.catchFault(armFaults(), &err)
 		defer h.release()
 	}
-	var m match
-	if err := s.lookup(&h, &m, id, counted); err != nil {
+	if err := s.lookup(&h, m, id, counted); err != nil {
 		return dst, err
 	}
 	var out []byte
 	if copiesLong(dst, m.h.ContentLen) {
-		if out, err = s.copyPinned(dst, &h, &m); err != nil {
+		if out, err = s.copyPinned(dst, &h, m); err != nil {
 			return dst, err
 		}
 	} else {

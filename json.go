@@ -61,6 +61,7 @@ type jsonOperations struct {
 	GetErrors      int64         `json:"get_errors"`
 	Puts           int64         `json:"puts"`
 	PutErrors      int64         `json:"put_errors"`
+	PutsChanged    int64         `json:"puts_changed"`
 	Deletes        int64         `json:"deletes"`
 	DeleteMisses   int64         `json:"delete_misses"`
 	DeleteErrors   int64         `json:"delete_errors"`
@@ -172,7 +173,8 @@ func jsonStatsOf(st *Stats) jsonStats {
 		PinnedReaders: segments.Pins,
 		Operations: jsonOperations{
 			Gets: st.Gets, Misses: st.Misses, GetErrors: st.Reads.Errors, Puts: st.Puts, PutErrors: st.Writes.PutErrors,
-			Deletes: st.Deletes, DeleteMisses: st.Writes.DeleteMisses, DeleteErrors: st.Writes.DeleteErrors,
+			PutsChanged: st.Writes.PutsChanged,
+			Deletes:     st.Deletes, DeleteMisses: st.Writes.DeleteMisses, DeleteErrors: st.Writes.DeleteErrors,
 			CorruptRecords: st.Reads.CorruptRecords, ReadBytes: st.Reads.Bytes, WrittenBytes: st.Writes.Bytes,
 			Get: jsonHistogramOf(st.Reads.Duration), Put: jsonHistogramOf(st.Writes.PutDuration),
 			Delete: jsonHistogramOf(st.Writes.DeleteDuration), Wait: jsonHistogramOf(st.Writes.WaitDuration),

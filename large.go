@@ -18,15 +18,15 @@ needs it, and remove it.
 */
 
 // putLarge stores d in a segment of its own.
-func (s *Store) putLarge(d *draft, load *loadCall) error {
+func (s *Store) putLarge(d *draft) error {
 	return s.withOwnSegment(d, func(seg *segment) (published bool, err error) {
-		err = s.putIn(seg, d, load)
+		err = s.putIn(seg, d)
 		return err == nil, err
 	})
 }
 
 // putIn makes the body in seg a record, and points the index to it.
-func (s *Store) putIn(seg *segment, d *draft, load *loadCall) (err error) {
+func (s *Store) putIn(seg *segment, d *draft) (err error) {
 	defer s.catchFault(armFaults(), &err)
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	s.prefetchPrefix(d.shard, d.tag)
@@ -34,11 +34,14 @@ func (s *Store) putIn(seg *segment, d *draft, load *loadCall) (err error) {
 	ln := d.shard.lane
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	if err := s.admitLocked(d, load); err != nil {
+	if err := s.admitLocked(d); err != nil {
 		return err
 	}
 	var old match
 	exists, err := s.probe(&old, d.shard, d.tag, d.id)
+	if err == nil {
+		err = d.checkLocked(&old, exists)
+	}
 	if err != nil {
 		return err
 	}
@@ -46,7 +49,7 @@ func (s *Store) putIn(seg *segment, d *draft, load *loadCall) (err error) {
 		return err
 	}
 	s.pointTo(d, seg, layout.HeaderSize, &old, exists)
-	if load == nil {
+	if d.load == nil {
 		s.loads.supersede(d.id)
 	}
 	seg.seal(false)

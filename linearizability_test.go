@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -34,17 +35,19 @@ const (
 	callRead
 	callHas
 	callDelete
+	callPutIf
 )
 
 // input is the input of a call in a history.
 type input struct {
 	kind    int
 	id      int
-	version uint64 // stored by a Put
+	version uint64 // stored by a Put or PutIf
+	wanted  uint64 // by a PutIf to be there
 }
 
 // output is the output of a call: the version read, 0 for none; for Has and Delete 1 when there was
-// one.
+// one; for PutIf 1 when it stored.
 type output uint64
 
 // oneMemory is the promise of the store about one id; its state is the version stored, 0 for none.
@@ -71,6 +74,11 @@ var oneMemory = porcupine.Model{
 			return result == version, version
 		case callHas:
 			return (result == 1) == (version != 0), version
+		case callPutIf:
+			if result == 0 {
+				return version != call.wanted, version
+			}
+			return version == call.wanted, call.version
 		default:
 			return (result == 1) == (version != 0), uint64(0)
 		}
@@ -149,9 +157,17 @@ func versionOf(b []byte) (uint64, error) {
 	return version, nil
 }
 
-// call makes one call and returns it as an operation.
-func (h *historian) call(client int, in input, view bool) (porcupine.Operation, error) {
+// seen is what a client last saw of an id: the version in the content, and that of the store.
+type seen struct {
+	content uint64
+	store   Version
+}
+
+// call makes one call and returns it as an operation. A PutIf wants what last says, which a read and a PutIf
+// bring up to date.
+func (h *historian) call(client int, in input, view bool, last *seen) (porcupine.Operation, error) {
 	id := idOf(in.id)
+	in.wanted = last.content
 	content := versionContent(in.version)
 	op := porcupine.Operation{ClientId: client, Input: in, Call: h.clock.Add(1)}
 	var out output
@@ -160,7 +176,14 @@ func (h *historian) call(client int, in input, view bool) (porcupine.Operation, 
 	case callPut:
 		err = h.s.Put(id, content)
 	case callRead:
-		out, err = h.read(id, view)
+		out, err = h.read(id, view, last)
+	case callPutIf:
+		var v Version
+		if v, err = h.s.PutIf(id, content, last.store); err == nil {
+			out, *last = 1, seen{in.version, v}
+		} else if errors.Is(err, ErrChanged) {
+			err = nil
+		}
 	case callHas:
 		out = asOutput(h.s.Has(id))
 	default:
@@ -173,7 +196,7 @@ func (h *historian) call(client int, in input, view bool) (porcupine.Operation, 
 	return op, err
 }
 
-func (h *historian) read(id string, view bool) (output, error) {
+func (h *historian) read(id string, view bool, last *seen) (output, error) {
 	var version uint64
 	read := func(content []byte) (err error) {
 		version, err = versionOf(content)
@@ -183,8 +206,12 @@ func (h *historian) read(id string, view bool) (output, error) {
 	var err error
 	if view {
 		err = h.s.View(id, read)
-	} else if content, err = h.s.Get(id); err == nil {
-		err = read(content)
+	} else {
+		var v Version
+		if content, v, err = h.s.GetVersion(id); err == nil {
+			err = read(content)
+		}
+		*last = seen{version, v}
 	}
 	if errors.Is(err, ErrNotFound) {
 		return 0, nil
@@ -202,6 +229,7 @@ func asOutput(is bool) output {
 // client makes n random calls.
 func (h *historian) client(client, n, ids int, rng *rand.Rand) error {
 	mine := make([]porcupine.Operation, 0, n)
+	last := make([]seen, ids)
 	for i := range n {
 		if h.perTurn > 0 {
 			h.compactions.wait(i / h.perTurn)
@@ -210,12 +238,15 @@ func (h *historian) client(client, n, ids int, rng *rand.Rand) error {
 		switch roll := rng.IntN(10); {
 		case roll < 4:
 			in.kind, in.version = callPut, uint64(client+1)<<32|uint64(i+1)
+			if roll < 2 {
+				in.kind = callPutIf
+			}
 		case roll < 5:
 			in.kind = callDelete
 		case roll < 6:
 			in.kind = callHas
 		}
-		op, err := h.call(client, in, rng.IntN(2) == 0)
+		op, err := h.call(client, in, rng.IntN(2) == 0, &last[in.id])
 		if err != nil {
 			return fmt.Errorf("client %d, call %d, %+v: %w", client, i, in, err)
 		}
@@ -344,6 +375,10 @@ func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 	require.GreaterOrEqual(t, compactions, turns-1)
 	require.Positive(t, moved, "no compaction moved anything")
 	require.Positive(t, f.blown.Load(), "no compaction met a fault")
+	require.Positive(t, s.Stats().Writes.PutsChanged, "no PutIf was refused")
+	require.True(t, slices.ContainsFunc(h.history, func(op porcupine.Operation) bool {
+		return op.Input.(input).kind == callPutIf && op.Output.(output) == 1 && op.Input.(input).wanted != 0
+	}), "no PutIf replaced anything")
 	requireIntact(t, s)
 	t.Logf("%d calls by %d clients on %d ids, %d compactions, %d of them with a fault, %d memories moved: linearizable",
 		len(h.history), clients, ids, compactions, undone, moved)
@@ -382,7 +417,7 @@ func TestLinearizable_SeededBug(t *testing.T) {
 	var s *Store
 	var h *historian
 	note := func(in input) {
-		op, err := h.call(0, in, false)
+		op, err := h.call(0, in, false, new(seen))
 		require.NoError(t, err)
 		h.history = append(h.history, op)
 	}

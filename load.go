@@ -203,7 +203,7 @@ func (s *Store) loadAndStore(
 	c *loadCall, id string, load func(context.Context) ([]byte, error),
 ) (content []byte, err error) {
 	// Another load may have finished since the caller found nothing and before this one was known.
-	content, err = s.appendContent([]byte{}, id, false)
+	content, err = s.appendContent([]byte{}, new(match), id, false)
 	if err == nil {
 		return content, s.makeFoundDurable(id)
 	}
@@ -217,12 +217,12 @@ func (s *Store) loadAndStore(
 	if content == nil {
 		content = []byte{}
 	}
-	err = s.putDurably(id, content, c)
+	err = s.putDurably(draft{id: id, content: content, load: c})
 	if !errors.Is(err, errSuperseded) {
 		s.meters.writeEnded(0, err, &s.meters.puts, &s.meters.putErrors)
 		return content, err
 	}
-	if newer, err := s.appendContent([]byte{}, id, false); err == nil {
+	if newer, err := s.appendContent([]byte{}, new(match), id, false); err == nil {
 		return newer, s.makeFoundDurable(id)
 	}
 	return content, nil

@@ -144,10 +144,10 @@ const sampleEvery = 256
 type meters struct {
 	epoch time.Time // the moment that sampled starts are counted from
 
-	getErrors, putErrors, deleteErrors atomic.Int64
-	sampledBytes                       atomic.Int64 // of the contents that sampled reads returned
-	syncs, syncErrors                  atomic.Int64
-	loadsOK, loadErrors                atomic.Int64
+	getErrors, putErrors, putsChanged, deleteErrors atomic.Int64
+	sampledBytes                                    atomic.Int64 // of the contents that sampled reads returned
+	syncs, syncErrors                               atomic.Int64
+	loadsOK, loadErrors                             atomic.Int64
 
 	gets, puts, deletes, loads, compactions, swaps, syncDurations, waits histogram
 }
@@ -216,6 +216,7 @@ func (m *meters) addTo(st *Stats) {
 	st.Reads.Bytes = m.sampledBytes.Load() * sampleEvery
 	st.Reads.Duration = m.gets.snapshot()
 	st.Writes.PutErrors = m.putErrors.Load()
+	st.Writes.PutsChanged = m.putsChanged.Load()
 	st.Writes.DeleteErrors = m.deleteErrors.Load()
 	st.Writes.PutDuration = m.puts.snapshot()
 	st.Writes.DeleteDuration = m.deletes.snapshot()

@@ -176,6 +176,7 @@ func (m *families) operations(st *Stats) {
 		op(st.Reads.Errors, "get", "error"),
 		op(st.Puts, "put", "ok"),
 		op(st.Writes.PutErrors, "put", "error"),
+		op(st.Writes.PutsChanged, "put", "changed"),
 		op(st.Deletes, "delete", "ok"),
 		op(st.Writes.DeleteMisses, "delete", "miss"),
 		op(st.Writes.DeleteErrors, "delete", "error"),

@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -8,16 +9,19 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// draft is a record about to be written, and where the index keeps its id. It does not change once
-// made.
+// draft is a record about to be written, where the index keeps its id, and on what terms it is written. It
+// does not change once made.
 type draft struct {
-	id      string
-	content []byte // nil for a tombstone
-	kind    byte
-	sum     uint32 // checksum of content
-	size    int    // of the whole record, bytes
-	shard   *shard
-	tag     uint32
+	id        string
+	content   []byte     // nil for a tombstone
+	load      *loadCall  // that content comes from; nil for other writes
+	condition *condition // nil for none
+
+	kind  byte
+	sum   uint32 // checksum of content
+	size  int    // of the whole record, bytes
+	shard *shard
+	tag   uint32
 }
 
 // Put stores content under id, in place of what was there. nil content is the same as empty
@@ -36,35 +40,37 @@ type draft struct {
 // for a manifest, or what the system says when descriptors or rights lack).
 func (s *Store) Put(id string, content []byte) error {
 	started := s.meters.sampleWrite()
-	err := s.putDurably(id, content, nil)
+	err := s.putDurably(draft{id: id, content: content})
 	s.meters.writeEnded(started, err, &s.meters.puts, &s.meters.putErrors)
 	return err
 }
 
-// putDurably is Put without its measurement. load is the call that content comes from, nil for a
-// Put.
-func (s *Store) putDurably(id string, content []byte, load *loadCall) error {
-	if err := s.checkWrite(id); err != nil {
+// putDurably is Put without its measurement. d has what the caller wants; the rest follows from it.
+func (s *Store) putDurably(d draft) error {
+	if err := s.checkWrite(d.id); err != nil {
 		return err
 	}
-	if len(content) > MaxContentLen {
-		return fmt.Errorf("%w: %d bytes, limit %d", ErrContentTooLarge, len(content), MaxContentLen)
+	if len(d.content) > MaxContentLen {
+		return fmt.Errorf("%w: %d bytes, limit %d", ErrContentTooLarge, len(d.content), MaxContentLen)
 	}
 	done, err := s.enterSynced()
 	if err != nil {
 		return err
 	}
 	defer done()
-	d := draft{id: id, content: content, kind: record.KindMemory, size: record.Size(len(id), len(content))}
-	d.shard, d.tag = s.place(id)
+	d.kind, d.size = record.KindMemory, record.Size(len(d.id), len(d.content))
+	d.shard, d.tag = s.place(d.id)
 	d.shard.prefetch(d.tag)
-	d.sum = record.Checksum(content)
+	d.sum = record.Checksum(d.content)
 	if d.size > s.largeSize() {
-		err = s.putLarge(&d, load)
+		err = s.putLarge(&d)
 	} else {
-		err = s.putShared(&d, load)
+		err = s.putShared(&d)
 	}
 	if err != nil {
+		if errors.Is(err, ErrChanged) {
+			err = cmp.Or(s.makeDurable(), err)
+		}
 		return err
 	}
 	s.trimReplaced()
@@ -83,11 +89,11 @@ func (s *Store) enterSynced() (done func(), err error) {
 
 // putShared stores d in a segment that it shares with other records, and makes one when there is no
 // room.
-func (s *Store) putShared(d *draft, load *loadCall) error {
+func (s *Store) putShared(d *draft) error {
 	for {
-		ok, err := s.tryPut(d, load)
+		ok, err := s.tryPut(d)
 		if errors.Is(err, ErrNoSpace) { // the index has to grow
-			ok, err = s.tryPutWithRoom(d, load)
+			ok, err = s.tryPutWithRoom(d)
 		}
 		if ok || err != nil {
 			return err
@@ -99,16 +105,16 @@ func (s *Store) putShared(d *draft, load *loadCall) error {
 }
 
 // tryPutWithRoom is tryPut that waits for memory.
-func (s *Store) tryPutWithRoom(d *draft, load *loadCall) (ok bool, err error) {
+func (s *Store) tryPutWithRoom(d *draft) (ok bool, err error) {
 	done, err := s.enter()
 	if err != nil {
 		return false, err
 	}
 	defer done()
 	err = s.withRoom(waitShare, func() (err error) {
-		ok, err = s.tryPut(d, load)
+		ok, err = s.tryPut(d)
 		if errors.Is(err, ErrNoSpace) && s.releasePool() { // a table cannot use memory kept for lanes
-			ok, err = s.tryPut(d, load)
+			ok, err = s.tryPut(d)
 		}
 		return err
 	})
@@ -123,7 +129,7 @@ func (s *Store) tryPutWithRoom(d *draft, load *loadCall) (ok bool, err error) {
 // writers of the lane should not wait with it. So the slot is waited for before the lane is locked,
 // and the prefix comes while the new record's body is written. What was seen before the lock may
 // have changed, and is not believed.
-func (s *Store) tryPut(d *draft, load *loadCall) (ok bool, err error) {
+func (s *Store) tryPut(d *draft) (ok bool, err error) {
 	if s.mayFault() {
 		defer s.catchFault(armFaults(), &err)
 	}
@@ -133,7 +139,7 @@ func (s *Store) tryPut(d *draft, load *loadCall) (ok bool, err error) {
 	}
 	s.prefetchPrefix(d.shard, d.tag)
 	_ = s.hooks.fire(pointPutFound)
-	return s.putInLane(d, load)
+	return s.putInLane(d)
 }
 
 // prefetchPrefix asks for the prefix of the record that the first slot with tag leads to, most
@@ -153,11 +159,11 @@ func (s *Store) prefetchPrefix(sh *shard, tag uint32) []byte {
 }
 
 // putInLane is the part of tryPut that holds the lane's lock. REQUIRES: contentMu read-held.
-func (s *Store) putInLane(d *draft, load *loadCall) (ok bool, err error) {
+func (s *Store) putInLane(d *draft) (ok bool, err error) {
 	ln := d.shard.lane
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	if err := s.admitLocked(d, load); err != nil {
+	if err := s.admitLocked(d); err != nil {
 		return false, err
 	}
 	w, ok := ln.beginLocked(d)
@@ -168,12 +174,15 @@ func (s *Store) putInLane(d *draft, load *loadCall) (ok bool, err error) {
 	record.PutBody(w.rec, d.id, d.content)
 	var old match
 	exists, err := s.probe(&old, d.shard, d.tag, d.id)
+	if err == nil {
+		err = d.checkLocked(&old, exists)
+	}
 	if err != nil {
 		return false, err
 	}
 	s.finishLocked(&w, d)
 	s.pointTo(d, w.seg, w.offset, &old, exists)
-	if load == nil {
+	if d.load == nil {
 		s.loads.supersede(d.id)
 	}
 	return true, nil
@@ -181,13 +190,13 @@ func (s *Store) putInLane(d *draft, load *loadCall) (ok bool, err error) {
 
 // admitLocked makes room for d in the index, and refuses the content of a load that was superseded.
 // REQUIRES: the lane's lock held.
-func (s *Store) admitLocked(d *draft, load *loadCall) error {
+func (s *Store) admitLocked(d *draft) error {
 	if err := s.prepare(d.shard, int(d.shard.memories.Load())+1); err != nil {
 		if exists, failed := s.probe(new(match), d.shard, d.tag, d.id); failed != nil || !exists {
 			return err
 		} // what is there needs no further slot
 	}
-	if load != nil && s.loads.isSuperseded(load) {
+	if d.load != nil && s.loads.isSuperseded(d.load) {
 		return errSuperseded
 	}
 	return nil
@@ -235,6 +244,9 @@ func (s *Store) finishLocked(w *writing, d *draft) {
 		Seq:        s.sequence.Add(1),
 	}
 	seg.noteSeq(h.Seq)
+	if d.condition != nil {
+		d.condition.found = Version(h.Seq)
+	}
 	if seg.file != nil {
 		seg.putDigest(int(seg.records.Load()), record.ID(w.rec, h))
 	}

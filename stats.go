@@ -61,6 +61,7 @@ type ReadStats struct {
 // ([ErrInvalidID], [ErrContentTooLarge], [ErrReadOnly], [ErrClosed]) are not counted.
 type WriteStats struct {
 	PutErrors      int64
+	PutsChanged    int64 // PutIfs refused with ErrChanged, those of Update that began again too
 	DeleteErrors   int64
 	DeleteMisses   int64     // Deletes that found nothing to remove
 	Bytes          int64     // of the records that Put and Delete wrote

@@ -4,6 +4,7 @@ package warmtier
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"strconv"
 	"sync/atomic"
@@ -62,6 +63,13 @@ func TestSyncWrites_WhatWasFound(t *testing.T) {
 		got, err := s.Get("x")
 		return string(got), err
 	}
+	putIf := func(s *Store) (string, error) {
+		_, err := s.PutIf("x", nil, 7)
+		if errors.Is(err, ErrChanged) {
+			return "changed", nil
+		}
+		return "", err
+	}
 	for name, c := range map[string]struct {
 		first, call func(*Store) (string, error)
 		want        string
@@ -71,6 +79,8 @@ func TestSyncWrites_WhatWasFound(t *testing.T) {
 		"deleted":            {remove, remove, "false", true, ""},
 		"deleted and loaded": {remove, getOrLoad("x"), "loaded", true, "loaded"},
 		"stored":             {put, getOrLoad("x"), "new", true, "new"},
+		"changed":            {put, putIf, "changed", true, "new"},
+		"gone":               {remove, putIf, "changed", true, ""},
 		"another is stored":  {put, getOrLoad("y"), "old", false, "old"},
 		"read":               {put, get, "new", false, "old"},
 	} {

@@ -200,6 +200,16 @@ var faults = []fault{
 		test: "TestDirectory_TombstoneOutlivesOlderRecord",
 	},
 	{
+		name: "version not compared", file: "version.go",
+		old: "if c.found != c.wanted {", new: "if c.found != c.wanted && c.wanted == 0 {",
+		test: "TestUpdate_Increments",
+	},
+	{
+		name: "versions of a power loss drawn again", file: "recover.go",
+		old: "r.s.sequence.Add(versionGap)", new: "r.s.sequence.Add(0)",
+		test: "TestVersion_NeverAgain",
+	},
+	{
 		name: "no flush before the manifest", file: "manifest.go",
 		old: "d.sync(); err != nil {\n\t\treturn false, err", new: "error(nil); err != nil {\n\t\treturn false, err",
 		test: "TestPower_NewVersionBeforeVictimGoes",
