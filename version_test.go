@@ -35,11 +35,11 @@ func TestPutIf(t *testing.T) {
 			content := func(n int) []byte { return contentOf(1, n, c.size) }
 			refused := func(v, there Version) {
 				t.Helper()
-				before := s.Stats().TotalBytes
+				before := s.Stats().LiveBytes
 				got, err := s.PutIf("a", content(99), v)
 				require.ErrorIs(t, err, ErrChanged)
 				require.Equal(t, there, got)
-				require.Equal(t, before, s.Stats().TotalBytes)
+				require.Equal(t, before, s.Stats().LiveBytes)
 				require.Equal(t, there != 0, s.Has("a"))
 			}
 
