@@ -79,7 +79,7 @@ func (m *closedMoments) workload(d *shadow.FS) {
 func TestCopies_FileByFileBesideAStore(t *testing.T) {
 	rng := seeded(t)
 	opened, refused := 0, 0
-	for range scaled(120) {
+	for range scaled(stride(t, 40, 120)) {
 		d := newShadow()
 		m := &closedMoments{t: t, closed: []map[string][]byte{{}}}
 		var mu sync.Mutex // sweeps call beside the workload

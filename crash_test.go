@@ -195,8 +195,8 @@ func (r *crashRun) ids() map[string]bool {
 func TestCrash_RandomKills(t *testing.T) {
 	skipKillsUnderRace(t)
 	rng := seeded(t)
-	kills := envInt(t, "WARMTIER_TEST_KILLS", stride(t, defaultKills/2, defaultKills))
-	const chain = 15 // kills in one directory
+	kills := envInt(t, "WARMTIER_TEST_KILLS", stride(t, defaultKills/3, defaultKills))
+	const chain = 10 // kills in one directory
 	var total, duringOpen, ops atomic.Int64
 	t.Run("chains", func(t *testing.T) {
 		for n := 0; n < kills; n += chain {
@@ -353,7 +353,7 @@ func TestCrash_DuringRecovery(t *testing.T) {
 var repairWrites = []point{pointPutBody, pointPutAppended, pointSegmentCreated, pointFlushed, pointStateWritten}
 
 // Goal: a repair that is killed at any point, at each passing, and then run again, ends as one that
-// was not.
+// was not. By default the passings are the first, the second, the fourth and so on.
 func TestCrash_DuringRepair(t *testing.T) {
 	skipKillsUnderRace(t)
 	for _, d := range damageStores(t)[:2] { // with a hint, and without
@@ -391,7 +391,7 @@ func crashDuringRepair(t *testing.T, d damageStore) {
 			for _, p := range slices.Concat(recoveryPoints, repairPoints, repairWrites) {
 				t.Run(fmt.Sprintf("newest=%v/%s", newest, strings.ReplaceAll(string(p), " ", "_")), func(t *testing.T) {
 					t.Parallel()
-					for passing := 1; ; passing++ {
+					for passing := 1; ; passing += stride(t, passing, 1) {
 						r := newCrashRun(t, fastDir(t), 0, 0)
 						require.NoError(t, os.Mkdir(r.c.Dir, 0o700))
 						damaged.write(t, r.c.Dir)

@@ -99,7 +99,7 @@ func repairTest(t *testing.T, share int, damages func(*damageStore, *rand.Rand) 
 		for i := range list {
 			list[i].must = list[i].must && list[i].file != layout.HintName && rng.IntN(share) == 0
 		}
-		trials(t, rng, list, func(x damage) { d.tryRepair(t, dir, x, true, o) })
+		trials(t, rng, fewRepairs, list, func(x damage) { d.tryRepair(t, dir, x, true, o) })
 		o.require(t)
 	})
 }
@@ -111,7 +111,7 @@ func TestDamage_RepairBlocks(t *testing.T) {
 		for i := range list {
 			list[i].must = false
 		}
-		trials(t, rng, list, func(x damage) {
+		trials(t, rng, fewRepairs, list, func(x damage) {
 			// A block with the header, or with digests, tells less than a repair needs to keep all.
 			_, records := d.used(x.file)
 			all := x.from >= layout.HeaderSize && x.to <= layout.DigestAt(len(d.img[x.file]), records)

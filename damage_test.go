@@ -34,9 +34,9 @@ they are written out and opened. There are three stores: one closed, with its hi
 without; and one as a kill leaves it. The files themselves tell where each record lies, and so which
 memory a damage touches. Problems are collected by kind, with a few examples of each.
 
-One bit of each byte of headers, manifests, states and digests is always tried. Of everything else a
-random part is, as far as the time allows: WARMTIER_TEST_DURATION is the time for each subtest
-(default 100ms), and 1h does everything.
+By default each subtest tries a random few, most of them in headers, manifests, states and digests.
+With WARMTIER_TEST_DURATION it tries one bit of each byte of those, and as much of everything else as
+there is time for: 1h does everything.
 */
 
 // outcomes counts the outcomes of the trials of a test.
@@ -69,35 +69,44 @@ func (o *outcomes) require(t testing.TB) {
 	}
 }
 
-// trials calls try for the damages of list that must be tried, and for as many others as there is
-// time for, in random order.
-func trials(t testing.TB, rng *rand.Rand, list []damage, try func(damage)) {
+// trials calls try for damages of list in random order: for a few, three of four of those that long
+// tests always try, or in long tests for all of those and for as many others as there is time for.
+func trials(t testing.TB, rng *rand.Rand, few int, list []damage, try func(damage)) {
 	t.Helper()
-	enough, ok := askedDuration(t)
-	if !ok {
-		enough = 100 * time.Millisecond
-	}
 	rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-	slices.SortStableFunc(list, func(a, b damage) int {
-		switch {
-		case a.must == b.must:
-			return 0
-		case a.must:
-			return -1
+	var must, others []damage
+	for _, x := range list {
+		if x.must {
+			must = append(must, x)
+		} else {
+			others = append(others, x)
 		}
-		return 1
-	})
-	start := time.Now()
-	for i, x := range list {
-		late := time.Since(start) > enough
-		if late && (!x.must || raceEnabled) {
-			t.Logf("%d of %d damages tried", i, len(list))
-			return
-		}
+	}
+	enough, long := askedDuration(t)
+	if !long {
+		few = scaled(budget(t, few, few))
+		must = must[:min(len(must), few*3/4)]
+		others = others[:min(len(others), few-len(must))]
+	}
+	for _, x := range must {
 		try(x)
 	}
-	t.Logf("all %d damages tried", len(list))
+	tried, start := len(must), time.Now()
+	for _, x := range others {
+		if long && time.Since(start) > enough {
+			break
+		}
+		try(x)
+		tried++
+	}
+	t.Logf("%d of %d damages tried", tried, len(list))
 }
+
+// Of each kind of trial a few: a repair takes several times as long as a look.
+const (
+	fewReadings = 200
+	fewRepairs  = 40
+)
 
 // damageTest runs test for each store, with a directory of its own.
 func damageTest(t *testing.T, test func(t *testing.T, d damageStore, dir string, rng *rand.Rand)) {
@@ -182,7 +191,7 @@ func TestDamage_BitFlips(t *testing.T) {
 	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
 		d.img.write(t, dir)
 		o := newOutcomes()
-		trials(t, rng, d.bitFlips(rng), func(x damage) { d.tryReading(t, dir, x, o) })
+		trials(t, rng, fewReadings, d.bitFlips(rng), func(x damage) { d.tryReading(t, dir, x, o) })
 		o.require(t)
 	})
 }
@@ -191,7 +200,7 @@ func TestDamage_Truncations(t *testing.T) {
 	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
 		d.img.write(t, dir)
 		o := newOutcomes()
-		trials(t, rng, d.truncations(), func(x damage) { d.tryReading(t, dir, x, o) })
+		trials(t, rng, fewReadings, d.truncations(), func(x damage) { d.tryReading(t, dir, x, o) })
 		o.require(t)
 	})
 }
@@ -200,7 +209,7 @@ func TestDamage_Blocks(t *testing.T) {
 	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
 		d.img.write(t, dir)
 		o := newOutcomes()
-		trials(t, rng, d.blocks(rng), func(x damage) { d.tryReading(t, dir, x, o) })
+		trials(t, rng, fewReadings, d.blocks(rng), func(x damage) { d.tryReading(t, dir, x, o) })
 		o.require(t)
 	})
 }
@@ -232,7 +241,7 @@ func TestDamage_OpenForWriting(t *testing.T) {
 		for i := range list {
 			list[i].must = false
 		}
-		trials(t, rng, list, func(x damage) { d.tryWriting(t, dir, x, o) })
+		trials(t, rng, fewRepairs, list, func(x damage) { d.tryWriting(t, dir, x, o) })
 		o.require(t)
 	})
 }

@@ -60,7 +60,7 @@ func TestRecover_FailedFlush(t *testing.T) {
 func TestRecover_FailedFlushAndEviction(t *testing.T) {
 	rng := seeded(t)
 	corrupt, opened := 0, 0
-	for n := range scaled(200) { // at least ten, and every case comes up in eight
+	for n := range scaled(stride(t, 64, 200)) { // every case comes up in eight
 		chance := []float64{0, 0.01, 1, rng.Float64()}[n%4]
 		memories := []int{200, 101}[n/4%2] // with two new segments and with none
 		d := failedFlush(t, memories)

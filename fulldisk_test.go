@@ -187,7 +187,7 @@ func TestPower_FullAnywhere(t *testing.T) {
 	base := rng.Uint64()
 	var opened atomic.Int64
 	runs := 0
-	for pages := 1; ; pages += 20/scaled(20) + rng.IntN(stride(t, 5, 1)) {
+	for pages := 1; ; pages += 20/scaled(20) + rng.IntN(stride(t, 12, 1)) {
 		l := newPowerLife(base+uint64(runs), powerConfig{}, &opened)
 		l.opts.SyncWrites, l.writers = runs%2 == 1, 1
 		l.d.Budget = int64(pages * vm.PageSize)

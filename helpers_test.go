@@ -123,8 +123,9 @@ func budget(t testing.TB, usual, long int) int {
 	return stride(t, usual, long)
 }
 
-// stride returns the budget of a test that could look at each of many things (calls, pages,
-// sequences): one in so many is looked at.
+// stride returns long when WARMTIER_TEST_DURATION is set, otherwise usual: how far a test steps that
+// could look at each of many things (calls, pages, sequences), or a budget of which a quarter would
+// prove nothing.
 func stride(t testing.TB, usual, long int) int {
 	t.Helper()
 	if _, ok := askedDuration(t); ok {

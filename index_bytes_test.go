@@ -154,14 +154,14 @@ func TestIndex_BytesPerMemory_AnyPattern(t *testing.T) {
 		t.Run(name, func(t *testing.T) { pattern(t, newWeightless(t)) })
 	}
 	run("growth and decline", func(t *testing.T, w *weightless) {
-		w.to(sized(t, 15*least), true)
+		w.to(sized(t, stride(t, 6, 15)*least), true)
 		w.to(0, true)
 		w.to(sized(t, 2*least), true)
 		w.to(0, false)
 	})
 	for _, high := range []int{105, 120, 136, 150, 165, 180, 210, 250} {
 		run(fmt.Sprintf("swings from 100 to %d", high), func(t *testing.T, w *weightless) {
-			for range 4 {
+			for range stride(t, 2, 4) {
 				w.to(sized(t, high*least/100), true)
 				w.to(sized(t, least), true)
 			}
@@ -170,7 +170,7 @@ func TestIndex_BytesPerMemory_AnyPattern(t *testing.T) {
 	walk := func(from, to float64, steps int) func(*testing.T, *weightless) {
 		return func(t *testing.T, w *weightless) {
 			rng := seeded(t)
-			for range steps {
+			for range stride(t, steps/3, steps) {
 				w.to(sized(t, int(from*math.Pow(to/from, rng.Float64()))), rng.IntN(2) == 0)
 			}
 		}

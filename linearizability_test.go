@@ -335,7 +335,7 @@ func TestLinearizable(t *testing.T) {
 // something to do. A turn is short, so that some memories are moved before they are overwritten.
 func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 	const clients, ids = 10, 40
-	turns := budget(t, 100, 400)
+	turns := stride(t, 30, 400)
 	const perTurn = 15
 	each := perTurn * turns
 	rng := seeded(t)

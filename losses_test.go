@@ -148,7 +148,7 @@ func TestRepair_CutOffReportsTheSame(t *testing.T) {
 				require.Equal(t, !c.missing, len(aside) == 1)
 				closeShadow(t, s, whole)
 				noted := false
-				for calls := 1; ; calls++ {
+				for calls := 1; ; calls += stride(t, 3, 1) {
 					d, n := made.Kill(), 0
 					var cut *shadow.FS
 					d.Before = func(shadow.Site) {

@@ -211,8 +211,8 @@ func TestOptions_EndsOfTypes(t *testing.T) {
 					t.Skip("no directories here")
 				}
 				require.NoError(t, err)
-				fill(t, s, 0, 6000, 100)
-				deleteWhere(t, s, 0, 6000, func(i int) bool { return i%3 > 0 })
+				fill(t, s, 0, 2000, 100)
+				deleteWhere(t, s, 0, 2000, func(i int) bool { return i%3 > 0 })
 				if !background {
 					r := maintain(t, s)
 					for r.Skipped == SkipBusy { // the background compacts, woken by the writes
@@ -230,7 +230,7 @@ func TestOptions_EndsOfTypes(t *testing.T) {
 					require.True(t, waitFor(func() bool { return s.Stats().Compactions > 0 }))
 				}
 				require.NoError(t, s.Sync())
-				requireContents(t, s, 0, 6000, 100, func(i int) bool { return i%3 == 0 })
+				requireContents(t, s, 0, 2000, 100, func(i int) bool { return i%3 == 0 })
 				require.NoError(t, s.Close())
 			})
 		}

@@ -200,7 +200,7 @@ func TestOrigin_FlippedVersion(t *testing.T) {
 // record alone.
 func TestOrigin_TwoFlippedBits(t *testing.T) {
 	rng := seeded(t)
-	for n := range scaled(300) {
+	for n := range scaled(budget(t, 100, 300)) {
 		d := newShadow()
 		s := oneLaneStore(t, d)
 		fill(t, s, 0, 20, 100)

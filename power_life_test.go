@@ -49,6 +49,7 @@ const powerMemories = 48
 // powerConfig says how long lives are run, and what is done to them.
 type powerConfig struct {
 	wanted int64         // directories to be opened
+	thin   int           // crashes at one in so many of the usual instants; 0: at all of them
 	damage bool          // damage is sometimes done to what is durable, and must be seen
 	sites  *shadow.Sites // nil: nothing left out
 	each   func(*powerLife)
@@ -67,6 +68,9 @@ func newPowerLife(seed uint64, c powerConfig, opened *atomic.Int64) *powerLife {
 	}
 	if c.sites != nil {
 		l.d.Sites = c.sites
+	}
+	if c.thin > 0 {
+		l.rare, l.often = l.rare/float64(c.thin), l.often/float64(c.thin)
 	}
 	return l
 }

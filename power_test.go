@@ -125,7 +125,7 @@ func TestPower_Random(t *testing.T) {
 	base := seeded(t).Uint64()
 	var mu sync.Mutex
 	points := map[point]int{}
-	c := powerConfig{wanted: crashBudget(t, 400, 3000), each: func(l *powerLife) {
+	c := powerConfig{wanted: crashBudget(t, 300, 3000), thin: stride(t, 5, 1), each: func(l *powerLife) {
 		mu.Lock()
 		defer mu.Unlock()
 		for p, n := range l.points {
@@ -217,7 +217,7 @@ func TestPower_NewVersionBeforeVictimGoes(t *testing.T) {
 
 // Goal: records that Open and Close have made durable never pass for a tail that was not.
 func TestPower_DamageIsNoTornTail(t *testing.T) {
-	opened, err := powerRun(seeded(t).Uint64(), powerConfig{wanted: crashBudget(t, 300, 2000), damage: true})
+	opened, err := powerRun(seeded(t).Uint64(), powerConfig{wanted: crashBudget(t, 200, 2000), thin: stride(t, 5, 1), damage: true})
 	t.Logf("%d directories opened after crashes", opened)
 	require.NoError(t, err)
 }
@@ -363,7 +363,7 @@ func everyCrash() []int { return []int{0, 1, 2, 3, mixedVariant, killedVariant} 
 
 // crashesAtCall returns the variants that are tried at call n; the first of two rounds gets more.
 func crashesAtCall(t testing.TB, n int, first bool) []int {
-	step := stride(t, 3, 1)
+	step := stride(t, 9, 1)
 	switch {
 	case thoroughCrashes(t):
 		return everyCrash()
@@ -372,7 +372,7 @@ func crashesAtCall(t testing.TB, n int, first bool) []int {
 	case first && step == 1:
 		return []int{0, 1 + n%3, mixedVariant, killedVariant}
 	case !first:
-		step = stride(t, 12, 1)
+		step = stride(t, 36, 1)
 	}
 	return everyNth(n, step)
 }
@@ -385,7 +385,7 @@ func crashesAtPoint(t testing.TB, n int) []int {
 	case raceEnabled:
 		return everyNth(n, 32)
 	}
-	return everyNth(n, stride(t, 9, 1))
+	return everyNth(n, stride(t, 27, 1))
 }
 
 // everyNth returns a variant for one number in stride, beginning with 1: the next variant each
@@ -398,7 +398,7 @@ func everyNth(n, stride int) []int {
 }
 
 // Goal: these tests would notice a missing sync. Method: take one out and search until a violation
-// is found; by default for three syncs drawn at random, of those that a second shows to be needed: the sync of
+// is found; by default for one sync drawn at random, of those that a second shows to be needed: the sync of
 // names in recovery takes some 40,000 directories.
 func TestPower_EverySyncIsNeeded(t *testing.T) {
 	if raceEnabled {
@@ -411,7 +411,7 @@ func TestPower_EverySyncIsNeeded(t *testing.T) {
 	l := newPowerLife(base, powerConfig{sites: normal}, &opened)
 	l.rare, l.often = 0, 0
 	require.NoError(t, l.powerScript(func(what string, err error) error { return err }))
-	_, err := powerRun(base, powerConfig{wanted: 500, sites: normal}) // recoveries
+	_, err := powerRun(base, powerConfig{wanted: crashBudget(t, 100, 500), thin: stride(t, 5, 1), sites: normal}) // recoveries
 	require.NoError(t, err)
 	syncs := slices.SortedFunc(maps.Keys(normal.Seen()), compareSites)
 	quick := budget(t, 1, 2) == 1
@@ -419,7 +419,7 @@ func TestPower_EverySyncIsNeeded(t *testing.T) {
 		return !site.Syncs() || quick && strings.Contains(site.String(), "recovery).settle ")
 	})
 	rng.Shuffle(len(syncs), func(i, j int) { syncs[i], syncs[j] = syncs[j], syncs[i] })
-	for _, site := range syncs[:min(len(syncs), budget(t, 3, len(syncs)))] {
+	for _, site := range syncs[:min(len(syncs), budget(t, 1, len(syncs)))] {
 		t.Run(site.String(), func(t *testing.T) {
 			mutant := shadow.NewSites(forwarders...)
 			mutant.Skip = site

@@ -177,8 +177,8 @@ func TestPut_LongestContent(t *testing.T) {
 	require.ErrorIs(t, err, ErrContentTooLarge)
 	require.ErrorContains(t, err, "1073741825 bytes")
 	requireSameState(t, before, s.Stats())
-	if testing.Short() {
-		t.Skip("-short: 1 GiB is not stored")
+	if _, long := askedDuration(t); !long {
+		t.Skip("2 GiB of memory are for the long tests")
 	}
 	require.NoError(t, s.Put("id", content[:MaxContentLen]))
 	require.NoError(t, s.View("id", func(got []byte) error {

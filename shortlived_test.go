@@ -39,7 +39,7 @@ func TestShortLived_RunsLeaveNoTrail(t *testing.T) {
 			if how != "closed" {
 				skipKillsUnderRace(t)
 			}
-			runs := budget(t, 60, 60)
+			runs := stride(t, 24, 60)
 			memories, opts, most := shortLived(t)
 			dir := fastDir(t)
 			for run := range runs {

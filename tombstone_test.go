@@ -257,7 +257,7 @@ func TestDirectory_TombstoneOutlivesRecordOfLaneThatRolls(t *testing.T) {
 // Goal: tombstones of several rounds, and of segments that stay, go in the end: they do not keep
 // each other. Method: several hashes, since which tombstones meet in a round depends on the hash.
 func TestDirectory_TombstonesVanish(t *testing.T) {
-	for seed := range budget(t, 12, 40) {
+	for seed := range budget(t, 6, 40) {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {
 			t.Parallel()
 			tombstonesVanish(t, func(id string) uint64 {

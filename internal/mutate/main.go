@@ -4,6 +4,8 @@
 //	go run ./internal/mutate            # all of them
 //	go run ./internal/mutate flip       # those with "flip" in their name
 //
+// Tests get their long budgets, so that it is no luck whether they look where the fault is.
+//
 // No file is changed: the compiler is given the altered text as an overlay. A fault whose text is
 // not found exactly once, or that does not compile, is an error, so that this list cannot rot
 // unnoticed. It is an error too if a test ends in another way than its fault says: a panic that
@@ -205,6 +207,7 @@ func (b build) run(binary, tests string, limit time.Duration) (string, error) {
 	cmd := exec.CommandContext(ctx, binary, "-test.v", "-test.short", "-test.failfast", "-test.run", tests,
 		"-test.timeout", limit.String())
 	cmd.Dir = b.directory
+	cmd.Env = append(os.Environ(), "WARMTIER_TEST_DURATION=300ms")
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
