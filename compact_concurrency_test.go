@@ -160,8 +160,8 @@ func TestCompact_OperationAtEveryPoint(t *testing.T) {
 // counter counts combinations.
 type counter int
 
-// sampled reports whether the next combination is to be tried: one in every, and one in five where each
-// lock costs a stack trace.
+// sampled reports whether the next combination is to be tried: one in every, and one in five where
+// each lock costs a stack trace.
 func (n *counter) sampled(every int) bool {
 	if lockOrderChecked() {
 		every = 5

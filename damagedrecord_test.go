@@ -43,8 +43,8 @@ var damageHashes = []struct {
 	{"two tags", func(id string) uint64 { return uint64(id[len(id)-1]&1) << 40 }, true},
 }
 
-// flips returns the masks that byte i of a record is changed with: all of them in long tests, otherwise
-// one.
+// flips returns the masks that byte i of a record is changed with: all of them in long tests,
+// otherwise one.
 func flips(t testing.TB, i int) []byte {
 	masks := []byte{0x01, 0x10, 0x80, 0xff}
 	if stride(t, 4, 1) == 1 {

@@ -69,7 +69,7 @@ func TestIndex_BytesPerMemory_Swinging(t *testing.T) {
 	opts := quiet()
 	opts.SegmentSize = 4 << 20
 	s := openTest(t, opts, hooks{})
-	for range 5 {
+	for range stride(t, 2, 5) {
 		for ; hi-lo < least*136/100; hi++ {
 			require.NoError(t, s.Put(idOf(hi), nil))
 			requireIndexBytes(t, s.tables.bytes.Load(), hi+1-lo)

@@ -78,12 +78,13 @@ func TestLack_NoDescriptors(t *testing.T) {
 	}
 }
 
-// Goal: whichever of its steps lacks something, a call loses nothing, and the next one succeeds.
+// Goal: whichever of its steps lacks something, a call loses nothing, and the next one succeeds. By
+// default every other step is tried.
 func TestLack_AnyStep(t *testing.T) {
 	for name, call := range lackingCalls {
 		for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.EACCES} {
 			t.Run(fmt.Sprintf("%s/%v", name, errno), func(t *testing.T) {
-				for nth, met := 1, true; met; nth++ {
+				for nth, met := 1, true; met; nth += stride(t, 2, 1) {
 					met = lackAt(t, call, nth, errno)
 				}
 			})

@@ -398,8 +398,8 @@ func everyNth(n, stride int) []int {
 }
 
 // Goal: these tests would notice a missing sync. Method: take one out and search until a violation
-// is found; by default for one sync drawn at random, of those that a second shows to be needed: the sync of
-// names in recovery takes some 40,000 directories.
+// is found; by default for one sync drawn at random, of those that a second shows to be needed: the
+// sync of names in recovery takes some 40,000 directories.
 func TestPower_EverySyncIsNeeded(t *testing.T) {
 	if raceEnabled {
 		t.Skip("says nothing about races, and takes long with the detector")
