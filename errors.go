@@ -72,7 +72,7 @@ func (e inner) Unwrap() error { return e.error }
 
 // CorruptError says where damage was met. errors.Is(err, ErrCorrupt) holds for it.
 type CorruptError struct {
-	File   string // path of the segment file; "segment N" in a memory store
+	File   string // path of the file, "." for the directory; "segment N" in a memory store
 	Offset int64  // of the record in the segment, bytes
 	ID     string // of the memory, "" when the damage leaves it unknown
 	Reason string // what was wrong

@@ -45,9 +45,7 @@ func (s *Store) putIn(seg *segment, d *draft) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.publishLocked(seg, d); err != nil {
-		return err
-	}
+	s.publishLocked(seg, d)
 	s.pointTo(d, seg, layout.HeaderSize, &old, exists)
 	if d.load == nil {
 		s.loads.supersede(d.id)
@@ -78,9 +76,7 @@ func (s *Store) removeIn(seg *segment, d *draft) (existed bool, err error) {
 	if err != nil || !exists {
 		return false, err
 	}
-	if err := s.publishLocked(seg, d); err != nil {
-		return false, err
-	}
+	s.publishLocked(seg, d)
 	seg.addTombstone(layout.HeaderSize, d.size)
 	s.removeLocked(d, &old)
 	seg.seal(false)
@@ -111,10 +107,15 @@ func (s *Store) tryOwnSegment(d *draft, write func(*segment) (published bool, er
 	if err != nil {
 		return err
 	}
+	// Before a number is drawn, which must have a record.
+	if err := s.segments.assign(seg, s.maxSegments()-1); err != nil {
+		return errors.Join(err, s.discardSegment(seg))
+	}
 	published, err := write(seg)
 	if published {
 		return err
 	}
+	s.segments.reuse([]*segment{seg})
 	failed := s.discardSegment(seg)
 	if err == nil { // there was nothing to delete
 		s.warn("segment could not be given back", failed)
@@ -141,13 +142,9 @@ func (s *Store) newLargeSegment(d *draft) (seg *segment, err error) {
 }
 
 // publishLocked makes the body in seg a record, and puts seg into the table. REQUIRES: the lock of
-// d's lane held, contentMu read-held.
-func (s *Store) publishLocked(seg *segment, d *draft) error {
+// d's lane held, contentMu read-held, seg has an index.
+func (s *Store) publishLocked(seg *segment, d *draft) {
 	w := writing{seg: seg, offset: layout.HeaderSize, rec: seg.mem[layout.HeaderSize : layout.HeaderSize+d.size]}
 	s.finishLocked(&w, d)
-	if err := s.segments.assign(seg, s.maxSegments()-1); err != nil {
-		return err
-	}
 	s.segments.publish(seg)
-	return nil
 }

@@ -233,22 +233,20 @@ func (w *writing) clearUnfinished() {
 
 // finishLocked writes the header, which makes the body in w a record, and moves the tail.
 // REQUIRES: as beginLocked.
+//
+// A number that was drawn has a record, or Open would miss it (missingRecords). So the digest comes before the
+// draw: it may fault, and it shows after a kill that a record was begun.
 func (s *Store) finishLocked(w *writing, d *draft) {
 	_ = s.hooks.fire(pointPutBody)
 	seg := w.seg
-	h := record.Header{
-		ContentSum: d.sum,
-		Kind:       d.kind,
-		IDLen:      len(d.id),
-		ContentLen: len(d.content),
-		Seq:        s.sequence.Add(1),
+	h := record.Header{ContentSum: d.sum, Kind: d.kind, IDLen: len(d.id), ContentLen: len(d.content)}
+	if seg.file != nil {
+		seg.putDigest(int(seg.records.Load()), record.ID(w.rec, h))
 	}
+	h.Seq = s.sequence.Add(1)
 	seg.noteSeq(h.Seq)
 	if d.condition != nil {
 		d.condition.found = Version(h.Seq)
-	}
-	if seg.file != nil {
-		seg.putDigest(int(seg.records.Load()), record.ID(w.rec, h))
 	}
 	record.PutHeader(w.rec, h, seg.seedAt(w.offset))
 	seg.addRecords(1, d.size)

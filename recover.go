@@ -69,6 +69,8 @@ type recovery struct {
 	tombstones []slotPlace // that may be in the index
 	maxSeq     uint64
 	records    int
+	newer      int   // of them, with a number above the manifest's
+	unfinished int   // records that were begun
 	tornBytes  int64 // cut off
 }
 
@@ -253,6 +255,10 @@ func (r *recovery) readRecords() error {
 	}
 	if err := r.scan(); err != nil {
 		return err
+	}
+	if n := r.missingRecords(); n > 0 {
+		return &CorruptError{File: ".", Reason: fmt.Sprintf("%d records are in no file, of those numbered %d to %d: a segment "+
+			"file is missing, or is of another moment", n, r.manifest.MaxSeq+1, r.maxSeq)}
 	}
 	r.dropTombstones()
 	return nil

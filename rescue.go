@@ -91,9 +91,7 @@ func (v *salvage) writeLargeTombstone(d *draft) error {
 		defer s.contentMu.RUnlock(s.contentMu.RLock())
 		ln.mu.Lock()
 		defer ln.mu.Unlock()
-		if err := s.publishLocked(seg, d); err != nil {
-			return false, err
-		}
+		s.publishLocked(seg, d)
 		seg.addTombstone(layout.HeaderSize, d.size)
 		seg.seal(false)
 		return true, nil

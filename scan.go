@@ -43,11 +43,23 @@ func (r *recovery) scan() error {
 	return g.Wait()
 }
 
+// missingRecords returns how many records at least were acknowledged and are in no file. Sequence numbers are
+// drawn one by one, and each of those above the manifest's is in a file that counts: no segment leaves without a
+// later manifest. So after a kill all of them are there, up to the highest one that is, but for those of
+// records that were not finished, which have left their digests.
+func (r *recovery) missingRecords() int {
+	if !r.cacheKept || r.manifest.Closed || r.maxSeq <= r.manifest.MaxSeq {
+		return 0
+	}
+	drawn := int(r.maxSeq - r.manifest.MaxSeq)
+	return max(0, drawn-r.newer-r.unfinished)
+}
+
 // scanSegment reads the records of one segment into batches, and so into the index.
 func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *shardBatches) error {
 	seg := f.seg
 	var tombstones []slotPlace
-	torn := false
+	torn, newer := false, 0
 	for offset := layout.HeaderSize; !f.ended(offset); {
 		if seg.records.Load()%1024 == 0 && ctx.Err() != nil {
 			return nil // another segment has failed
@@ -78,6 +90,9 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 		r.checkDigest(f, offset, record.ID(rec, h))
 		seg.addRecords(1, h.Size())
 		seg.noteSeq(h.Seq)
+		if h.Seq > r.manifest.MaxSeq {
+			newer++
+		}
 		place, err := r.add(batches, seg, offset, record.ID(rec, h), h)
 		if err != nil {
 			return err
@@ -100,6 +115,10 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 	r.tombstones = append(r.tombstones, tombstones...)
 	r.maxSeq = max(r.maxSeq, seg.maxSeq)
 	r.records += int(seg.records.Load())
+	r.newer += newer
+	if f.hasUnfinished() {
+		r.unfinished++
+	}
 	return nil
 }
 
@@ -162,6 +181,11 @@ func (r *recovery) mayEndAt(f *foundSegment, offset int) bool {
 func (f *foundSegment) hasRecordAfter(offset int) bool {
 	at := layout.DigestAt(len(f.seg.mem), int(f.seg.records.Load())+1)
 	return !f.lost.digests && at >= offset+record.HeaderSize && !layout.IsZero(f.seg.mem[at:at+layout.DigestSize])
+}
+
+// hasUnfinished reports whether a record was begun after the last one of f, which was read.
+func (f *foundSegment) hasUnfinished() bool {
+	return !f.state.Sealed && !f.lost.digests && f.seg.digestOf(int(f.seg.records.Load())) != 0
 }
 
 // cutTail counts what is cut off f from offset on, unless no record was begun there.

@@ -54,6 +54,7 @@ byte dsealedSays, dsays[SEGS]; /* the header synced last */
 byte bad, limit[SEGS];     /* files of which a sync failed, and how much of each is all that gets to the disk */
 byte listed, pending, next;    /* the manifest */
 byte dlisted, dpending, dnext; /* the one on the disk */
+byte number;               /* of the manifest: no lower sequence number is drawn after it */
 bool torn;                 /* the newest manifest's bytes are not on the disk */
 
 /* The store, gone after a crash. */
@@ -160,10 +161,10 @@ inline flush(ok) {
 	:: i == SEGS -> break
 	od;
 	atomic { !manifestMu -> i = 0; extentSealed = 0;                                 /* [listSegments] */
-		l = LISTED(0, 0); p = PENDING(0); n = lastID + 1;
+		l = LISTED(0, 0); p = PENDING(0); n = lastID + 1; q = nextv - 1;
 		if
 		:: ok && (l & ~known) -> manifestMu = true
-		:: else -> l = 0; p = 0; n = 0; flushing = false
+		:: else -> l = 0; p = 0; n = 0; q = 0; flushing = false
 		fi };
 	if
 	:: manifestMu && l != 0 ->
@@ -172,7 +173,7 @@ inline flush(ok) {
 #endif
 		replaceManifest();
 		d_step { named = exists; dlisted = listed; dpending = pending; dnext = next; known = l;
-			manifestMu = false; flushing = false; l = 0; p = 0; n = 0 }
+			manifestMu = false; flushing = false; l = 0; p = 0; n = 0; q = 0 }
 	:: else
 	fi
 }
@@ -183,12 +184,15 @@ inline replaceManifest() {
 #ifdef TEMP_UNSYNCED
 		torn = true;
 #endif
+#ifndef NUMBER_KEPT
+		number = q;
+#endif
 		listed = l; pending = p; next = n }
 }
 
 /* [Sync] */
 proctype Syncer() IMMORTAL {
-	byte k, i, l, p, n, goal[IDS]; bool ok;
+	byte k, i, l, p, n, q, goal[IDS]; bool ok;
 	do
 	:: d_step { k < SYNCS && !failed -> k++; goal[0] = acked[0]; goal[1] = acked[1] };
 		flush(ok);
@@ -270,7 +274,7 @@ inline commit(gone, joining) {
 			durable = durable | BIT(i)
 		   :: else fi } i = 0 };
 	atomic { !manifestMu -> manifestMu = true;
-		l = LISTED(gone, joining); p = PENDING(gone); n = lastID + 1 };
+		l = LISTED(gone, joining); p = PENDING(gone); n = lastID + 1; q = nextv - 1 };
 	if :: skip :: d_step { manifestMu = false; ok = false }; goto uncommitted fi;  /* no space, say */
 #ifndef NAMES_UNSYNCED
 	syncDir();
@@ -288,7 +292,7 @@ inline commit(gone, joining) {
 #endif
 		manifestMu = false };
 uncommitted:	skip;
-	d_step { l = 0; p = 0; n = 0 }
+	d_step { l = 0; p = 0; n = 0; q = 0 }
 }
 
 /* [removeFromTable] and then [disk.remove], one by one */
@@ -308,7 +312,7 @@ inline leave(gone) {
 #if SWEEPS > 0
 /* [Store.sweep] of all that is dead at some time */
 proctype Sweeper() IMMORTAL {
-	byte k, i, j, l, p, n, m, oldest, seen, mine, gone, stay; bool ok, dead, uncertain;
+	byte k, i, j, l, p, n, q, m, oldest, seen, mine, gone, stay; bool ok, dead, uncertain;
 	do
 	:: atomic { k < SWEEPS && !failed ->                            /* [claimAll] */
 			for (i : 1 .. SEGS - 1) { if :: DEAD(i) -> gone = gone | BIT(i) :: else fi } i = 0;
@@ -375,7 +379,7 @@ inline unsealLane() {
 
 /* Compactions choose any sealed segments, one target holds all that is live in them. */
 proctype Compactor() IMMORTAL {
-	byte i, j, k, l, p, n, m, oldest, seen, target, victims, sealed, from[IDS], to[IDS];
+	byte i, j, k, l, p, n, q, m, oldest, seen, target, victims, sealed, from[IDS], to[IDS];
 	bool ok, dead, uncertain;
 	do
 	:: k < COMPACTIONS && !failed ->
@@ -509,17 +513,27 @@ inline recover() {
 		judge() }
 }
 
+/* [missingRecords] Every number above the manifest's is there. The code, where a record is no single step, allows
+ * for those that a kill has cut off, and asks up to the highest one that is there. */
+inline missing() {
+	d_step {
+		for (i : 1 .. SEGS - 1) { for (j : 0 .. CAP - 1) {
+			if :: HAS(counts, i) && j < tail[i] -> numbers = numbers | BIT(rec[i * CAP + j]) :: else fi } j = 0 } i = 0;
+		for (j : 1 .. nextv - 1) { assert(j <= number || HAS(numbers, j)) } j = 0;
+		numbers = 0 }
+}
+
 #define VALUE(v) (HAS(tomb, v) -> 0 : (v))
 
 proctype Crash() {
-	byte i, j, counts, got[IDS], least[IDS], first[IDS]; bool opened;
+	byte i, j, counts, numbers, got[IDS], least[IDS], first[IDS]; bool opened, kept;
 	atomic {
 #ifdef CRASH_LAST
 		finished == 3 + (SWEEPS > 0 -> 1 : 0);                                              /* who is blocked is found then */
 #endif
 		crashed = true;
 		if
-		:: least[0] = acked[0]; least[1] = acked[1]                 /* kill: the page cache stays */
+		:: kept = true; least[0] = acked[0]; least[1] = acked[1]    /* kill: the page cache stays */
 		:: least[0] = safe[0]; least[1] = safe[1]; powerLoss()
 #ifdef FAULTS
 		/* kill, and the page cache has dropped what a failed sync left clean; a part of it before
@@ -530,6 +544,7 @@ proctype Crash() {
 #endif
 		fi;
 		recover();
+		if :: kept -> missing(); kept = false :: else fi;
 		/* [settle, settleSegment] What lies beyond the synced mark is rewritten, then synced: where
 		 * a sync has failed the kernel believes it clean, and a sync alone would write nothing. */
 		d_step {
@@ -555,7 +570,7 @@ proctype Crash() {
 		d_step {                                                    /* fewer final states */
 			for (i : 0 .. SEGS - 1) { tail[i] = 0; synced[i] = 0; says[i] = 0; dsays[i] = 0 } i = 0;
 			sealedSays = 0; dsealedSays = 0;
-			header = 0; exists = 0; named = 0; listed = 0; pending = 0; next = 0; dlisted = 0;
+			header = 0; exists = 0; named = 0; listed = 0; pending = 0; next = 0; dlisted = 0; number = 0;
 			dpending = 0; dnext = 0; counts = 0; opened = false; torn = false; bad = 0;
 			got[0] = 0; got[1] = 0; least[0] = 0; least[1] = 0; first[0] = 0; first[1] = 0 }
 	};
@@ -573,7 +588,7 @@ init {
 			rec[CAP] = 1; rec[CAP + 1] = 4; rec[2 * CAP] = 2; rec[3 * CAP] = 3; idOf[1] = 1; idOf[2] = 1; nextv = 5;
 			tomb = BIT(2) | BIT(4); tail[1] = 2; tail[2] = 1; tail[3] = 1;
 			for (i : 1 .. 3) { synced[i] = tail[i]; says[i] = tail[i]; dsays[i] = tail[i] } i = 0;
-			lastID = 3; header = 14; exists = 14; named = 14; listed = 14; dlisted = 14; next = 4; dnext = 4;
+			lastID = 3; header = 14; exists = 14; named = 14; listed = 14; dlisted = 14; next = 4; dnext = 4; number = 4;
 			intable = 14; committed = 14; durable = 14; known = 14; sealedSays = 6; dsealedSays = 6;
 			state[1] = SEALED; state[2] = SEALED; state[3] = ACTIVE; lane = 3;
 			acked[0] = 4; acked[1] = 2; safe[0] = 4; safe[1] = 2; removed[0] = 4; removed[1] = 2 };
@@ -581,7 +596,7 @@ init {
 		/* Segment 1, sealed and durable, holds a version of each id. */
 		d_step {
 			rec[CAP] = 1; rec[CAP + 1] = 2; idOf[1] = 0; idOf[2] = 1; nextv = 3; tail[1] = 2; synced[1] = 2;
-			lastID = 1; header = 2; exists = 2; named = 2; listed = 2; dlisted = 2; next = 2; dnext = 2;
+			lastID = 1; header = 2; exists = 2; named = 2; listed = 2; dlisted = 2; next = 2; dnext = 2; number = 2;
 			says[1] = 2; dsays[1] = 2; sealedSays = 2; dsealedSays = 2;
 			intable = 2; committed = 2; durable = 2; known = 2; state[1] = SEALED;
 			slot[0] = LOC(1, 0); slot[1] = LOC(1, 1);
