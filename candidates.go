@@ -154,6 +154,7 @@ type foundSegment struct {
 	seg      *segment
 	state    layout.State
 	listed   layout.ListedSegment // what the manifest says of it; zero where it does not
+	capacity int                  // with which the file was made, 0 when unknown
 	copied   bool                 // somebody else made the file, and nobody knows what of it is durable
 	linked   bool                 // it has another name, in whatever directory
 	damaged  bool                 // not as it was written: a repair replaces it
@@ -163,6 +164,9 @@ type foundSegment struct {
 	lost         lostParts
 	aside        bool // the file has the name already that damaged ones keep
 	missing      int  // records that cannot be read
+	newer        int  // of them, with a number above the manifest's
+	lostAt       int  // where the first of them was, 0 for none
+	lostBytes    int  // where they were
 	intact       int  // records that can
 	wrongDigests bool // digests are not those of the records
 	unidentified bool // records are lost, and nobody knows of which memories
@@ -191,7 +195,7 @@ func (c *candidate) segment() *foundSegment {
 	}
 	seg := newSegment(c.id, c.mem, c.header.Kind, salt)
 	seg.large = c.header.Large
-	f := &foundSegment{seg: seg, state: c.state, linked: c.file.Links > 1}
+	f := &foundSegment{seg: seg, state: c.state, capacity: int(c.header.Capacity), linked: c.file.Links > 1}
 	if c.listed != nil {
 		f.listed = *c.listed
 	}

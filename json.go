@@ -153,6 +153,7 @@ type jsonRecovery struct {
 	RecordsLost      int  `json:"records_lost"`
 	MemoriesLost     int  `json:"memories_lost"`
 	AtMost           bool `json:"at_most"` // memories_lost is a bound
+	Unsynced         int  `json:"unsynced"`
 	MemoriesDeleted  int  `json:"memories_deleted"`
 	SegmentsReplaced int  `json:"segments_replaced"`
 }
@@ -191,7 +192,7 @@ func jsonStatsOf(st *Stats) jsonStats {
 			Duration: st.Recovery.Duration.Seconds(), Clean: st.Recovery.Clean,
 			Records: st.Recovery.Records, TruncatedBytes: st.Recovery.TruncatedBytes,
 			RecordsLost: repair.RecordsLost, MemoriesLost: repair.MemoriesLost, AtMost: repair.AtMost,
-			MemoriesDeleted:  repair.MemoriesDeleted,
+			Unsynced: repair.Unsynced, MemoriesDeleted: repair.MemoriesDeleted,
 			SegmentsReplaced: repair.SegmentsReplaced,
 		},
 	}

@@ -23,6 +23,9 @@ type lastIndex struct {
 
 // has reports whether the last index knows the segment with this id.
 func (t *lastIndex) has(id uint64) bool {
+	if t == nil {
+		return false
+	}
 	_, ok := t.records[id]
 	return ok
 }

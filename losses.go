@@ -28,6 +28,10 @@ type RepairReport struct {
 	// not clean, and some may have been deleted after the damaged record was written.
 	MemoriesLost int
 	AtMost       bool
+	// Unsynced is a bound for those of the lost records of which nothing says whose they were, and of which no Sync had
+	// promised to keep any: the repair fell back to what was synced. It is part of the bound in MemoriesLost. A
+	// memory among these may be gone, or have an older version, which may be the one that a deletion had taken.
+	Unsynced int
 	// MemoriesDeleted counts memories that were taken out because only an older version was left.
 	MemoriesDeleted int
 	// SegmentsReplaced counts segments that were damaged. Their files stay in the directory, with the
@@ -53,6 +57,7 @@ func (p *RepairReport) merge(q RepairReport, redone bool) {
 	p.RecordsLost = count(p.RecordsLost, q.RecordsLost)
 	p.MemoriesLost = count(p.MemoriesLost, q.MemoriesLost)
 	p.MemoriesDeleted = count(p.MemoriesDeleted, q.MemoriesDeleted)
+	p.Unsynced = count(p.Unsynced, q.Unsynced)
 	p.SegmentsReplaced = count(p.SegmentsReplaced, q.SegmentsReplaced)
 	p.AtMost = p.AtMost || q.AtMost
 	for _, id := range q.Lost {
@@ -66,14 +71,15 @@ func (p *RepairReport) merge(q RepairReport, redone bool) {
 // no memory that is left.
 func (v *salvage) sumUp(unseen int) {
 	report := RepairReport{
-		RecordsLost: v.recordsLost(), MemoriesLost: unseen, MemoriesDeleted: len(v.deleted),
+		RecordsLost: v.recordsLost(), MemoriesLost: unseen, MemoriesDeleted: len(v.deleted), Unsynced: v.unsynced,
 		SegmentsReplaced: len(v.damaged()) + len(v.aside),
 		Lost:             slices.Clone(v.deleted[:min(len(v.deleted), maxFindings)]),
 	}
 	if v.lastIndex != nil {
 		report.MemoriesLost = max(0, v.lastIndex.memories-v.r.s.Len())
 	}
-	report.AtMost = v.lastIndex == nil && report.MemoriesLost > 0
+	report.MemoriesLost += v.unsynced
+	report.AtMost = (v.lastIndex == nil || v.unsynced > 0) && report.MemoriesLost > 0
 	known := map[string]bool{}
 	for _, id := range v.deleted {
 		known[id] = true
@@ -93,6 +99,7 @@ func (v *salvage) sumUp(unseen int) {
 // recordsLost counts the records that are not there to be read. Where it is known that some are lost and not
 // how many, it counts one.
 func (v *salvage) recordsLost() (lost int) {
+	lost = v.unlisted
 	intact := map[uint64]int{}
 	for _, f := range v.r.found {
 		intact[f.seg.id] = f.intact

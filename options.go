@@ -67,8 +67,8 @@ type Options struct {
 	// Repair makes Open of a damaged directory salvage what is intact instead of failing with
 	// [ErrCorrupt]. Memories that are not known to be the newest version of their id are dropped;
 	// Stats.Recovery says which and how many. Damaged segment files stay in the directory, with the
-	// suffix .damaged. Where nothing says which memories are lost, Open still fails with
-	// [ErrCorrupt].
+	// suffix .damaged. Where nothing says which memories are lost, Open falls back to what was synced if no
+	// Sync had promised to keep any of them, and otherwise still fails with [ErrCorrupt].
 	Repair bool
 	// AfterPowerLoss makes Open treat a directory as after a power loss: what was synced is there, and of
 	// what was not any part may be. It is for directories that only look as if the process had been

@@ -36,11 +36,13 @@ type salvage struct {
 	mu           sync.Mutex // guards what follows while segments are read
 	lost         []lostRecord
 	lostIDs      []string // of lost records whose prefix is intact
-	unidentified error    // records were lost of which not even the id's digest is left
+	unidentified error    // records that were durable were lost of which not even the id's digest is left
+	unsynced     int      // so many at most, of others that were not
 
-	missing []uint64 // ids of listed segments out of which nothing can be read
-	aside   []string // files out of which nothing can be read, to be kept under another name
-	deleted []string // ids of memories of which only an older version was left
+	missing  []uint64 // ids of listed segments out of which nothing can be read
+	unlisted int      // records in others, and in those that are not there
+	aside    []string // files out of which nothing can be read, to be kept under another name
+	deleted  []string // ids of memories of which only an older version was left
 
 	note   *repairNote // of a repair that was cut off, nil without one
 	report RepairReport
@@ -85,7 +87,7 @@ func (v *salvage) admitDamaged(c *candidate, found outcome, reason error) *found
 		fallthrough
 	case found == fileWrongStore && !c.hasRecord(): // of others, or ours and nothing of it is left
 		if c.claim != claimListed { // else it is missing
-			v.goWithout(c.id, &CorruptError{File: c.name(), Reason: reason.Error()})
+			v.goWithoutUnlisted(c, reason)
 		}
 		return nil
 	}
@@ -115,13 +117,23 @@ func (v *salvage) looksLarge(seg *segment) bool {
 	return len(seg.mem) > v.r.s.opts.SegmentSize && seg.digestOf(1) == 0
 }
 
-// goWithout leaves a segment out of which nothing can be read.
+// goWithout leaves a listed segment out of which nothing can be read.
 func (v *salvage) goWithout(id uint64, damage *CorruptError) {
 	v.r.s.opts.Logger.Error("repair goes on without a segment", "error", damage)
-	if v.lists(id) {
-		v.missing = append(v.missing, id)
-	}
+	v.missing = append(v.missing, id)
 	v.loseUnidentified(damage)
+}
+
+// goWithoutUnlisted leaves a segment out of which nothing can be read, and of which no Sync has promised anything.
+// Its digests say how many records there were. After a Close nothing was ever in it.
+func (v *salvage) goWithoutUnlisted(c *candidate, reason error) {
+	v.r.s.opts.Logger.Error("repair goes on without a segment", "file", c.fileName, "error", reason)
+	if v.r.manifest.Closed {
+		return
+	}
+	records := max(1, c.segment().seg.lastNumber(0, layout.State{}))
+	v.unlisted += records
+	v.unsynced += records
 }
 
 // loseUnidentified notes that records are lost for the reason in damage, and that nobody knows of
@@ -152,6 +164,7 @@ func (v *salvage) readRecords() error {
 	if v.unidentified != nil && v.lastIndex == nil {
 		return v.unidentified
 	}
+	v.countUnsynced()
 	v.r.dropTombstones()
 	return nil
 }
@@ -167,21 +180,55 @@ func (v *salvage) checkEnd(f *foundSegment, torn bool) {
 		if f.state.Sealed {
 			total = max(total, int(f.state.Records))
 		}
-		f.missing = max(f.missing, total-f.intact)
+		if more := total - f.intact - f.missing; more > 0 {
+			v.missAt(f, int(f.seg.tail.Load()), 0, more)
+		}
 	}
 	cut := short || f.lost.digests && (known < int64(f.state.Records) || !f.state.Sealed && !torn)
 	if cut || f.lost.state && known == 0 {
 		v.loseIn(f, int(f.seg.tail.Load()), "no record can be read from here on")
 	}
 	if f.missing > 0 && f.wrongDigests {
-		v.loseIn(f, layout.HeaderSize, "records and digests are damaged")
+		v.loseIn(f, f.lostAt, "records and digests are damaged")
 	}
 }
 
-// loseIn notes that records of f are lost, from offset on, of which nobody knows the memories.
+// missAt notes that n records of f are lost, at offset, in so many bytes.
+func (v *salvage) missAt(f *foundSegment, offset, bytes, n int) {
+	if f.lostAt == 0 {
+		f.lostAt = offset
+	}
+	f.missing += n
+	f.lostBytes += bytes
+	if m := &v.r.manifest; f.seg.maxSeq >= m.MaxSeq || f.seg.id >= m.Next {
+		f.newer += n
+	}
+}
+
+// loseIn notes that records of f are lost, from offset on, of which nobody knows the memories. Where none of them
+// was durable, what was synced is there, and the repair falls back to it.
 func (v *salvage) loseIn(f *foundSegment, offset int, reason string) {
 	f.unidentified = true
-	v.loseUnidentified(&CorruptError{File: f.seg.name(), Offset: int64(offset), Reason: reason})
+	if offset < f.floor() {
+		v.loseUnidentified(&CorruptError{File: f.seg.name(), Offset: int64(offset), Reason: reason})
+	}
+}
+
+// countUnsynced counts, after the scan, the records of which nobody knows the memories, and that no Sync had made
+// durable. Those of numbers that are nowhere were in files that are gone, or in a tail that is.
+func (v *salvage) countUnsynced() {
+	newer := 0
+	for _, f := range v.r.found {
+		newer += f.newer
+		if f.unidentified && !v.lastIndex.has(f.seg.id) {
+			v.unsynced += max(1, f.missing, f.lostBytes/record.Size(1, 0))
+		}
+	}
+	if n := v.r.missingRecords() - newer - v.unlisted; n > 0 {
+		v.r.s.opts.Logger.Error("repair goes on without records that are in no file", "records", n)
+		v.unlisted += n
+		v.unsynced += n
+	}
 }
 
 // dropLost takes memories out of the index whose newest version is lost. Of the lost digests unseen are
@@ -270,7 +317,7 @@ func (v *salvage) finish() error {
 	s.disk.trueHint = 0
 	if !v.report.isEmpty() {
 		s.opts.Logger.Error("store repaired", "records_lost", v.report.RecordsLost,
-			"memories_lost", v.report.MemoriesLost, "at_most", v.report.AtMost,
+			"memories_lost", v.report.MemoriesLost, "at_most", v.report.AtMost, "unsynced", v.report.Unsynced,
 			"memories_deleted", v.report.MemoriesDeleted, "segments_replaced", v.report.SegmentsReplaced)
 	}
 	return nil

@@ -34,18 +34,19 @@ func (v *salvage) resync(f *foundSegment, offset int) (next int, ok bool) {
 	seg := f.seg
 	rec := seg.mem[offset:f.end()]
 	if h, ok := record.Decode(rec); ok && record.IntactPrefix(rec, h, seg.seedAt(offset)) {
-		f.missing++
+		v.missAt(f, offset, h.Size(), 1)
 		v.loseContent(seg, rec, h)
 		return offset + h.Size(), true
 	}
 	next = f.nextIntact(offset)
 	if f.lost.digests {
+		v.missAt(f, offset, f.lostUntil(next)-offset, 0)
 		v.loseIn(f, offset, "damaged record in a file cut short")
 		return next, !f.ended(next)
 	}
 	first := int(seg.records.Load())
 	if f.ended(next) {
-		v.loseRest(f, first)
+		v.loseRest(f, first, offset)
 		return 0, false
 	}
 	lowest, highest := f.numberOf(first+1, next)
@@ -58,7 +59,7 @@ func (v *salvage) resync(f *foundSegment, offset int) (next int, ok bool) {
 		bound = h.Seq - 1
 	}
 	v.loseNumbers(f, first, highest, bound)
-	f.missing += lowest - first
+	v.missAt(f, offset, next-offset, lowest-first)
 	seg.records.Store(int64(lowest))
 	return next, true
 }
@@ -74,16 +75,32 @@ func (v *salvage) loseContent(seg *segment, rec []byte, h record.Header) {
 	v.lostIDs = append(v.lostIDs, string(record.ID(rec, h)))
 }
 
-// loseRest notes the loss of every record of f from number first on.
-func (v *salvage) loseRest(f *foundSegment, first int) {
+// loseRest notes the loss of every record of f from number first on, at offset.
+func (v *salvage) loseRest(f *foundSegment, first, offset int) {
 	bound := f.state.MaxSeq
 	if !f.state.Sealed {
 		bound = math.MaxUint64 // the state does not know the last ones
 	}
 	number := f.seg.lastNumber(first, f.state)
 	v.loseNumbers(f, first, number, bound)
-	f.missing += number - first
+	v.missAt(f, offset, f.lostUntil(f.end())-offset, number-first)
 	f.seg.records.Store(int64(number))
+}
+
+// lostUntil returns where lost records end at the latest, before the offset next: where f has ended, there are zeros
+// before that, but for what was in a part of the file that is not there.
+func (f *foundSegment) lostUntil(next int) int {
+	if !f.ended(next) {
+		return next
+	}
+	if f.lost.digests {
+		return max(next, f.capacity)
+	}
+	end := f.end()
+	for end > layout.HeaderSize && f.seg.mem[end-1] == 0 {
+		end--
+	}
+	return end
 }
 
 // loseNumbers notes the loss of records from to to, the last one excluded. Too many do no harm,

@@ -122,10 +122,11 @@ func (r *recovery) settleSegment(f *foundSegment) error {
 	sealed := f.state.Sealed && int64(f.state.Synced) == e.tail // in the file too
 	switch {
 	case f.damaged && r.salvage != nil:
-		// It is replaced; in a strict Open no more than digests are damaged. Manifests go on to list it with
-		// what was in it once.
-		e.tail, e.records = max(e.tail, int64(f.listed.End)), max(e.records, int64(f.listed.Records))
-		seg.inFile.flushed(e, true)
+		// It is replaced, and until then nothing is written to it; in a strict Open no more than digests are
+		// damaged. Manifests go on to say of it what the last one said: no more was made durable.
+		seg.inFile.replaced = true
+		seg.inFile.synced.Store(max(layout.HeaderSize, int64(f.listed.End)))
+		seg.inFile.syncedRecords.Store(int64(f.listed.Records))
 		return nil
 	case sealed && r.manifest.Closed && !f.copied:
 		return nil

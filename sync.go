@@ -271,7 +271,7 @@ func (d *disk) pinSealed(segs []*segment) (dirty []dirtySegment) {
 // isDirty reports whether a flush has something to do in seg, which has no lane.
 func (seg *segment) isDirty() bool {
 	f := &seg.inFile
-	return f.committed.Load() && seg.is(stateSealed) && (seg.tail.Load() > f.synced.Load() || !f.sealed.Load())
+	return f.committed.Load() && !f.replaced && seg.is(stateSealed) && (seg.tail.Load() > f.synced.Load() || !f.sealed.Load())
 }
 
 // flushSegment makes one segment durable, and then says so in its header. The header becomes
@@ -368,10 +368,10 @@ type fileState struct {
 	// stateUnsynced says that a flush wrote to the header after it had synced it. Close reads it,
 	// after the last flush.
 	stateUnsynced atomic.Bool
+	replaced      bool // by a repair, which takes the file out of the store: no flush writes to it; set by Open
 	// generation is that of the newest state in the header; only writeState reads it.
 	generation uint32
-	// marked is the synced mark in the header, an offset.
-	marked atomic.Int64
+	marked     atomic.Int64 // the synced mark in the header, an offset
 	// synced is how far records are durable, an offset. Flushes read what the flush before them
 	// wrote; the statistics may count bytes that were synced a moment ago.
 	synced atomic.Int64

@@ -81,11 +81,11 @@ func TestHandler_Addresses(t *testing.T) {
 // Goal: a repair is part of the figures of recovery, by its numbers and without the ids that it lost.
 func TestHandler_RepairFigures(t *testing.T) {
 	st := warmtier.Stats{Recovery: warmtier.RecoveryStats{Records: 7, Repair: warmtier.RepairReport{
-		RecordsLost: 3, MemoriesLost: 4, AtMost: true, MemoriesDeleted: 2, SegmentsReplaced: 1, Lost: []string{"secret"},
+		RecordsLost: 3, MemoriesLost: 4, AtMost: true, Unsynced: 1, MemoriesDeleted: 2, SegmentsReplaced: 1, Lost: []string{"secret"},
 	}}}
 	text := jsonOf(t, wireStats{stats: st})
 	require.Contains(t, text, `"recovery":{"duration_seconds":0,"clean":false,"records":7,"truncated_bytes":0,`+
-		`"records_lost":3,"memories_lost":4,"at_most":true,"memories_deleted":2,"segments_replaced":1}`)
+		`"records_lost":3,"memories_lost":4,"at_most":true,"unsynced":1,"memories_deleted":2,"segments_replaced":1}`)
 	require.NotContains(t, text, "secret")
 }
 

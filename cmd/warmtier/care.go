@@ -273,6 +273,7 @@ type repaired struct {
 	RecordsLost      int          `json:"records_lost"`
 	MemoriesLost     int          `json:"memories_lost"`
 	AtMost           bool         `json:"at_most"` // MemoriesLost is a bound
+	Unsynced         int          `json:"unsynced"`
 	MemoriesDeleted  int          `json:"memories_deleted"`
 	SegmentsReplaced int          `json:"segments_replaced"`
 	Lost             []memoryJSON `json:"lost"`
@@ -319,6 +320,10 @@ func (c *repairCmd) Run(a *app) error {
 		{"memories deleted", showCount(r.MemoriesDeleted) + ", of which only an older version was left"},
 		{"segments replaced", showCount(r.SegmentsReplaced) + ", kept as *.damaged"},
 	}
+	if r.Unsynced > 0 {
+		table = append(table, []string{"fell back", "to what was synced: at most " + counted(r.Unsynced, "memory") +
+			" may be gone or as it was before"})
+	}
 	for _, id := range r.shown {
 		table = append(table, []string{"lost", id})
 	}
@@ -341,7 +346,7 @@ func salvage(a *app, dir string) (r repaired, err error) {
 		report := st.Recovery.Repair
 		r = repaired{To: dir, MemoriesSaved: st.Memories, BytesSaved: st.LiveBytes,
 			RecordsLost: report.RecordsLost, MemoriesLost: report.MemoriesLost, AtMost: report.AtMost,
-			MemoriesDeleted:  report.MemoriesDeleted,
+			Unsynced: report.Unsynced, MemoriesDeleted: report.MemoriesDeleted,
 			SegmentsReplaced: report.SegmentsReplaced, Lost: []memoryJSON{}}
 		for _, id := range report.Lost {
 			r.Lost = append(r.Lost, idJSON(id))
