@@ -48,10 +48,10 @@ func (r *recovery) scan() error {
 // later manifest. So after a kill all of them are there, up to the highest one that is, but for those of
 // records that were not finished, which have left their digests.
 func (r *recovery) missingRecords() int {
-	if !r.cacheKept || r.manifest.Closed || r.maxSeq <= r.manifest.MaxSeq {
+	if !r.cacheKept {
 		return 0
 	}
-	drawn := int(r.maxSeq - r.manifest.MaxSeq)
+	drawn := int(r.maxSeq - r.manifest.MaxSeq) // negative after a Close, if a repair cannot read all
 	return max(0, drawn-r.newer-r.unfinished)
 }
 
@@ -184,9 +184,7 @@ func (f *foundSegment) hasRecordAfter(offset int) bool {
 }
 
 // hasUnfinished reports whether a record was begun after the last one of f, which was read.
-func (f *foundSegment) hasUnfinished() bool {
-	return !f.state.Sealed && !f.lost.digests && f.seg.digestOf(int(f.seg.records.Load())) != 0
-}
+func (f *foundSegment) hasUnfinished() bool { return f.seg.digestOf(int(f.seg.records.Load())) != 0 }
 
 // cutTail counts what is cut off f from offset on, unless no record was begun there.
 func (r *recovery) cutTail(f *foundSegment, offset int) {
