@@ -154,9 +154,6 @@ func (r *recovery) run() (err error) {
 		}
 	}
 	r.s.sequence.Store(max(r.maxSeq, r.manifest.MaxSeq))
-	if exists && !r.s.opts.ReadOnly && (!r.manifest.Closed || r.salvage != nil) {
-		r.s.sequence.Add(versionGap)
-	}
 	if r.salvage != nil {
 		if err := r.salvage.begin(); err != nil {
 			return err

@@ -46,6 +46,9 @@ func (r *recovery) settle() error {
 	if err := d.fs.Sync(); err != nil {
 		return err
 	}
+	if r.manifest.Open != 0 && !r.manifest.Closed || r.salvage != nil {
+		s.sequence.Add(versionGap) // with the manifest that has it: a kill before must not miss numbers in between
+	}
 	if _, err := d.writeManifest(d.snapshotManifest(nil, nil)); err != nil {
 		return err
 	}

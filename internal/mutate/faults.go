@@ -205,8 +205,8 @@ var faults = []fault{
 		test: "TestUpdate_Increments",
 	},
 	{
-		name: "versions of a power loss drawn again", file: "recover.go",
-		old: "r.s.sequence.Add(versionGap)", new: "r.s.sequence.Add(0)",
+		name: "versions of a power loss drawn again", file: "settle.go",
+		old: "s.sequence.Add(versionGap)", new: "s.sequence.Add(0)",
 		test: "TestVersion_NeverAgain",
 	},
 	{
