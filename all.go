@@ -17,7 +17,7 @@ func (s *Store) Len() int {
 	return int(n)
 }
 
-// iterationBatch is how many ids All copies at a time, about.
+// iterationBatch is how many ids are copied in one hold of contentMu, about.
 const iterationBatch = 128
 
 // All iterates over the memories in no particular order. A memory that is there from the first step
@@ -30,25 +30,46 @@ const iterationBatch = 128
 // store is closed. It costs one look-up per memory besides the walk.
 func (s *Store) All() iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
-		batch := idBatch{copy: []byte{}} // empty content is not nil
-		for i := range s.shards {
-			for batch.next = 0; batch.next < tagCount; {
-				if err := s.readIDs(&s.shards[i], &batch); err != nil {
-					s.opts.Logger.Error("damaged records left out of an iteration", "error", err)
-				}
-				for _, id := range batch.ids {
-					if !s.step(id, &batch, yield) {
-						return
-					}
+		batch := idBatch{want: iterationBatch, copy: []byte{}} // empty content is not nil
+		s.eachID(&batch, func(id string) bool { return s.step(id, &batch, yield) })
+	}
+}
+
+// IDs iterates over the ids of all memories, as All does, and reads no content. The id of a memory that
+// is there from the first step to the last is yielded exactly once, and no id twice; that of a memory that
+// comes or goes on the way may be yielded or not. The body of the loop runs with no lock held and may
+// call the store.
+//
+// What All says of damaged records is true of ids that cannot be read; a damaged content goes unnoticed. The
+// iteration ends early when the store is closed. It costs a read of each record's header and id.
+func (s *Store) IDs() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		s.eachID(&idBatch{want: iterationBatch}, func(id string) bool {
+			return s.lifetime.Err() == nil && yield(id)
+		})
+	}
+}
+
+// eachID calls fn with every id, batch after batch in b, until fn returns false. A closed store has none.
+func (s *Store) eachID(b *idBatch, fn func(id string) (more bool)) {
+	for i := range s.shards {
+		for b.next = 0; b.next < tagCount; {
+			if err := s.readIDs(&s.shards[i], b); err != nil {
+				s.opts.Logger.Error("damaged records left out of an iteration", "error", err)
+			}
+			for _, id := range b.ids {
+				if !fn(id) {
+					return
 				}
 			}
 		}
 	}
 }
 
-// idBatch holds some ids of one shard: about iterationBatch of them, or fewer that have
-// maxLockedCopy bytes.
+// idBatch holds some ids of one shard: as many as wanted, or fewer that have maxLockedCopy bytes, or
+// more that share a tag.
 type idBatch struct {
+	want  int    // at most iterationBatch
 	next  uint32 // the first tag after those of ids
 	ids   []string
 	slots []slot // scratch space
@@ -62,12 +83,12 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	sh.mu.Lock()
 	var end uint32
-	b.slots, end = sh.readRange(b.slots[:0], b.next)
+	b.slots, end = sh.readRange(b.slots[:0], b.next, b.want)
 	sh.mu.Unlock() // writers go on: contentMu keeps what the slots lead to
 	slices.Sort(b.slots)
 	b.ids, b.next = b.ids[:0], end
 	for i, bytes := 0, 0; i < len(b.slots); i++ {
-		if endsBatch(b.slots, i, bytes) {
+		if endsBatch(b.slots, i, bytes) || i >= b.want && b.slots[i].tag() != b.slots[i-1].tag() {
 			b.next = b.slots[i].tag()
 			break
 		}
@@ -84,10 +105,10 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 	return err
 }
 
-// readRange appends the slots of about iterationBatch memories to dst: those with a tag in
-// [from, to). REQUIRES: sh.mu held.
-func (sh *shard) readRange(dst []slot, from uint32) (slots []slot, to uint32) {
-	to = sh.rangeEnd(from, iterationBatch)
+// readRange appends the slots of about n memories to dst: those with a tag in [from, to).
+// REQUIRES: sh.mu held.
+func (sh *shard) readRange(dst []slot, from uint32, n int) (slots []slot, to uint32) {
+	to = sh.rangeEnd(from, n)
 	return sh.current().appendRange(dst, from, to), to
 }
 

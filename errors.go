@@ -33,6 +33,9 @@ var (
 	ErrClosed = errors.New("warmtier: store is closed")
 	// ErrInvalidID is returned for an id that is empty or longer than [MaxIDLen].
 	ErrInvalidID = errors.New("warmtier: invalid id")
+	// ErrInvalidCursor is returned by [Store.Scan] for a cursor that is not of this store, or that was made
+	// before an Open which had to read the records.
+	ErrInvalidCursor = errors.New("warmtier: invalid cursor")
 	// ErrContentTooLarge is returned for a content longer than [MaxContentLen].
 	ErrContentTooLarge = errors.New("warmtier: content too large")
 	// ErrReadOnly is returned by calls that write to a store opened with Options.ReadOnly.

@@ -2,7 +2,9 @@ package warmtier
 
 import (
 	"os"
+	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -10,10 +12,17 @@ import (
 
 // Goal: every method of a store has an example, as the README says. Method: by their names.
 func TestExamples_OfEveryMethod(t *testing.T) {
-	examples, err := os.ReadFile("example_test.go")
+	names, err := filepath.Glob("example_*test.go")
 	require.NoError(t, err)
+	var examples strings.Builder
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		require.NoError(t, err)
+		examples.Write(b)
+	}
 	store := reflect.TypeFor[*Store]()
 	for i := range store.NumMethod() {
-		require.Contains(t, string(examples), "\nfunc ExampleStore_"+store.Method(i).Name+"()")
+		name := "ExampleStore_" + store.Method(i).Name + "()"
+		require.True(t, strings.Contains(examples.String(), "\nfunc "+name), name)
 	}
 }

@@ -126,7 +126,7 @@ func TestHolds_IDsInBatches(t *testing.T) {
 	}
 	const most = maxLockedCopy + 2*MaxIDLen // a batch does not end within a tag
 	all := map[string]bool{}
-	batch, batches := idBatch{}, 0
+	batch, batches := idBatch{want: iterationBatch}, 0
 	for batch.next < tagCount {
 		require.NoError(t, s.readIDs(&s.shards[0], &batch))
 		batches++
@@ -214,7 +214,7 @@ func TestHolds_IterationDuringClose(t *testing.T) {
 		if p == pointSegmentsRemoved {
 			holds++
 			for i := range s.shards {
-				batch := idBatch{}
+				batch := idBatch{want: iterationBatch}
 				if err := s.readIDs(&s.shards[i], &batch); err != nil || len(batch.ids) > 0 {
 					t.Errorf("%d ids, error %v", len(batch.ids), err)
 				}

@@ -241,7 +241,7 @@ func (v *verifier) readSlots(sh *shard, from uint32, slots []slot) (_ []slot, id
 	defer v.s.contentMu.RUnlock(v.s.contentMu.RLock())
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	slots, to = sh.readRange(slots[:0], from)
+	slots, to = sh.readRange(slots[:0], from, iterationBatch)
 	slices.Sort(slots)
 	bytes := 0
 	for i, w := range slots {

@@ -18,6 +18,16 @@ var faults = []fault{
 		test: "TestCompact_LargePutUnderWay",
 	},
 	{
+		name: "scan parts ids of one tag", file: "all.go",
+		old: "i >= b.want && b.slots[i].tag() != b.slots[i-1].tag()", new: "i >= b.want",
+		test: "TestScan_EqualTags",
+	},
+	{
+		name: "cursor of any store", file: "cursor.go",
+		old: "uint64(c)>>placeBits != s.stamp() || place == 0", new: "place == 0",
+		test: "TestScan_CursorOfAnotherStore",
+	},
+	{
 		name: "wake-up lost", file: "room.go",
 		old: "\tcase <-change:\n\t\treturn true, nil", new: "\tcase <-s.room.next():\n\t\treturn true, nil",
 		test: "TestRoom_NoWakeUpLost",
