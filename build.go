@@ -65,6 +65,9 @@ func (r *round) copyVictims(ctx context.Context, worker int) error {
 		if err := stopped(ctx); err != nil {
 			return err
 		}
+		if r.clears != c.s.segments.clears.Load() {
+			return errCleared
+		}
 	}
 }
 
@@ -156,6 +159,7 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 		if target, err = r.c.newTarget(ch.size); err != nil {
 			return false, err
 		}
+		target.clears = r.clears
 		r.targets = append(r.targets, target)
 		if target.room(len(ch.headers)) < ch.size { // of a spare that is smaller than a segment
 			return false, fmt.Errorf("%w: target of %d bytes, for %d of records", ErrNoSpace, len(target.mem), ch.size)

@@ -30,6 +30,7 @@ var allPoints = []point{
 	pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointSegmentsRemoved, pointUnlink,
 	pointFlushed, pointStateWritten, pointTargetsFlushed,
 	pointManifestNumbered, pointManifestTemp, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
+	pointClearPrepared, pointClearBarred, pointCleared,
 	pointCloseSealed, pointCloseFlushed, pointCloseHinted, pointFlushActive,
 	pointRecoverScanned, pointRecoverSealed, pointRecoverListed,
 }
@@ -56,7 +57,7 @@ var filePoints = func() (points []point) {
 
 // crashOp is one operation of a child.
 type crashOp struct {
-	kind    string // put, delete, view, sync, compact, reopen
+	kind    string // put, delete, view, sync, compact, clear, reopen
 	id      string
 	content []byte
 }
@@ -109,6 +110,8 @@ func scriptOp(seed uint64, n int) crashOp {
 		return crashOp{kind: "put", id: "large", content: contentOf(n, n, 70_000+n)}
 	case 111:
 		return crashOp{kind: "view", id: "large"}
+	case 130, 350:
+		return crashOp{kind: "clear"}
 	case 200, 301:
 		return crashOp{kind: "delete", id: "large"}
 	case 210, 390:
@@ -248,6 +251,8 @@ func (child *crashChild) do(t *testing.T, op crashOp) error {
 			return nil
 		}
 		return err
+	case "clear":
+		return child.s.Clear()
 	case "sync":
 		return child.s.Sync()
 	case "compact":

@@ -190,7 +190,10 @@ func (c *compaction) run(ctx context.Context) error {
 			c.complete = true
 			return nil
 		}
-		if err := c.nextRound(ctx); err != nil {
+		if err := c.nextRound(ctx); errors.Is(err, errCleared) {
+			c.complete = true // all that it had chosen is dead
+			return nil
+		} else if err != nil {
 			return err
 		}
 		if c.enough != nil && c.enough() {

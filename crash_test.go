@@ -126,6 +126,10 @@ func (r *crashRun) apply(c crashConfig, result childResult) (may map[string]cras
 		for n := c.Next[w]; n <= c.Next[w]+acked; n++ {
 			op := c.op(w, n)
 			switch {
+			case op.kind == "clear" && n < c.Next[w]+acked: // there is one writer
+				clear(r.must)
+			case op.kind == "clear" && result.killed:
+				may[""] = op
 			case op.kind != "put" && op.kind != "delete":
 			case n == c.Next[w]+acked:
 				if result.killed {
@@ -148,6 +152,9 @@ func (r *crashRun) check(t *testing.T, may map[string]crashOp) {
 	s, err := Open(r.c.Dir, crashOptions(true))
 	require.NoError(t, err)
 	found := contentsOf(t, s)
+	if _, cleared := may[""]; cleared && len(found) == 0 { // all of it, or nothing
+		clear(r.must)
+	}
 	for id := range r.ids() {
 		want, exists := r.must[id]
 		got, there := found[id]

@@ -39,3 +39,14 @@ func ExampleStore_Scan() {
 	// 10 ids
 	// 5 ids
 }
+
+// Everything goes at once, and memory and files with it.
+func ExampleStore_Clear() {
+	s := mustOpen()
+	defer s.Close()
+	for i := range 1000 {
+		_ = s.Put(fmt.Sprintf("user:%d", i), make([]byte, 1000))
+	}
+	fmt.Println(s.Clear(), s.Len(), s.Stats().TotalBytes)
+	// Output: <nil> 0 0
+}

@@ -65,6 +65,7 @@ type jsonOperations struct {
 	Deletes        int64         `json:"deletes"`
 	DeleteMisses   int64         `json:"delete_misses"`
 	DeleteErrors   int64         `json:"delete_errors"`
+	Clears         int64         `json:"clears"`
 	CorruptRecords int64         `json:"corrupt_records"`
 	ReadBytes      int64         `json:"read_bytes"`
 	WrittenBytes   int64         `json:"written_bytes"`
@@ -178,7 +179,7 @@ func jsonStatsOf(st *Stats) jsonStats {
 			Deletes:     st.Deletes, DeleteMisses: st.Writes.DeleteMisses, DeleteErrors: st.Writes.DeleteErrors,
 			CorruptRecords: st.Reads.CorruptRecords, ReadBytes: st.Reads.Bytes, WrittenBytes: st.Writes.Bytes,
 			Get: jsonHistogramOf(st.Reads.Duration), Put: jsonHistogramOf(st.Writes.PutDuration),
-			Delete: jsonHistogramOf(st.Writes.DeleteDuration), Wait: jsonHistogramOf(st.Writes.WaitDuration),
+			Clears: st.Clears, Delete: jsonHistogramOf(st.Writes.DeleteDuration), Wait: jsonHistogramOf(st.Writes.WaitDuration),
 			Loads: st.Loads.OK, LoadErrors: st.Loads.Errors, Load: jsonHistogramOf(st.Loads.Duration),
 		},
 		Compactions: jsonCompactionsOf(st),

@@ -20,7 +20,9 @@ type lane struct {
 type laneState struct {
 	rolling lockrank.Mutex[rollRank] // held while the next active segment is made
 	mu      lockrank.Mutex[laneRank]
-	active  *segment // nil when there is none; set with rolling and mu held, read with mu held
+	// active is nil when there is none. It is read with mu held, and set with rolling held as well, but by a
+	// Clear, which holds contentMu for writing.
+	active *segment
 }
 
 // largeSize returns the size of the largest memory's record that shares a segment. Larger ones have
@@ -45,6 +47,7 @@ func (s *Store) makeRoom(d *draft) error {
 		return err
 	}
 	defer done()
+	s.contentMu.RUnlock(s.holdForWrite())
 	if d.kind != record.KindTombstone {
 		s.awaitCompaction()
 	}
@@ -110,7 +113,7 @@ func (s *Store) install(ln *lane, seg *segment) {
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	s.segments.publish(seg)
+	s.segments.publishNew(seg)
 	s.activateLocked(ln, seg)
 }
 
@@ -275,7 +278,7 @@ func (s *Store) takeHalfEmpty(d *draft, early bool) *segment {
 func (s *Store) canResume(seg *segment, d *draft, early bool) bool {
 	f := &seg.inFile
 	return seg.is(stateSealed) && (!early || seg.sealedEarly.Load()) && !seg.large && !seg.damaged.Load() &&
-		seg.room(1) >= d.size && (d.kind == record.KindTombstone || !seg.spare) &&
+		seg.room(1) >= d.size && (d.kind == record.KindTombstone || !seg.spare) && !s.segments.isCleared(seg) &&
 		(!s.leavesTombstones() || f.committed.Load() && f.sealed.Load()) // sealed: with the flush of its end
 }
 
@@ -311,11 +314,15 @@ func (d *disk) unseal(seg *segment) (err error) {
 }
 
 // resume makes seg, which was claimed for ln, the active segment of ln: not while somebody looks for dead
-// records (oldestDead). REQUIRES: ln.rolling held.
+// records (oldestDead), and not when it was cleared in the meantime: then the lane is left without. REQUIRES: ln.rolling held.
 func (s *Store) resume(ln *lane, seg *segment) {
 	s.segments.leaving.Lock()
 	defer s.segments.leaving.Unlock()
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	if s.segments.isCleared(seg) {
+		s.unclaim(seg)
+		return
+	}
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	s.segments.mu.Lock() // a flush looks at sealed segments under it

@@ -28,7 +28,7 @@ func (s *Store) putLarge(d *draft) error {
 // putIn makes the body in seg a record, and points the index to it.
 func (s *Store) putIn(seg *segment, d *draft) (err error) {
 	defer s.catchFault(armFaults(), &err)
-	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	defer s.contentMu.RUnlock(s.holdForWrite())
 	s.prefetchPrefix(d.shard, d.tag)
 	_ = s.hooks.fire(pointPutFound)
 	ln := d.shard.lane
@@ -67,7 +67,7 @@ func (s *Store) removeLarge(d *draft) (existed bool, err error) {
 // removeIn makes the body in seg a tombstone, and takes the id out of the index.
 func (s *Store) removeIn(seg *segment, d *draft) (existed bool, err error) {
 	defer s.catchFault(armFaults(), &err)
-	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	defer s.contentMu.RUnlock(s.holdForWrite())
 	ln := d.shard.lane
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
@@ -146,5 +146,5 @@ func (s *Store) newLargeSegment(d *draft) (seg *segment, err error) {
 func (s *Store) publishLocked(seg *segment, d *draft) {
 	w := writing{seg: seg, offset: layout.HeaderSize, rec: seg.mem[layout.HeaderSize : layout.HeaderSize+d.size]}
 	s.finishLocked(&w, d)
-	s.segments.publish(seg)
+	s.segments.publishNew(seg)
 }

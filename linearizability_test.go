@@ -36,6 +36,7 @@ const (
 	callHas
 	callDelete
 	callPutIf
+	callClear // of all ids: see allMemories
 )
 
 // input is the input of a call in a history.
@@ -186,6 +187,8 @@ func (h *historian) call(client int, in input, view bool, last *seen) (porcupine
 		}
 	case callHas:
 		out = asOutput(h.s.Has(id))
+	case callClear:
+		err = h.s.Clear()
 	default:
 		var existed bool
 		existed, err = h.s.Delete(id)

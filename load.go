@@ -41,8 +41,9 @@ type loads struct {
 type loadCall struct {
 	ctx        context.Context // of the load
 	cancel     context.CancelCauseFunc
-	callers    int  // how many wait for it
-	superseded bool // what it loads is not stored
+	callers    int   // how many wait for it
+	superseded bool  // what it loads is not stored
+	clears     int64 // Clears before it was known: a later one supersedes it
 }
 
 // loaded is how a load ended. Its error travels in here, not as one of the singleflight group, which
@@ -124,9 +125,13 @@ func (s *Store) joinLoad(
 	l := &s.loads
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := l.calls[id]
+	c, clears := l.calls[id], s.segments.clears.Load()
+	if c != nil && c.clears != clears {
+		l.dropLocked(id, c)
+		c = nil
+	}
 	if c == nil {
-		c = &loadCall{}
+		c = &loadCall{clears: clears}
 		c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 		if l.calls == nil {
 			l.calls = map[string]*loadCall{}
@@ -179,10 +184,12 @@ func (l *loads) supersede(id string) {
 	}
 }
 
-func (l *loads) isSuperseded(c *loadCall) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return c.superseded
+// isSuperseded reports whether what c loads must not be stored. REQUIRES: the lock of its id's lane held, contentMu
+// read-held.
+func (s *Store) isSuperseded(c *loadCall) bool {
+	s.loads.mu.Lock()
+	defer s.loads.mu.Unlock()
+	return c.superseded || c.clears != s.segments.clears.Load()
 }
 
 // runLoad runs load apart: singleflight would make a panic the end of the process, and of

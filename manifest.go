@@ -63,18 +63,11 @@ func (d *disk) snapshotManifest(leaving, joining []*segment) layout.Manifest {
 	for _, seg := range leaving {
 		skip[seg] = true
 	}
-	next, pending := d.s.segments.numbers()
-	_ = d.s.hooks.fire(pointManifestNumbered)
-	d.clock = max(d.clock, time.Now().UnixMilli())
-	m := layout.Manifest{
-		Store: d.store, Cache: d.boot, Open: d.open, Generation: d.generation + 1, Hint: d.trueHint,
-		Directory: d.directory, Clock: d.clock, MaxSeq: d.s.sequence.Load(),
-		Next: next, Pending: slices.Collect(maps.Keys(pending)),
-	}
+	m, pending := d.newManifest()
 	for _, seg := range d.s.segments.all() {
 		switch {
 		case skip[seg] || !seg.inFile.committed.Load():
-		case pending[seg.id] || seg.id >= next: // published since
+		case pending[seg.id] || seg.id >= m.Next: // published since
 		case seg.inFile.durable.Load():
 			m.Listed = append(m.Listed, seg.listing())
 		default: // a power loss may leave nothing of it, not even its header
@@ -85,6 +78,18 @@ func (d *disk) snapshotManifest(leaving, joining []*segment) layout.Manifest {
 		m.Listed = append(m.Listed, seg.listing())
 	}
 	return m
+}
+
+// newManifest returns a manifest that lists nothing, and the ids that were pending. REQUIRES: d.manifestMu held.
+func (d *disk) newManifest() (m layout.Manifest, pending map[uint64]bool) {
+	next, pending := d.s.segments.numbers()
+	_ = d.s.hooks.fire(pointManifestNumbered)
+	d.clock = max(d.clock, time.Now().UnixMilli())
+	return layout.Manifest{
+		Store: d.store, Cache: d.boot, Open: d.open, Generation: d.generation + 1, Hint: d.trueHint,
+		Directory: d.directory, Clock: d.clock, MaxSeq: d.s.sequence.Load(),
+		Next: next, Pending: slices.Collect(maps.Keys(pending)),
+	}, pending
 }
 
 // listing returns what a manifest says of seg. A flush may be under way: the two numbers need not be of the
@@ -114,51 +119,73 @@ func (d *disk) closeManifest() error {
 // error that follows the rename nobody knows. An error that is dir.ErrUnsynced lost nothing that was
 // durable before, and another manifest may follow. REQUIRES: d.manifestMu held.
 func (d *disk) writeManifest(m layout.Manifest) (renamed bool, err error) {
-	hooks := &d.s.hooks
-	if m.File, err = d.newManifestFile(); err == nil {
-		err = d.fs.WriteFile(layout.ManifestTempName, m.Encode())
-	}
-	if errors.Is(err, ErrNoSpace) { // what is kept back has room for it, and it gives as much back
-		err = d.writeFromSpares(layout.ManifestTempName, m.Encode())
+	fromSpares, err := d.prepareManifest(&m)
+	if fromSpares { // it gives as much back
 		defer func() {
 			d.spares.mu.Lock()
 			defer d.spares.mu.Unlock()
 			_ = d.refillLocked(len(d.spares.kept)) // the next Put that needs a file tries again, and says so
 		}()
 	}
+	if err != nil {
+		return false, err
+	}
+	if err := d.renameManifest(m); err != nil {
+		return false, err
+	}
+	return true, d.settleManifest(m)
+}
+
+// prepareManifest writes m under its temporary name, durably. fromSpares says that it took space that is kept
+// back. REQUIRES: d.manifestMu held.
+func (d *disk) prepareManifest(m *layout.Manifest) (fromSpares bool, err error) {
+	if m.File, err = d.newManifestFile(); err == nil {
+		err = d.fs.WriteFile(layout.ManifestTempName, m.Encode())
+	}
+	if fromSpares = errors.Is(err, ErrNoSpace); fromSpares { // what is kept back has room for it
+		err = d.writeFromSpares(layout.ManifestTempName, m.Encode())
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // that says that the directory was removed
 		err = fmt.Errorf("%w: %w", dir.ErrUnsynced, err) // the next attempt writes all of it again
 	}
 	if err != nil {
-		return false, err
+		return fromSpares, err
 	}
-	_ = hooks.fire(pointManifestTemp)
+	_ = d.s.hooks.fire(pointManifestTemp)
 	if err := d.fs.SyncFile(layout.ManifestTempName); err != nil {
-		return false, err
+		return fromSpares, err
 	}
-	if err := hooks.fire(pointManifestWritten); err != nil {
-		return false, err
-	}
+	return fromSpares, d.s.hooks.fire(pointManifestWritten)
+}
+
+// renameManifest puts m, which was prepared, in force as far as a kill is concerned. An error that is
+// dir.ErrUnsynced says that it has not. REQUIRES: d.manifestMu held.
+func (d *disk) renameManifest(m layout.Manifest) error {
 	if err := d.fs.Rename(layout.ManifestTempName, layout.ManifestName); err != nil {
 		if dir.IsLack(err) { // and so it was not begun
 			err = fmt.Errorf("%w: %w", dir.ErrUnsynced, err)
 		}
-		return false, err
+		return err
 	}
 	d.generation = m.Generation
-	if err := hooks.fire(pointManifestRenamed); err != nil {
-		return true, err
+	return nil
+}
+
+// settleManifest makes it durable that m, which was renamed, is in force. REQUIRES: d.manifestMu held.
+func (d *disk) settleManifest(m layout.Manifest) error {
+	if err := d.s.hooks.fire(pointManifestRenamed); err != nil {
+		return err
 	}
 	if err := d.fs.Sync(); err != nil {
-		return true, err
+		return err
 	}
-	_ = hooks.fire(pointManifestSynced)
+	_ = d.s.hooks.fire(pointManifestSynced)
 	d.inForce.Store(m.Generation)
 	d.listed = make(map[uint64]bool, len(m.Listed))
 	for _, l := range m.Listed {
 		d.listed[l.ID] = true
 	}
-	return true, nil
+	return nil
 }
 
 // newManifestFile makes the file that a manifest is written to, or empties the one that a crash has left, and returns
@@ -187,6 +214,14 @@ func (d *disk) commit(leaving, targets []*segment) (uncertain bool, err error) {
 	_ = d.s.hooks.fire(pointTargetsFlushed)
 	d.manifestMu.Lock()
 	defer d.manifestMu.Unlock()
+	if err := d.s.failedSync(); err != nil { // of a Clear, since the flush: as in listSegments
+		return false, err
+	}
+	for _, target := range targets { // what is in them must not come back
+		if d.s.segments.isCleared(target) {
+			return false, errCleared
+		}
+	}
 	// First the snapshot, then the sync of the names in it: other segments may come between.
 	m := d.snapshotManifest(leaving, targets)
 	if err := d.fs.Sync(); err != nil {

@@ -45,6 +45,10 @@ type medium interface {
 	// and no file may go. REQUIRES: no lock held, the targets are in the table.
 	commit(leaving, targets []*segment) (uncertain bool, err error)
 
+	// clear calls cut, and makes it durable: after an error it was not called, unless the error is
+	// ErrSyncFailed. REQUIRES: no lock held.
+	clear() error
+
 	// syncs reports whether sync has anything to do, now and then.
 	syncs() bool
 	// sync returns when everything acknowledged before the call survives a power loss, as far as

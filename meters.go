@@ -148,6 +148,7 @@ type meters struct {
 	sampledBytes                                    atomic.Int64 // of the contents that sampled reads returned
 	syncs, syncErrors                               atomic.Int64
 	loadsOK, loadErrors                             atomic.Int64
+	clears                                          atomic.Int64
 
 	gets, puts, deletes, loads, compactions, swaps, syncDurations, waits histogram
 }
@@ -221,6 +222,7 @@ func (m *meters) addTo(st *Stats) {
 	st.Writes.PutDuration = m.puts.snapshot()
 	st.Writes.DeleteDuration = m.deletes.snapshot()
 	st.Writes.WaitDuration = m.waits.snapshot()
+	st.Clears = m.clears.Load()
 	st.Loads = LoadStats{OK: m.loadsOK.Load(), Errors: m.loadErrors.Load(), Duration: m.loads.snapshot()}
 	st.CompactionDetails.Duration = m.compactions.snapshot()
 	st.CompactionDetails.SwapDuration = m.swaps.snapshot()

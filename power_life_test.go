@@ -266,6 +266,8 @@ func (l *powerLife) operation(rng *rand.Rand, writer int) error {
 		return l.delete(i)
 	case p < 86:
 		return l.sync()
+	case p == 86 && l.writers == 1:
+		return l.clear()
 	case p < 90:
 		// An automatic compaction leaves lanes alone, and segments that are not worth it.
 		_, err := l.s.compact(context.Background(), []trigger{triggerManual, triggerAuto}[rng.IntN(2)])
@@ -277,6 +279,24 @@ func (l *powerLife) operation(rng *rand.Rand, writer int) error {
 	v := l.model.live(i)
 	_, err := exactly([]powerVersion{v}).shifted(i).read(l.s, i)
 	return err
+}
+
+// clear removes every memory. What the model allows after a crash on the way it allows for each memory alone;
+// TestPower_Clear asks for all of them or none.
+func (l *powerLife) clear() error {
+	indexes := map[int]int{}
+	for i := range powerMemories {
+		if !l.model.live(i).deleted {
+			_, indexes[i] = l.model.begin(i, 0, true)
+		}
+	}
+	if err := l.s.Clear(); err != nil {
+		return fmt.Errorf("clear: %w", err)
+	}
+	for i, index := range indexes {
+		l.model.acknowledge(i, index, true)
+	}
+	return nil
 }
 
 func powerSize(rng *rand.Rand) int {

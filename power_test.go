@@ -83,6 +83,7 @@ var powerPoints = []point{pointPutBody, pointPutAppended, pointDeleteAppended, p
 	pointLaneRolled, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
 	pointCompactDead, pointCompactBuilt, pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointUnlink,
 	pointFlushed, pointStateWritten, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
+	pointClearPrepared, pointClearBarred, pointCleared,
 	pointCloseSealed, pointCloseFlushed, pointRecoverScanned, pointRecoverSealed, pointRecoverListed}
 
 // Goal: after a kill while a large content is copied, the next Open removes the file, which has no
@@ -275,6 +276,8 @@ func (l *powerLife) powerScript(step func(what string, err error) error) (err er
 	sweep()
 	deletes(20, 24)
 	compact()
+	do("clear", l.clear)
+	puts(0, 3, 100)
 	do("close", l.close)
 	open()
 	do("close", l.close)

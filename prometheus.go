@@ -180,6 +180,7 @@ func (m *families) operations(st *Stats) {
 		op(st.Deletes, "delete", "ok"),
 		op(st.Writes.DeleteMisses, "delete", "miss"),
 		op(st.Writes.DeleteErrors, "delete", "error"),
+		op(st.Clears, "clear", "ok"),
 		op(st.Loads.OK, "load", "ok"),
 		op(st.Loads.Errors, "load", "error"))
 	duration := func(op string, h Histogram) Sample {

@@ -134,8 +134,8 @@ func (s *Store) tryPut(d *draft) (ok bool, err error) {
 		defer s.catchFault(armFaults(), &err)
 	}
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
-	if s.closed {
-		return false, ErrClosed
+	if s.barrier != nil {
+		return false, s.refusal()
 	}
 	s.prefetchPrefix(d.shard, d.tag)
 	_ = s.hooks.fire(pointPutFound)
@@ -196,7 +196,7 @@ func (s *Store) admitLocked(d *draft) error {
 			return err
 		} // what is there needs no further slot
 	}
-	if d.load != nil && s.loads.isSuperseded(d.load) {
+	if d.load != nil && s.isSuperseded(d.load) {
 		return errSuperseded
 	}
 	return nil
@@ -348,8 +348,8 @@ func (s *Store) tryRemove(d *draft) (existed, ok bool, err error) {
 		defer s.catchFault(armFaults(), &err)
 	}
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
-	if s.closed {
-		return false, false, ErrClosed
+	if s.barrier != nil {
+		return false, false, s.refusal()
 	}
 	ln := d.shard.lane
 	ln.mu.Lock()

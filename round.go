@@ -12,7 +12,8 @@ import (
 type round struct {
 	c          *compaction
 	maxTargets int
-	kept       int // bytes of the last target left free for tombstones
+	clears     int64 // Clears before it began: a later one makes all that it copies dead
+	kept       int   // bytes of the last target left free for tombstones
 
 	mu        sync.Mutex   // guards work, targets and full during the build
 	work      []*victim    // c.work without those at its front that have been copied
@@ -27,6 +28,7 @@ type round struct {
 // OnProgress before the swap, the store is as it was before the round.
 func (c *compaction) round(ctx context.Context, allowed allowance) error {
 	r := &round{c: c, maxTargets: allowed.targets, kept: allowed.kept, work: c.work}
+	r.clears = c.s.segments.clears.Load()
 	finished := false
 	defer func() {
 		if !finished {
@@ -34,7 +36,7 @@ func (c *compaction) round(ctx context.Context, allowed allowance) error {
 		}
 	}()
 	for _, v := range c.work {
-		if v.seg.live.Load() == 0 {
+		if c.s.segments.liveBytes(v.seg) == 0 {
 			v.live = nil // superseded since the walk
 		}
 	}
@@ -97,7 +99,7 @@ func (r *round) tell(moved, superseded int64, left int) {
 // that is lost.
 func (c *compaction) splitFinished() (leaving []*segment, rest []*victim, err error) {
 	for _, v := range c.work {
-		live := v.seg.live.Load()
+		live := c.s.segments.liveBytes(v.seg)
 		switch {
 		case len(v.live) > 0:
 			rest = append(rest, v)

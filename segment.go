@@ -58,9 +58,12 @@ type segment struct {
 	index int          // in the segment table; part of the location of each record
 	file  dir.File     // mem is its mapping; nil in a memory store
 	kind  layout.SegmentKind
-	large bool   // made for the one record it holds, whatever its size
-	spare bool   // made from the space kept back: tombstones only
-	salt  uint64 // random in a file, 0 in memory; seed has it
+	// clears is how many Clears there had been when it was published, or of a target when its round began.
+	// All that is in a segment of before the last one is gone (see clear.go).
+	clears int64
+	large  bool   // made for the one record it holds, whatever its size
+	spare  bool   // made from the space kept back: tombstones only
+	salt   uint64 // random in a file, 0 in memory; seed has it
 
 	_ [cpu.CacheLines]byte
 	segmentShared

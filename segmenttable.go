@@ -22,6 +22,9 @@ type segmentTable struct {
 	leaving lockrank.Mutex[leaveRank]
 	gone    int64 // bytes that Put and Delete wrote to segments that left; guarded by leaving
 
+	// clears counts the Clears. It changes with contentMu write-held.
+	clears atomic.Int64
+
 	mu      lockrank.Mutex[tableRank] // guards what follows but loads of entries
 	entries atomic.Pointer[[]atomic.Pointer[segment]]
 	used    int   // entries[used:] were never used
@@ -123,6 +126,13 @@ func (t *segmentTable) assign(seg *segment, limit int) error {
 	seg.index = t.used
 	t.used++
 	return nil
+}
+
+// publishNew publishes a segment for which the writes of before a Clear, if there was one, came too early.
+// REQUIRES: as publish.
+func (t *segmentTable) publishNew(seg *segment) {
+	seg.clears = t.clears.Load()
+	t.publish(seg)
 }
 
 // publish puts seg into the table: from here on locations lead to it. REQUIRES: contentMu

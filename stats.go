@@ -25,6 +25,7 @@ type Stats struct {
 	Gets    int64 // calls of Get, AppendContent, View and GetOrLoad, and ids read by GetMany
 	Misses  int64 // Gets that found no memory
 	Deletes int64 // that removed a memory
+	Clears  int64 // that succeeded
 
 	Compactions            int64 // that ran to the end
 	CompactionFailures     int64 // that returned ErrCompactionFailed, cancelled ones included

@@ -200,14 +200,33 @@ func (d *disk) dropDead(segs []*segment) (leaving []*segment, err error) {
 	if err := d.s.failedSync(); err != nil {
 		return nil, err
 	}
-	leaving = d.withoutNeeded(segs)
-	if len(leaving) == 0 {
-		return nil, nil
-	}
-	if _, err := d.commit(leaving, nil); err != nil {
+	leaving, listed, err := d.splitCleared(segs)
+	if err != nil {
 		return nil, err
 	}
-	return leaving, nil
+	listed = d.withoutNeeded(listed)
+	if len(listed) == 0 {
+		return leaving, nil
+	}
+	if _, err := d.commit(listed, nil); err != nil {
+		return leaving, err
+	}
+	return append(leaving, listed...), nil
+}
+
+// splitCleared parts segs into those that a Clear has taken out of the manifest and the others. A Clear that has
+// marked them holds manifestMu until its manifest is durable: before that no file may go.
+func (d *disk) splitCleared(segs []*segment) (cleared, others []*segment, err error) {
+	d.manifestMu.Lock()
+	defer d.manifestMu.Unlock()
+	for _, seg := range segs {
+		if seg.inFile.committed.Load() {
+			others = append(others, seg)
+		} else {
+			cleared = append(cleared, seg)
+		}
+	}
+	return cleared, others, d.s.failedSync()
 }
 
 // withoutNeeded returns those of segs whose tombstones may all go with them. A segment that has to stay

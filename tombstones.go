@@ -26,7 +26,7 @@ func (d *disk) carryTombstones(r *round) (err error) {
 	defer r.mu.Unlock()
 	r.full, r.kept, r.maxTargets = false, 0, math.MaxInt // one target more, rather than a victim that cannot leave
 	for _, v := range r.c.work {
-		if !leaving[v.seg] {
+		if !leaving[v.seg] || d.s.segments.isCleared(v.seg) {
 			continue
 		}
 		for _, unit := range v.seg.tombstones {
@@ -64,7 +64,7 @@ func (s *Store) oldestDead(leaving map[*segment]bool) uint64 {
 	}
 	_ = s.hooks.fire(pointCompactDead)
 	for _, seg := range s.segments.all() {
-		if !leaving[seg] && seg.is(stateSealed) && seg.deadBytes() > seg.tombstoneBytes.Load() {
+		if !leaving[seg] && seg.is(stateSealed) && !s.segments.isCleared(seg) && seg.deadBytes() > seg.tombstoneBytes.Load() {
 			oldest = min(oldest, seg.minSeq)
 		}
 	}

@@ -279,7 +279,7 @@ func (v *verifier) checkTotals() (findings []Finding) {
 	check("index", int64(v.report.Memories), int64(v.reachable), "slots that lead to the start of a record")
 	var live int64
 	for _, seg := range s.segments.all() {
-		check(seg.name(), seg.live.Load(), v.live[seg.id], "live bytes")
+		check(seg.name(), s.segments.liveBytes(seg), v.live[seg.id], "live bytes")
 		live += v.live[seg.id]
 	}
 	check("index", s.Stats().LiveBytes, live, "live bytes of all shards")

@@ -15,7 +15,7 @@
 //
 // Every method is safe for concurrent use. A [Store.Put] or [Store.Delete] that returned nil is
 // seen by every call that starts later; concurrent calls on one id are linearizable, with a
-// compaction running or not. [Store.All] yields each memory that was there and untouched throughout
+// compaction running or not, and those on all ids with a [Store.Clear]. [Store.All] yields each memory that was there and untouched throughout
 // exactly once, [Store.IDs] and [Store.Scan] its id.
 //
 // The store runs the caller's code ([Store.View], [Store.All], [Store.GetMany], the load of
@@ -157,6 +157,9 @@ type Store struct {
 	segments   segmentTable
 	offsetBits uint // of a location
 	closed     bool // guarded by contentMu
+	// barrier keeps writes out while it is not nil: until it is closed, or for good when the store is. Guarded
+	// by contentMu.
+	barrier chan struct{}
 
 	// lane.mu makes one writer at a time of all who write to the lane's shards, and guards the
 	// lane's active segment. One record is written under it. A segment is made under lane.rolling:
@@ -370,7 +373,7 @@ func (s *Store) Close() error {
 	s.endLife(ErrClosed)
 	s.running.Wait()
 	s.contentMu.Lock()
-	s.closed = true // nothing is acknowledged after the last flush
+	s.closed, s.barrier = true, make(chan struct{}) // nothing is acknowledged after the last flush
 	s.contentMu.Unlock()
 	err := s.medium.finish()
 

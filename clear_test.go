@@ -1,0 +1,318 @@
+package warmtier
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// storeKinds calls test with a store in memory and one in a directory.
+func storeKinds(t *testing.T, opts func() *Options, test func(t *testing.T, s *Store)) {
+	t.Run("memory", func(t *testing.T) { test(t, openTest(t, opts(), hooks{})) })
+	t.Run("directory", func(t *testing.T) {
+		o := opts()
+		o.SyncInterval = -1
+		s, err := open(fastDir(t), o, hooks{})
+		require.NoError(t, err)
+		defer func() {
+			s.hooks.at = nil
+			if !s.isClosed() {
+				closeIntact(t, s)
+			}
+			require.Zero(t, s.mapper.bytes.Load())
+		}()
+		test(t, s)
+	})
+}
+
+// Goal: after a Clear nothing is there, nothing of it is mapped, and the store is as new.
+func TestClear_NothingLeft(t *testing.T) {
+	storeKinds(t, quiet, func(t *testing.T, s *Store) {
+		for round := range 3 {
+			fill(t, s, 0, 2000, 100)
+			fill(t, s, 2000, 2003, maxSharedSize/8) // segments of their own
+			deleteWhere(t, s, 0, 1000, odd)
+			require.NoError(t, s.Clear())
+			require.Zero(t, s.Len())
+			for i := range 2003 {
+				require.False(t, s.Has(idOf(i)))
+			}
+			st := s.Stats()
+			require.Zero(t, st.Segments)
+			require.Zero(t, st.TotalBytes)
+			require.Zero(t, st.IndexBytes)
+			require.EqualValues(t, round+1, st.Clears)
+			require.LessOrEqual(t, st.MappedBytes, int64(minSegmentSize)) // the survivor
+			requireIntact(t, s)
+		}
+		require.NoError(t, s.Clear()) // of nothing
+		fill(t, s, 0, 10, 100)
+		require.Equal(t, 10, s.Len())
+		require.NoError(t, s.Close())
+		require.ErrorIs(t, s.Clear(), ErrClosed)
+	})
+}
+
+// Goal: a Clear at any moment of a compaction takes everything, the compaction succeeds, and what is stored
+// afterwards stays.
+//
+// The interleavings: the Clear comes when lanes are sealed, victims walked, copied, targets published, slots
+// flipped, and when everything was flushed for the manifest. Without the number of its Clears a round would
+// find its victims full of live bytes, or list targets with what was cleared in a manifest.
+func TestClear_DuringCompaction(t *testing.T) {
+	for _, p := range []point{pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
+		pointCompactBuilt, pointTargetsPublished, pointCompactCommitted, pointTargetsFlushed, pointCompactSwapped} {
+		t.Run(strings.ReplaceAll(string(p), " ", "_"), func(t *testing.T) {
+			storeKinds(t, func() *Options { return bounded(1) }, func(t *testing.T, s *Store) {
+				fill(t, s, 0, 2000, 300)
+				deleteWhere(t, s, 0, 2000, odd)
+				passed := false
+				s.hooks.at = func(q point) error {
+					if q == p && !passed {
+						passed = true
+						elsewhere(func() {
+							if err := s.Clear(); err != nil {
+								t.Error(err)
+							}
+							fill(t, s, 5000, 5003, 100)
+							if err := s.Sync(); err != nil { // with what the compaction has claimed in the table
+								t.Error(err)
+							}
+							requireKilled(t, s, 5000, 5003)
+						})
+					}
+					return nil
+				}
+				mustCompact(t, s)
+				s.hooks.at = nil
+				require.Equal(t, passed, p != pointTargetsFlushed || s.disk != nil)
+				if passed {
+					requireAfterClear(t, s, 5000, 5003)
+				}
+			})
+		})
+	}
+}
+
+// requireAfterClear checks that s has these memories and nothing else, now and, in a directory, after a kill.
+func requireAfterClear(t *testing.T, s *Store, from, to int) {
+	t.Helper()
+	want := map[string][]byte{}
+	for i := from; i < to; i++ {
+		want[idOf(i)] = contentOf(i, 0, 100)
+	}
+	requireSame(t, s, want)
+	requireIntact(t, s)
+	s.sweepNoted()
+	passThrough(&s.dead.running)
+	require.LessOrEqual(t, settled(s).Segments, len(s.lanes), "%+v", s.Segments())
+	requireKilled(t, s, from, to)
+}
+
+// requireKilled checks that the next Open after a kill finds these memories and nothing else.
+func requireKilled(t *testing.T, s *Store, from, to int) {
+	t.Helper()
+	if s.disk == nil {
+		return
+	}
+	want := map[string][]byte{}
+	for i := from; i < to; i++ {
+		want[idOf(i)] = contentOf(i, 0, 100)
+	}
+	dir := fastDir(t)
+	copyFiles(t, s.directory, dir)
+	again := openDir(t, dir, &Options{SegmentSize: minSegmentSize, AfterPowerLoss: true})
+	requireSame(t, again, want)
+	closeIntact(t, again)
+}
+
+// Goal: OnProgress may call Clear, at any stage.
+func TestClear_InOnProgress(t *testing.T) {
+	for _, stage := range []CompactionStage{StageBuild, StageCommit, StageSwap} {
+		t.Run(string(stage), func(t *testing.T) {
+			var s *Store
+			var cleared error
+			done := false
+			opts := func() *Options {
+				o := bounded(1)
+				done = false
+				o.Compaction.OnProgress = func(p CompactionProgress) {
+					if p.Stage == stage && !done {
+						done = true
+						cleared = s.Clear()
+					}
+				}
+				return o
+			}
+			storeKinds(t, opts, func(t *testing.T, opened *Store) {
+				s = opened
+				fill(t, s, 0, 2000, 300)
+				deleteWhere(t, s, 0, 2000, odd)
+				mustCompact(t, s)
+				require.True(t, done)
+				require.NoError(t, cleared)
+				fill(t, s, 5000, 5003, 100)
+				requireAfterClear(t, s, 5000, 5003)
+			})
+		})
+	}
+}
+
+// Goal: Verify finds nothing wrong in the moment when the index is empty and the segments are there.
+func TestClear_VerifyInBetween(t *testing.T) {
+	s := openTest(t, quiet(), hooks{})
+	fill(t, s, 0, 2000, 100)
+	looked := false
+	s.hooks.at = doAt(pointCleared, 1, func() {
+		looked = true
+		report, err := s.Verify(context.Background())
+		if err != nil || !report.Quiescent || report.Records != 2000 {
+			t.Errorf("%+v, %v", report, err)
+		}
+	})
+	require.NoError(t, s.Clear())
+	require.True(t, looked)
+}
+
+// Goal: what a View holds stays valid and mapped until it returns, and loops end with the Clear in their body.
+func TestClear_ReadsUnderWay(t *testing.T) {
+	storeKinds(t, quiet, func(t *testing.T, s *Store) {
+		fill(t, s, 0, 1000, 100)
+		require.NoError(t, s.View(idOf(7), func(content []byte) error {
+			require.NoError(t, s.Clear())
+			fill(t, s, 1000, 3000, 100) // over the memory, if it were given back
+			require.Equal(t, contentOf(7, 0, 100), content)
+			require.Equal(t, 1, s.Stats().SegmentDetails.Retired)
+			return nil
+		}))
+		require.Zero(t, s.Stats().SegmentDetails.Retired)
+		steps := 0
+		for range s.All() {
+			if steps++; steps == 5 {
+				require.NoError(t, s.Clear())
+			}
+		}
+		require.Equal(t, 5, steps)
+		fill(t, s, 0, 1000, 100)
+		_, next, err := s.Scan(0, 10)
+		require.NoError(t, err)
+		require.NoError(t, s.Clear())
+		ids, next, err := s.Scan(next, 10)
+		require.NoError(t, err)
+		require.Empty(t, ids)
+		require.Zero(t, next)
+	})
+}
+
+// Goal: what a load brings that began before a Clear is not stored, and callers after the Clear start another.
+func TestClear_SupersedesLoads(t *testing.T) {
+	storeKinds(t, quiet, func(t *testing.T, s *Store) {
+		ctx := context.Background()
+		content, err := s.GetOrLoad(ctx, "a", func(context.Context) ([]byte, error) {
+			require.NoError(t, s.Clear())
+			later, err := s.GetOrLoad(ctx, "a", func(context.Context) ([]byte, error) { return []byte("later"), nil })
+			require.NoError(t, err)
+			require.Equal(t, "later", string(later))
+			_, err = s.Delete("a")
+			return []byte("earlier"), err
+		})
+		require.NoError(t, err)
+		require.Equal(t, "earlier", string(content))
+		require.False(t, s.Has("a"))
+		_, err = s.GetOrLoad(ctx, "b", func(context.Context) ([]byte, error) { return []byte("earlier"), s.Clear() })
+		require.NoError(t, err)
+		require.False(t, s.Has("b"))
+	})
+}
+
+// Goal: no lane goes on in a segment that was cleared while it was about to resume it.
+func TestClear_LaneAboutToResume(t *testing.T) {
+	dir := fastDir(t)
+	s := openDir(t, dir, quietly())
+	fill(t, s, 0, 100, 100)
+	require.NoError(t, s.Close())
+	s = openDir(t, dir, quietly())
+	d := draft{size: 200}
+	seg := s.takePartial(d.size)
+	require.NotNil(t, seg)
+	require.NoError(t, s.Clear())
+	ln := &s.lanes[0]
+	ln.rolling.Lock()
+	s.resume(ln, seg)
+	ln.rolling.Unlock()
+	require.Nil(t, ln.active)
+	require.Equal(t, unclaimed, seg.claimedBy())
+	require.False(t, s.canResume(seg, &d, false))
+	s.sweepNoted()
+	fill(t, s, 5000, 5003, 100)
+	requireAfterClear(t, s, 5000, 5003)
+	closeIntact(t, s)
+}
+
+// Goal: a Clear takes the lock of the content buffer for writing once in memory and twice in a directory before it
+// gives anything back, and what it does in these holds does not grow: tables and lanes, no segments.
+// Method: the pause is measured by the store as any other; here only that it is counted.
+func TestClear_PauseIsCounted(t *testing.T) {
+	s := openTest(t, quiet(), hooks{})
+	fill(t, s, 0, 1000, 100)
+	s.history.maxPause = 0
+	var pause atomic.Int64
+	s.hooks.at = func(p point) error {
+		if p == pointCleared {
+			pause.Store(int64(s.Stats().MaxSwapPause))
+		}
+		return nil
+	}
+	require.NoError(t, s.Clear())
+	require.Positive(t, pause.Load())
+}
+
+// Goal: compactions, sweeps and readers beside one Clear after the other leave what was stored last.
+func TestClear_Storm(t *testing.T) {
+	storeKinds(t, func() *Options { return bounded(2) }, func(t *testing.T, s *Store) {
+		done := make(chan struct{})
+		errs := make(chan error, 3)
+		loop := func(fn func(i int) error) {
+			for i := 0; ; i++ {
+				select {
+				case <-done:
+					errs <- nil
+					return
+				default:
+					if err := fn(i); err != nil {
+						errs <- err
+						return
+					}
+				}
+			}
+		}
+		go loop(func(i int) error { return s.Put(idOf(i%500), contentOf(i%500, 0, 300)) })
+		go loop(func(int) error {
+			_, err := s.Compact(context.Background())
+			return err
+		})
+		go loop(func(int) error {
+			for id, content := range s.All() {
+				if i := numberOf(id); !slices.Equal(content, contentOf(i, 0, 300)) {
+					return fmt.Errorf("%s has another content", id)
+				}
+			}
+			return nil
+		})
+		for range budget(t, 40, 400) {
+			require.NoError(t, s.Clear())
+		}
+		close(done)
+		for range 3 {
+			require.NoError(t, <-errs)
+		}
+		require.NoError(t, s.Clear())
+		fill(t, s, 5000, 5003, 100)
+		requireAfterClear(t, s, 5000, 5003)
+	})
+}
