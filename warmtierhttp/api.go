@@ -139,6 +139,23 @@ func (h *Handler) maintain(sv *served, w http.ResponseWriter, r *http.Request) {
 	h.ended(sv, w, report.Compaction, err, toWireReport(report))
 }
 
+// wireCleared is the answer of a clear.
+type wireCleared struct {
+	Memories int `json:"memories"` // that were there just before
+}
+
+// clear empties a store. What else changes state loses nothing; for this there has to be a token.
+func (h *Handler) clear(sv *served, w http.ResponseWriter, r *http.Request) {
+	if !h.guarded {
+		h.refuse(w, r, http.StatusForbidden, "no_token", "a store is cleared only where there is a token (Options.Token)")
+		return
+	}
+	h.log.Warn("clear asked for", "store", sv.name, "remote", r.RemoteAddr)
+	takeTime(w)
+	memories := sv.store.Len()
+	h.ended(sv, w, warmtier.CompactionStats{}, sv.store.Clear(), wireCleared{Memories: memories})
+}
+
 // jobs are the compactions in the background, which no client waits for.
 type jobs struct {
 	last     int

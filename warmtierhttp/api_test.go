@@ -508,3 +508,27 @@ func TestCompact_OutlastsTimeouts(t *testing.T) {
 	close(goOn)
 	require.Equal(t, http.StatusOK, <-answered)
 }
+
+// Goal: a store is cleared by who has the token, and by nobody where there is none; a failure says why.
+func TestClear(t *testing.T) {
+	s := openStore(t, nil)
+	for i := range 10 {
+		require.NoError(t, s.Put(fmt.Sprint(i), nil))
+	}
+	w := ask(handlerOf(t, s, Options{}), "POST", "/api/v1/clear", nil)
+	require.Equal(t, http.StatusForbidden, w.Code)
+	require.Equal(t, "no_token", decoded[wireError](t, w.Body.Bytes()).Code)
+	h := handlerOf(t, s, Options{Token: "secret"})
+	require.Equal(t, http.StatusUnauthorized, ask(h, "POST", "/api/v1/clear", nil).Code)
+	require.Equal(t, http.StatusMethodNotAllowed, ask(h, "GET", "/api/v1/clear", nil).Code)
+	require.Equal(t, 10, s.Len())
+	token := func(r *http.Request) { r.Header.Set("Authorization", "Bearer secret") }
+	w = ask(h, "POST", "/api/v1/clear", token)
+	require.Equal(t, http.StatusOK, w.Code)
+	require.Equal(t, wireCleared{Memories: 10}, decoded[wireCleared](t, w.Body.Bytes()))
+	require.Zero(t, s.Len())
+	require.NoError(t, s.Close())
+	w = ask(h, "POST", "/api/v1/clear", token)
+	require.Equal(t, http.StatusServiceUnavailable, w.Code)
+	require.Equal(t, "closed", decoded[wireError](t, w.Body.Bytes()).Code)
+}

@@ -125,6 +125,7 @@ func newHandler(stores []*served, opts Options) *Handler {
 	h.mux.HandleFunc("GET /api/v1/maintenance/compact/{number}", h.compactStatus)
 	h.mux.HandleFunc("POST /api/v1/maintenance/run", h.about(h.maintain))
 	h.mux.HandleFunc("POST /api/v1/maintenance/verify", h.about(h.verify))
+	h.mux.HandleFunc("POST /api/v1/clear", h.about(h.clear))
 	for _, sv := range stores {
 		h.background.Go(func() { h.sample(sv) })
 	}

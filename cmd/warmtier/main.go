@@ -44,6 +44,7 @@ type cli struct {
 	Stats   statsCmd   `cmd:"" group:"Care" help:"Show sizes and counters."`
 	Verify  verifyCmd  `cmd:"" group:"Care" help:"Read everything and check every invariant."`
 	Compact compactCmd `cmd:"" group:"Care" help:"Give back the space of dead bytes."`
+	Clear   clearCmd   `cmd:"" group:"Care" help:"Delete all memories."`
 	Repair  repairCmd  `cmd:"" group:"Care" help:"Salvage a damaged directory into another one."`
 
 	Serve      serveCmd      `cmd:"" group:"Tools" help:"Serve the page and the metrics of a store on loopback."`
