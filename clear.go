@@ -218,6 +218,7 @@ func (d *disk) clear() error {
 		return err
 	}
 	m, pending := d.newManifest()
+	m.MaxSeq += versionGap // what is drawn from here to the cut has no record after it, and is not to be missed
 	if _, err := d.prepareManifest(&m); err != nil {
 		return err
 	}
@@ -227,6 +228,7 @@ func (d *disk) clear() error {
 		d.s.letWritesIn()
 		return err
 	}
+	d.s.sequence.Store(m.MaxSeq)
 	d.s.cut()
 	for _, seg := range d.s.segments.all() {
 		if d.s.segments.isCleared(seg) {

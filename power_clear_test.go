@@ -3,9 +3,12 @@
 package warmtier
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -171,6 +174,45 @@ func TestPower_ClearKeepsWritesOut(t *testing.T) {
 	s = shadowStore(t, killed, shadowOptions())
 	require.Empty(t, contentsOf(t, s))
 	closeShadow(t, s, killed)
+}
+
+// Goal: a kill after a Clear finds no record missing of those that it has taken, of which some were stored between
+// its manifest and the cut; and it still finds what is missing of those that came afterwards.
+func TestPower_ClearSkipsNumbers(t *testing.T) {
+	d := newShadow()
+	var s *Store
+	var killed *shadow.FS
+	var between Version
+	cut := false
+	s, _ = clearedStore(t, d, hooks{at: func(p point) error {
+		switch {
+		case p == pointClearPrepared:
+			v, err := s.PutIf("between", nil, 0)
+			require.NoError(t, err)
+			between = v
+		case p == pointCleared:
+			cut = true
+		case p == pointManifestRenamed && cut && killed == nil: // before any other manifest
+			require.NoError(t, s.Put("missing", make([]byte, 90_000))) // in a file of its own
+			after, err := s.PutIf("after", nil, 0)
+			require.NoError(t, err)
+			require.Greater(t, after, between)
+			killed = d.Kill()
+		}
+		return nil
+	}})
+	require.NoError(t, s.Clear())
+	closeShadow(t, s, d)
+	s = shadowStore(t, killed.Kill(), shadowOptions())
+	require.Len(t, contentsOf(t, s), 2)
+	require.NoError(t, s.Close())
+	large := slices.MaxFunc(slices.Collect(maps.Keys(killed.Files)), func(a, b string) int {
+		return cmp.Compare(len(killed.Files[a].Current), len(killed.Files[b].Current))
+	})
+	delete(killed.Files, large)
+	_, err := openShadow(killed, shadowOptions(), hooks{hash: fixedHash})
+	require.ErrorIs(t, err, ErrCorrupt)
+	require.ErrorContains(t, err, "are in no file")
 }
 
 // Goal: a Clear that fails has changed nothing, unless what failed is the sync after the rename: that is final,
