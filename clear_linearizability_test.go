@@ -89,7 +89,8 @@ func TestLinearizable_ClearInParts(t *testing.T) {
 			Call: from, Return: to}
 	}
 	put := func(id int, at int64) porcupine.Operation {
-		return porcupine.Operation{Input: input{kind: callPut, id: id, version: 1}, Output: output(0), Call: at, Return: at + 1}
+		in := input{kind: callPut, id: id, version: 1}
+		return porcupine.Operation{Input: in, Output: output(0), Call: at, Return: at + 1}
 	}
 	history := []porcupine.Operation{put(0, 1), put(1, 3),
 		{ClientId: 1, Input: input{kind: callClear}, Output: output(0), Call: 5, Return: 20},

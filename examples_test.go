@@ -23,6 +23,6 @@ func TestExamples_OfEveryMethod(t *testing.T) {
 	store := reflect.TypeFor[*Store]()
 	for i := range store.NumMethod() {
 		name := "ExampleStore_" + store.Method(i).Name + "()"
-		require.True(t, strings.Contains(examples.String(), "\nfunc "+name), name)
+		require.Positive(t, strings.Count(examples.String(), "\nfunc "+name), name)
 	}
 }

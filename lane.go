@@ -314,7 +314,8 @@ func (d *disk) unseal(seg *segment) (err error) {
 }
 
 // resume makes seg, which was claimed for ln, the active segment of ln: not while somebody looks for dead
-// records (oldestDead), and not when it was cleared in the meantime: then the lane is left without. REQUIRES: ln.rolling held.
+// records (oldestDead), and not when it was cleared in the meantime: then the lane is left without.
+// REQUIRES: ln.rolling held.
 func (s *Store) resume(ln *lane, seg *segment) {
 	s.segments.leaving.Lock()
 	defer s.segments.leaving.Unlock()

@@ -68,7 +68,7 @@ func requireAllOrNothing(t *testing.T, d *shadow.FS, want map[string][]byte, don
 			if lost && i >= 25 && i < 30 && string(content) == string(contentOf(i, 0, 3000)) {
 				continue
 			}
-			require.True(t, string(wanted) == string(content), "%s has another version", idOf(i))
+			require.Equal(t, describe(wanted, should), describe(content, there), idOf(i))
 		}
 	}
 	strays, err := strays(d)

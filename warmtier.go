@@ -15,8 +15,8 @@
 //
 // Every method is safe for concurrent use. A [Store.Put] or [Store.Delete] that returned nil is
 // seen by every call that starts later; concurrent calls on one id are linearizable, with a
-// compaction running or not, and those on all ids with a [Store.Clear]. [Store.All] yields each memory that was there and untouched throughout
-// exactly once, [Store.IDs] and [Store.Scan] its id.
+// compaction running or not, and those on all ids with a [Store.Clear]. [Store.All] yields each memory
+// that was there and untouched throughout exactly once, [Store.IDs] and [Store.Scan] its id.
 //
 // The store runs the caller's code ([Store.View], [Store.All], [Store.GetMany], the load of
 // [Store.GetOrLoad], CompactionOptions.OnProgress, Options.Logger) with no lock held. It may call

@@ -513,7 +513,7 @@ func TestCompact_OutlastsTimeouts(t *testing.T) {
 func TestClear(t *testing.T) {
 	s := openStore(t, nil)
 	for i := range 10 {
-		require.NoError(t, s.Put(fmt.Sprint(i), nil))
+		require.NoError(t, s.Put(strconv.Itoa(i), nil))
 	}
 	w := ask(handlerOf(t, s, Options{}), "POST", "/api/v1/clear", nil)
 	require.Equal(t, http.StatusForbidden, w.Code)

@@ -13,7 +13,7 @@ var faults = []fault{
 		test: "TestDirectory_LaneGoesOnInNoVictim",
 	},
 	{
-		name: "large put sealed early", file: "large.go",
+		name: "large put sealed early", file: "candidates.go",
 		old: "s.segments.publish(seg)", new: "seg.seal(false); s.segments.publish(seg)",
 		test: "TestCompact_LargePutUnderWay",
 	},
@@ -26,6 +26,43 @@ var faults = []fault{
 		name: "cursor of any store", file: "cursor.go",
 		old: "uint64(c)>>placeBits != s.stamp() || place == 0", new: "place == 0",
 		test: "TestScan_CursorOfAnotherStore",
+	},
+	{
+		name: "clear skips the lanes", file: "clear.go",
+		old: "s.sealActiveLocked(ln, false)", new: "_ = ln",
+		test: "TestClear_NothingLeft",
+	},
+	{
+		name: "clear leaves segments to be listed again", file: "clear.go",
+		old: "seg.inFile.committed.Store(false)", new: "_ = seg",
+		test: "TestClear_DuringCompaction",
+	},
+	{
+		name: "clear keeps no write out", file: "put.go",
+		old: "\tif s.barrier != nil {\n\t\treturn false, s.refusal()", new: "\tif s.closed {\n\t\treturn false, s.refusal()",
+		test: "TestPower_ClearKeepsWritesOut",
+	},
+	{
+		name: "clear with a manifest of before", file: "clear.go",
+		old:  "if next, still := d.s.segments.numbers(); next != m.Next || !maps.Equal(pending, still) {",
+		new:  "if _ = maps.Equal(pending, pending); false {",
+		test: "TestPower_ClearKeepsWritesOut",
+	},
+	{
+		name: "round lists what was cleared", file: "manifest.go",
+		old: "if d.s.segments.isCleared(target) {", new: "if false {",
+		test: "TestClear_DuringCompaction",
+	},
+	{
+		name: "cleared segments go before the manifest is durable", file: "sweep.go",
+		old:  "\td.manifestMu.Lock()\n\tdefer d.manifestMu.Unlock()\n\tfor _, seg := range segs {",
+		new:  "\tfor _, seg := range segs {",
+		test: "TestPower_SweepDuringClear",
+	},
+	{
+		name: "load outlives a clear", file: "load.go",
+		old: " || c.clears != s.segments.clears.Load()", new: "",
+		test: "TestClear_SupersedesLoads",
 	},
 	{
 		name: "wake-up lost", file: "room.go",
@@ -251,7 +288,7 @@ var faults = []fault{
 	},
 	{
 		name: "acknowledged after a failed sync of names", file: "manifest.go",
-		old: "if err := d.s.failedSync(); err != nil {", new: "if err := d.s.failedSync(); err != nil && d.s == nil {",
+		old: "having made the names durable.\n\tif err := d.s.failedSync(); err != nil {", new: "having made the names durable.\n\tif err := d.s.failedSync(); err != nil && d.s == nil {",
 		test: "TestSyncWrites_DirectorySyncFailed",
 	},
 	{
