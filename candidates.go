@@ -111,8 +111,8 @@ func (c *candidate) examine(m *layout.Manifest, cacheKept bool) (outcome, error)
 	case ours && c.isNewer(m):
 		return fileNewer, fmt.Errorf("made by open %016x under generation %d, and the manifest is generation %d of open "+
 			"%016x: it is older than the directory (was a backup restored over it?)", h.Open, h.Generation, m.Generation, m.Open)
-	case c.claim == claimNone && (ours || unwritten && c.mayBeUnwritten(m.Store)):
-		// By a finished compaction, or never filled.
+	case c.claim == claimNone && (ours || (unwritten || !cacheKept) && c.mayBeUnwritten(m.Store)):
+		// By a finished compaction, by a Clear that no flush came before, or never filled.
 		return fileLeftover, nil
 	case c.claim == claimNone:
 		return fileForeign, nil

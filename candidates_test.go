@@ -111,7 +111,11 @@ func TestCandidate_Outcomes(t *testing.T) {
 				require.Equal(t, fails, reason != nil, "claim %d, cache kept %v: %v", says, cacheKept, reason)
 			}
 			check(c.none, claimNone, true)
-			check(c.none, claimNone, false)
+			later := c.none
+			if c.name == "cut in the header" {
+				later = leftover // a power loss may leave so much of a segment that was cleared before a flush
+			}
+			check(later, claimNone, false)
 			check(c.optional, claimOptional, true)
 			check(c.optionalLater, claimOptional, false)
 			check(c.listed, claimListed, true)

@@ -218,7 +218,7 @@ func (d *disk) clear() error {
 		return err
 	}
 	m, pending := d.newManifest()
-	m.MaxSeq += versionGap // what is drawn from here to the cut has no record after it, and is not to be missed
+	m.MaxSeq += numbersAhead
 	if _, err := d.prepareManifest(&m); err != nil {
 		return err
 	}
@@ -228,7 +228,6 @@ func (d *disk) clear() error {
 		d.s.letWritesIn()
 		return err
 	}
-	d.s.sequence.Store(m.MaxSeq)
 	d.s.cut()
 	for _, seg := range d.s.segments.all() {
 		if d.s.segments.isCleared(seg) {
@@ -249,15 +248,24 @@ func (d *disk) clear() error {
 // d.manifestMu held, writes kept out.
 func (d *disk) renameEmpty(m *layout.Manifest, pending map[uint64]bool) error {
 	_ = d.s.hooks.fire(pointClearBarred)
-	if next, still := d.s.segments.numbers(); next != m.Next || !maps.Equal(pending, still) {
+	next, still := d.s.segments.numbers()
+	if next != m.Next || !maps.Equal(pending, still) || d.s.sequence.Load() > m.MaxSeq {
 		*m, _ = d.newManifest() // what was published since may hold records
 		if _, err := d.prepareManifest(m); err != nil {
 			return err
 		}
 	}
 	err := d.renameManifest(*m)
-	if err != nil && !errors.Is(err, dir.ErrUnsynced) { // nobody knows which manifest is in force
-		return d.s.fail(err)
+	switch {
+	case err == nil: // nobody draws a number
+		d.s.sequence.Store(m.MaxSeq)
+	case !errors.Is(err, dir.ErrUnsynced): // nobody knows which manifest is in force
+		err = d.s.fail(err)
 	}
 	return err
 }
+
+// numbersAhead is how far the sequence number in a manifest that is prepared is ahead. A record that leaves the store
+// has a number that the manifest knows, or recovery would miss it, and writes go on until they are kept out: so from
+// the rename on the store goes on above that number. (A versionGap would be used up by 2^24 Clears.)
+const numbersAhead = 1 << 20
