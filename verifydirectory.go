@@ -13,7 +13,7 @@ import (
 )
 
 /*
-What the next Open needs beside records: the directory, its manifest, the name, header and state of each
+What the next Open needs beside records: the directory at its path, its manifest, the name, header and state of each
 durable segment, and the hint where there is one. Everything is read from the directory, by name, as an Open
 reads it, and judged by the same code. What no flush has made durable yet is left out.
 
@@ -32,6 +32,11 @@ func (v *verifier) checkDirectory() error {
 	if err := d.fs.Present(); err != nil {
 		v.found(Finding{File: ".", Problem: err.Error()})
 		return nil //nolint:nilerr // it is a finding
+	}
+	// The store goes on in its directory, wherever that is. But the program will name its path at the next Open,
+	// and get another store, or a new one.
+	if err := d.fs.AtPath(); err != nil {
+		v.found(Finding{File: ".", Problem: err.Error()})
 	}
 	names, err := v.checkManifest()
 	if err != nil || !slices.Contains(names, layout.HintName) {

@@ -71,6 +71,7 @@ func TestBrowser_ServerGone(t *testing.T) {
 		require.Less(t, eval[float64](b, `parseFloat(getComputedStyle(document.getElementById("tiles")).opacity)`), 0.7)
 		require.True(t, eval[bool](b, `document.getElementById("compact").disabled`))
 		require.True(t, eval[bool](b, `document.getElementById("run").disabled`))
+		require.True(t, eval[bool](b, `document.getElementById("verify").disabled`))
 		b.picture(fmt.Sprint("gone ", row.width))
 		require.NotContains(t, eval[string](b, `document.body.innerText`), "Failed to fetch")
 

@@ -372,6 +372,33 @@ func TestBrowser_Token(t *testing.T) {
 	}
 }
 
+// Goal: a button reads everything, with the token where one is needed, and the page says what was found.
+func TestBrowser_Verify(t *testing.T) {
+	dir := t.TempDir()
+	s, err := warmtier.Open(dir, nil)
+	require.NoError(t, err)
+	require.NoError(t, s.Put("secret", []byte("content")))
+	require.NoError(t, s.Sync())
+	server := serveStore(t, s, Options{Token: "correct horse"})
+	b := newBrowser(t)
+	b.show(server.URL, 400, "light")
+	b.do(chromedp.Click(chromedp.CSS("#verify")))
+	b.until(`document.getElementById("token-dialog").open`)
+	b.do(chromedp.SendKeys(chromedp.CSS("#token"), "correct horse\r"))
+	b.until(`document.getElementById("message").textContent.startsWith("Verified: 1 records in 1 segments read, ")`)
+	require.Contains(t, b.text("message"), "Nothing is wrong.")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "MANIFEST"), []byte("rubbish"), 0o600))
+	b.do(chromedp.Click(chromedp.CSS("#verify")))
+	b.until(`document.getElementById("message").textContent.includes("1 finding, first: MANIFEST")`)
+	require.NotContains(t, b.text("message"), "secret")
+	require.False(t, eval[bool](b, `document.getElementById("verify").disabled`))
+	b.picture("verified")
+	for _, complaint := range b.complained() { // the browser logs each 401 by itself
+		require.Contains(t, complaint, "401")
+	}
+	require.NoError(t, s.Close())
+}
+
 // Goal: the page fits a telephone and a wide screen in light and dark: nothing is wider than the window,
 // and text stands out from what it is written on by the 4.5 to 1 of WCAG 2 level AA.
 func TestBrowser_FitsAndIsReadable(t *testing.T) {

@@ -58,6 +58,8 @@ type FS interface {
 	// Present returns an error when the directory was removed: what is written from then on is in no
 	// directory, though no call need say so.
 	Present() error
+	// AtPath returns an error when the path that the directory was opened by leads elsewhere now.
+	AtPath() error
 }
 
 // File is a file mapped as a whole.

@@ -230,6 +230,19 @@ func (d *OS) Stat() (Stat, error) {
 	return st, d.failed("stat", "", err)
 }
 
+// AtPath is the method of [FS]. Where nobody can tell, as for a process that may not look any more, nothing is said.
+func (d *OS) AtPath() error {
+	there, err := os.Stat(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s, by which it was opened, leads nowhere: the directory was moved", d.path)
+	}
+	here, failed := d.dir.Stat()
+	if err == nil && failed == nil && !os.SameFile(here, there) {
+		return fmt.Errorf("%s, by which it was opened, leads to another directory", d.path)
+	}
+	return nil
+}
+
 // Close releases the lock and the directory.
 func (d *OS) Close() error { return errors.Join(d.unlock(), d.dir.Close()) }
 

@@ -82,6 +82,33 @@ async function maintain() {
   $("run").disabled = stale;
 }
 
+async function verify() {
+  $("verify").disabled = true;
+  say("Verifying: everything is read.");
+  try {
+    const answer = await post("api/v1/maintenance/verify");
+    if (answer != null && answer.status === 200) {
+      sayVerified(answer.body);
+    } else if (answer != null) {
+      sayError("Not verified", answer);
+    } else {
+      say("");
+    }
+  } catch (error) {
+    say("Not verified: the server does not answer.", true);
+  }
+  $("verify").disabled = stale;
+}
+
+function sayVerified(r) {
+  const read = `${count(r.records)} records in ${count(r.segments)} segments read, ${bytes(r.bytes_read)} in ` +
+    `${seconds(r.duration_seconds)}`;
+  if (r.finding_count === 0) { say(`Verified: ${read}. Nothing is wrong.`); return; }
+  const f = r.findings[0];
+  say(`Verified: ${read}. ${count(r.finding_count)} ${r.finding_count === 1 ? "finding" : "findings"}, first: ` +
+    `${f.file} at offset ${count(f.offset)}: ${f.problem}`, true);
+}
+
 function sayError(what, { body }) {
   const figures = body.needed_bytes == null ? "" :
     ` (needs ${bytes(body.needed_bytes)}, may take ${bytes(body.available_bytes)})`;
@@ -111,6 +138,7 @@ function setStale(gone) {
     stale = gone;
     document.body.classList.toggle("stale", gone);
     $("run").disabled = gone;
+    $("verify").disabled = gone;
     showProgress(stats ? stats.compactions.progress : null);
   }
   $("connection").textContent = !gone ? "live" : heard > 0 ? "no connection" : "connecting";
@@ -213,6 +241,7 @@ setInterval(() => { if (stale || heard > 0 && Date.now() - heard > silence) setS
 $("latency-choice").addEventListener("click", (e) => { if (e.target.dataset.of) chooseLatency(e.target.dataset.of); });
 $("compact").addEventListener("click", compact);
 $("run").addEventListener("click", maintain);
+$("verify").addEventListener("click", verify);
 $("cancel").addEventListener("click", () => running && running.abort());
 $("window").addEventListener("change", drawAll);
 $("map").addEventListener("pointermove", showCell);

@@ -348,6 +348,9 @@ func (d *FS) Present() error {
 	return nil
 }
 
+// AtPath is the method of dir.FS: a shadow has no path.
+func (d *FS) AtPath() error { return nil }
+
 // RemoveAll removes the directory with everything in it, as rm -r does under a process that uses it. What is
 // mapped stays mapped, and no file can be made.
 func (d *FS) RemoveAll() {
