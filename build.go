@@ -110,11 +110,17 @@ func (r *round) take(ch *chunk) error {
 		return err
 	}
 	n := len(ch.headers)
+	if r.partial && len(r.work) == 1 && n == len(ch.v.live) { // it would leave, and its tombstones have no room
+		r.full = true
+		ch.headers = ch.headers[:0]
+		return nil
+	}
 	if ok, err := r.allocate(ch); err != nil || !ok {
 		ch.headers = ch.headers[:0]
 		return err
 	}
 	ch.live, ch.v.live = ch.v.live[:n], ch.v.live[n:]
+	ch.v.left -= int64(ch.size)
 	ch.v.prefetchPrefixes(n + 1) // while these are copied
 	return nil
 }
@@ -152,7 +158,7 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 		if target != nil {
 			target.seal(false)
 		}
-		if r.full = len(r.targets) >= r.maxTargets || r.leavesNoRoom(ch.size); r.full {
+		if r.full = len(r.targets) >= r.maxTargets || r.leavesNoRoom(ch); r.full {
 			return false, nil
 		}
 		var err error
@@ -173,11 +179,11 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 	return true, nil
 }
 
-// leavesNoRoom reports whether size bytes in a new target would take what is kept for tombstones there. That
+// leavesNoRoom reports whether ch in a new target would take what is kept for tombstones there. That
 // happens when those alone nearly fill one: without this a further target would have to be made for them,
 // for which there may be no space.
-func (r *round) leavesNoRoom(size int) bool {
-	return r.kept > 0 && size > r.c.s.opts.SegmentSize-layout.HeaderSize-r.kept
+func (r *round) leavesNoRoom(ch *chunk) bool {
+	return r.kept > 0 && ch.size+layout.DigestSize*len(ch.headers) > r.room-r.kept
 }
 
 // last returns the target being filled, nil when there is none.
@@ -232,7 +238,11 @@ func (c *compaction) allowedBytes(least int64) (bytes int64, err error) {
 type allowance struct {
 	victims int // at the front of c.work
 	targets int // to be filled
-	kept    int // bytes to be left free in the last target, for tombstones of the victims that leave
+
+	// Of a round over one target:
+	room    int  // bytes for records and digests
+	kept    int  // of these, to be left free for tombstones of the victims that leave
+	partial bool // the last victim does not leave: nothing is kept for its tombstones
 }
 
 // allow returns what the next round may take on. A bounded round uses recycled memory, or one fresh
@@ -242,8 +252,7 @@ type allowance struct {
 // first.
 func (c *compaction) allow() (allowance, error) {
 	if c.lowSpace {
-		n, kept := c.fitOneTarget()
-		return allowance{n, 1, kept}, nil
+		return c.fitOneTarget()
 	}
 	a := allowance{targets: c.maxTargets}
 	if c.s.medium.recycles() && !c.unbounded() {
@@ -309,8 +318,8 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 		}
 		return newSegment(c.s.segments.newID(layout.KindTarget), mem, layout.KindTarget, 0), nil
 	}
-	least := size
-	if c.lowSpace && size == c.s.opts.SegmentSize {
+	least := math.MaxInt // the space kept back is for rounds that give back as much
+	if c.lowSpace {
 		least = leastTarget(size)
 	}
 	seg, err := c.s.createSegment(segmentSpec{

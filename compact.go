@@ -213,14 +213,20 @@ func (c *compaction) sweep() error {
 
 // nextRound runs a round over the victims at the front of c.work for which there is memory. When a
 // target cannot be made the round is undone, c.work is as it was, and the rounds that follow fill one
-// target each: one of the victims, its tombstones included, always fits into the space kept back, and
-// gives back as much. What else fits of the next victim is copied too: if each target took one victim
-// alone, all would become room in segments that are half empty, and nothing be given back.
+// target each: one of the victims, its tombstones included, always fits into the space kept back, which no
+// other round may take, and gives back as much. What else fits of the next victim is copied too: if each
+// target took one victim alone, all would become room in segments that are half empty, and nothing be given back.
 func (c *compaction) nextRound(ctx context.Context) error {
 	if c.lowSpace {
 		c.s.medium.keepSpares()
 	}
 	c.pace.urgent(c.s.urgency())
+	clears := c.s.segments.clears.Load() // before the look: victims of a Clear in between must not count as copied
+	for _, v := range c.work {
+		if c.s.segments.liveBytes(v.seg) == 0 {
+			v.live, v.left = nil, 0 // superseded since the walk
+		}
+	}
 	allowed, err := c.allow()
 	if err != nil {
 		return err
@@ -228,15 +234,15 @@ func (c *compaction) nextRound(ctx context.Context) error {
 	n := allowed.victims
 	held := c.work[n:]
 	c.work = c.work[:n:n]
-	live := make([][]uint32, n)
+	before := make([]victim, n)
 	for i, v := range c.work {
-		live[i] = v.live
+		before[i] = *v
 	}
-	err = c.round(ctx, allowed)
+	err = c.round(ctx, allowed, clears)
 	if errors.Is(err, ErrNoSpace) && !c.lowSpace {
 		c.lowSpace, err = true, nil
 		for i, v := range c.work { // as before: a round that fails drops no victim
-			v.live = live[i]
+			*v = before[i]
 		}
 	}
 	markDamaged(c.work, err)

@@ -28,6 +28,8 @@ type medium interface {
 	// recycles reports whether the memory of a victim can become a target. Then rounds prefer
 	// recycled memory, and the memory that the process may take bounds what they add to it.
 	recycles() bool
+	// targetSize returns how large a target can be made of the space kept back, bytes.
+	targetSize() int
 	// keepSpares keeps space back for the next time there is none, where it can. REQUIRES: no lock
 	// held.
 	keepSpares()

@@ -61,6 +61,8 @@ func (m memory) trim(target *segment) error {
 
 func (m memory) recycles() bool { return true }
 
+func (m memory) targetSize() int { return m.s.opts.SegmentSize }
+
 // keepSpares does nothing: what a compaction gives back fills the survivor up.
 func (m memory) keepSpares() {}
 

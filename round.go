@@ -10,10 +10,10 @@ import (
 
 // round is one all-or-nothing unit: build, commit, swap.
 type round struct {
-	c          *compaction
+	c *compaction
+	allowance
 	maxTargets int
 	clears     int64 // Clears before it began: a later one makes all that it copies dead
-	kept       int   // bytes of the last target left free for tombstones
 
 	mu        sync.Mutex   // guards work, targets and full during the build
 	work      []*victim    // c.work without those at its front that have been copied
@@ -24,22 +24,17 @@ type round struct {
 	bytes     atomic.Int64 // copied
 }
 
-// round runs one round and drops the finished victims from c.work. On an error, and on a panic of
+// round runs one round, before which there had been so many Clears when c.work was looked at, and drops the
+// finished victims from c.work. On an error, and on a panic of
 // OnProgress before the swap, the store is as it was before the round.
-func (c *compaction) round(ctx context.Context, allowed allowance) error {
-	r := &round{c: c, maxTargets: allowed.targets, kept: allowed.kept, work: c.work}
-	r.clears = c.s.segments.clears.Load()
+func (c *compaction) round(ctx context.Context, allowed allowance, clears int64) error {
+	r := &round{c: c, allowance: allowed, maxTargets: allowed.targets, clears: clears, work: c.work}
 	finished := false
 	defer func() {
 		if !finished {
 			r.undo()
 		}
 	}()
-	for _, v := range c.work {
-		if c.s.segments.liveBytes(v.seg) == 0 {
-			v.live = nil // superseded since the walk
-		}
-	}
 	c.progress.Round++
 	c.publishProgress(StageBuild, &r.bytes)
 	if err := r.build(ctx); err != nil {

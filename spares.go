@@ -202,6 +202,12 @@ func (d *disk) limitMappings() {
 	}
 }
 
+func (d *disk) targetSize() int {
+	d.spares.mu.RLock()
+	defer d.spares.mu.RUnlock()
+	return cmp.Or(d.spares.kept[targetSpare], d.s.opts.SegmentSize)
+}
+
 func (d *disk) keepSpares() {
 	d.spares.mu.Lock()
 	err := d.refillLocked(len(d.spares.kept))

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"math/bits"
 	"slices"
@@ -109,6 +110,7 @@ func (needed) keepForLanes(int) int { return math.MaxInt }
 type victim struct {
 	seg     *segment
 	live    []uint32 // offsets of live records not copied yet, in units of 8 bytes, ascending
+	left    int64    // bytes of these, at most; those that were superseded since the walk are copied too
 	dead    int64    // bytes, when it was rated; tombstones are among them
 	benefit float64  // of compacting it, over the cost
 }
@@ -180,24 +182,55 @@ func (c *compaction) claimVictims(victims []*victim) []*victim {
 	})
 }
 
-// fitOneTarget returns how many victims at the front of c.work, at least 1, to copy into one target, and how
-// many bytes of it their tombstones take: those that fit together, and one more if so much of it is live that it
-// cannot leave. If that one left, its tombstones would need room as well.
-func (c *compaction) fitOneTarget() (victims, tombstones int) {
-	room := c.s.opts.SegmentSize - layout.HeaderSize
-	for n, v := range c.work {
-		own := int(v.seg.tombstoneBytes.Load()) + layout.DigestSize*len(v.seg.tombstones)
-		live := int(v.seg.live.Load()) + layout.DigestSize*len(v.live)
-		switch {
-		case n > 0 && room < live:
-			return n + 1, tombstones
-		case n > 0 && room < live+own:
-			return n, tombstones
-		}
-		room -= live + own
-		tombstones += own
+// fitOneTarget returns what a round over one target may take on, made of the space kept back: the victims at the
+// front of c.work that fit together, of which the first one is the first that fits, and part of one more. The round
+// gives back as much as it takes. The error, when no victim fits, is ErrNoSpace.
+//
+// It counts what is copied, which is more than what is live: a record that is superseded after the walk is copied
+// too. If it did not, this could happen, and no compaction could ever run again:
+//
+//	compaction                                      writer
+//	walk: most of victim A is live
+//	                                                supersedes it
+//	A, B and the tombstones of B fit: room for
+//	these is kept free, and A does not fit into
+//	the rest: no victim leaves, and the space
+//	kept back is gone
+func (c *compaction) fitOneTarget() (allowance, error) {
+	size := c.s.medium.targetSize()
+	room := size - layout.HeaderSize - layout.DigestSize // a segment keeps room for one digest more than it has
+	a := allowance{targets: 1, room: room}
+	first := slices.IndexFunc(c.work, func(v *victim) bool {
+		live, tombstones := v.need()
+		return live+tombstones <= room
+	})
+	if first < 0 { // from an Open with larger segments, or where no more space could be kept back
+		return a, fmt.Errorf("%w: what is live of no victim fits into a target of %d bytes", ErrNoSpace, size)
 	}
-	return len(c.work), tombstones
+	c.work[0], c.work[first] = c.work[first], c.work[0]
+	for _, v := range c.work {
+		live, tombstones := v.need()
+		if live+tombstones > room {
+			if a.partial = live > 0; a.partial {
+				a.victims++
+			}
+			break
+		}
+		room -= live + tombstones
+		a.kept += tombstones
+		a.victims++
+	}
+	return a, nil
+}
+
+// need returns how many bytes of a target the rest of v takes, at most, and how many its tombstones.
+func (v *victim) need() (live, tombstones int) {
+	live, tombstones = int(v.left), int(v.seg.tombstoneBytes.Load())
+	if v.seg.file != nil {
+		live += layout.DigestSize * len(v.live)
+		tombstones += layout.DigestSize * len(v.seg.tombstones)
+	}
+	return live, tombstones
 }
 
 // chooseVictims makes victims of the sealed segments with dead bytes that the policy chooses, the
@@ -298,6 +331,7 @@ func (c *compaction) liveWork() (total int64) {
 func (c *compaction) walk(ctx context.Context, group []*victim) error {
 	places := make([]int, len(*c.s.segments.entries.Load())) // segment index -> 1 + position in group
 	for i, v := range group {
+		v.left = v.seg.live.Load() // before any is found: it only falls
 		places[v.seg.index] = i + 1
 	}
 	found := make([][][]uint32, c.pace.count())

@@ -79,6 +79,16 @@ var faults = []fault{
 		test: "TestRoom_AnswerOfThePast",
 	},
 	{
+		name: "what fits counted by what is live", file: "victims.go",
+		old: "int(v.left), int(v.seg.tombstoneBytes", new: "int(v.seg.live.Load()), int(v.seg.tombstoneBytes",
+		test: "TestOneTarget_SupersededSinceTheWalk",
+	},
+	{
+		name: "any round takes the space kept back", file: "build.go",
+		old: "least := math.MaxInt", new: "least := size",
+		test: "TestOneTarget_LargerVictim",
+	},
+	{
 		name: "lanes not given back", file: "compact.go",
 		old: "c.s.unsealLanes(c.sealed)", new: "_ = c.sealed",
 		test: "TestBounded_FailedCompactionGivesLanesBack",
