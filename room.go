@@ -22,7 +22,7 @@ A Put that needs room when there is none lets go of every lock first, the lane's
 compaction seals lanes, and would wait for the Put that waits for it. Then it sweeps. If a tenth of the
 store or more is dead it asks for a compaction, waits until something has changed, and tries again. It
 gives up when less is dead, when a compaction that began after it had asked gave nothing back, or when
-nothing changes for too long.
+nothing changes for too long. It asks again only when it was answered.
 
 No wake-up is lost: a writer takes the channel that the next change closes, then tries, then waits. What
 changes after it took the channel closes it; what changed before, the try has seen.
@@ -124,6 +124,15 @@ func (r *room) isFruitless(number uint64, dead int64) bool {
 	return number > r.answered && number <= r.fruitless && dead <= r.dead
 }
 
+// isAnswered reports whether the asker with this number was answered. Until then it keeps its number: rounds wake
+// it, and if it drew another one with each of them, every answer would be to the one before, and a compaction that gives
+// nothing back would follow on another for good.
+func (r *room) isAnswered(number uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return number <= max(r.answered, r.fruitless)
+}
+
 const (
 	// waitShare is the share of dead bytes beyond which a Put waits for a compaction. A Delete waits while
 	// anything is dead.
@@ -179,7 +188,9 @@ func (s *Store) withRoom(share float64, try func() error) error {
 				return s.full(st)
 			}
 		}
-		asked = s.room.ask()
+		if asked == 0 || s.room.isAnswered(asked) {
+			asked = s.room.ask()
+		}
 		s.maintenance.lack(share) // a compaction may have begun since
 		if changed, err := s.awaitChange(change); err != nil {
 			return err

@@ -45,12 +45,27 @@ func (s *Store) policy(t trigger) policy {
 	case t != triggerAuto:
 		return everything{}
 	case s.nearlyFull(), s.mapper.limit > 0 && s.room.waiting.Load() > 0:
-		return needed{bytes: s.opts.MaxBytes / 8}
+		return needed{bytes: s.opts.MaxBytes / 8, share: s.urgentSealShare()}
 	}
 	return worthwhile{
 		threshold: s.opts.Maintenance.FragmentationThreshold,
 		mostKept:  max(leastKept, int(s.maintenance.liveBytes.Load()/int64(s.opts.SegmentSize))),
 	}
+}
+
+// urgentSealShare returns the share of dead bytes at which an active segment is sealed when room is short: as much
+// as a Put waits for. Where tombstones alone are half as much, any: one dead record in the segment of a lane that is
+// hardly used may be older than all of them, and keeps them as long as it stays.
+func (s *Store) urgentSealShare() float64 {
+	var tombstones, total int64
+	for _, seg := range s.segments.all() {
+		tombstones += seg.tombstoneBytes.Load()
+		total += seg.recordBytes()
+	}
+	if fragmentation(tombstones, total) >= waitShare/2 {
+		return math.SmallestNonzeroFloat64
+	}
+	return waitShare
 }
 
 // everything gives back all there is to give back, and keeps none of it.
@@ -88,9 +103,12 @@ func (w worthwhile) keepForLanes(begun int) int { return min(begun, w.mostKept) 
 
 // needed gives back about as many bytes as given, from the best victims, and keeps the memory: lanes
 // need it at once. Tombstones do not count: they may have to be copied.
-type needed struct{ bytes int64 }
+type needed struct {
+	bytes int64
+	share float64 // sealShare
+}
 
-func (needed) sealShare() float64 { return waitShare }
+func (p needed) sealShare() float64 { return p.share }
 
 func (p needed) choose(victims []*victim, _ Stats) (chosen []*victim) {
 	var dead int64

@@ -79,6 +79,11 @@ var faults = []fault{
 		test: "TestRoom_AnswerOfThePast",
 	},
 	{
+		name: "asks anew with each round", file: "room.go",
+		old: "if asked == 0 || s.room.isAnswered(asked) {", new: "if true {",
+		test: "TestMaxBytes_BuriedForGood",
+	},
+	{
 		name: "what fits counted by what is live", file: "victims.go",
 		old: "int(v.left), int(v.seg.tombstoneBytes", new: "int(v.seg.live.Load()), int(v.seg.tombstoneBytes",
 		test: "TestOneTarget_SupersededSinceTheWalk",
