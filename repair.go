@@ -125,14 +125,19 @@ func (v *salvage) goWithout(id uint64, damage *CorruptError) {
 }
 
 // goWithoutUnlisted leaves a segment out of which nothing can be read, and of which no Sync has promised anything.
-// Its digests say how many records there were. After a Close nothing was ever in it.
+// Its digests say how many records there were; where these are gone too, as many as fit into a segment. After a
+// Close nothing was ever in it.
 func (v *salvage) goWithoutUnlisted(c *candidate, reason error) {
 	v.r.s.opts.Logger.Error("repair goes on without a segment", "file", c.fileName, "error", reason)
 	if v.r.manifest.Closed {
 		return
 	}
-	records := max(1, c.segment().seg.lastNumber(0, layout.State{}))
-	v.unlisted += records
+	seg := c.segment().seg
+	records := seg.lastNumber(0, layout.State{})
+	v.unlisted += max(1, records)
+	if records == 0 {
+		records = maxRecords(max(len(c.mem), v.r.s.opts.SegmentSize))
+	}
 	v.unsynced += records
 }
 

@@ -175,6 +175,9 @@ func (seg *segment) lastNumber(first int, st layout.State) int {
 }
 
 // maxRecords returns how many records fit into seg at most.
-func (seg *segment) maxRecords() int {
-	return (len(seg.mem) - layout.HeaderSize) / (record.Size(1, 0) + layout.DigestSize)
+func (seg *segment) maxRecords() int { return maxRecords(len(seg.mem)) }
+
+// maxRecords returns how many records fit into a segment of size bytes at most.
+func maxRecords(size int) int {
+	return (size - layout.HeaderSize) / (record.Size(1, 0) + layout.DigestSize)
 }
