@@ -221,7 +221,7 @@ func (c *compaction) nextRound(ctx context.Context) error {
 		c.s.medium.keepSpares()
 	}
 	c.pace.urgent(c.s.urgency())
-	clears := c.s.segments.clears.Load() // before the look: victims of a Clear in between must not count as copied
+	clears := c.s.segments.clears.Load() // before the look: the round is told of a later one
 	for _, v := range c.work {
 		if c.s.segments.liveBytes(v.seg) == 0 {
 			v.live, v.left = nil, 0 // superseded since the walk
