@@ -475,4 +475,19 @@ var faults = []fault{
 		old: "if m.Store != d.store {", new: "if false {",
 		test: "TestVerify_FindsWhatTheNextOpenNeeds/manifest_of_another_store",
 	},
+	{
+		name: "record that was not finished is missed", file: "scan.go",
+		old: "drawn-r.newer-r.unfinished", new: "drawn-r.newer",
+		test: "TestMissing_NotFinishedIsNotMissing",
+	},
+	{
+		name: "manifest lists what a repair found as durable", file: "settle.go",
+		old: "seg.inFile.synced.Store(max(layout.HeaderSize, int64(f.listed.End)))", new: "_ = layout.HeaderSize",
+		test: "TestUnsynced_CutOff",
+	},
+	{
+		name: "repair gives up what was durable", file: "repair.go",
+		old: "if offset < f.floor() {", new: "if false {",
+		test: "TestUnsynced_RepairRefusesBelowTheMark",
+	},
 }
