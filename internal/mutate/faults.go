@@ -13,8 +13,8 @@ var faults = []fault{
 		test: "TestDirectory_LaneGoesOnInNoVictim",
 	},
 	{
-		name: "large put sealed early", file: "candidates.go",
-		old: "s.segments.publish(seg)", new: "seg.seal(false); s.segments.publish(seg)",
+		name: "large put sealed early", file: "large.go",
+		old: "s.segments.publishNew(seg)", new: "seg.seal(false); s.segments.publishNew(seg)",
 		test: "TestCompact_LargePutUnderWay",
 	},
 	{
