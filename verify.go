@@ -39,8 +39,8 @@ type VerifyReport struct {
 // Verify reads every record of every segment, and every slot of the index, and checks each
 // invariant: records lie back to back within bounds and match their checksums; each slot leads to a
 // live record whose id belongs in that slot; no id has two slots; counts, live and dead bytes agree
-// with the index. In a directory it checks as well what the next Open needs: the directory at the path that it was opened by, the manifest,
-// name, header and state of each durable segment, and the hint.
+// with the index. In a directory it checks as well what the next Open needs: the directory at the path that
+// it was opened by, the manifest, name, header and state of each durable segment, and the hint.
 //
 // It runs beside reads, writes and compactions, and holds locks for a batch at a
 // time. It costs about as much as reading all content once, and two look-ups per record.
