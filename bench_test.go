@@ -266,7 +266,8 @@ func BenchmarkPutIf(b *testing.B) {
 				b.SetBytes(int64(z.content))
 				for i := 0; b.Loop(); i++ {
 					id := f.uniform.at(i % f.n)
-					v, err := versions[id], error(nil)
+					v := versions[id]
+					var err error
 					if conditional {
 						v, err = f.PutIf(id, f.content, v)
 					} else {

@@ -13,7 +13,8 @@ import (
 // them, which keeps them: too little of its segment is dead to be worth a compaction by itself.
 func TestMaxBytes_BuriedByAnIdleLane(t *testing.T) {
 	twoProcessors(t)
-	s := budgeted(t, "directory", Options{MaxBytes: 2 * fullBytes}, hooks{hash: placedBy(func(i int) int { return i / 100_000 })})
+	byRange := placedBy(func(i int) int { return i / 100_000 })
+	s := budgeted(t, "directory", Options{MaxBytes: 2 * fullBytes}, hooks{hash: byRange})
 	require.NotSame(t, s.shards[0].lane, s.shards[1].lane)
 	fill(t, s, 0, 20, 1000)
 	n, _ := fillUp(t, s, 100_000, 100)
@@ -21,7 +22,7 @@ func TestMaxBytes_BuriedByAnIdleLane(t *testing.T) {
 		deleteWhere(t, s, i, min(i+3, n), all)
 	}
 	fill(t, s, 0, 1, 1000)
-	fillUp(t, s, 160_000, 100)
+	_, _ = fillUp(t, s, 160_000, 100)
 	require.Less(t, s.sizes().FragmentationRatio, waitShare)
 	requireContents(t, s, 0, 20, 1000, all)
 }

@@ -60,7 +60,7 @@ func requireAble(t *testing.T, s *Store) {
 
 func TestOneTarget_SupersededSinceTheWalk(t *testing.T) {
 	s, whole, buried := besideTombstones(t)
-	fillUp(t, s, 30_000, 1000)
+	_, _ = fillUp(t, s, 30_000, 1000)
 	s.hooks.at = doAt(pointCompactWalked, 1, func() { deleteWhere(t, s, 1, 56, all) })
 	gave, err := s.makeSpace()
 	require.NoError(t, err)
@@ -77,7 +77,7 @@ func TestOneTarget_SupersededSinceTheWalk(t *testing.T) {
 // where its records were superseded while the walk looked for them, so that fewer were found than counted.
 func TestOneTarget_PartStays(t *testing.T) {
 	s, whole, buried := besideTombstones(t)
-	fillUp(t, s, 30_000, 1000)
+	_, _ = fillUp(t, s, 30_000, 1000)
 	deleteWhere(t, s, 1, 30, all)
 	s.sealLanes(0)
 	c := s.newCompaction(triggerManual)
@@ -110,7 +110,7 @@ func TestOneTarget_LargerVictim(t *testing.T) {
 	opts = new(quietBudget())
 	s, err = open(dir, opts, hooks{hash: oneLane})
 	require.NoError(t, err)
-	fillUp(t, s, 30_000, 1000)
+	_, _ = fillUp(t, s, 30_000, 1000)
 	deleteWhere(t, s, 0, 100, all)
 	for range 2 {
 		_, err = s.Compact(t.Context())

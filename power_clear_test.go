@@ -195,7 +195,7 @@ func testClearKeepsWritesOut(t *testing.T, between func(*Store)) {
 	found := contentsOf(t, s)
 	delete(found, "a") // which have waited for the cut
 	delete(found, "large")
-	require.Len(t, found, 0, "memories of before")
+	require.Empty(t, found, "memories of before")
 	closeShadow(t, s, killed)
 	s = shadowStore(t, later, shadowOptions())
 	require.Len(t, contentsOf(t, s), 2)

@@ -218,7 +218,8 @@ func TestPower_NewVersionBeforeVictimGoes(t *testing.T) {
 
 // Goal: records that Open and Close have made durable never pass for a tail that was not.
 func TestPower_DamageIsNoTornTail(t *testing.T) {
-	opened, err := powerRun(seeded(t).Uint64(), powerConfig{wanted: crashBudget(t, 200, 2000), thin: stride(t, 5, 1), damage: true})
+	config := powerConfig{wanted: crashBudget(t, 200, 2000), thin: stride(t, 5, 1), damage: true}
+	opened, err := powerRun(seeded(t).Uint64(), config)
 	t.Logf("%d directories opened after crashes", opened)
 	require.NoError(t, err)
 }
@@ -414,7 +415,8 @@ func TestPower_EverySyncIsNeeded(t *testing.T) {
 	l := newPowerLife(base, powerConfig{sites: normal}, &opened)
 	l.rare, l.often = 0, 0
 	require.NoError(t, l.powerScript(func(what string, err error) error { return err }))
-	_, err := powerRun(base, powerConfig{wanted: crashBudget(t, 100, 500), thin: stride(t, 5, 1), sites: normal}) // recoveries
+	config := powerConfig{wanted: crashBudget(t, 100, 500), thin: stride(t, 5, 1), sites: normal}
+	_, err := powerRun(base, config) // recoveries
 	require.NoError(t, err)
 	syncs := slices.SortedFunc(maps.Keys(normal.Seen()), compareSites)
 	quick := budget(t, 1, 2) == 1

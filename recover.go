@@ -254,8 +254,8 @@ func (r *recovery) readRecords() error {
 		return err
 	}
 	if n := r.missingRecords(); n > 0 {
-		return &CorruptError{File: ".", Reason: fmt.Sprintf("%d records are in no file, of those numbered %d to %d: a segment "+
-			"file is missing, or is of another moment", n, r.manifest.MaxSeq+1, r.maxSeq)}
+		return &CorruptError{File: ".", Reason: fmt.Sprintf("%d records are in no file, of those numbered %d to %d: "+
+			"a segment file is missing, or is of another moment", n, r.manifest.MaxSeq+1, r.maxSeq)}
 	}
 	r.dropTombstones()
 	return nil

@@ -125,8 +125,8 @@ func (r *room) isFruitless(number uint64, dead int64) bool {
 }
 
 // isAnswered reports whether the asker with this number was answered. Until then it keeps its number: rounds wake
-// it, and if it drew another one with each of them, every answer would be to the one before, and a compaction that gives
-// nothing back would follow on another for good.
+// it, and if it drew another one with each of them, every answer would be to the one before, and a compaction that
+// gives nothing back would follow on another for good.
 func (r *room) isAnswered(number uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

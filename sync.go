@@ -271,7 +271,8 @@ func (d *disk) pinSealed(segs []*segment) (dirty []dirtySegment) {
 // isDirty reports whether a flush has something to do in seg, which has no lane.
 func (seg *segment) isDirty() bool {
 	f := &seg.inFile
-	return f.committed.Load() && !f.replaced && seg.is(stateSealed) && (seg.tail.Load() > f.synced.Load() || !f.sealed.Load())
+	return f.committed.Load() && !f.replaced && seg.is(stateSealed) &&
+		(seg.tail.Load() > f.synced.Load() || !f.sealed.Load())
 }
 
 // flushSegment makes one segment durable, and then says so in its header. The header becomes
