@@ -81,7 +81,8 @@ func TestHandler_Addresses(t *testing.T) {
 // Goal: a repair is part of the figures of recovery, by its numbers and without the ids that it lost.
 func TestHandler_RepairFigures(t *testing.T) {
 	st := warmtier.Stats{Recovery: warmtier.RecoveryStats{Records: 7, Repair: warmtier.RepairReport{
-		RecordsLost: 3, MemoriesLost: 4, AtMost: true, Unsynced: 1, MemoriesDeleted: 2, SegmentsReplaced: 1, Lost: []string{"secret"},
+		RecordsLost: 3, MemoriesLost: 4, AtMost: true, Unsynced: 1, MemoriesDeleted: 2, SegmentsReplaced: 1,
+		Lost: []string{"secret"},
 	}}}
 	text := jsonOf(t, wireStats{stats: st})
 	require.Contains(t, text, `"recovery":{"duration_seconds":0,"clean":false,"records":7,"truncated_bytes":0,`+

@@ -135,8 +135,9 @@ func TestRepair(t *testing.T) {
 	r := command(t, "", "repair", "--json", "--log-level", "error", "-d", dir, "--to", target).exits(exitFinding)
 	require.Equal(t, map[string]any{"to": target, "memories_saved": float64(len(nasty) - 1), "records_lost": 1.0,
 		"memories_lost": 1.0, "at_most": false,
-		"unsynced": 0.0, "memories_deleted": 1.0, "segments_replaced": 1.0, "verify_findings": 0.0, "bytes_saved": r.json()["bytes_saved"],
-		"lost": []any{map[string]any{"id_base64": "/wBiaW5hcnk="}}}, r.json())
+		"unsynced": 0.0, "memories_deleted": 1.0, "segments_replaced": 1.0, "verify_findings": 0.0,
+		"bytes_saved": r.json()["bytes_saved"],
+		"lost":        []any{map[string]any{"id_base64": "/wBiaW5hcnk="}}}, r.json())
 	saved := contents(t, target)
 	require.Len(t, saved, len(nasty)-1)
 	for id, content := range saved {
