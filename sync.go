@@ -420,12 +420,8 @@ func (seg *segment) writeState(e extent, sealed bool) {
 	seg.inFile.generation++
 	seg.inFile.marked.Store(e.tail)
 	layout.State{
-		Generation: seg.inFile.generation,
-		Records:    uint32(e.records),
-		Synced:     uint64(e.tail),
-		MaxSeq:     e.maxSeq,
-		Salt:       seg.salt,
-		Sealed:     sealed,
+		Generation: seg.inFile.generation, Salt: seg.salt, Sealed: sealed,
+		Records: uint32(e.records), Synced: uint64(e.tail), MaxSeq: e.maxSeq,
 	}.Encode(seg.mem)
 }
 
