@@ -179,7 +179,7 @@ func TestEvacuate_UnderLoad(t *testing.T) {
 	for w := range writers {
 		writing.Go(func() {
 			first := stay + w*swing
-			for range stride(t, 1, 3) {
+			for range 3 {
 				for i := range swing {
 					if err := s.Put(idOf(first+i), nil); err != nil {
 						t.Error(err)
