@@ -55,7 +55,7 @@ func (r *round) copyVictims(ctx context.Context, worker int) error {
 	c := r.c
 	var ch chunk
 	for {
-		if err := r.copyNext(&ch, &c.staged[worker]); err != nil || len(ch.headers) == 0 {
+		if err := r.copyNext(&ch, &c.staged[worker]); err != nil || ch.taken == 0 {
 			return err
 		}
 		r.bytes.Add(int64(ch.size))
@@ -71,34 +71,43 @@ func (r *round) copyVictims(ctx context.Context, worker int) error {
 	}
 }
 
-// copyNext makes ch the next chunk and copies it; ch has no headers when none is left.
+// copyNext makes ch the next chunk, copies it, and stages its drops; it takes nothing when none is left.
 func (r *round) copyNext(ch *chunk, staged *moves) (err error) {
 	defer r.c.s.catchFault(armFaults(), &err)
-	if err := r.take(ch); err != nil || len(ch.headers) == 0 {
+	if err := r.take(ch); err != nil || ch.taken == 0 {
+		return err
+	}
+	if err := r.stageDrops(ch); err != nil {
 		return err
 	}
 	return r.copyChunk(ch, staged)
 }
 
-// chunk is a few live records that follow each other in a victim, and their place in a target.
+// chunk is a few live records that follow each other in a victim. Those to be copied have a place in
+// a target.
 type chunk struct {
 	v       *victim
-	live    []uint32 // offsets in the victim, in units of 8 bytes
+	taken   int      // how many records it has
+	live    []uint32 // offsets in the victim of those to be copied, in units of 8 bytes
 	headers []record.Header
-	size    int // bytes
+	size    int // bytes to be copied
 	target  *segment
 	offset  int // in target
 	record  int // number in target of the first one
+
+	drops      []drop // of the others
+	dropped    int    // bytes of these
+	tombstones int    // bytes that these may take in a target
 }
 
-// take makes ch the next records to copy; ch has no headers when there are none, or when the
+// take makes ch the next records to copy or to drop; ch takes none when there are none, or when the
 // targets are full. All workers share one victim until it has no more: if each had its own, as many
 // victims as there are workers could be copied in part and empty only later, and the targets filled
 // until then would be fresh memory.
 func (r *round) take(ch *chunk) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ch.headers = ch.headers[:0]
+	ch.taken = 0
 	for len(r.work) > 0 && len(r.work[0].live) == 0 {
 		r.work = r.work[1:]
 	}
@@ -109,18 +118,21 @@ func (r *round) take(ch *chunk) error {
 	if err := r.readHeaders(ch); err != nil {
 		return err
 	}
-	n := len(ch.headers)
+	n := len(ch.headers) + len(ch.drops)
 	if r.partial && len(r.work) == 1 && n == len(ch.v.live) { // it would leave, and its tombstones have no room
 		r.full = true
-		ch.headers = ch.headers[:0]
 		return nil
 	}
-	if ok, err := r.allocate(ch); err != nil || !ok {
-		ch.headers = ch.headers[:0]
-		return err
+	if len(ch.headers) > 0 {
+		if ok, err := r.allocate(ch); err != nil || !ok {
+			return err
+		}
 	}
-	ch.live, ch.v.live = ch.v.live[:n], ch.v.live[n:]
-	ch.v.left -= int64(ch.size)
+	ch.taken, ch.v.live = n, ch.v.live[n:]
+	ch.v.left -= int64(ch.size + ch.dropped)
+	if r.c.lowSpace {
+		r.kept += ch.tombstones
+	}
 	ch.v.prefetchPrefixes(n + 1) // while these are copied
 	return nil
 }
@@ -131,19 +143,27 @@ func (r *round) readHeaders(ch *chunk) error {
 	limit := min(chunkSize, r.c.s.opts.SegmentSize/largeShare)
 	seg := ch.v.seg
 	tail := int(seg.tail.Load())
-	ch.size = 0
+	ch.live, ch.headers, ch.drops = ch.live[:0], ch.headers[:0], ch.drops[:0]
+	ch.size, ch.dropped, ch.tombstones = 0, 0, 0
 	for _, unit := range ch.v.live {
 		if err := r.c.s.hooks.fire(pointCompactRecord); err != nil {
 			return err
 		}
 		offset := int(unit) * record.Align
-		h, ok := record.Decode(seg.mem[min(offset, tail):tail])
+		rec := seg.mem[min(offset, tail):tail]
+		h, ok := record.Decode(rec)
 		if !ok {
 			return ch.v.damaged(offset, "no valid header")
 		}
-		if ch.size > 0 && ch.size+h.Size() > limit {
+		if read := ch.size + ch.dropped; read > 0 && read+h.Size() > limit {
 			break
 		}
+		if f := r.c.fateOf(rec, h); f != fateCopied {
+			ch.drop(r.c.s, offset, h, f)
+			ch.dropped += h.Size()
+			continue
+		}
+		ch.live = append(ch.live, unit)
 		ch.headers = append(ch.headers, h)
 		ch.size += h.Size()
 	}

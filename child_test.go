@@ -27,7 +27,7 @@ var allPoints = []point{
 	pointLaneRolled, pointViewPinned,
 	pointSweepClaimed, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
 	pointCompactDead, pointCompactBuilt, pointTargetsPublished,
-	pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointSegmentsRemoved, pointUnlink,
+	pointCompactFlip, pointCompactCommitted, pointCompactDrop, pointCompactSwapped, pointSegmentsRemoved, pointUnlink,
 	pointFlushed, pointStateWritten, pointTargetsFlushed,
 	pointManifestNumbered, pointManifestTemp, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
 	pointClearPrepared, pointClearBarred, pointCleared,

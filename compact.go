@@ -24,6 +24,8 @@ round is all or nothing, and readers hold a lock for a moment where theirs are i
 	        commit  the targets enter the table, then each slot that is still the old one becomes the
 	                new one (flip.go). Where it is not, the memory was superseded, and its copy is
 	                dead on arrival.
+	        drop    memories that were staged for it, of the victims that leave, go out of the index
+	                (drops.go).
 	        swap    victims that no slot names leave the table, with contentMu held for writing.
 	        Rounds follow until no victim is left. An error before the swap undoes the round.
 

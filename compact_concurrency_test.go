@@ -345,7 +345,7 @@ func TestCompact_LargePutUnderWay(t *testing.T) {
 	}
 }
 
-// Goal: a live record that the walk does not list fails the compaction; it is never dropped (I6).
+// Goal: a live record that the walk does not list fails the compaction; it is never lost (I6).
 //
 // Method: a slot is taken out of the index while the walk passes and put back afterwards, which is
 // what an error in the walk would look like.

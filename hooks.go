@@ -30,6 +30,7 @@ const (
 	pointTargetsPublished point = "compact: a few targets in the table, no lock held"
 	pointCompactFlip      point = "compact: slot about to be flipped"
 	pointCompactCommitted point = "compact: round committed, victims in the table"
+	pointCompactDrop      point = "compact: round in force, its drops not applied"
 	pointSegmentsRemoved  point = "swap: a few segments out of the table, no lock held"
 	pointCompactSwapped   point = "compact: victims out of the table"
 	pointTargetsFlushed   point = "compact: targets durable, manifest not written"
@@ -67,6 +68,7 @@ type hooks struct {
 	unmap     func() error                  // called before anything is unmapped; an error makes that fail
 	settlers  int                           // replaces how many segments Open settles at a time; 0: settlers
 	patience  time.Duration                 // replaces how long a writer waits while nothing changes
+	fate      func(id string) fate          // decides what compactions do with live records
 	at        func(point) error             // called at every point, with or without locks held
 }
 

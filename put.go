@@ -413,15 +413,21 @@ func (s *Store) removeSlot(sh *shard, pos, size int) {
 	defer sh.version.Add(1)
 	t := sh.current()
 	seg, _ := s.resolve(t.get(pos).location())
+	s.takeOut(sh, t, pos, seg, int64(size))
+	sh.deletes.Add(1)
+}
+
+// takeOut empties the slot of t at pos, which leads to a record of size bytes in seg, and counts.
+// REQUIRES: the locks of the lane and the shard held, in which t is the table.
+func (s *Store) takeOut(sh *shard, t table, pos int, seg *segment, size int64) {
 	sh.shifts.Add(1) // odd: no miss is believed
 	t.remove(pos)
 	sh.shifts.Add(1)
-	if seg.live.Add(-int64(size)) == 0 {
+	if seg.live.Add(-size) == 0 {
 		s.noteIfDead(seg)
 	}
 	sh.memories.Add(-1)
-	sh.liveBytes.Add(-int64(size))
-	sh.deletes.Add(1)
+	sh.liveBytes.Add(-size)
 }
 
 func (s *Store) checkWrite(id string) error {

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
 
-// round is one all-or-nothing unit: build, commit, swap.
+// round is one all-or-nothing unit: build, commit, drop, swap.
 type round struct {
 	c *compaction
 	allowance
@@ -60,11 +61,14 @@ func (c *compaction) round(ctx context.Context, allowed allowance, clears int64)
 	if err != nil {
 		return err
 	}
+	drops := c.leavingDrops()
 	if r.uncertain, err = c.s.medium.commit(leaving, r.targets); err != nil {
 		return err
 	}
 	finished = true
+	c.apply(drops)
 	r.finish(leaving)
+	c.s.shrinkTables(drops)
 	c.work = rest
 	r.tell(moved, superseded, len(leaving))
 	return nil
@@ -88,17 +92,17 @@ func (r *round) tell(moved, superseded int64, left int) {
 // splitFinished parts c.work into the segments that may leave and the victims that the next round
 // continues with.
 //
-// I6 (empty victims): a victim leaves the table only with no live bytes, and these cannot grow
-// again: nothing is written to a sealed segment, and undo ends the compaction. The walk finds the
-// live records; this check turns a mistake there into a compaction that fails instead of a memory
-// that is lost.
+// I6 (empty victims): a victim leaves the table only with no live bytes but those of staged drops, and
+// these cannot grow again: nothing is written to a sealed segment, and undo ends the compaction. The walk
+// finds the live records; this check turns a mistake there into a compaction that fails instead of a
+// memory that is lost.
 func (c *compaction) splitFinished() (leaving []*segment, rest []*victim, err error) {
 	for _, v := range c.work {
 		live := c.s.segments.liveBytes(v.seg)
 		switch {
 		case len(v.live) > 0:
 			rest = append(rest, v)
-		case live == 0:
+		case live <= v.dropBytes():
 			leaving = append(leaving, v.seg)
 		default:
 			err = errors.Join(err, fmt.Errorf("warmtier: internal error: %s has %d live bytes the walk did not find",
@@ -112,6 +116,7 @@ func (c *compaction) splitFinished() (leaving []*segment, rest []*victim, err er
 // error of the round, which has been committed.
 func (r *round) finish(leaving []*segment) {
 	c := r.c
+	leaving = c.withoutLive(leaving)
 	for _, seg := range leaving {
 		c.stats.BytesReclaimed += seg.recordBytes()
 		c.stats.FileBytesReclaimed += seg.fileBytes()
@@ -136,6 +141,18 @@ func (r *round) finish(leaving []*segment) {
 	}
 	c.shareWithLanes()
 	c.s.room.changed()
+}
+
+// withoutLive leaves those of segs in the table that have live bytes in spite of I6. The next compaction
+// moves what is live in them to a segment that counts.
+func (c *compaction) withoutLive(segs []*segment) []*segment {
+	return slices.DeleteFunc(segs, func(seg *segment) bool {
+		live := seg.live.Load()
+		if live != 0 {
+			c.s.opts.Logger.Error("internal error: a victim was not empty, and stays", "segment", seg.name(), "live_bytes", live)
+		}
+		return live != 0
+	})
 }
 
 // swap takes segs out of the table, and their memory back unless a pin keeps it.

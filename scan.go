@@ -249,9 +249,7 @@ func (r *recovery) putBatch(b *shardBatches, shardIndex int) error {
 	return nil
 }
 
-// putScanned puts a record into the index, unless a newer one of its id is there. Of two copies of
-// one version, which have equal sequence numbers, the one at the lower location stays whichever
-// came first, so that recovery always ends the same. REQUIRES: sh.mu held.
+// putScanned puts a record into the index, unless a newer one of its id is there. REQUIRES: sh.mu held.
 func (s *Store) putScanned(sh *shard, sc scanned) {
 	pos, old := sh.current().first(sc.w.tag())
 	for ; old != 0; pos, old = sh.current().following(pos, sc.w.tag()) {
@@ -259,7 +257,7 @@ func (s *Store) putScanned(sh *shard, sc scanned) {
 		if !same {
 			continue
 		}
-		if oldHeader.Seq > sc.seq || oldHeader.Seq == sc.seq && old.location() < sc.w.location() {
+		if oldHeader.Seq > sc.seq || oldHeader.Seq == sc.seq && !sc.replaces(old, oldHeader) {
 			return
 		}
 		countDead(sh, oldSeg, oldHeader)
@@ -271,6 +269,16 @@ func (s *Store) putScanned(sh *shard, sc scanned) {
 	sh.current().set(pos, sc.w)
 	sc.seg.live.Add(int64(sc.size))
 	sh.liveBytes.Add(int64(sc.size))
+}
+
+// replaces reports whether sc counts rather than the record of the same sequence number at old. A
+// tombstone does: the memory was dropped. Of two copies of one version the one at the lower location does,
+// whichever came first, so that recovery always ends the same.
+func (sc *scanned) replaces(old slot, oldHeader record.Header) bool {
+	if tombstone := sc.size == 0; tombstone != (oldHeader.Kind == record.KindTombstone) {
+		return tombstone
+	}
+	return sc.w.location() < old.location()
 }
 
 // sameID reports whether two records, which are known to be intact, have one id. It returns the

@@ -10,9 +10,9 @@ import (
 A tombstone says that an id was deleted, to the recovery that finds an older record of the id in
 some file. A compaction drops a tombstone together with the victim it is in, once no segment that
 stays can hold such a record. That record would be dead, so it would be in a segment with dead bytes
-that are no tombstones, and its sequence number would be lower. Segments that stay are all but the
-victims whose live records have all been copied. The rule keeps some tombstones that could go; they
-go with a later compaction.
+that are no tombstones, and its sequence number would be lower, or, for the tombstone of a memory that a
+round has dropped, the same. Segments that stay are all but the victims whose live records have all been
+copied or dropped. The rule keeps some tombstones that could go; they go with a later compaction.
 */
 
 func (d *disk) carryTombstones(r *round) (err error) {
@@ -31,6 +31,11 @@ func (d *disk) carryTombstones(r *round) (err error) {
 		}
 		for _, unit := range v.seg.tombstones {
 			if err := r.carryTombstone(v, int(unit)*record.Align, oldest); err != nil {
+				return err
+			}
+		}
+		for i := range v.drops {
+			if err := r.leaveTombstone(v, &v.drops[i], oldest); err != nil {
 				return err
 			}
 		}
@@ -92,6 +97,36 @@ func (r *round) carryTombstone(v *victim, offset int, oldest uint64) error {
 	copy(moved, rec)
 	record.Reseed(moved, h, target.seedAt(ch.offset))
 	target.putDigest(ch.record, record.ID(rec, h))
+	target.addTombstone(ch.offset, h.Size())
+	return nil
+}
+
+// leaveTombstone writes a tombstone of the sequence number of the memory that d drops to a target, unless that
+// is older than every dead record that stays. REQUIRES: as carryTombstone.
+func (r *round) leaveTombstone(v *victim, d *drop, oldest uint64) error {
+	s := r.c.s
+	_, offset := s.resolve(d.slot.location())
+	rec := v.seg.mem[offset:int(v.seg.tail.Load())]
+	dropped, ok := record.Decode(rec)
+	if !ok || !record.IntactPrefix(rec, dropped, v.seg.seedAt(offset)) {
+		return v.damaged(offset, "damaged header or id")
+	}
+	if dropped.Seq < oldest {
+		return nil
+	}
+	h := record.Header{
+		ContentSum: record.Checksum(nil), Kind: record.KindTombstone, IDLen: dropped.IDLen, Seq: dropped.Seq,
+	}
+	ch := chunk{v: v, headers: []record.Header{h}, size: h.Size()}
+	if _, err := r.allocate(&ch); err != nil {
+		return err
+	}
+	target := ch.target
+	tombstone := target.mem[ch.offset : ch.offset+h.Size()]
+	id := record.ID(rec, dropped)
+	target.putDigest(ch.record, id)
+	record.PutBody(tombstone, string(id), nil)
+	record.PutHeader(tombstone, h, target.seedAt(ch.offset))
 	target.addTombstone(ch.offset, h.Size())
 	return nil
 }

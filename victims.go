@@ -129,6 +129,7 @@ type victim struct {
 	seg     *segment
 	live    []uint32 // offsets of live records not copied yet, in units of 8 bytes, ascending
 	left    int64    // bytes of these, at most; those that were superseded since the walk are copied too
+	drops   []drop   // of live records that are not copied, but dropped when the victim leaves
 	dead    int64    // bytes, when it was rated; tombstones are among them
 	benefit float64  // of compacting it, over the cost
 }

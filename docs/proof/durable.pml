@@ -7,7 +7,8 @@
  * into it; README.md lists them, and the script `check` demands that Spin refutes each.
  *
  * A record is one byte, its sequence number, which is also the version it stores: idOf and tomb say
- * whose it is and whether it is a tombstone. A copy keeps its number.
+ * whose it is and whether it is a tombstone. A copy keeps its number. With DROPS a round drops any of the
+ * memories in its victims; with HALF a part of a victim was copied before, by a compaction that was cut off.
  */
 
 #define IDS 2
@@ -33,6 +34,15 @@
 #define SEGS 5        /* files ever made; 0 is none */
 #endif
 #define SEQS 8
+
+/* A tombstone of a memory that a round has dropped has the number of that memory: its byte is SEQS more. */
+#define NUMBER(r) ((r) % SEQS)
+#define BURIES(r) ((r) >= SEQS || HAS(tomb, r))
+#ifdef TIE_LOST
+#define RANK(r) (NUMBER(r) * 2 + 1 - (r) / SEQS)
+#else
+#define RANK(r) (NUMBER(r) * 2 + (r) / SEQS)
+#endif
 
 #define NONE 0
 #define ACTIVE 1
@@ -73,6 +83,7 @@ byte contentR;
 byte idOf[SEQS], tomb, nextv = 1;  /* tomb: set of sequence numbers */
 byte acked[IDS], removed[IDS];     /* newest version acknowledged; newest deletion begun */
 byte safe[IDS];                    /* newest version that a Sync has promised to keep */
+byte lost[IDS];                    /* newest version that was dropped: a reader has not found it */
 byte finished;
 bool crashed;
 
@@ -208,9 +219,9 @@ inline examine(seg) {
 	for (j : 0 .. CAP - 1) {
 		if
 		:: j < tail[seg] ->
-			if :: rec[seg * CAP + j] < m -> m = rec[seg * CAP + j] :: else fi;
+			if :: NUMBER(rec[seg * CAP + j]) < m -> m = NUMBER(rec[seg * CAP + j]) :: else fi;
 			if
-			:: !HAS(tomb, rec[seg * CAP + j]) && slot[idOf[rec[seg * CAP + j]]] != LOC(seg, j) -> dead = true
+			:: !BURIES(rec[seg * CAP + j]) && slot[idOf[rec[seg * CAP + j]]] != LOC(seg, j) -> dead = true
 			:: else fi
 		:: else fi } j = 0
 }
@@ -320,7 +331,7 @@ proctype Sweeper() IMMORTAL {
 #ifndef TOMBSTONE_SWEPT
 again:	oldestDead(gone);                                           /* [withoutNeeded, tombstonesOlder] */
 		d_step { for (i : 1 .. SEGS - 1) { for (j : 0 .. CAP - 1) {
-				if :: HAS(gone, i) && j < tail[i] && HAS(tomb, rec[i * CAP + j]) && rec[i * CAP + j] >= oldest ->
+				if :: HAS(gone, i) && j < tail[i] && BURIES(rec[i * CAP + j]) && NUMBER(rec[i * CAP + j]) >= oldest ->
 					stay = stay | BIT(i)
 				   :: else fi } j = 0 } i = 0; oldest = 0;
 			gone = gone & ~stay };
@@ -377,6 +388,19 @@ inline unsealLane() {
 		laneMu = false; ok = false }
 }
 
+/* [compaction.apply, Store.drop] what is staged, where the slot is still the same */
+inline dropStaged() {
+	do
+	:: i < IDS ->
+		atomic { !laneMu ->
+			if
+			:: from[i] != 0 && to[i] == 0 && slot[i] == from[i] ->
+				slot[i] = 0; lost[i] = rec[from[i] - 1]
+			:: else fi; i++ }
+	:: else -> i = 0; break
+	od
+}
+
 /* Compactions choose any sealed segments, one target holds all that is live in them. */
 proctype Compactor() IMMORTAL {
 	byte i, j, k, l, p, n, q, m, oldest, seen, target, victims, sealed, from[IDS], to[IDS];
@@ -403,25 +427,44 @@ proctype Compactor() IMMORTAL {
 				:: slot[i] != 0 && HAS(victims, SEG(slot[i])) ->
 					from[i] = slot[i]; to[i] = LOC(target, tail[target]);
 					rec[to[i] - 1] = rec[from[i] - 1]; tail[target]++
+#ifdef DROPS
+				:: slot[i] != 0 && HAS(victims, SEG(slot[i])) -> from[i] = slot[i];  /* [stageDrops] */
+					if :: rec[from[i] - 1] > removed[i] -> removed[i] = rec[from[i] - 1] :: else fi
+#endif
 				:: else fi } i = 0 };
 		oldestDead(victims);
 		atomic { for (i : 1 .. SEGS - 1) {
 				for (j : 0 .. CAP - 1) {
 					if
-					:: HAS(victims, i) && j < tail[i] && HAS(tomb, rec[i * CAP + j]) &&
+					:: HAS(victims, i) && j < tail[i] && BURIES(rec[i * CAP + j]) &&
 #ifdef TOMBSTONE_DROPPED
 					   false ->
 #else
-					   rec[i * CAP + j] >= oldest ->
+					   NUMBER(rec[i * CAP + j]) >= oldest ->
 #endif
 						assert(tail[target] < CAP);
 						rec[target * CAP + tail[target]] = rec[i * CAP + j]; tail[target]++
-					:: else fi } j = 0 } i = 0; oldest = 0 };
+					:: else fi } j = 0 } i = 0;
+#if defined(DROPS) && !defined(NO_TOMBSTONE)
+				for (i : 0 .. IDS - 1) {                            /* [leaveTombstone] */
+					if
+					:: from[i] != 0 && to[i] == 0 && rec[from[i] - 1] >= oldest ->
+						assert(tail[target] < CAP);
+						rec[target * CAP + tail[target]] = rec[from[i] - 1] + SEQS; tail[target]++
+					:: else fi } i = 0;
+#endif
+				oldest = 0 };
 		atomic { !laneMu -> intable = intable | BIT(target);        /* [publish, commit] */
 			for (i : 0 .. IDS - 1) {
 				if :: to[i] != 0 && slot[i] == from[i] -> slot[i] = to[i] :: else fi } i = 0 };
+#ifdef DROP_EARLY
+		dropStaged();
+#endif
 		commit(victims, BIT(target));
 		if :: !ok -> goto undo :: else fi;
+#if defined(DROPS) && !defined(DROP_EARLY)
+		dropStaged();
+#endif
 		leave(victims);
 		goto over;
 undo:                                                               /* [undo] */
@@ -487,7 +530,7 @@ inline powerLoss() {
 inline judge() {
 	for (i : 0 .. IDS - 1) {
 		if
-		:: got[i] != 0 && !HAS(tomb, got[i]) -> assert(got[i] >= least[i])
+		:: got[i] != 0 && !BURIES(got[i]) -> assert(got[i] >= least[i] && got[i] > lost[i])
 		:: else -> assert(removed[i] >= least[i])
 		fi } i = 0
 }
@@ -506,8 +549,8 @@ inline recover() {
 				if :: HAS(sealedSays, i) -> tail[i] = says[i] :: else fi;
 				for (j : 0 .. CAP - 1) {                            /* [scan, putScanned] */
 					if
-					:: j < tail[i] && rec[i * CAP + j] > got[idOf[rec[i * CAP + j]]] ->
-						got[idOf[rec[i * CAP + j]]] = rec[i * CAP + j]
+					:: j < tail[i] && RANK(rec[i * CAP + j]) > RANK(got[idOf[NUMBER(rec[i * CAP + j])]]) ->
+						got[idOf[NUMBER(rec[i * CAP + j])]] = rec[i * CAP + j]
 					:: else fi } j = 0
 			:: else fi } i = 0;
 		judge() }
@@ -518,12 +561,12 @@ inline recover() {
 inline missing() {
 	d_step {
 		for (i : 1 .. SEGS - 1) { for (j : 0 .. CAP - 1) {
-			if :: HAS(counts, i) && j < tail[i] -> numbers = numbers | BIT(rec[i * CAP + j]) :: else fi } j = 0 } i = 0;
+			if :: HAS(counts, i) && j < tail[i] -> numbers = numbers | BIT(NUMBER(rec[i * CAP + j])) :: else fi } j = 0 } i = 0;
 		for (j : 1 .. nextv - 1) { assert(j <= number || HAS(numbers, j)) } j = 0;
 		numbers = 0 }
 }
 
-#define VALUE(v) (HAS(tomb, v) -> 0 : (v))
+#define VALUE(v) (BURIES(v) -> 0 : (v))
 
 proctype Crash() {
 	byte i, j, counts, numbers, got[IDS], least[IDS], first[IDS]; bool opened, kept;
@@ -592,6 +635,18 @@ init {
 			intable = 14; committed = 14; durable = 14; known = 14; sealedSays = 6; dsealedSays = 6;
 			state[1] = SEALED; state[2] = SEALED; state[3] = ACTIVE; lane = 3;
 			acked[0] = 4; acked[1] = 2; safe[0] = 4; safe[1] = 2; removed[0] = 4; removed[1] = 2 };
+#elif defined(HALF)
+		/* Segment 1 holds a version of each id. That of id 0 was copied to segment 2, a target, in the last round of
+		 * a compaction that was cut off. Both are sealed and durable. */
+		d_step {
+			rec[CAP] = 1; rec[CAP + 1] = 2; rec[2 * CAP] = 1; idOf[1] = 0; idOf[2] = 1; nextv = 3;
+			tail[1] = 2; tail[2] = 1; targetKind = BIT(2);
+			for (i : 1 .. 2) { synced[i] = tail[i]; says[i] = tail[i]; dsays[i] = tail[i] } i = 0;
+			lastID = 2; header = 6; exists = 6; named = 6; listed = 6; dlisted = 6; next = 3; dnext = 3;
+			intable = 6; committed = 6; durable = 6; known = 6; sealedSays = 6; dsealedSays = 6;
+			state[1] = SEALED; state[2] = SEALED;
+			slot[0] = LOC(2, 0); slot[1] = LOC(1, 1);
+			acked[0] = 1; acked[1] = 2; safe[0] = 1; safe[1] = 2 };
 #else
 		/* Segment 1, sealed and durable, holds a version of each id. */
 		d_step {

@@ -1,6 +1,6 @@
 /*
  * The compaction protocol in memory: Get, View, Put, a large Put, Delete, and a compaction of several
- * rounds beside them. README.md says how to read this, and what is left out.
+ * rounds beside them, which with DROPS drops any of the memories that it could copy. README.md says how to read this, and what is left out.
  *
  * Names in [brackets] are the Go functions that a step models. One define, -DNAME, puts one mistake
  * into it; README.md lists them, and the script `check` demands that Spin refutes each.
@@ -161,6 +161,7 @@ inline put(id, isLarge) {
 #endif
 	/* [pointTo] under shard.mu; compaction may have moved the old record since the look-up. */
 	atomic { !shardMu[id] -> shardMu[id] = true;
+		assert((old != 0) == (slot[id] != 0));                      /* it is still at that position, I3 */
 #ifndef STALE_DEAD
 		old = slot[id];
 #endif
@@ -301,7 +302,7 @@ inline exchange(a, b) { live[table[NUM(a)]]--; live[table[NUM(b)]]++; slot[i] = 
 proctype Compactor() {
 	byte i, n, round, pool, target, c;
 	bool victim[SEGS], leaving[SEGS], published, filled, any, flipped[IDS];
-	byte list[IDS], from[IDS], to[IDS], before[IDS];
+	byte list[IDS], from[IDS], to[IDS], before[IDS], dropped[IDS];
 compaction: skip;
 	d_step { pool = reserve; reserve = 0 };                         /* [segmentPool.takeAll] */
 	/* [sealLanes] */
@@ -345,6 +346,9 @@ next: skip;
 		if
 		:: target != 0 -> filled = true
 		:: FAIL
+#ifdef DROPS
+		:: d_step { dropped[i] = list[i]; list[i] = 0; i++ }        /* [stageDrops] */
+#endif
 		:: d_step {
 			if
 			:: target == 0 && pool == 0 -> create(target); assign(target, n)
@@ -410,11 +414,44 @@ flip:
 #ifndef LEAVE_FULL
 			for (n : 0 .. IDS - 1) {
 				if :: list[n] != 0 && table[NUM(list[n])] == i -> leaving[i] = false :: else fi } n = 0;
-			if :: leaving[i] -> assert(live[i] == 0) :: else -> any = true fi
+			if
+			:: leaving[i] ->
+				target = 0;                                         /* not needed any more */
+				for (n : 0 .. IDS - 1) {
+					if :: dropped[n] != 0 && table[NUM(dropped[n])] == i -> target++ :: else fi } n = 0;
+				assert(live[i] <= target)
+			:: else -> any = true
+			fi
 #else
 			n = 0
 #endif
 		:: else fi } i = 0 };
+#ifdef DROPS
+	do                                                              /* [compaction.apply, Store.drop] */
+	:: i < IDS ->
+		if
+		:: dropped[i] != 0 && leaving[table[NUM(dropped[i])]] ->
+#ifndef DROP_UNLANED
+			LANE_LOCK;
+#endif
+			atomic { !shardMu[i] ->
+#ifdef DROP_BLIND
+				if :: slot[i] != 0 ->
+#else
+				if :: slot[i] == dropped[i] ->
+#endif
+					assert(cell[mem[table[NUM(dropped[i])]] * CAP + OFF(dropped[i])] == cur[i]);
+					live[table[NUM(slot[i])]]--; slot[i] = 0; becomes(i, 0, n)
+				   :: else fi; dropped[i] = 0;
+#ifndef DROP_UNLANED
+				LANE_UNLOCK;
+#endif
+				i++ }
+		:: else -> i++
+		fi
+	:: else -> i = 0; break
+	od;
+#endif
 	swap();                                                         /* [finish] */
 	round++;
 	if :: any -> goto next :: else fi;
@@ -453,7 +490,7 @@ undo: skip;                                                             /* [roun
 done:
 	c++;
 	d_step { reserve = pool; pool = 0; target = 0; published = false; filled = false; any = false; round = 0;
-		for (i : 0 .. IDS - 1) { list[i] = 0; from[i] = 0; to[i] = 0; before[i] = 0; flipped[i] = false }
+		for (i : 0 .. IDS - 1) { list[i] = 0; from[i] = 0; to[i] = 0; before[i] = 0; dropped[i] = 0; flipped[i] = false }
 		for (i : 1 .. SEGS - 1) { victim[i] = false } i = 0 };      /* [drainPool] which may keep less */
 	if :: c < COMPACTIONS -> goto compaction :: else fi;
 	finished++

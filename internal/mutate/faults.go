@@ -237,8 +237,38 @@ var faults = []fault{
 	},
 	{
 		name: "victim leaves with live bytes", file: "round.go",
-		old: "case live == 0:", new: "case true:",
+		old: "case live <= v.dropBytes():", new: "case true:",
 		test: "TestCompact_WalkMissesMemory",
+	},
+	{
+		name: "drop before the manifest", file: "round.go",
+		old: "\tdrops := c.leavingDrops()\n", new: "\tdrops := c.leavingDrops()\n\tc.apply(drops)\n",
+		test: "TestDrop_DeletedBeforeManifest",
+	},
+	{
+		name: "drop of a victim that stays", file: "drops.go",
+		old: "\t\tif len(v.live) == 0 {", new: "\t\tif true {",
+		test: "TestDrop_KilledAtEveryPoint",
+	},
+	{
+		name: "drop without comparing", file: "drops.go",
+		old: "pos, ok := t.find(d.slot)", new: "pos, w := t.first(d.slot.tag()); ok := w != 0",
+		test: "TestDrop_SupersededIsNotDropped",
+	},
+	{
+		name: "drop does not wait for its lane", file: "drops.go",
+		old: "\tsh.lane.mu.Lock() // positions change (I3)\n\tdefer sh.lane.mu.Unlock()\n", new: "",
+		test: "TestDrop_WaitsForWriteOfItsLane",
+	},
+	{
+		name: "dropped memory leaves no tombstone", file: "tombstones.go",
+		old: "if dropped.Seq < oldest {", new: "if true {",
+		test: "TestDrop_TombstoneOutlivesOlderRecord",
+	},
+	{
+		name: "copy of a dropped memory counts", file: "scan.go",
+		old: "tombstone != (oldHeader.Kind == record.KindTombstone)", new: "tombstone && !tombstone",
+		test: "TestDrop_CopyOfSameNumberStays",
 	},
 	{
 		name: "recycled in spite of pins", file: "round.go",
