@@ -82,6 +82,7 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 	defer s.catchFault(armFaults(), &err)
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	sh.mu.Lock()
+	now := s.clock.now() // what has expired by then is absent at this moment
 	var end uint32
 	b.slots, end = sh.readRange(b.slots[:0], b.next, b.want)
 	sh.mu.Unlock() // writers go on: contentMu keeps what the slots lead to
@@ -100,7 +101,9 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 			err = errors.Join(err, damage)
 			continue
 		}
-		b.ids = append(b.ids, string(record.ID(m.rec, m.h)))
+		if deadline := m.deadline(); deadline == 0 || deadline > now {
+			b.ids = append(b.ids, string(record.ID(m.rec, m.h)))
+		}
 	}
 	return err
 }

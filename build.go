@@ -158,7 +158,7 @@ func (r *round) readHeaders(ch *chunk) error {
 		if read := ch.size + ch.dropped; read > 0 && read+h.Size() > limit {
 			break
 		}
-		if f := r.c.fateOf(rec, h); f != fateCopied {
+		if f := r.fateOf(rec, h); f != fateCopied {
 			ch.drop(r.c.s, offset, h, f)
 			ch.dropped += h.Size()
 			continue
@@ -219,7 +219,9 @@ func (r *round) last() *segment {
 func (c *compaction) mayRun() error {
 	least := int64(math.MaxInt64)
 	for _, seg := range c.s.segments.all() {
-		live, dead := seg.live.Load(), seg.deadBytes()
+		live, expired := seg.live.Load(), c.s.expired(seg)
+		dead := seg.deadBytes() + expired
+		live -= expired
 		candidate := seg.is(stateSealed) || fragmentation(dead, live+dead) >= c.policy.sealShare()
 		if candidate && dead > 0 && !seg.damaged.Load() {
 			least = min(least, live)
@@ -280,16 +282,20 @@ func (c *compaction) allow() (allowance, error) {
 	} else if m := &c.s.mapper; m.limit > 0 {
 		a.targets = int(min(int64(a.targets), max(1, (m.limit-m.bytes.Load())/c.segmentSize())))
 	}
-	least := slices.MinFunc(c.work, func(a, b *victim) int { return cmp.Compare(a.seg.live.Load(), b.seg.live.Load()) })
-	bytes, err := c.allowedBytes(least.seg.live.Load())
+	live := make(map[*victim]int64, len(c.work)) // that may have to be copied
+	for _, v := range c.work {
+		live[v] = c.s.unexpired(v.seg)
+	}
+	least := slices.MinFunc(c.work, func(a, b *victim) int { return cmp.Compare(live[a], live[b]) })
+	bytes, err := c.allowedBytes(live[least])
 	if err != nil {
 		return a, err
 	}
-	if bytes < c.work[0].seg.live.Load() {
+	if bytes < live[c.work[0]] {
 		c.work[0], c.work[slices.Index(c.work, least)] = least, c.work[0]
 	}
 	for a.victims < len(c.work) {
-		if bytes -= c.work[a.victims].seg.live.Load(); bytes < 0 && a.victims > 0 {
+		if bytes -= live[c.work[a.victims]]; bytes < 0 && a.victims > 0 {
 			break
 		}
 		a.victims++
@@ -386,6 +392,9 @@ func (r *round) adoptCopy(ch *chunk, i, offset int, staged *moves) error {
 		return ch.v.damaged(from, "checksum mismatch")
 	}
 	record.Reseed(rec, h, target.seedAt(offset))
+	if h.Flags != 0 {
+		target.deadlines.add(&s.clock, record.Deadline(rec, h), h.Size())
+	}
 	if target.file != nil {
 		target.putDigest(ch.record+i, record.ID(rec, h))
 	}

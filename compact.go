@@ -96,7 +96,7 @@ func (s *Store) runCompaction(ctx context.Context, c *compaction, trigger trigge
 	defer func() {
 		s.pacing.Store(nil)
 		s.compacting.Store(false)
-		s.room.answer(heard, c.stats.BytesReclaimed > 0 || isAborted(err), st.DeadBytes)
+		s.room.answer(heard, c.stats.BytesReclaimed > 0 || isAborted(err), st.reclaimable())
 	}()
 	c.own = onOwnGoroutine(ctx)
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))

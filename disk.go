@@ -54,7 +54,6 @@ type disk struct {
 	manifestMu sync.Mutex      // one manifest is written at a time
 	listed     map[uint64]bool // segments in the newest manifest; guarded by manifestMu
 	generation uint64          // of the newest manifest that may be in force; guarded by manifestMu
-	clock      int64           // of it
 	directory  uint64          // id of the directory, 0 when unknown; constant
 	trueHint   uint64          // manifests say that the hint of this Open is true; 0: none is
 

@@ -57,8 +57,11 @@ type drop struct {
 const dropBatch = 64
 
 // fateOf decides about the live record at rec, whose header h is not verified yet.
-func (c *compaction) fateOf(rec []byte, h record.Header) fate {
-	if decide := c.s.hooks.fate; decide != nil {
+func (r *round) fateOf(rec []byte, h record.Header) fate {
+	if h.Flags != 0 && record.Deadline(rec, h) <= r.now {
+		return fateExpired
+	}
+	if decide := r.c.s.hooks.fate; decide != nil {
 		return decide(string(record.ID(rec, h)))
 	}
 	return fateCopied

@@ -36,6 +36,8 @@ var (
 	// ErrInvalidCursor is returned by [Store.Scan] for a cursor that is not of this store, or that was made
 	// before an Open which had to read the records.
 	ErrInvalidCursor = errors.New("warmtier: invalid cursor")
+	// ErrInvalidTTL is returned by [Store.PutTTL] for a time to live that is not positive.
+	ErrInvalidTTL = errors.New("warmtier: invalid time to live")
 	// ErrContentTooLarge is returned for a content longer than [MaxContentLen].
 	ErrContentTooLarge = errors.New("warmtier: content too large")
 	// ErrReadOnly is returned by calls that write to a store opened with Options.ReadOnly.

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -67,8 +68,9 @@ func (r documentReader) read(dir string) map[string][]byte {
 	}
 
 	type version struct {
-		seq     uint64
-		content []byte // nil for a tombstone
+		seq      uint64
+		content  []byte // nil for a tombstone
+		deadline uint64 // 0 for none
 	}
 	newest := map[string]version{}
 	names, err := filepath.Glob(filepath.Join(dir, "*.seg"))
@@ -89,14 +91,14 @@ func (r documentReader) read(dir string) map[string][]byte {
 			require.LessOrEqual(t, u64(b, 64), u64(manifest, 72), "generation")
 		}
 		delete(listed, id)
-		records, end := r.records(b, id, manifest[24:40], func(kind byte, id string, content []byte, seq uint64) {
-			if v, there := newest[id]; there && v.seq >= seq {
+		records, end := r.records(b, id, manifest[24:40], func(kind byte, id string, deadline uint64, content []byte, seq uint64) {
+			if v, there := newest[id]; there && (v.seq > seq || v.seq == seq && kind != 2) {
 				return
 			}
 			if kind == 2 {
 				content = nil
 			}
-			newest[id] = version{seq: seq, content: content}
+			newest[id] = version{seq: seq, content: content, deadline: deadline}
 		})
 		if entry != nil {
 			require.Equal(t, u64(entry, 8), u64(b, 48), "salt")
@@ -110,7 +112,7 @@ func (r documentReader) read(dir string) map[string][]byte {
 	require.Empty(t, listed, "listed segments without a file")
 	memories := map[string][]byte{}
 	for id, v := range newest {
-		if v.content != nil {
+		if v.content != nil && (v.deadline == 0 || v.deadline > uint64(time.Now().UnixMilli())) {
 			memories[id] = v.content
 		}
 	}
@@ -119,7 +121,7 @@ func (r documentReader) read(dir string) map[string][]byte {
 
 // records calls fn for each record of a segment file, and returns how many there are and where they end.
 func (r documentReader) records(
-	b []byte, id uint64, store []byte, fn func(kind byte, id string, content []byte, seq uint64),
+	b []byte, id uint64, store []byte, fn func(kind byte, id string, deadline uint64, content []byte, seq uint64),
 ) (records uint32, end uint64) {
 	t := r.t
 	require.Equal(t, "WARMSEG\x00", string(b[:8]))
@@ -148,17 +150,23 @@ func (r documentReader) records(
 		}
 		idLen, contentLen := u16(b, at+10), int(u32(b, at+12))
 		seed := segmentSeed ^ uint32(0x9e3779b1*uint64(at/8))
-		require.Equal(t, max(1, r.castagnoli(b[at+4:at+24+idLen])^seed), u32(b, at), "record at %d", at)
-		content := b[at+24+idLen : at+24+idLen+contentLen]
+		prefix, deadline := 24+idLen, uint64(0)
+		require.LessOrEqual(t, b[at+9], byte(1), "flags")
+		if b[at+9] == 1 {
+			require.EqualValues(t, 1, b[at+8])
+			deadline = u64(b, at+prefix)
+			prefix += 8
+		}
+		require.Equal(t, max(1, r.castagnoli(b[at+4:at+prefix])^seed), u32(b, at), "record at %d", at)
+		content := b[at+prefix : at+prefix+contentLen]
 		require.Equal(t, r.castagnoli(content), u32(b, at+4))
-		require.Zero(t, b[at+9], "flags")
 		digest := max(1, r.castagnoli(b[at+24:at+24+idLen]))
 		require.Equal(t, digest, u32(b, len(b)-4*(n+1)))
-		fn(b[at+8], string(b[at+24:at+24+idLen]), content, u64(b, at+16))
+		fn(b[at+8], string(b[at+24:at+24+idLen]), deadline, content, u64(b, at+16))
 		if at < synced {
 			highest = max(highest, u64(b, at+16))
 		}
-		at += (24 + idLen + contentLen + 7) / 8 * 8
+		at += (prefix + contentLen + 7) / 8 * 8
 		if at == synced {
 			require.EqualValues(t, n+1, u32(state, 4))
 			require.Equal(t, highest, u64(state, 16))
@@ -185,8 +193,19 @@ func formatStore(t testing.TB, dir string, closed bool) map[string][]byte {
 		_, err := s.Delete(idOf(i))
 		require.NoError(t, err)
 	}
+	put := func(id string, ttl time.Duration) {
+		want[id] = []byte("content of " + id)
+		require.NoError(t, s.PutTTL(id, want[id], ttl))
+	}
+	const centuries = 250 * 365 * 24 * time.Hour
+	put("expires, copied", centuries)
 	_, err := s.Compact(context.Background())
 	require.NoError(t, err)
+	put("expires", centuries)
+	require.NoError(t, s.Put("expired", []byte("older")))
+	put("expired", time.Nanosecond)
+	delete(want, "expired")
+	waitFor(func() bool { return !s.Has("expired") })
 	for i := 1; i < 120; i += 6 {
 		want[idOf(i)] = contentOf(i, 1, 40)
 		require.NoError(t, s.Put(idOf(i), want[idOf(i)]))
@@ -230,7 +249,7 @@ func TestFormat_GoldenStoreOpens(t *testing.T) {
 		}
 	}
 	want := documentReader{t: t}.read(goldenDir)
-	require.Len(t, want, 80)
+	require.Len(t, want, 82)
 	again := formatStore(t, fastDir(t), true)
 	require.Equal(t, want, again)
 	for _, hint := range []bool{true, false} {
@@ -242,12 +261,13 @@ func TestFormat_GoldenStoreOpens(t *testing.T) {
 		opts := quietly()
 		opts.ReadOnly = true
 		s := openDir(t, dir, opts)
-		requireSame(t, s, want)
+		require.Equal(t, want, presentIn(s))
+		require.Len(t, deadlinesOf(t, s), 2)
 		closeIntact(t, s)
 		s = openDir(t, dir, quietly())
-		requireSame(t, s, want)
+		require.Equal(t, want, presentIn(s))
 		mustCompact(t, s)
-		requireSame(t, s, want)
+		require.Equal(t, want, presentIn(s))
 		closeIntact(t, s)
 		require.Equal(t, want, documentReader{t: t}.read(dir))
 	}

@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/warmtier/warmtier/internal/biaslock"
@@ -186,6 +187,13 @@ func (s *Store) Has(id string) (exists bool) {
 	return err == nil
 }
 
+func checkID(id string) error {
+	if len(id) == 0 || len(id) > MaxIDLen {
+		return fmt.Errorf("%w: %d bytes, want 1 to %d", ErrInvalidID, len(id), MaxIDLen)
+	}
+	return nil
+}
+
 // readHold is a hold of contentMu for reading that knows whether it is held: a call that may end
 // with a fault defers release, and still releases as early as it can.
 type readHold struct {
@@ -217,6 +225,9 @@ func (s *Store) lookup(h *readHold, m *match, id string, counted bool) error {
 		m.started = s.meters.sampleRead(&h.Hold)
 	}
 	exists, err := s.find(m, sh, tag, id)
+	if exists && m.h.Flags != 0 {
+		exists, err = s.findUnexpired(m, sh, tag, id)
+	}
 	switch {
 	case exists:
 		if counted {

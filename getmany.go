@@ -158,6 +158,9 @@ func (s *Store) readHeld(b *batch, ids []string, h *readHold) error {
 		}
 		p := &b.places[i]
 		exists, err := s.find(&m, p.sh, p.tag, id)
+		if exists && m.h.Flags != 0 {
+			exists, err = s.findUnexpired(&m, p.sh, p.tag, id)
+		}
 		if exists && m.h.ContentLen <= maxLockedCopy {
 			if i > 0 && len(b.copies)+m.h.ContentLen > maxLockedCopy {
 				break

@@ -31,7 +31,8 @@ func (s *Store) writeHint() {
 		size += s.shards[i].current().slots() * slotSize
 	}
 	for _, seg := range segs {
-		size += layout.TombstonesSize(len(seg.tombstones))
+		_, list := seg.deadlines.encode()
+		size += layout.TombstonesSize(len(seg.tombstones)) + layout.DeadlinesSize(len(list))
 	}
 	file, err := s.disk.fs.Create(layout.HintName, size)
 	if err == nil {
@@ -92,6 +93,13 @@ func (s *Store) encodeHint(b []byte, segs []*segment) (err error) {
 		}
 		rest = rest[layout.TombstonesSize(len(seg.tombstones)):]
 	}
+	for i, seg := range segs {
+		base, list := seg.deadlines.encode()
+		g := &h.Segments[i]
+		g.DeadlineBase, g.Deadlines = base, uint32(len(list))
+		g.DeadlineSum = layout.PutDeadlines(rest, list)
+		rest = rest[layout.DeadlinesSize(len(list)):]
+	}
 	h.Encode(b)
 	return nil
 }
@@ -114,12 +122,20 @@ func (r *recovery) loadHint() bool {
 		if err != nil {
 			return err
 		}
-		tombstones, err := h.DecodeTombstones(rest)
+		tombstones, rest, err := h.DecodeTombstones(rest)
+		if err != nil {
+			r.s.discardTables(tables)
+			return err
+		}
+		deadlines, err := h.DecodeDeadlines(rest)
 		if err != nil {
 			r.s.discardTables(tables)
 			return err
 		}
 		r.useHint(h, tables, tombstones)
+		for i, f := range r.found {
+			f.seg.deadlines.decode(h.Segments[i].DeadlineBase, deadlines[i])
+		}
 		return nil
 	}) == nil
 }

@@ -27,6 +27,7 @@ type jsonStats struct {
 	TotalBytes         int64   `json:"total_bytes"`
 	LiveBytes          int64   `json:"live_bytes"`
 	DeadBytes          int64   `json:"dead_bytes"`
+	ExpiredBytes       int64   `json:"expired_bytes"` // of the live ones
 	FragmentationRatio float64 `json:"fragmentation_ratio"`
 	MappedBytes        int64   `json:"mapped_bytes"` // live, dead, index, room, reserve and retired bytes
 	RoomBytes          int64   `json:"room_bytes"`
@@ -163,7 +164,7 @@ func jsonStatsOf(st *Stats) jsonStats {
 	segments, repair := st.SegmentDetails, st.Recovery.Repair
 	return jsonStats{
 		Directory: st.Directory, Opened: st.Opened, Closed: st.Closed, Memories: st.Memories,
-		TotalBytes: st.TotalBytes, LiveBytes: st.LiveBytes, DeadBytes: st.DeadBytes,
+		TotalBytes: st.TotalBytes, LiveBytes: st.LiveBytes, DeadBytes: st.DeadBytes, ExpiredBytes: st.ExpiredBytes,
 		FragmentationRatio: st.FragmentationRatio, MappedBytes: st.MappedBytes,
 		RoomBytes: segments.RoomBytes, ReserveBytes: segments.ReserveBytes, RetiredBytes: segments.RetiredBytes,
 		SpareBytes: segments.SpareBytes, MaxBytes: st.MaxBytes,

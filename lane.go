@@ -199,7 +199,7 @@ func (s *Store) sealLane(ln *lane, threshold float64) *segment {
 	defer ln.mu.Unlock()
 	seg := ln.active
 	if seg == nil || seg.recordBytes() == 0 && !s.closed ||
-		fragmentation(seg.deadBytes(), seg.recordBytes()) < threshold {
+		fragmentation(seg.deadBytes()+s.expired(seg), seg.recordBytes()) < threshold {
 		return nil
 	}
 	s.sealActiveLocked(ln, true)

@@ -40,7 +40,7 @@ func (s *Store) putIn(seg *segment, d *draft) (err error) {
 	var old match
 	exists, err := s.probe(&old, d.shard, d.tag, d.id)
 	if err == nil {
-		err = d.checkLocked(&old, exists)
+		err = d.checkLocked(&old, exists && !s.isExpired(&old))
 	}
 	if err != nil {
 		return err
@@ -58,14 +58,14 @@ func (s *Store) putIn(seg *segment, d *draft) (err error) {
 // removeLarge deletes a memory whose tombstone needs a segment of its own.
 func (s *Store) removeLarge(d *draft) (existed bool, err error) {
 	err = s.withOwnSegment(d, func(seg *segment) (published bool, err error) {
-		existed, err = s.removeIn(seg, d)
-		return existed, err
+		existed, published, err = s.removeIn(seg, d)
+		return published, err
 	})
 	return existed, err
 }
 
 // removeIn makes the body in seg a tombstone, and takes the id out of the index.
-func (s *Store) removeIn(seg *segment, d *draft) (existed bool, err error) {
+func (s *Store) removeIn(seg *segment, d *draft) (existed, published bool, err error) {
 	defer s.catchFault(armFaults(), &err)
 	defer s.contentMu.RUnlock(s.holdForWrite())
 	ln := d.shard.lane
@@ -74,14 +74,14 @@ func (s *Store) removeIn(seg *segment, d *draft) (existed bool, err error) {
 	var old match
 	exists, err := s.probeToRemove(&old, d)
 	if err != nil || !exists {
-		return false, err
+		return false, false, err
 	}
 	s.publishLocked(seg, d)
 	seg.addTombstone(layout.HeaderSize, d.size)
-	s.removeLocked(d, &old)
+	existed = s.removeLocked(d, &old)
 	seg.seal(false)
 	s.noteIfDead(seg) // it holds a tombstone alone
-	return true, nil
+	return existed, true, nil
 }
 
 // withOwnSegment calls write with a segment that is in no table and has the body of d in it, and
@@ -137,7 +137,7 @@ func (s *Store) newLargeSegment(d *draft) (seg *segment, err error) {
 		}
 	}()
 	defer s.catchFault(armFaults(), &err)
-	record.PutBody(seg.mem[layout.HeaderSize:], d.id, d.content)
+	record.PutBody(seg.mem[layout.HeaderSize:], d.id, d.deadline, d.content)
 	return seg, nil
 }
 

@@ -88,8 +88,9 @@ func (m *maintenance) noteSizes(st Stats) {
 	m.nextLook.Store(m.written.Load() + int64(lookShare*float64(st.TotalBytes)))
 }
 
-// died returns how many bytes have died since Open, plus a constant: what was written and is not live.
-func died(st Stats) int64 { return st.Writes.Bytes - st.LiveBytes }
+// died returns how many bytes have died or expired since Open, plus a constant: what was written and is not
+// live.
+func died(st Stats) int64 { return st.Writes.Bytes - st.LiveBytes + st.ExpiredBytes }
 
 // maintain runs the background cycles until Close: by the clock, and when it is woken.
 func (s *Store) maintain() {
@@ -125,7 +126,7 @@ func (s *Store) look() {
 		reason := s.reasonToSkip(st, time.Now())
 		s.maintenance.mu.Unlock()
 		if reason != "" {
-			s.room.answer(heard, false, st.DeadBytes)
+			s.room.answer(heard, false, st.reclaimable())
 			return
 		}
 	}
@@ -199,7 +200,7 @@ func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceRepo
 		m.noteSizes(s.sizes())
 	}
 	if r.Skipped != SkipBusy && r.Compaction == (CompactionStats{}) { // one that ran has answered itself
-		s.room.answer(heard, false, st.DeadBytes)
+		s.room.answer(heard, false, st.reclaimable())
 	}
 	s.releaseAll(s.pool.takeUnused(start.Add(-s.opts.Maintenance.Interval)))
 	_ = s.mapper.unreturned.returnAll() // what is left is in Stats
@@ -214,11 +215,11 @@ func (s *Store) reasonToSkip(st Stats, now time.Time) SkipReason {
 	m.noteSizes(st)
 	switch {
 	case m.startup || s.isPressed(st):
-	case st.FragmentationRatio < opts.FragmentationThreshold:
+	case fragmentation(st.DeadBytes+expiredWeight*st.ExpiredBytes, st.TotalBytes) < opts.FragmentationThreshold:
 		return SkipThreshold
 	case st.TotalBytes < opts.MinBytes:
 		return SkipSize
-	case !m.last.IsZero() && now.Sub(m.last) < opts.MinPeriod && !s.hasDied(st):
+	case !m.last.IsZero() && now.Sub(m.last) < opts.MinPeriod && !s.hasDied(st) && !hasExpired(st):
 		return SkipRateLimit
 	}
 	return ""
@@ -231,11 +232,23 @@ func (s *Store) hasDied(st Stats) bool {
 	return died(st)-s.maintenance.died >= least
 }
 
+// What has expired counts expiredWeight times: much of it can be given back uncopied, in segments of
+// memories with one time to live, and a store of such memories is to stay small. From expiredShare of all
+// records on, no compaction waits for MinPeriod: it is paid for by what has expired.
+const (
+	expiredWeight = 2
+	expiredShare  = 0.25
+)
+
+// hasExpired reports whether so much has expired that a compaction is due, however long ago the last one
+// was.
+func hasExpired(st Stats) bool { return fragmentation(st.ExpiredBytes, st.TotalBytes) >= expiredShare }
+
 // isPressed reports whether little room is left, and a compaction would give some back.
 func (s *Store) isPressed(st Stats) bool {
 	m := &s.maintenance
-	return st.FragmentationRatio >= waitShare && (s.nearlyFull() || m.short.Load() || s.room.isAsked()) ||
-		st.DeadBytes > 0 && m.buried.Load()
+	return fragmentation(st.reclaimable(), st.TotalBytes) >= waitShare &&
+		(s.nearlyFull() || m.short.Load() || s.room.isAsked()) || st.reclaimable() > 0 && m.buried.Load()
 }
 
 // nearlyFull reports whether less than an eighth of MaxBytes is left.

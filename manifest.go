@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
@@ -84,10 +83,9 @@ func (d *disk) snapshotManifest(leaving, joining []*segment) layout.Manifest {
 func (d *disk) newManifest() (m layout.Manifest, pending map[uint64]bool) {
 	next, pending := d.s.segments.numbers()
 	_ = d.s.hooks.fire(pointManifestNumbered)
-	d.clock = max(d.clock, time.Now().UnixMilli())
 	return layout.Manifest{
 		Store: d.store, Cache: d.boot, Open: d.open, Generation: d.generation + 1, Hint: d.trueHint,
-		Directory: d.directory, Clock: d.clock, MaxSeq: d.s.sequence.Load(),
+		Directory: d.directory, Clock: d.s.clock.now(), MaxSeq: d.s.sequence.Load(),
 		Next: next, Pending: slices.Collect(maps.Keys(pending)),
 	}, pending
 }

@@ -123,7 +123,8 @@ type CompactionOptions struct {
 
 // MaintenanceOptions configure automatic compactions. One is due when the fragmentation ratio is at
 // least FragmentationThreshold, TotalBytes is at least MinBytes, and since the last one began either
-// MinPeriod has passed or at least as many bytes have died as are live, and MinBytes. As long as a
+// MinPeriod has passed or at least as many bytes have died as are live, and MinBytes. What has expired counts as
+// dead, and for FragmentationThreshold twice; when it is a quarter of all, MinPeriod does not matter. As long as a
 // tenth or more is dead, one is due as well when less than an eighth of Options.MaxBytes is left, or a
 // write found no space. It gives back what is worth the copying: see docs/design.md, section 7; [Store.Compact] gives
 // back everything. Segments in which nothing is live leave at once, whatever these options say.
@@ -134,7 +135,8 @@ type MaintenanceOptions struct {
 	// whenever a thirty-second of the store was written. Memory that lanes did not use for an Interval
 	// is given back.
 	Interval time.Duration
-	// FragmentationThreshold is the ratio (0 to 1) from which on a cycle compacts; 0 means 0.5.
+	// FragmentationThreshold is the ratio (0 to 1) from which on a cycle compacts; 0 means 0.5. What has
+	// expired counts twice.
 	FragmentationThreshold float64
 	// MinBytes is the size from which on a cycle compacts; smaller stores are left alone. 0 means
 	// 100,000,000, negative means that no store is too small.

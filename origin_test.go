@@ -98,7 +98,7 @@ func TestOrigin_RepairBelievesNoContent(t *testing.T) {
 	h := record.Header{Kind: record.KindMemory, IDLen: 6, ContentLen: 4, Seq: 1 << 40}
 	h.ContentSum = record.Checksum([]byte("evil"))
 	forged := make([]byte, h.Size())
-	record.PutBody(forged, "forged", []byte("evil"))
+	record.PutBody(forged, "forged", 0, []byte("evil"))
 	outer := "outer id" // so that its content begins at a multiple of 8
 	at := layout.HeaderSize + record.HeaderSize + len(outer)
 	record.PutHeader(forged, h, record.SeedAt(record.SegmentSeed(1, 0), at))

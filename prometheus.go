@@ -144,6 +144,7 @@ func (m *families) content(st *Stats) {
 	m.gauge("warmtier_index_bytes", "Memory that the index takes.", float64(st.IndexBytes))
 	m.gauge("warmtier_live_bytes", "Bytes of records that the index points to.", float64(st.LiveBytes))
 	m.gauge("warmtier_dead_bytes", "Bytes of overwritten and deleted records.", float64(st.DeadBytes))
+	m.gauge("warmtier_expired_bytes", "Live bytes of memories that have expired, an estimate.", float64(st.ExpiredBytes))
 	m.gauge("warmtier_mapped_bytes", "Memory that segments and index take, retired ones and the reserve included.",
 		float64(st.MappedBytes))
 	m.gauge("warmtier_max_bytes", "Bound of what segments, index and spare files take together; 0 when there is none.",

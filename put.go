@@ -14,6 +14,7 @@ import (
 type draft struct {
 	id        string
 	content   []byte     // nil for a tombstone
+	deadline  int64      // Unix time in ms, 0 for none
 	load      *loadCall  // that content comes from; nil for other writes
 	condition *condition // nil for none
 
@@ -25,7 +26,8 @@ type draft struct {
 }
 
 // Put stores content under id, in place of what was there. nil content is the same as empty
-// content, and is stored. The store keeps neither the slice nor the string.
+// content, and is stored. The store keeps neither the slice nor the string. The memory never expires,
+// also if what it replaces would have.
 //
 // Now and then it maps a segment of SegmentSize bytes, or grows one shard of the index. When that is
 // over Options.MaxBytes, or dead bytes grow faster than the compaction under way gives them back, it
@@ -39,13 +41,10 @@ type draft struct {
 // the flush failed ([ErrSyncFailed], or an error after which the next flush tries again: [ErrNoSpace]
 // for a manifest, or what the system says when descriptors or rights lack).
 func (s *Store) Put(id string, content []byte) error {
-	started := s.meters.sampleWrite()
-	err := s.putDurably(draft{id: id, content: content})
-	s.meters.writeEnded(started, err, &s.meters.puts, &s.meters.putErrors)
-	return err
+	return s.putMeasured(id, content, 0)
 }
 
-// putDurably is Put without its measurement. d has what the caller wants; the rest follows from it.
+// putDurably is putMeasured without the measurement. d has what the caller wants; the rest follows from it.
 func (s *Store) putDurably(d draft) error {
 	if err := s.checkWrite(d.id); err != nil {
 		return err
@@ -59,6 +58,9 @@ func (s *Store) putDurably(d draft) error {
 	}
 	defer done()
 	d.kind, d.size = record.KindMemory, record.Size(len(d.id), len(d.content))
+	if d.deadline != 0 {
+		d.size += record.DeadlineSize
+	}
 	d.shard, d.tag = s.place(d.id)
 	d.shard.prefetch(d.tag)
 	d.sum = record.Checksum(d.content)
@@ -171,11 +173,11 @@ func (s *Store) putInLane(d *draft) (ok bool, err error) {
 		return false, nil
 	}
 	defer w.clearUnfinished()
-	record.PutBody(w.rec, d.id, d.content)
+	record.PutBody(w.rec, d.id, d.deadline, d.content)
 	var old match
 	exists, err := s.probe(&old, d.shard, d.tag, d.id)
 	if err == nil {
-		err = d.checkLocked(&old, exists)
+		err = d.checkLocked(&old, exists && !s.isExpired(&old))
 	}
 	if err != nil {
 		return false, err
@@ -240,6 +242,10 @@ func (s *Store) finishLocked(w *writing, d *draft) {
 	_ = s.hooks.fire(pointPutBody)
 	seg := w.seg
 	h := record.Header{ContentSum: d.sum, Kind: d.kind, IDLen: len(d.id), ContentLen: len(d.content)}
+	if d.deadline != 0 {
+		h.Flags = record.FlagDeadline
+		seg.deadlines.add(&s.clock, d.deadline, d.size)
+	}
 	if seg.file != nil {
 		seg.putDigest(int(seg.records.Load()), record.ID(w.rec, h))
 	}
@@ -270,6 +276,9 @@ func (s *Store) pointTo(d *draft, seg *segment, offset int, old *match, exists b
 	if exists {
 		oldSize := old.h.Size()
 		superseded, _ := s.resolve(sh.current().get(old.pos).location())
+		if old.h.Flags != 0 {
+			superseded.deadlines.remove(old.deadline(), oldSize)
+		}
 		if superseded.live.Add(-int64(oldSize)) == 0 {
 			s.noteIfDead(superseded) // a sweep waits until this hold of contentMu has ended
 		}
@@ -283,8 +292,8 @@ func (s *Store) pointTo(d *draft, seg *segment, offset int, old *match, exists b
 	sh.puts.Add(1)
 }
 
-// Delete removes the memory and reports whether it existed. With SyncWrites either answer is durable when it
-// returns.
+// Delete removes the memory and reports whether it existed: one that has expired did not. With SyncWrites
+// either answer is durable when it returns.
 //
 // Errors: [ErrInvalidID], [ErrReadOnly], [ErrClosed], [ErrNoSpace], [ErrSyncFailed] and
 // [ErrCorrupt], as with [Store.Put].
@@ -310,10 +319,8 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 	if err != nil {
 		return existed, err
 	}
-	if existed {
-		s.trimReplaced()
-		s.sweepNoted()
-	}
+	s.trimReplaced()
+	s.sweepNoted()
 	return existed, s.makeDurable()
 }
 
@@ -362,8 +369,7 @@ func (s *Store) tryRemove(d *draft) (existed, ok bool, err error) {
 	if s.leavesTombstones() && !s.appendTombstoneLocked(ln, d) {
 		return false, false, nil
 	}
-	s.removeLocked(d, &old)
-	return true, true, nil
+	return s.removeLocked(d, &old), true, nil
 }
 
 // probeToRemove looks up the id that d deletes. A Delete that finds nothing supersedes a load as
@@ -377,10 +383,6 @@ func (s *Store) probeToRemove(m *match, d *draft) (exists bool, err error) {
 	return exists, err
 }
 
-// leavesTombstones reports whether deletions are recorded, as they are in a directory: its next
-// Open may find older records of the id.
-func (s *Store) leavesTombstones() bool { return s.disk != nil }
-
 // appendTombstoneLocked appends d, a tombstone, to ln; ok is false when there is no room.
 // REQUIRES: as beginLocked.
 func (s *Store) appendTombstoneLocked(ln *lane, d *draft) (ok bool) {
@@ -389,32 +391,38 @@ func (s *Store) appendTombstoneLocked(ln *lane, d *draft) (ok bool) {
 		return false
 	}
 	defer w.clearUnfinished()
-	record.PutBody(w.rec, d.id, nil)
+	record.PutBody(w.rec, d.id, 0, nil)
 	s.finishLocked(&w, d)
 	w.seg.addTombstone(w.offset, d.size)
 	return true
 }
 
-// removeLocked takes the memory at m, whose deletion is recorded, out of the index.
-// REQUIRES: the lane's lock held, contentMu read-held.
-func (s *Store) removeLocked(d *draft, m *match) {
+// removeLocked takes the memory at m, whose deletion is recorded, out of the index, and reports whether it
+// existed for callers. REQUIRES: the lane's lock held, contentMu read-held.
+func (s *Store) removeLocked(d *draft, m *match) (existed bool) {
 	_ = s.hooks.fire(pointDeleteAppended)
-	s.removeSlot(d.shard, m.pos, m.h.Size())
+	if existed = m.h.Flags == 0 || !s.isExpired(m); existed {
+		d.shard.deletes.Add(1)
+	} else {
+		d.shard.deleteMisses.Add(1)
+	}
+	s.removeSlot(d.shard, m)
 	s.loads.supersede(d.id)
 	// A table that cannot be made smaller stays as it is: nothing is wrong with it.
 	_ = s.prepare(d.shard, int(d.shard.memories.Load()))
+	return existed
 }
 
-// removeSlot empties the slot at pos, which leads to a record of size bytes. REQUIRES: as pointTo.
-func (s *Store) removeSlot(sh *shard, pos, size int) {
+// removeSlot empties the slot of m. REQUIRES: as pointTo.
+func (s *Store) removeSlot(sh *shard, m *match) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.version.Add(1)
 	defer sh.version.Add(1)
 	t := sh.current()
-	seg, _ := s.resolve(t.get(pos).location())
-	s.takeOut(sh, t, pos, seg, int64(size))
-	sh.deletes.Add(1)
+	seg, _ := s.resolve(t.get(m.pos).location())
+	seg.deadlines.remove(m.deadline(), m.h.Size())
+	s.takeOut(sh, t, m.pos, seg, int64(m.h.Size()))
 }
 
 // takeOut empties the slot of t at pos, which leads to a record of size bytes in seg, and counts.
@@ -438,11 +446,4 @@ func (s *Store) checkWrite(id string) error {
 		return err
 	}
 	return checkID(id)
-}
-
-func checkID(id string) error {
-	if len(id) == 0 || len(id) > MaxIDLen {
-		return fmt.Errorf("%w: %d bytes, want 1 to %d", ErrInvalidID, len(id), MaxIDLen)
-	}
-	return nil
 }

@@ -201,7 +201,8 @@ func (r *recovery) readManifest() (exists bool, err error) {
 		return false, err
 	}
 	r.manifest, r.manifestFile = m, st.ID
-	d.store, d.clock = m.Store, m.Clock
+	d.store = m.Store
+	r.s.clock.notBefore(m.Clock)
 	return true, nil
 }
 

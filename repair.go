@@ -268,7 +268,7 @@ func (v *salvage) dropLost() (unseen int, err error) {
 			if pos, ok := sh.current().find(w); ok {
 				sh.current().remove(pos)
 				sh.memories.Add(-1)
-				countDead(sh, m.seg, m.h)
+				countDead(sh, m.seg, m.offset, m.h)
 			}
 		}
 	}

@@ -114,9 +114,9 @@ func (v *salvage) rescue(seg *segment) error {
 		}
 	}
 	for _, id := range ids {
-		content, err := s.Get(id)
+		content, deadline, err := s.stored(id) // what has expired too: an older version must not come back
 		if err == nil {
-			err = s.Put(id, content)
+			err = s.putMeasured(id, content, deadline)
 		}
 		if err != nil {
 			return fmt.Errorf("repair: %w", err)
@@ -129,7 +129,7 @@ func (v *salvage) rescue(seg *segment) error {
 			return errors.New("repair: tombstone changed while it was read")
 		}
 		// With a new sequence number, unless the memory was stored again.
-		if id := string(record.ID(rec, h)); !s.Has(id) {
+		if id := string(record.ID(rec, h)); !s.isStored(id) {
 			if err := v.writeTombstone(id); err != nil {
 				return err
 			}

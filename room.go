@@ -179,8 +179,8 @@ func (s *Store) withRoom(share float64, try func() error) error {
 		}
 		st := s.sizes()
 		// A compaction under way may have copied most of what was dead, and have yet to give it back.
-		hopeless := st.FragmentationRatio <= share || s.opts.Maintenance.Disabled
-		if hopeless && !s.compacting.Load() || asked > 0 && s.room.isFruitless(asked, st.DeadBytes) {
+		hopeless := fragmentation(st.reclaimable(), st.TotalBytes) <= share || s.opts.Maintenance.Disabled
+		if hopeless && !s.compacting.Load() || asked > 0 && s.room.isFruitless(asked, st.reclaimable()) {
 			select {
 			case <-change: // since the attempt
 				continue
@@ -288,8 +288,8 @@ func (s *Store) awaitChange(change <-chan struct{}) (changed bool, err error) {
 // full returns the error of a call that found no room.
 func (s *Store) full(st Stats) error {
 	mapped, spares := s.medium.held()
-	return fmt.Errorf("%w: %d bytes used of MaxBytes %d; %d bytes of records are live, %d dead",
-		errOverBudget, mapped+spares, s.opts.MaxBytes, st.LiveBytes, st.DeadBytes)
+	return fmt.Errorf("%w: %d bytes used of MaxBytes %d; %d bytes of records are live, %d dead or expired",
+		errOverBudget, mapped+spares, s.opts.MaxBytes, st.LiveBytes-st.ExpiredBytes, st.reclaimable())
 }
 
 // overgrown reports whether the store maps so much more than is live that writers should wait for the

@@ -11,7 +11,8 @@ import (
 
 // round is one all-or-nothing unit: build, commit, drop, swap.
 type round struct {
-	c *compaction
+	c   *compaction
+	now int64 // when it began, Unix time in ms: what has expired by then is dropped
 	allowance
 	maxTargets int
 	clears     int64 // Clears before it began: a later one makes all that it copies dead
@@ -29,7 +30,7 @@ type round struct {
 // finished victims from c.work. On an error, and on a panic of
 // OnProgress before the swap, the store is as it was before the round.
 func (c *compaction) round(ctx context.Context, allowed allowance, clears int64) error {
-	r := &round{c: c, allowance: allowed, maxTargets: allowed.targets, clears: clears, work: c.work}
+	r := &round{c: c, now: c.s.clock.now(), allowance: allowed, maxTargets: allowed.targets, clears: clears, work: c.work}
 	finished := false
 	defer func() {
 		if !finished {
@@ -147,7 +148,7 @@ func (r *round) finish(leaving []*segment) {
 // moves what is live in them to a segment that counts.
 func (c *compaction) withoutLive(segs []*segment) []*segment {
 	return slices.DeleteFunc(segs, func(seg *segment) bool {
-		live := seg.live.Load()
+		live := c.s.segments.liveBytes(seg)
 		if live != 0 {
 			c.s.opts.Logger.Error("internal error: a victim was not empty, and stays", "segment", seg.name(), "live_bytes", live)
 		}

@@ -206,6 +206,8 @@ type scanned struct {
 	seg  *segment
 	seq  uint64
 	size uint32 // 0 for a tombstone: it makes nothing live
+
+	deadline int64
 }
 
 // shardBatches are the records that one goroutine has collected, by shard.
@@ -219,6 +221,7 @@ func (r *recovery) add(b *shardBatches, seg *segment, offset int, id []byte, h r
 	sc := scanned{w: makeSlot(tag, s.locate(seg, offset)), seg: seg, seq: h.Seq}
 	if h.Kind == record.KindMemory {
 		sc.size = uint32(h.Size())
+		sc.deadline = deadlineOf(seg.mem[offset:], h)
 	}
 	b[shardIndex] = append(b[shardIndex], sc)
 	place := slotPlace{sh: &s.shards[shardIndex], w: sc.w}
@@ -260,13 +263,17 @@ func (s *Store) putScanned(sh *shard, sc scanned) {
 		if oldHeader.Seq > sc.seq || oldHeader.Seq == sc.seq && !sc.replaces(old, oldHeader) {
 			return
 		}
-		countDead(sh, oldSeg, oldHeader)
+		_, at := s.resolve(old.location())
+		countDead(sh, oldSeg, at, oldHeader)
 		break
 	}
 	if old == 0 {
 		sh.memories.Add(1)
 	}
 	sh.current().set(pos, sc.w)
+	if sc.deadline != 0 {
+		sc.seg.deadlines.add(&s.clock, sc.deadline, int(sc.size))
+	}
 	sc.seg.live.Add(int64(sc.size))
 	sh.liveBytes.Add(int64(sc.size))
 }
@@ -291,9 +298,10 @@ func (s *Store) sameID(a, b slot) (seg *segment, h record.Header, same bool) {
 	return seg, h, string(record.ID(seg.mem[offset:], h)) == string(record.ID(other.mem[at:], oh))
 }
 
-// countDead takes a record's bytes off the live ones. Those of a tombstone never were.
-func countDead(sh *shard, seg *segment, h record.Header) {
+// countDead takes the bytes of the record at offset off the live ones. Those of a tombstone never were.
+func countDead(sh *shard, seg *segment, offset int, h record.Header) {
 	if h.Kind == record.KindMemory {
+		seg.deadlines.remove(deadlineOf(seg.mem[offset:], h), h.Size())
 		seg.live.Add(-int64(h.Size()))
 		sh.liveBytes.Add(-int64(h.Size()))
 	}

@@ -85,6 +85,7 @@ type segmentShared struct {
 	sealedEarly    atomic.Bool  // sealed although it had room: compactions merge such segments
 	owner          atomic.Int32 // an owner: who has claimed it (I5)
 	made           time.Time    // when it was made, or found by Open
+	deadlines      deadlines    // of the live records
 
 	// The rest is used by directory stores. The lock of the lane or round that appends guards
 	// sequence numbers and tombstones. They are read without it once the segment is sealed, and nobody can

@@ -16,6 +16,7 @@ type Stats struct {
 	TotalBytes         int64   // of all records, live and dead
 	LiveBytes          int64   // of the records the index points to
 	DeadBytes          int64   // of all other records
+	ExpiredBytes       int64   // of LiveBytes, those of memories that have expired: an estimate
 	FragmentationRatio float64 // DeadBytes / TotalBytes, 0 when empty
 	MappedBytes        int64   // all memory outside the Go heap: segments, retired ones too, reserve, index
 	MaxBytes           int64   // bound of MappedBytes and SegmentDetails.SpareBytes together; 0: none
@@ -264,6 +265,7 @@ func (s *Store) sizes() (st Stats) {
 	st.Segments, st.Writes.Bytes = len(segs), gone
 	for _, seg := range segs {
 		st.TotalBytes += seg.recordBytes()
+		st.ExpiredBytes += s.expired(seg)
 		st.Writes.Bytes += seg.written()
 	}
 	for i := range s.shards {
@@ -275,6 +277,7 @@ func (s *Store) sizes() (st Stats) {
 	// is being filled must not look fragmented.
 	st.LiveBytes = min(st.LiveBytes, st.TotalBytes)
 	st.DeadBytes = st.TotalBytes - st.LiveBytes
+	st.ExpiredBytes = min(st.ExpiredBytes, st.LiveBytes)
 	st.FragmentationRatio = fragmentation(st.DeadBytes, st.TotalBytes)
 	return st
 }

@@ -15,6 +15,10 @@ round has dropped, the same. Segments that stay are all but the victims whose li
 copied or dropped. The rule keeps some tombstones that could go; they go with a later compaction.
 */
 
+// leavesTombstones reports whether deletions are recorded, as they are in a directory: its next
+// Open may find older records of the id.
+func (s *Store) leavesTombstones() bool { return s.disk != nil }
+
 func (d *disk) carryTombstones(r *round) (err error) {
 	defer d.s.catchFault(armFaults(), &err)
 	leaving := map[*segment]bool{}
@@ -125,7 +129,7 @@ func (r *round) leaveTombstone(v *victim, d *drop, oldest uint64) error {
 	tombstone := target.mem[ch.offset : ch.offset+h.Size()]
 	id := record.ID(rec, dropped)
 	target.putDigest(ch.record, id)
-	record.PutBody(tombstone, string(id), nil)
+	record.PutBody(tombstone, string(id), 0, nil)
 	record.PutHeader(tombstone, h, target.seedAt(ch.offset))
 	target.addTombstone(ch.offset, h.Size())
 	return nil

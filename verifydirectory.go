@@ -112,7 +112,9 @@ func (v *verifier) checkHint() error {
 			}
 			rest = rest[size:]
 		}
-		_, problem = h.DecodeTombstones(rest)
+		if _, rest, problem = h.DecodeTombstones(rest); problem == nil {
+			_, problem = h.DecodeDeadlines(rest)
+		}
 	})
 	if problem != nil {
 		v.found(Finding{File: layout.HintName, Problem: problem.Error()})

@@ -88,7 +88,7 @@ type worthwhile struct {
 func (w worthwhile) sealShare() float64 { return w.threshold / 2 }
 
 func (w worthwhile) choose(victims []*victim, sizes Stats) (chosen []*victim) {
-	dead, total := sizes.DeadBytes, sizes.TotalBytes
+	dead, total := sizes.reclaimable(), sizes.TotalBytes
 	for _, v := range victims {
 		if v.share() >= w.threshold || fragmentation(dead, total) > w.threshold/2 {
 			chosen = append(chosen, v)
@@ -130,7 +130,7 @@ type victim struct {
 	live    []uint32 // offsets of live records not copied yet, in units of 8 bytes, ascending
 	left    int64    // bytes of these, at most; those that were superseded since the walk are copied too
 	drops   []drop   // of live records that are not copied, but dropped when the victim leaves
-	dead    int64    // bytes, when it was rated; tombstones are among them
+	dead    int64    // bytes, when it was rated; tombstones are among them, and what had expired, about
 	benefit float64  // of compacting it, over the cost
 }
 
@@ -141,10 +141,10 @@ type victim struct {
 // section 3.5): a young segment will have more dead bytes soon, so waiting pays; one that has been
 // left alone for long will not change. Age is the number of segments made since, which is the clock
 // of a log. Tombstones count as live, since a round may have to carry them: segments that hold little
-// else come last, when the dead records that need them have left.
-func newVictim(seg *segment, newest uint64) *victim {
+// else come last, when the dead records that need them have left. What has expired counts as dead.
+func (s *Store) newVictim(seg *segment, newest uint64) *victim {
 	// Read once: the rating must not change while victims are sorted.
-	live, tombstones := seg.live.Load(), seg.tombstoneBytes.Load()
+	live, tombstones := s.unexpired(seg), seg.tombstoneBytes.Load()
 	v := &victim{seg: seg, dead: seg.recordBytes() - live, benefit: math.Inf(1)}
 	if moved := live + tombstones; moved > 0 {
 		v.benefit = float64(v.dead-tombstones) * float64(newest-seg.id+1) / float64(moved)
@@ -262,7 +262,7 @@ func (c *compaction) chooseVictims() {
 		if !seg.is(stateSealed) || (seg.live.Load() > 0 || seg.tombstoneBytes.Load() > 0) && seg.damaged.Load() {
 			continue
 		}
-		if v := newVictim(seg, newest); v.dead > 0 {
+		if v := c.s.newVictim(seg, newest); v.dead > 0 {
 			c.victims = append(c.victims, v)
 		} else if seg.sealedEarly.Load() {
 			merge = append(merge, v)
@@ -276,7 +276,7 @@ func (c *compaction) chooseVictims() {
 	c.victims = c.claimVictims(c.victims)
 	c.claimed = slices.Clone(c.victims)
 	for _, v := range c.victims {
-		c.progress.BytesTotal += v.seg.live.Load()
+		c.progress.BytesTotal += c.s.unexpired(v.seg)
 	}
 	c.progress.Victims = len(c.victims)
 	c.publishProgress(StageBuild, nil)
@@ -288,7 +288,7 @@ func (c *compaction) chooseVictims() {
 func (c *compaction) leavesFewer(merge []*victim) bool {
 	live := func(victims []*victim) (bytes int64) {
 		for _, v := range victims {
-			bytes += v.seg.live.Load()
+			bytes += c.s.unexpired(v.seg)
 		}
 		return bytes
 	}
@@ -324,7 +324,7 @@ func (c *compaction) groupSize() int {
 	}
 	ahead := walkAhead * int64(c.maxTargets) * c.segmentSize()
 	for n, v := range c.victims {
-		if ahead -= v.seg.live.Load(); ahead < 0 {
+		if ahead -= c.s.unexpired(v.seg); ahead < 0 {
 			return n + 1
 		}
 	}
@@ -336,10 +336,10 @@ func (c *compaction) unbounded() bool { return c.maxTargets == math.MaxInt }
 
 func (c *compaction) segmentSize() int64 { return int64(c.s.opts.SegmentSize) }
 
-// liveWork returns the live bytes of c.work.
+// liveWork returns about how many bytes of c.work have to be copied.
 func (c *compaction) liveWork() (total int64) {
 	for _, v := range c.work {
-		total += v.seg.live.Load()
+		total += c.s.unexpired(v.seg)
 	}
 	return total
 }

@@ -8,8 +8,8 @@
 //
 // Contents lie in memory-mapped segments and are found through an index that the garbage collector
 // never looks at. Overwriting and deleting leave dead bytes in the segments; online compaction
-// gives them back while reads and writes go on. Nothing is evicted. Every byte that a call returns
-// was verified against its checksum.
+// gives them back while reads and writes go on. Nothing is evicted; what was stored with [Store.PutTTL]
+// expires. Every byte that a call returns was verified against its checksum.
 //
 // # Concurrency
 //
@@ -160,6 +160,7 @@ type Store struct {
 	// barrier keeps writes out while it is not nil: until it is closed, or for good when the store is. Guarded
 	// by contentMu.
 	barrier chan struct{}
+	clock   clock
 
 	// lane.mu makes one writer at a time of all who write to the lane's shards, and guards the
 	// lane's active segment. One record is written under it. A segment is made under lane.rolling:
@@ -288,6 +289,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 		hashSeed:  maphash.MakeSeed(),
 		closeDone: make(chan struct{}),
 	}
+	s.clock.init(h.now)
 	s.contentMu.biased.Init(runtime.GOMAXPROCS(0))
 	s.tables.mapper = &s.mapper
 	s.mapper.limit = s.opts.MaxBytes

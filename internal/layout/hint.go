@@ -21,14 +21,17 @@ The hint is the index as Close left it, so that the next Open need not read the 
 	56      8      highest sequence number
 	64      8      open: number of the Open whose Close wrote it
 	72      8      next: no segment had this id or a higher one yet
-	80      56 n   segments
+	80      72 n   segments
 	        24 x 256  shards
 	        4      CRC-32C of everything before
 	               tables of the shards, one after the other
 	               offsets of tombstones by segment, 4 bytes each in units of 8 bytes
+	               deadlines by segment, 32 bytes for each bucket that has any
 
 A segment: id (8), tail (8), live bytes (8), lowest sequence number (8), records (4), tombstones
-(4), CRC-32C of their offsets (4), their bytes / 8 (4), salt (8). A shard: slots (4), memories (4), live bytes
+(4), CRC-32C of their offsets (4), their bytes / 8 (4), salt (8), base of its deadlines (8), buckets of
+deadlines (4), CRC-32C of these (4). A bucket: number (4), 0 (4), live bytes (8), first deadline (8), last
+one (8), all in Unix ms. A shard: slots (4), memories (4), live bytes
 (8), CRC-32C of the table (4), 0 (4).
 */
 
@@ -40,10 +43,13 @@ const hintMagic = "WARMHNT\x00"
 // Sizes of the parts of a hint, bytes.
 const (
 	HintHeaderSize  = 80
-	HintSegmentSize = 56
+	HintSegmentSize = 72
 	hintShardSize   = 24
 	hintSumSize     = 4
 )
+
+// DeadlineBuckets is the number of buckets for deadlines that a segment has.
+const DeadlineBuckets = 12
 
 // HintShards is the number of shards, each with a table, in every hint.
 const HintShards = 256
@@ -71,6 +77,16 @@ type HintSegment struct {
 	TombstoneSum   uint32 // checksum of the list of their offsets
 	TombstoneUnits uint32 // bytes of tombstones, in units of 8
 	Salt           uint64
+	DeadlineBase   int64  // Unix time in ms from which buckets count; 0 without deadlines
+	Deadlines      uint32 // buckets that have any
+	DeadlineSum    uint32 // checksum of the list of these
+}
+
+// HintDeadlines is one bucket of the deadlines in a segment.
+type HintDeadlines struct {
+	Bucket      uint32
+	Bytes       uint64 // of live records
+	First, Last int64  // Unix time in ms
 }
 
 // HintShard describes a shard and its table.
@@ -121,6 +137,9 @@ func (g *HintSegment) encode(b []byte) {
 	binary.LittleEndian.PutUint32(b[40:], g.TombstoneSum)
 	binary.LittleEndian.PutUint32(b[44:], g.TombstoneUnits)
 	binary.LittleEndian.PutUint64(b[48:], g.Salt)
+	binary.LittleEndian.PutUint64(b[56:], uint64(g.DeadlineBase))
+	binary.LittleEndian.PutUint32(b[64:], g.Deadlines)
+	binary.LittleEndian.PutUint32(b[68:], g.DeadlineSum)
 }
 
 func (d *HintShard) encode(b []byte) {
@@ -176,6 +195,9 @@ func decodeHintSegment(b []byte) HintSegment {
 		TombstoneSum:   binary.LittleEndian.Uint32(b[40:]),
 		TombstoneUnits: binary.LittleEndian.Uint32(b[44:]),
 		Salt:           binary.LittleEndian.Uint64(b[48:]),
+		DeadlineBase:   int64(binary.LittleEndian.Uint64(b[56:])),
+		Deadlines:      binary.LittleEndian.Uint32(b[64:]),
+		DeadlineSum:    binary.LittleEndian.Uint32(b[68:]),
 	}
 }
 
@@ -199,12 +221,55 @@ func PutTombstones(b []byte, units []uint32) (sum uint32) {
 	return record.Checksum(b[:TombstonesSize(len(units))])
 }
 
-// DecodeTombstones reads the lists of all segments of h from b, which begins where the tables end.
-func (h *Hint) DecodeTombstones(b []byte) (lists [][]uint32, err error) {
+// hintDeadlinesSize is the size of one bucket of deadlines, bytes.
+const hintDeadlinesSize = 32
+
+// DeadlinesSize returns how many bytes [PutDeadlines] takes for n buckets.
+func DeadlinesSize(n int) int { return hintDeadlinesSize * n }
+
+// PutDeadlines writes the list of one segment's deadlines to b, and returns its checksum.
+func PutDeadlines(b []byte, list []HintDeadlines) (sum uint32) {
+	for i, l := range list {
+		at := b[hintDeadlinesSize*i:]
+		binary.LittleEndian.PutUint32(at, l.Bucket)
+		binary.LittleEndian.PutUint64(at[8:], l.Bytes)
+		binary.LittleEndian.PutUint64(at[16:], uint64(l.First))
+		binary.LittleEndian.PutUint64(at[24:], uint64(l.Last))
+	}
+	return record.Checksum(b[:DeadlinesSize(len(list))])
+}
+
+// DecodeDeadlines reads the lists of all segments of h from b, which begins where the tombstones end.
+func (h *Hint) DecodeDeadlines(b []byte) (lists [][]HintDeadlines, err error) {
+	for _, g := range h.Segments {
+		if g.Deadlines > DeadlineBuckets {
+			return nil, errors.New("too many deadlines")
+		}
+		size := DeadlinesSize(int(g.Deadlines))
+		if size > len(b) || record.Checksum(b[:size]) != g.DeadlineSum {
+			return nil, errors.New("checksum mismatch in the deadlines")
+		}
+		list := make([]HintDeadlines, g.Deadlines)
+		for i := range list {
+			at := b[hintDeadlinesSize*i:]
+			list[i] = HintDeadlines{
+				Bucket: binary.LittleEndian.Uint32(at), Bytes: binary.LittleEndian.Uint64(at[8:]),
+				First: int64(binary.LittleEndian.Uint64(at[16:])), Last: int64(binary.LittleEndian.Uint64(at[24:])),
+			}
+		}
+		lists = append(lists, list)
+		b = b[size:]
+	}
+	return lists, nil
+}
+
+// DecodeTombstones reads the lists of all segments of h from b, which begins where the tables end, and
+// returns what follows them.
+func (h *Hint) DecodeTombstones(b []byte) (lists [][]uint32, rest []byte, err error) {
 	for _, g := range h.Segments {
 		size := TombstonesSize(int(g.Tombstones))
 		if size > len(b) || record.Checksum(b[:size]) != g.TombstoneSum {
-			return nil, errors.New("checksum mismatch in the tombstones")
+			return nil, nil, errors.New("checksum mismatch in the tombstones")
 		}
 		list := make([]uint32, g.Tombstones)
 		for i := range list {
@@ -213,5 +278,5 @@ func (h *Hint) DecodeTombstones(b []byte) (lists [][]uint32, err error) {
 		lists = append(lists, list)
 		b = b[size:]
 	}
-	return lists, nil
+	return lists, b, nil
 }

@@ -61,12 +61,12 @@ func TestHint_Bytes(t *testing.T) {
 	at := func(from int) byte { return b[from] }
 	require.Equal(t, []byte{Version, 1, 0xaa, 0xbb, 0x11, 0x22, 0x33, 0x44},
 		[]byte{at(8), at(12), at(16), at(32), at(48), at(56), at(64), at(72)})
-	seg := b[80:136]
+	seg := b[80:152]
 	require.Equal(t, []byte{1, 2, 3, 4, 5, 6, 7, 8, 9},
 		[]byte{seg[0], seg[8], seg[16], seg[24], seg[32], seg[36], seg[40], seg[44], seg[48]})
-	last := b[136+255*24 : 136+256*24]
+	last := b[152+255*24 : 152+256*24]
 	require.Equal(t, []byte{9, 10, 11, 12, 0}, []byte{last[0], last[4], last[8], last[16], last[20]})
-	require.Len(t, b, 136+256*24+4)
+	require.Len(t, b, 152+256*24+4)
 }
 
 // Goal: lists of tombstones come back as they were written, a flipped bit in them is noticed, and no length is
@@ -81,18 +81,48 @@ func TestHint_Tombstones(t *testing.T) {
 		require.Equal(t, record.Checksum(rest[:4*len(list)]), h.Segments[i].TombstoneSum)
 		rest = rest[TombstonesSize(len(list)):]
 	}
-	got, err := h.DecodeTombstones(b)
+	got, left, err := h.DecodeTombstones(append(bytes.Clone(b), 7))
+	require.NoError(t, err)
+	require.Equal(t, []byte{7}, left)
+	require.Equal(t, lists, got)
+	for bit := range len(b) * 8 {
+		damaged := bytes.Clone(b)
+		damaged[bit/8] ^= 1 << (bit % 8)
+		_, _, err := h.DecodeTombstones(damaged)
+		require.Error(t, err, "bit %d", bit)
+	}
+	_, _, err = h.DecodeTombstones(b[:len(b)-1])
+	require.Error(t, err)
+	h.Segments[0].Tombstones = 1<<32 - 1
+	_, _, err = h.DecodeTombstones(b)
+	require.Error(t, err)
+}
+
+// Goal: lists of deadlines come back as they were written, a flipped bit in them is noticed, and no length is
+// believed before it fits.
+func TestHint_Deadlines(t *testing.T) {
+	h := exampleHint()
+	lists := [][]HintDeadlines{{{Bucket: 1, Bytes: 2, First: 3, Last: 4}, {Bucket: 11, Bytes: 1 << 40, First: 5, Last: 1 << 60}}, {},
+		{{Bucket: 2, Bytes: 8, First: 9, Last: 9}}}
+	b := make([]byte, DeadlinesSize(3))
+	rest := b
+	for i, list := range lists {
+		h.Segments[i].Deadlines = uint32(len(list))
+		h.Segments[i].DeadlineSum = PutDeadlines(rest, list)
+		rest = rest[DeadlinesSize(len(list)):]
+	}
+	got, err := h.DecodeDeadlines(b)
 	require.NoError(t, err)
 	require.Equal(t, lists, got)
 	for bit := range len(b) * 8 {
 		damaged := bytes.Clone(b)
 		damaged[bit/8] ^= 1 << (bit % 8)
-		_, err := h.DecodeTombstones(damaged)
+		_, err := h.DecodeDeadlines(damaged)
 		require.Error(t, err, "bit %d", bit)
 	}
-	_, err = h.DecodeTombstones(b[:len(b)-1])
+	_, err = h.DecodeDeadlines(b[:len(b)-1])
 	require.Error(t, err)
-	h.Segments[0].Tombstones = 1<<32 - 1
-	_, err = h.DecodeTombstones(b)
+	h.Segments[0].Deadlines = DeadlineBuckets + 1
+	_, err = h.DecodeDeadlines(make([]byte, 1<<20))
 	require.Error(t, err)
 }

@@ -271,6 +271,41 @@ var faults = []fault{
 		test: "TestDrop_CopyOfSameNumberStays",
 	},
 	{
+		name: "copy without its flag", file: "build.go",
+		old: "\trecord.Reseed(rec, h, target.seedAt(offset))", new: "\trec[9], h.Flags = 0, 0; record.Reseed(rec, h, target.seedAt(offset))",
+		test: "TestExpiry_CompactionsKeepDeadlines",
+	},
+	{
+		name: "expired although replaced", file: "expiry.go",
+		old: "if exists && m.h.Seq == seq {", new: "if m.h.Seq == seq || true {",
+		test: "TestPutTTL_ReplacedWhileRead",
+	},
+	{
+		name: "what has expired is copied", file: "drops.go",
+		old: "record.Deadline(rec, h) <= r.now {", new: "record.Deadline(rec, h) <= r.now && false {",
+		test: "TestExpiry_CompactionsKeepDeadlines",
+	},
+	{
+		name: "expired bytes rated as live", file: "victims.go",
+		old: "live, tombstones := s.unexpired(seg),", new: "live, tombstones := seg.live.Load(),",
+		test: "TestExpiry_WholeSegmentsLeaveUncopied",
+	},
+	{
+		name: "clock of the manifest forgotten", file: "recover.go",
+		old: "r.s.clock.notBefore(m.Clock)", new: "_ = m.Clock",
+		test: "TestExpiry_ClockOfTheManifest",
+	},
+	{
+		name: "hint without deadlines", file: "hint.go",
+		old: "f.seg.deadlines.decode(h.Segments[i].DeadlineBase, deadlines[i])", new: "_, _ = f, deadlines[i]",
+		test: "TestExpiry_Reopening",
+	},
+	{
+		name: "repair forgets deadlines", file: "rescue.go",
+		old: "s.putMeasured(id, content, deadline)", new: "s.putMeasured(id, content, 0*deadline)",
+		test: "TestExpiry_Repair",
+	},
+	{
 		name: "recycled in spite of pins", file: "round.go",
 		old: "if c.s.retire(seg) {", new: "if c.s.retire(seg); true {",
 		test: "TestView_BytesStayDuringCompactions",
@@ -477,12 +512,12 @@ var faults = []fault{
 	},
 	{
 		name: "tombstones lost with their segment", file: "rescue.go",
-		old: "!s.Has(id) {", new: "false {",
+		old: "!s.isStored(id) {", new: "false {",
 		test: "TestRepair_DeletedStaysDeleted",
 	},
 	{
 		name: "tombstone over what was stored again", file: "rescue.go",
-		old: "!s.Has(id) {", new: "true {",
+		old: "!s.isStored(id) {", new: "true {",
 		test: "TestRepair_DeletedStaysDeleted",
 	},
 	{

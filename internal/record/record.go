@@ -15,13 +15,13 @@ A record:
 	               1 in place of 0, so that 0 means: not finished
 	4       4      content checksum: CRC-32C of the content
 	8       1      kind: 1 memory, 2 tombstone; never 0, so zeroed bytes are no record
-	9       1      flags, 0
+	9       1      flags: 1 deadline
 	10      2      id length
 	12      4      content length
 	16      8      sequence number
-	24             id, content, zero padding to a multiple of 8
+	24             id, deadline (8, by its flag), content, zero padding to a multiple of 8
 
-All integers are little endian. The prefix is header and id. Why it looks like this:
+All integers are little endian. The prefix is header, id and deadline. Why it looks like this:
 
   - Two checksums, so that a look-up can trust whose record it is and how long, for a few ns and
     without reading the content: an overwrite accounts for the right number of dead bytes, and a
@@ -33,8 +33,8 @@ All integers are little endian. The prefix is header and id. Why it looks like t
     segment, to another place, or to an earlier life of the same memory, do not verify. The salt of a
     file is drawn at random: who writes a record into a content has one chance in 2^32 that a repair,
     which looks for records everywhere, takes it for one.
-  - Kinds and flags that this package does not know are told from damage (see Unknown): what
-    follows the id, the deadline of flag 1, is the only thing that a flag adds to the prefix.
+  - A record without a deadline has no bytes for one. Kinds and flags that this package does not know
+    are told from damage (see Unknown): the deadline is the only thing that a flag adds to the prefix.
   - Lengths are checked against the bytes at hand before they are used, and the checksums after.
 */
 
@@ -50,16 +50,16 @@ const (
 	Align      = 8  // bytes: records begin at multiples of it
 )
 
-// Kinds of records. docs/format.md has the numbers of more, and of flags, that nothing writes yet.
+// Kinds of records. docs/format.md has the numbers of more, that nothing writes yet.
 const (
 	KindMemory    = 1
 	KindTombstone = 2
 )
 
-// flagDeadline says that eight bytes of the prefix follow the id.
+// FlagDeadline says that a deadline, DeadlineSize bytes, follows the id.
 const (
-	flagDeadline = 1
-	deadlineSize = 8 // bytes
+	FlagDeadline = 1
+	DeadlineSize = 8 // bytes
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -91,13 +91,19 @@ type Header struct {
 	Seq        uint64
 }
 
-// Size returns the bytes that a record takes, padding included.
+// Size returns the bytes that a record without a deadline takes, padding included. A deadline takes
+// [DeadlineSize] more.
 func Size(idLen, contentLen int) int { return aligned(HeaderSize + idLen + contentLen) }
 
 func aligned(n int) int { return (n + Align - 1) &^ (Align - 1) }
 
 // Size returns the bytes that the record takes, padding included.
-func (h Header) Size() int { return Size(h.IDLen, h.ContentLen) }
+func (h Header) Size() int { return aligned(h.prefixSize() + h.ContentLen) }
+
+// prefixSize returns the bytes of header, id and deadline.
+func (h Header) prefixSize() int {
+	return HeaderSize + h.IDLen + int(h.Flags&FlagDeadline)*DeadlineSize
+}
 
 // Decode reads the header of the record that starts at rec[0]. ok is false when the bytes cannot be a
 // record that ends within rec; checksums are not looked at.
@@ -118,34 +124,35 @@ func Decode(rec []byte) (h Header, ok bool) {
 		ContentLen: int(contentLen),
 		Seq:        binary.LittleEndian.Uint64(rec[16:]),
 	}
-	ok = h.Flags == 0 && h.IDLen > 0 && h.Size() <= len(rec) &&
-		(h.Kind == KindMemory || h.Kind == KindTombstone)
+	ok = h.isKnown() && h.IDLen > 0 && h.Size() <= len(rec)
 	return h, ok
 }
 
-// prefixChecksum returns what the prefix checksum of the record at rec must be.
-func prefixChecksum(rec []byte, idLen int, seed uint32) uint32 {
-	return max(1, Checksum(rec[4:HeaderSize+idLen])^seed)
+// isKnown reports whether this package reads records of h's kind with h's flags.
+func (h Header) isKnown() bool {
+	return h.Kind == KindMemory && h.Flags&^FlagDeadline == 0 || h.Kind == KindTombstone && h.Flags == 0
+}
+
+// prefixChecksum returns what the prefix checksum of the record at rec must be, whose prefix has size
+// bytes.
+func prefixChecksum(rec []byte, size int, seed uint32) uint32 {
+	return max(1, Checksum(rec[4:size])^seed)
 }
 
 // IntactPrefix reports whether header and id of the record at rec, decoded as h, are as they were
 // written to the place with this seed.
 func IntactPrefix(rec []byte, h Header, seed uint32) bool {
-	return prefixChecksum(rec, h.IDLen, seed) == h.prefixSum
+	return prefixChecksum(rec, h.prefixSize(), seed) == h.prefixSum
 }
 
 // Unknown reports whether rec, which [Decode] refuses, begins with a prefix as it was written to the
 // place with this seed: of a kind, or with flags, that this package does not read.
 func Unknown(rec []byte, seed uint32) bool {
 	h, ok := Decode(rec)
-	size := HeaderSize + h.IDLen
-	if h.Flags&flagDeadline != 0 {
-		size += deadlineSize
-	}
-	if ok || len(rec) < size || h.Flags == 0 && (h.Kind == KindMemory || h.Kind == KindTombstone) {
+	if ok || len(rec) < h.prefixSize() || h.isKnown() {
 		return false
 	}
-	return prefixChecksum(rec, size-HeaderSize, seed) == h.prefixSum
+	return prefixChecksum(rec, h.prefixSize(), seed) == h.prefixSum
 }
 
 // IntactContent reports whether content, in the record or a copy of it, is as it was written. It
@@ -164,18 +171,29 @@ func ID(rec []byte, h Header) []byte {
 
 // Content returns the content inside rec, aliasing it, with no room to append, unverified.
 func Content(rec []byte, h Header) []byte {
-	from, to := HeaderSize+h.IDLen, HeaderSize+h.IDLen+h.ContentLen
+	from := h.prefixSize()
+	to := from + h.ContentLen
 	return rec[from:to:to]
 }
 
-// PutBody writes id, content and padding of a record to rec.
-func PutBody(rec []byte, id string, content []byte) {
+// Deadline returns the deadline inside rec, Unix time in ms, unverified. REQUIRES: h has
+// [FlagDeadline].
+func Deadline(rec []byte, h Header) int64 {
+	return int64(binary.LittleEndian.Uint64(rec[HeaderSize+h.IDLen:]))
+}
+
+// PutBody writes id, deadline, content and padding of a record to rec; deadline 0 is none.
+func PutBody(rec []byte, id string, deadline int64, content []byte) {
 	n := HeaderSize + copy(rec[HeaderSize:], id)
+	if deadline != 0 {
+		binary.LittleEndian.PutUint64(rec[n:], uint64(deadline))
+		n += DeadlineSize
+	}
 	n += copy(rec[n:], content)
 	clear(rec[n:aligned(n)])
 }
 
-// PutHeader writes the header of the record at rec, whose id is there, the prefix checksum last: until
+// PutHeader writes the header of the record at rec, whose id and deadline are there, the prefix checksum last: until
 // then rec is no record.
 func PutHeader(rec []byte, h Header, seed uint32) {
 	binary.LittleEndian.PutUint32(rec[4:], h.ContentSum)
@@ -184,10 +202,10 @@ func PutHeader(rec []byte, h Header, seed uint32) {
 	binary.LittleEndian.PutUint16(rec[10:], uint16(h.IDLen))
 	binary.LittleEndian.PutUint32(rec[12:], uint32(h.ContentLen))
 	binary.LittleEndian.PutUint64(rec[16:], h.Seq)
-	binary.LittleEndian.PutUint32(rec[0:], prefixChecksum(rec, h.IDLen, seed))
+	binary.LittleEndian.PutUint32(rec[0:], prefixChecksum(rec, h.prefixSize(), seed))
 }
 
 // Reseed makes rec, an intact record with header h, one of the place with this seed.
 func Reseed(rec []byte, h Header, seed uint32) {
-	binary.LittleEndian.PutUint32(rec, prefixChecksum(rec, h.IDLen, seed))
+	binary.LittleEndian.PutUint32(rec, prefixChecksum(rec, h.prefixSize(), seed))
 }
