@@ -3,6 +3,7 @@
 package warmtier
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -45,19 +46,21 @@ func TestDrop_GoneAfterReopening(t *testing.T) {
 // The interleaving: a round drops, Delete finds nothing and writes no tombstone, the process is killed before the
 // manifest without the victim is in force.
 func TestDrop_DeletedBeforeManifest(t *testing.T) {
+	if raceEnabled {
+		t.Skip("heap segments reach their files with Sync and Close only")
+	}
 	const gone, n, size = 7, 400, 200
 	dir := fastDir(t)
 	var s *Store
 	killed := false
-	h := dropping(func(i int) bool { return i == gone }, nil)
-	h.at = doAt(pointManifestTemp, 1, func() {
+	var late latePoints
+	h := dropping(func(i int) bool { return i == gone }, late.hook)
+	at := doAt(pointManifestTemp, 1, func() {
 		_, err := s.Delete(idOf(gone))
 		require.NoError(t, err)
 		requireKilledHas(t, dir, n, size, h, func(i int) bool { return i != gone && i != 0 })
 		killed = true
 	})
-	at := h.at
-	h.at = nil
 	s, err := open(dir, quietly(), h)
 	require.NoError(t, err)
 	fill(t, s, 0, n, size)
@@ -65,7 +68,7 @@ func TestDrop_DeletedBeforeManifest(t *testing.T) {
 	require.NoError(t, s.Sync())
 	s.sealLanes(0)
 	require.NoError(t, s.Sync()) // so that the commit of the round writes the next manifest
-	s.hooks.at = at
+	late.set(at)
 	mustCompact(t, s)
 	require.True(t, killed)
 	closeIntact(t, s)
@@ -111,7 +114,8 @@ func TestDrop_TombstoneOutlivesOlderRecord(t *testing.T) {
 func TestDrop_CopyOfSameNumberStays(t *testing.T) {
 	const n, size = 1000, 200
 	gone, dir := -1, fastDir(t)
-	h := dropping(func(i int) bool { return i == gone }, nil)
+	var late latePoints
+	h := dropping(func(i int) bool { return i == gone }, late.hook)
 	h.hash = oneLane
 	opts := quietly()
 	opts.Compaction.MaxOverhead, opts.Compaction.Workers = 1, 1
@@ -132,10 +136,9 @@ func TestDrop_CopyOfSameNumberStays(t *testing.T) {
 			before[i] = segmentOf(t, s, idOf(i))
 		}
 	}
-	s.hooks.at = failAt(pointCompactBuilt, 2, errInjected)
+	late.set(failAt(pointCompactBuilt, 2, errInjected))
 	_, err = s.Compact(t.Context())
 	require.ErrorIs(t, err, errInjected)
-	s.hooks.at = nil
 	var target *segment
 	for i := range n { // one that was copied, of a victim that is still there
 		if seg := before[i]; seg != nil && seg.is(stateSealed) && segmentOf(t, s, idOf(i)) != seg {
@@ -164,10 +167,11 @@ func TestDrop_KilledAtEveryPoint(t *testing.T) {
 	const n, size = 1200, 200
 	dir := fastDir(t)
 	drop := func(i int) bool { return i%2 == 0 }
-	points := 0
+	var points atomic.Int64
+	var late latePoints
 	opts := quietly()
 	opts.Compaction.MaxOverhead, opts.Compaction.Workers = 1, 1
-	s, err := open(dir, opts, dropping(drop, nil))
+	s, err := open(dir, opts, dropping(drop, late.hook))
 	require.NoError(t, err)
 	for range 2 {
 		fill(t, s, 0, n, size)
@@ -191,16 +195,16 @@ func TestDrop_KilledAtEveryPoint(t *testing.T) {
 		closeIntact(t, killed)
 	}
 	at := map[point]bool{pointTargetsFlushed: true, pointCompactDrop: true, pointCompactSwapped: true}
-	s.hooks.at = func(p point) error {
+	late.set(func(p point) error {
 		if at[p] {
-			points++
+			points.Add(1)
 			elsewhere(kill)
 		}
 		return nil
-	}
+	})
 	mustCompact(t, s)
-	s.hooks.at = nil
-	require.Greater(t, points, 6)
+	late.set(nil)
+	require.Greater(t, points.Load(), int64(6))
 	kill()
 	closeIntact(t, s)
 }

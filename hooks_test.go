@@ -48,6 +48,20 @@ func (p *pause) hook(q point) error {
 	return nil
 }
 
+// latePoints are hooks that a test sets when the store is open, beside its background work.
+type latePoints struct {
+	at atomic.Pointer[func(point) error]
+}
+
+func (l *latePoints) set(at func(point) error) { l.at.Store(&at) }
+
+func (l *latePoints) hook(p point) error {
+	if at := l.at.Load(); at != nil && *at != nil {
+		return (*at)(p)
+	}
+	return nil
+}
+
 // elsewhere runs fn on another goroutine and waits for it.
 func elsewhere(fn func()) {
 	done := make(chan struct{})

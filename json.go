@@ -73,6 +73,9 @@ type jsonOperations struct {
 	Get            jsonHistogram `json:"get_duration"`
 	Put            jsonHistogram `json:"put_duration"`
 	Delete         jsonHistogram `json:"delete_duration"`
+	Expired        int64         `json:"expired"`
+	Evicted        int64         `json:"evicted"`
+	DropFailures   int64         `json:"drop_failures"`
 	Loads          int64         `json:"loads"`
 	LoadErrors     int64         `json:"load_errors"`
 	Load           jsonHistogram `json:"load_duration"`       // all loads
@@ -181,6 +184,7 @@ func jsonStatsOf(st *Stats) jsonStats {
 			CorruptRecords: st.Reads.CorruptRecords, ReadBytes: st.Reads.Bytes, WrittenBytes: st.Writes.Bytes,
 			Get: jsonHistogramOf(st.Reads.Duration), Put: jsonHistogramOf(st.Writes.PutDuration),
 			Clears: st.Clears, Delete: jsonHistogramOf(st.Writes.DeleteDuration), Wait: jsonHistogramOf(st.Writes.WaitDuration),
+			Expired: st.Drops.Expired, Evicted: st.Drops.Evicted, DropFailures: st.Drops.Failures,
 			Loads: st.Loads.OK, LoadErrors: st.Loads.Errors, Load: jsonHistogramOf(st.Loads.Duration),
 		},
 		Compactions: jsonCompactionsOf(st),

@@ -149,6 +149,7 @@ type meters struct {
 	syncs, syncErrors                               atomic.Int64
 	loadsOK, loadErrors                             atomic.Int64
 	clears                                          atomic.Int64
+	expired, evicted, dropFailures                  atomic.Int64
 
 	gets, puts, deletes, loads, compactions, swaps, syncDurations, waits histogram
 }
@@ -211,6 +212,15 @@ func (m *meters) loadEnded(d time.Duration, ok bool) {
 	}
 }
 
+// countDrop counts a memory that was dropped.
+func (m *meters) countDrop(f fate) {
+	if f == fateExpired {
+		m.expired.Add(1)
+	} else {
+		m.evicted.Add(1)
+	}
+}
+
 // addTo copies the meters into st.
 func (m *meters) addTo(st *Stats) {
 	st.Reads.Errors = m.getErrors.Load()
@@ -224,6 +234,7 @@ func (m *meters) addTo(st *Stats) {
 	st.Writes.WaitDuration = m.waits.snapshot()
 	st.Clears = m.clears.Load()
 	st.Loads = LoadStats{OK: m.loadsOK.Load(), Errors: m.loadErrors.Load(), Duration: m.loads.snapshot()}
+	st.Drops = DropStats{Expired: m.expired.Load(), Evicted: m.evicted.Load(), Failures: m.dropFailures.Load()}
 	st.CompactionDetails.Duration = m.compactions.snapshot()
 	st.CompactionDetails.SwapDuration = m.swaps.snapshot()
 	st.Sync.OK = m.syncs.Load()

@@ -76,6 +76,14 @@ type Options struct {
 	// of one moment; a copy of files that a store was writing is not, and without this option it is
 	// [ErrCopied]. A store that was closed needs no option, wherever its files were copied.
 	AfterPowerLoss bool
+	// OnDrop, when not nil, is told once of each memory that the store has dropped by itself: when its
+	// bytes are given back, which for one that has expired may be long after its deadline, and not at all
+	// if the process ends before. What is overwritten or deleted before then is not dropped. It runs on a
+	// goroutine of its own, with no lock held; the compaction waits for it. It may call every method of
+	// the store, Close included, which does not wait for it; a Put in it that needs the memory which
+	// that compaction has yet to give back waits for 10 s, and is refused. A panic is logged, counted in
+	// Stats.Drops.Failures, and costs that call alone.
+	OnDrop func(Drop)
 	// Compaction configures both [Store.Compact] and automatic compactions.
 	Compaction CompactionOptions
 	// Maintenance configures the background cycle and [Store.Maintain].

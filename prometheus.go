@@ -184,6 +184,10 @@ func (m *families) operations(st *Stats) {
 		op(st.Clears, "clear", "ok"),
 		op(st.Loads.OK, "load", "ok"),
 		op(st.Loads.Errors, "load", "error"))
+	m.add(MetricCounter, "warmtier_drops_total", "Memories that the store dropped by itself, by reason.",
+		labelled(float64(st.Drops.Evicted), "reason", string(Evicted)),
+		labelled(float64(st.Drops.Expired), "reason", string(Expired)))
+	m.counter("warmtier_drop_failures_total", "Calls of OnDrop that did not return.", st.Drops.Failures)
 	duration := func(op string, h Histogram) Sample {
 		s := labelled(0, "op", op)
 		s.Histogram = &h

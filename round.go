@@ -68,7 +68,7 @@ func (c *compaction) round(ctx context.Context, allowed allowance, clears int64)
 	}
 	finished = true
 	c.apply(drops)
-	r.finish(leaving)
+	r.finish(leaving, c.pinDropped(drops))
 	c.s.shrinkTables(drops)
 	c.work = rest
 	r.tell(moved, superseded, len(leaving))
@@ -113,9 +113,9 @@ func (c *compaction) splitFinished() (leaving []*segment, rest []*victim, err er
 	return leaving, rest, err
 }
 
-// finish takes leaving, the empty victims, out of the store. Nothing that goes wrong in it is an
-// error of the round, which has been committed.
-func (r *round) finish(leaving []*segment) {
+// finish takes leaving, the empty victims, out of the store, and tells of what was dropped with them. Nothing
+// that goes wrong in it is an error of the round, which has been committed.
+func (r *round) finish(leaving []*segment, dropped *teller) {
 	c := r.c
 	leaving = c.withoutLive(leaving)
 	for _, seg := range leaving {
@@ -126,8 +126,10 @@ func (r *round) finish(leaving []*segment) {
 		c.stats.BytesReclaimed -= target.recordBytes()
 		c.stats.FileBytesReclaimed -= target.fileBytes()
 	}
-	c.swap(leaving)
+	c.removeFromTable(leaving)
 	_ = c.s.hooks.fire(pointCompactSwapped)
+	dropped.tell()
+	c.giveBack(leaving)
 	for _, seg := range leaving {
 		c.s.medium.remove(seg)
 	}
@@ -158,8 +160,18 @@ func (c *compaction) withoutLive(segs []*segment) []*segment {
 
 // swap takes segs out of the table, and their memory back unless a pin keeps it.
 func (c *compaction) swap(segs []*segment) {
+	c.removeFromTable(segs)
+	c.giveBack(segs)
+}
+
+// removeFromTable takes segs out of the table.
+func (c *compaction) removeFromTable(segs []*segment) {
 	c.pace.yield(0) // a fresh time slice: a goroutine preempted with the lock held would stop everybody
 	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, c.s.removeFromTable(segs))
+}
+
+// giveBack takes the memory of segs, which left the table, back unless a pin keeps it.
+func (c *compaction) giveBack(segs []*segment) {
 	for _, seg := range segs {
 		if c.s.retire(seg) {
 			c.recycle(seg)

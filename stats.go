@@ -43,6 +43,7 @@ type Stats struct {
 	Reads             ReadStats
 	Writes            WriteStats
 	Loads             LoadStats
+	Drops             DropStats
 	SegmentDetails    SegmentDetails
 	CompactionDetails CompactionDetails
 	Maintenance       MaintenanceStats
@@ -77,6 +78,13 @@ type LoadStats struct {
 	OK       int64
 	Errors   int64
 	Duration Histogram // of every load
+}
+
+// DropStats counts memories that the store has dropped by itself.
+type DropStats struct {
+	Expired  int64 // whose bytes compactions gave back after their deadline
+	Evicted  int64
+	Failures int64 // calls of Options.OnDrop that did not return, or could not be made because of damage
 }
 
 // SegmentDetails says how many segments are in each [SegmentState], and what they hold beside those
