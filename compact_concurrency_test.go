@@ -325,7 +325,7 @@ func TestCompact_LargePutUnderWay(t *testing.T) {
 					return
 				}
 				go func() {
-					if !waitFor(func() bool { return someoneIn((*compaction).swap) }) {
+					if !waitFor(func() bool { return someoneIn((*compaction).removeFromTable) }) {
 						t.Error("the swap did not wait for the Put")
 					}
 					close(appended.proceed)
