@@ -4,13 +4,15 @@ import (
 	"math"
 	"sync/atomic"
 	"time"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // clock is the time by which memories expire: the wall clock when the store was opened, and the time that has
 // passed since. A wall clock that is set changes nothing. In a directory it begins no earlier than the clock of the
 // last manifest, and it never goes back.
 //
-// Time in which the machine was suspended counts, where the system tells it: see bootTime. That
+// Time in which the machine was suspended counts, where the system tells it: see vm.BootTime. That
 // takes a system call, which would cost a read of a memory with a deadline more than all else. The runtime's
 // monotonic clock stands still then, and the wall clock does not: so the system is asked when the two have moved
 // against each other.
@@ -18,7 +20,7 @@ type clock struct {
 	test   func() int64  // replaces it; nil but in tests
 	start  int64         // Unix time in ms at Open; constant from then on
 	opened time.Time     // the runtime's clocks at that moment
-	boot   time.Duration // bootTime at that moment
+	boot   time.Duration // vm.BootTime at that moment
 
 	suspended atomic.Int64 // ns that the monotonic clock did not count; only grows
 	apart     atomic.Int64 // ns that the wall clock was ahead of the monotonic one when suspended was asked for
@@ -29,7 +31,7 @@ type clock struct {
 const clockDrift = time.Millisecond
 
 func (c *clock) init(test func() int64) {
-	c.test, c.opened, c.boot = test, time.Now(), bootTime()
+	c.test, c.opened, c.boot = test, time.Now(), vm.BootTime()
 	c.start = max(0, c.opened.UnixMilli())
 	c.apart.Store(c.opened.UnixNano())
 }
@@ -55,7 +57,7 @@ func (c *clock) now() int64 {
 // askSystem adds time in which the machine was suspended. The monotonic clock is read last, so that it is never
 // more than was.
 func (c *clock) askSystem() {
-	boot := bootTime()
+	boot := vm.BootTime()
 	suspended := int64(boot - c.boot - time.Since(c.opened))
 	for {
 		known := c.suspended.Load()

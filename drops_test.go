@@ -113,14 +113,15 @@ func TestDrop_ReadersBeside(t *testing.T) {
 	for i := range n / 10 { // every segment becomes a victim
 		fill(t, s, 10*i, 10*i+1, 32)
 	}
-	done := make(chan struct{})
+	done := make(chan error, 1)
 	go func() {
-		defer close(done)
-		mustCompact(t, s)
+		_, err := s.Compact(t.Context())
+		done <- err
 	}()
 	for more := true; more; {
 		select {
-		case <-done:
+		case err := <-done:
+			require.NoError(t, err)
 			more = false
 		default:
 		}

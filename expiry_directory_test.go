@@ -13,8 +13,8 @@ import (
 	"github.com/warmtier/warmtier/internal/layout"
 )
 
-// Goal: deadlines survive Close, with the hint and without, and a kill; what has expired by then is absent, and its bytes are
-// known as expired.
+// Goal: deadlines survive Close, with the hint and without, and a kill; what has expired by then is
+// absent, and its bytes are known as expired.
 func TestExpiry_Reopening(t *testing.T) {
 	const n, size = 600, 200
 	clock := newTestClock()
@@ -51,11 +51,11 @@ func TestExpiry_Reopening(t *testing.T) {
 		require.Zero(t, s.Stats().ExpiredBytes)
 		clock.pass(time.Minute)
 		requireContents(t, s, 0, n, size, there)
-		require.EqualValues(t, n/3*bytesOf(1, size)+int64(n/3*8), s.Stats().ExpiredBytes)
+		require.Equal(t, n/3*bytesOf(1, size)+int64(n/3*8), s.Stats().ExpiredBytes)
 		closeIntact(t, s)
 		s, err = open(d, quietly(), h)
 		require.NoError(t, err)
-		require.EqualValues(t, n/3*bytesOf(1, size)+int64(n/3*8), s.Stats().ExpiredBytes)
+		require.Equal(t, n/3*bytesOf(1, size)+int64(n/3*8), s.Stats().ExpiredBytes)
 		mustCompact(t, s)
 		requireContents(t, s, 0, n, size, there)
 		require.Equal(t, n-n/3, s.Len())

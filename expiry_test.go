@@ -217,8 +217,8 @@ func TestExpiry_CompactionsKeepDeadlines(t *testing.T) {
 	}
 }
 
-// Goal: under one time to live whole segments are given back uncopied, by an automatic compaction that nothing but what has
-// expired makes due.
+// Goal: under one time to live whole segments are given back uncopied, by an automatic compaction that
+// nothing but what has expired makes due.
 func TestExpiry_WholeSegmentsLeaveUncopied(t *testing.T) {
 	clock := newTestClock()
 	opts := quiet()
@@ -309,7 +309,6 @@ func TestDeadlines_Expired(t *testing.T) {
 	for _, at := range []int64{0, 1050, 1099, 60_050, 60_099, math.MaxInt64 / 2} {
 		require.Equal(t, d.expired(begin+at), again.expired(begin+at))
 	}
-	require.Equal(t, 12, len(d.buckets))
 	require.Same(t, &d.buckets[11], d.bucketOf(math.MaxInt64))
 	require.Same(t, &d.buckets[0], d.bucketOf(0))
 	require.Less(t, bits.Len64(256<<20), 32)
@@ -343,5 +342,5 @@ func TestClock(t *testing.T) {
 	c.notBefore(math.MaxInt64 - 10)
 	c.test = func() int64 { return math.MaxInt64 - 10 }
 	require.EqualValues(t, math.MaxInt64-1, c.after(9*time.Millisecond))
-	require.EqualValues(t, int64(math.MaxInt64), c.after(time.Hour))
+	require.Equal(t, int64(math.MaxInt64), c.after(time.Hour))
 }

@@ -91,7 +91,9 @@ func (r documentReader) read(dir string) map[string][]byte {
 			require.LessOrEqual(t, u64(b, 64), u64(manifest, 72), "generation")
 		}
 		delete(listed, id)
-		records, end := r.records(b, id, manifest[24:40], func(kind byte, id string, deadline uint64, content []byte, seq uint64) {
+		records, end := r.records(b, id, manifest[24:40], func(
+			kind byte, id string, deadline uint64, content []byte, seq uint64,
+		) {
 			if v, there := newest[id]; there && (v.seq > seq || v.seq == seq && kind != 2) {
 				return
 			}

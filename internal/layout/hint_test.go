@@ -102,8 +102,11 @@ func TestHint_Tombstones(t *testing.T) {
 // believed before it fits.
 func TestHint_Deadlines(t *testing.T) {
 	h := exampleHint()
-	lists := [][]HintDeadlines{{{Bucket: 1, Bytes: 2, First: 3, Last: 4}, {Bucket: 11, Bytes: 1 << 40, First: 5, Last: 1 << 60}}, {},
-		{{Bucket: 2, Bytes: 8, First: 9, Last: 9}}}
+	lists := [][]HintDeadlines{
+		{{Bucket: 1, Bytes: 2, First: 3, Last: 4}, {Bucket: 11, Bytes: 1 << 40, First: 5, Last: 1 << 60}},
+		{},
+		{{Bucket: 2, Bytes: 8, First: 9, Last: 9}},
+	}
 	b := make([]byte, DeadlinesSize(3))
 	rest := b
 	for i, list := range lists {

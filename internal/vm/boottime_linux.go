@@ -1,4 +1,4 @@
-package warmtier
+package vm
 
 import (
 	"time"
@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bootTime returns the time since the machine was started, time in which it was suspended included; 0
+// BootTime returns the time since the machine was started, time in which it was suspended included; 0
 // where the system does not say.
-func bootTime() time.Duration {
+func BootTime() time.Duration {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
 		return 0
