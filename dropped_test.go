@@ -114,5 +114,5 @@ func TestOnDrop_CallsTheStore(t *testing.T) {
 	_, _ = s.Compact(t.Context()) // Close may have cut it off
 	<-ended
 	require.True(t, s.isClosed())
-	require.True(t, waitFor(func() bool { return len(s.retired.all()) == 0 }), "pins stay")
+	require.True(t, waitFor(func() bool { return s.mapper.bytes.Load() == 0 }), "pins stay")
 }
