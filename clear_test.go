@@ -74,7 +74,11 @@ func TestClear_DuringCompaction(t *testing.T) {
 				fill(t, s, 0, 2000, 300)
 				deleteWhere(t, s, 0, 2000, odd)
 				passed := false
+				var stored atomic.Bool
 				s.hooks.at = func(q point) error {
+					if q == pointManifestSynced && stored.Load() && !raceEnabled { // no manifest may list what is cleared
+						requireKilled(t, s, 5000, 5003)
+					}
 					if q == p && !passed {
 						passed = true
 						elsewhere(func() {
@@ -86,6 +90,7 @@ func TestClear_DuringCompaction(t *testing.T) {
 								t.Error(err)
 							}
 							requireKilled(t, s, 5000, 5003)
+							stored.Store(true)
 						})
 					}
 					return nil
