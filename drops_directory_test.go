@@ -55,6 +55,7 @@ func TestDrop_DeletedBeforeManifest(t *testing.T) {
 	killed := false
 	var late latePoints
 	h := dropping(func(i int) bool { return i == gone }, late.hook)
+	h.hash = oneLane // in one segment with what makes it a victim
 	at := doAt(pointManifestTemp, 1, func() {
 		_, err := s.Delete(idOf(gone))
 		require.NoError(t, err)
