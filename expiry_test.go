@@ -341,6 +341,6 @@ func TestClock(t *testing.T) {
 	}
 	c.notBefore(math.MaxInt64 - 10)
 	c.test = func() int64 { return math.MaxInt64 - 10 }
-	require.EqualValues(t, math.MaxInt64-1, c.after(9*time.Millisecond))
+	require.Equal(t, int64(math.MaxInt64-1), c.after(9*time.Millisecond))
 	require.Equal(t, int64(math.MaxInt64), c.after(time.Hour))
 }

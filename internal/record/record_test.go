@@ -284,7 +284,7 @@ func TestRecord_Deadline(t *testing.T) {
 	require.True(t, ok && Intact(rec, h, SegmentSeed(1, 0)))
 	require.EqualValues(t, FlagDeadline, h.Flags)
 	require.Equal(t, len(rec), h.Size())
-	require.EqualValues(t, 0x0102030405060708, Deadline(rec, h))
+	require.Equal(t, int64(0x0102030405060708), Deadline(rec, h))
 	require.Equal(t, "ab", string(ID(rec, h)))
 	require.Equal(t, "hello", string(Content(rec, h)))
 	require.False(t, Unknown(rec, SegmentSeed(1, 0)))
@@ -297,7 +297,7 @@ func TestRecord_Deadline(t *testing.T) {
 	Reseed(rec, h, 42)
 	h, _ = Decode(rec)
 	require.True(t, Intact(rec, h, 42))
-	require.EqualValues(t, 0x0102030405060708, Deadline(rec, h))
+	require.Equal(t, int64(0x0102030405060708), Deadline(rec, h))
 
 	tombstone := encodeDeadline(Header{Kind: KindTombstone, Seq: 7}, "ab", 5, nil, 42)
 	_, ok = Decode(tombstone)
