@@ -163,8 +163,10 @@ func (s *Store) shrinkTables(drops []drop) {
 			continue
 		}
 		sh := &s.shards[drops[i].shard]
+		hold := s.contentMu.RLock() // as all who replace tables: a Clear, which takes them, must not come between
 		sh.lane.mu.Lock()
 		_ = s.prepare(sh, int(sh.memories.Load()))
 		sh.lane.mu.Unlock()
+		s.contentMu.RUnlock(hold)
 	}
 }
