@@ -11,7 +11,7 @@ type DropReason string
 // Reasons why the store drops a memory.
 const (
 	Expired DropReason = "expired" // its time to live is over
-	Evicted DropReason = "evicted" // to make room
+	Evicted DropReason = "evicted" // to make room; no store does that yet
 )
 
 // Drop is a memory that the store has dropped by itself.

@@ -1,6 +1,7 @@
 package warmtier_test
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -50,6 +51,32 @@ func ExampleStore_PutTTL() {
 	// ada <nil>
 	// true
 	// true
+}
+
+// What is looked up may change: it is fetched again after a minute, and what is not there after a second.
+func ExampleStore_GetOrLoadTTL() {
+	store := mustOpen()
+	defer store.Close()
+	address := func(host string) ([]byte, error) {
+		return store.GetOrLoadTTL(context.Background(), host, func(context.Context) ([]byte, time.Duration, error) {
+			fmt.Println("looking up", host)
+			if host == "nowhere" {
+				return nil, time.Second, nil
+			}
+			return []byte("192.0.2.1"), time.Minute, nil
+		})
+	}
+	for _, host := range []string{"example.org", "example.org", "nowhere", "nowhere"} {
+		at, err := address(host)
+		fmt.Printf("%s %q %v\n", host, at, err)
+	}
+	// Output:
+	// looking up example.org
+	// example.org "192.0.2.1" <nil>
+	// example.org "192.0.2.1" <nil>
+	// looking up nowhere
+	// nowhere "" <nil>
+	// nowhere "" <nil>
 }
 
 func ExampleStore_Expiry() {

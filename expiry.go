@@ -18,7 +18,7 @@ import (
 // Errors: [ErrInvalidTTL] for a ttl of 0 or less, and those of [Store.Put].
 func (s *Store) PutTTL(id string, content []byte, ttl time.Duration) error {
 	if ttl <= 0 {
-		return fmt.Errorf("%w: %v, want more than 0", ErrInvalidTTL, ttl)
+		return invalidTTL(ttl)
 	}
 	return s.putMeasured(id, content, s.clock.after(ttl))
 }
@@ -29,6 +29,10 @@ func (s *Store) putMeasured(id string, content []byte, deadline int64) error {
 	err := s.putDurably(draft{id: id, content: content, deadline: deadline})
 	s.meters.writeEnded(started, err, &s.meters.puts, &s.meters.putErrors)
 	return err
+}
+
+func invalidTTL(ttl time.Duration) error {
+	return fmt.Errorf("%w: %v, want more than 0", ErrInvalidTTL, ttl)
 }
 
 // Expiry returns when the memory of id expires, by the store's clock; the zero time means never. It does not read the

@@ -82,6 +82,29 @@ var errSuperseded = errors.New("warmtier: superseded while it was loaded")
 func (s *Store) GetOrLoad(
 	ctx context.Context, id string, load func(ctx context.Context) ([]byte, error),
 ) ([]byte, error) {
+	if load == nil {
+		return s.getOrLoad(ctx, id, nil)
+	}
+	return s.getOrLoad(ctx, id, func(ctx context.Context) ([]byte, time.Duration, error) {
+		content, err := load(ctx)
+		return content, 0, err
+	})
+}
+
+// GetOrLoadTTL is [Store.GetOrLoad] with a load that says how long to keep what it has loaded, from then on, as
+// [Store.PutTTL] does: what has expired is loaded again. A ttl of 0 is for good.
+//
+// Errors: as GetOrLoad. What comes with a negative ttl is returned together with [ErrInvalidTTL], and not stored.
+func (s *Store) GetOrLoadTTL(
+	ctx context.Context, id string, load func(ctx context.Context) (content []byte, ttl time.Duration, err error),
+) ([]byte, error) {
+	return s.getOrLoad(ctx, id, load)
+}
+
+// loader is what GetOrLoad calls. A ttl of 0 means for good.
+type loader func(ctx context.Context) (content []byte, ttl time.Duration, err error)
+
+func (s *Store) getOrLoad(ctx context.Context, id string, load loader) ([]byte, error) {
 	checkContext(ctx)
 	content, err := s.Get(id)
 	if err == nil {
@@ -119,9 +142,7 @@ func (s *Store) GetOrLoad(
 }
 
 // joinLoad joins the load of id, or starts one.
-func (s *Store) joinLoad(
-	ctx context.Context, id string, load func(context.Context) ([]byte, error),
-) (*loadCall, <-chan singleflight.Result) {
+func (s *Store) joinLoad(ctx context.Context, id string, load loader) (*loadCall, <-chan singleflight.Result) {
 	l := &s.loads
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -194,7 +215,7 @@ func (s *Store) isSuperseded(c *loadCall) bool {
 
 // runLoad runs load apart: singleflight would make a panic the end of the process, and of
 // runtime.Goexit a result that never comes.
-func (s *Store) runLoad(c *loadCall, id string, load func(context.Context) ([]byte, error)) (l loaded) {
+func (s *Store) runLoad(c *loadCall, id string, load loader) (l loaded) {
 	defer s.loads.drop(id, c)
 	defer context.AfterFunc(s.lifetime, func() { c.cancel(ErrClosed) })()
 	end := apart(func() { l.content, l.err = s.loadAndStore(c, id, load) })
@@ -206,9 +227,7 @@ func (s *Store) runLoad(c *loadCall, id string, load func(context.Context) ([]by
 }
 
 // loadAndStore returns what the callers get.
-func (s *Store) loadAndStore(
-	c *loadCall, id string, load func(context.Context) ([]byte, error),
-) (content []byte, err error) {
+func (s *Store) loadAndStore(c *loadCall, id string, load loader) (content []byte, err error) {
 	// Another load may have finished since the caller found nothing and before this one was known.
 	content, err = s.appendContent([]byte{}, new(match), id, false)
 	if err == nil {
@@ -217,14 +236,21 @@ func (s *Store) loadAndStore(
 	if !errors.Is(err, ErrNotFound) {
 		return nil, err
 	}
-	content, err = s.measuredLoad(c.ctx, load)
+	content, ttl, err := s.measuredLoad(c.ctx, load)
 	if err != nil {
 		return nil, err
 	}
 	if content == nil {
 		content = []byte{}
 	}
-	err = s.putDurably(draft{id: id, content: content, load: c})
+	if ttl < 0 {
+		return content, invalidTTL(ttl)
+	}
+	d := draft{id: id, content: content, load: c}
+	if ttl > 0 {
+		d.deadline = s.clock.after(ttl)
+	}
+	err = s.putDurably(d)
 	if !errors.Is(err, errSuperseded) {
 		s.meters.writeEnded(0, err, &s.meters.puts, &s.meters.putErrors)
 		return content, err
@@ -236,15 +262,13 @@ func (s *Store) loadAndStore(
 }
 
 // measuredLoad calls load, and counts it; a panic counts as a failure.
-func (s *Store) measuredLoad(
-	ctx context.Context, load func(context.Context) ([]byte, error),
-) (content []byte, err error) {
+func (s *Store) measuredLoad(ctx context.Context, load loader) (content []byte, ttl time.Duration, err error) {
 	start := time.Now()
 	ok := false
 	defer func() { s.meters.loadEnded(time.Since(start), ok) }()
-	content, err = load(ctx)
+	content, ttl, err = load(ctx)
 	ok = err == nil
-	return content, err
+	return content, ttl, err
 }
 
 // makeFoundDurable is makeDurable for a call that has found the memory of id. Nothing is to be done unless its

@@ -90,11 +90,13 @@ func (h *contentsHandler) memory(w http.ResponseWriter, r *http.Request) {
 func (h *contentsHandler) memories(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/jsonl")
 	h.stream(w, func(out io.Writer) error {
-		return openStore{h.store}.sizes(r.Context(), r.URL.Query().Get("prefix"), func(id string, size int) error {
+		list := func(id string, size int, expires time.Time) error {
 			m := idJSON(id)
 			m.Bytes = &size
+			m.expire(expires)
 			return writeJSON(out, m)
-		})
+		}
+		return openStore{h.store}.sizes(r.Context(), r.URL.Query().Get("prefix"), list)
 	})
 }
 

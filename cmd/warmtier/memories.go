@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/warmtier/warmtier"
 )
@@ -39,8 +40,8 @@ func (c *getCmd) Run(a *app) error {
 			return c.print(a, r)
 		}
 		return writeOutput(a.ctx, c.Output, func(w io.Writer) error {
-			return c.each(a, r, func(_ string, content []byte) error {
-				_, err := w.Write(content)
+			return c.each(a, r, func(m memory) error {
+				_, err := w.Write(m.content)
 				return err
 			})
 		})
@@ -48,7 +49,7 @@ func (c *getCmd) Run(a *app) error {
 }
 
 // each calls fn for each memory that was asked for, and returns which were not there.
-func (c *getCmd) each(a *app, r reader, fn func(id string, content []byte) error) error {
+func (c *getCmd) each(a *app, r reader, fn func(m memory) error) error {
 	if c.Prefix != nil {
 		return r.each(a.ctx, string(*c.Prefix), fn)
 	}
@@ -62,7 +63,7 @@ func (c *getCmd) each(a *app, r reader, fn func(id string, content []byte) error
 		case err != nil:
 			return about(showID(string(id)), err)
 		}
-		if err := fn(string(id), content); err != nil {
+		if err := fn(memory{id: string(id), content: content}); err != nil {
 			return err
 		}
 	}
@@ -71,14 +72,14 @@ func (c *getCmd) each(a *app, r reader, fn func(id string, content []byte) error
 
 func (c *getCmd) print(a *app, r reader) error {
 	terminal := isTerminal(os.Stdout)
-	return c.each(a, r, func(id string, content []byte) (err error) {
+	return c.each(a, r, func(m memory) (err error) {
 		switch {
 		case a.json:
-			return writeJSON(a.out, newMemoryJSON(id, content))
-		case c.Hex || terminal && !harmless(content):
-			_, err = io.WriteString(a.out, hex.Dump(content))
+			return writeJSON(a.out, newMemoryJSON(m))
+		case c.Hex || terminal && !harmless(m.content):
+			_, err = io.WriteString(a.out, hex.Dump(m.content))
 		default:
-			_, err = a.out.Write(content)
+			_, err = a.out.Write(m.content)
 		}
 		return err
 	})
@@ -93,16 +94,22 @@ type putCmd struct {
 	newDirFlag
 	ID   memoryID `arg:"" help:"Id of the memory; hex:... for bytes that cannot be typed."`
 	File string   `arg:"" optional:"" default:"-" help:"File with the content; standard input when left out."`
+
+	TTL *time.Duration `name:"ttl" placeholder:"DURATION" help:"It expires after that, as 90s or 12h; default: never."`
 }
 
 func (putCmd) Help() string {
 	return `Examples:
   echo -n 'likes tea' | warmtier put -d data user:42
   warmtier put -d data photo:7 photo.jpg
+  warmtier put -d data --ttl 12h session:1 session.json
 It is durable when the command returns.`
 }
 
 func (c *putCmd) Run(a *app) error {
+	if c.TTL != nil && *c.TTL <= 0 {
+		return usage("--ttl is %v, want more than 0", *c.TTL)
+	}
 	if err := checkDirectory(c.Dir, creating); err != nil { // before somebody types a content
 		return err
 	}
@@ -117,7 +124,11 @@ func (c *putCmd) Run(a *app) error {
 	}
 	return a.with(c.Dir, creating, unattended(c.options()), func(s *warmtier.Store) error {
 		replaced := s.Has(string(c.ID))
-		if err := s.Put(string(c.ID), content); err != nil || !a.json {
+		put := func() error { return s.Put(string(c.ID), content) }
+		if c.TTL != nil {
+			put = func() error { return s.PutTTL(string(c.ID), content, *c.TTL) }
+		}
+		if err := put(); err != nil || !a.json {
 			return err
 		}
 		m := idJSON(string(c.ID))
@@ -180,7 +191,14 @@ func (c *rmCmd) delete(a *app, s *warmtier.Store) (deleted int, missing []string
 		return nil
 	}
 	if c.Prefix != nil {
-		err = openStore{s}.each(a.ctx, string(*c.Prefix), func(id string, _ []byte) error { return remove(id) })
+		for id := range s.IDs() {
+			if err = a.ctx.Err(); err == nil && strings.HasPrefix(id, string(*c.Prefix)) {
+				err = remove(id)
+			}
+			if err != nil {
+				break
+			}
+		}
 	}
 	for _, id := range c.IDs {
 		if err = errors.Join(err, a.ctx.Err()); err == nil {
@@ -199,7 +217,7 @@ func (countCmd) Help() string {
 	return `Examples:
   warmtier count -d data
   warmtier count -d data --prefix user:
-With a prefix every record is read.`
+With a prefix every record is read. A server counts what has expired until a compaction has given it back.`
 }
 
 func (c *countCmd) Run(a *app) error {
@@ -209,7 +227,7 @@ func (c *countCmd) Run(a *app) error {
 		if c.Prefix == "" {
 			n, err = r.count(a.ctx)
 		} else {
-			err = r.sizes(a.ctx, string(c.Prefix), func(string, int) error { n++; return nil })
+			err = r.sizes(a.ctx, string(c.Prefix), func(string, int, time.Time) error { n++; return nil })
 		}
 		if err != nil {
 			return err
@@ -227,12 +245,15 @@ type lsCmd struct {
 	Prefix id   `placeholder:"ID" help:"Only ids that begin with this."`
 	Limit  int  `placeholder:"N" help:"At most so many; 0 means all."`
 	Long   bool `short:"l" help:"With the size of each content in bytes."`
+
+	Expiring bool `help:"Only memories that expire, and when."`
 }
 
 func (lsCmd) Help() string {
 	return `Examples:
   warmtier ls -d data --limit 10
   warmtier ls -d data --prefix user: --long | sort -n
+  warmtier ls -d data --expiring | sort
   WARMTIER_TOKEN=secret warmtier ls --url http://127.0.0.1:7077
 Ids have no order. One that is not printable is shown as hex:..., which other commands take.`
 }
@@ -243,8 +264,11 @@ func (c *lsCmd) Run(a *app) error {
 	}
 	return c.read(a, func(r reader) error {
 		listed := 0
-		err := r.sizes(a.ctx, string(c.Prefix), func(id string, size int) error {
-			if err := c.list(a, id, size); err != nil {
+		err := r.sizes(a.ctx, string(c.Prefix), func(id string, size int, expires time.Time) error {
+			if c.Expiring && expires.IsZero() {
+				return nil
+			}
+			if err := c.list(a, id, size, expires); err != nil {
 				return err
 			}
 			if listed++; listed == c.Limit {
@@ -259,16 +283,20 @@ func (c *lsCmd) Run(a *app) error {
 	})
 }
 
-func (c *lsCmd) list(a *app, id string, size int) error {
-	var err error
-	switch m := idJSON(id); {
-	case a.json:
+func (c *lsCmd) list(a *app, id string, size int, expires time.Time) error {
+	if a.json {
+		m := idJSON(id)
 		m.Bytes = &size
-		err = writeJSON(a.out, m)
-	case c.Long:
-		_, err = io.WriteString(a.out, strconv.Itoa(size)+"\t"+showID(id)+"\n")
-	default:
-		_, err = io.WriteString(a.out, showID(id)+"\n")
+		m.expire(expires)
+		return writeJSON(a.out, m)
 	}
+	line := showID(id) + "\n"
+	if c.Long {
+		line = strconv.Itoa(size) + "\t" + line
+	}
+	if c.Expiring {
+		line = expires.UTC().Format("2006-01-02T15:04:05.000Z") + "\t" + line
+	}
+	_, err := io.WriteString(a.out, line)
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -82,6 +83,17 @@ func TestLs(t *testing.T) {
 	require.ElementsMatch(t, []string{"plain"}, lines("--prefix", "pl"))
 	require.ElementsMatch(t, []string{showID("\xff\x00binary")}, lines("--prefix", "hex:ff00"))
 	require.Contains(t, lines("--long"), "5\tplain")
+
+	require.Equal(t, []string{""}, lines("--expiring"))
+	command(t, "x", "put", "-d", dir, "--ttl", "12h", "session").exits(exitOK)
+	at, id, _ := strings.Cut(lines("--expiring")[0], "\t")
+	require.Equal(t, "session", id)
+	expires, err := time.Parse(time.RFC3339, at)
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now().Add(12*time.Hour), expires, 5*time.Minute)
+	refused := command(t, "x", "put", "-d", dir, "--ttl", "0s", "a").exits(exitUsage)
+	require.Contains(t, refused.err, "--ttl is 0s, want more than 0")
+	command(t, "", "rm", "-d", dir, "session").exits(exitOK)
 
 	ids := map[string]int{}
 	for _, line := range lines("--json") {

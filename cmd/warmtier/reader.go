@@ -4,9 +4,17 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/warmtier/warmtier"
 )
+
+// memory is what a store has under an id.
+type memory struct {
+	id      string
+	content []byte
+	expires time.Time // zero: never
+}
 
 // reader gives the memories of a store: of one in a directory, or of one in a server.
 type reader interface {
@@ -14,9 +22,9 @@ type reader interface {
 	get(ctx context.Context, id string) ([]byte, error)
 	// each calls fn for each memory whose id begins with prefix, in no order, until fn returns an error, which it
 	// returns. The content is valid until fn returns.
-	each(ctx context.Context, prefix string, fn func(id string, content []byte) error) error
+	each(ctx context.Context, prefix string, fn func(m memory) error) error
 	// sizes is each with the length of the content in its place.
-	sizes(ctx context.Context, prefix string, fn func(id string, size int) error) error
+	sizes(ctx context.Context, prefix string, fn func(id string, size int, expires time.Time) error) error
 	// count returns how many memories there are.
 	count(ctx context.Context) (int, error)
 }
@@ -36,10 +44,60 @@ type openStore struct{ s *warmtier.Store }
 
 func (o openStore) get(_ context.Context, id string) ([]byte, error) { return o.s.Get(id) }
 
-func (o openStore) count(context.Context) (int, error) { return o.s.Len(), nil } //nolint:unparam // a reader's
+func (o openStore) each(ctx context.Context, prefix string, fn func(m memory) error) error {
+	return o.missing(func() error {
+		for id := range o.s.IDs() {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if !strings.HasPrefix(id, prefix) {
+				continue
+			}
+			m, err := o.memory(id)
+			if errors.Is(err, warmtier.ErrNotFound) || errors.Is(err, warmtier.ErrCorrupt) {
+				continue // gone since, or counted
+			}
+			if err == nil {
+				err = fn(m)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
 
-func (o openStore) each(ctx context.Context, prefix string, fn func(id string, content []byte) error) error {
-	damaged := o.s.Stats().Reads.CorruptRecords
+// memory returns content and deadline of one version.
+func (o openStore) memory(id string) (memory, error) {
+	for {
+		content, version, err := o.s.GetVersion(id)
+		if err != nil {
+			return memory{}, err
+		}
+		expires, err := o.s.Expiry(id)
+		if err != nil && !errors.Is(err, warmtier.ErrNotFound) {
+			return memory{}, err
+		}
+		if _, now, err := o.s.GetVersion(id); err != nil || now == version {
+			return memory{id: id, content: content, expires: expires}, err
+		}
+	}
+}
+
+func (o openStore) sizes(
+	ctx context.Context, prefix string, fn func(id string, size int, expires time.Time) error,
+) error {
+	return o.missing(func() error { return o.all(ctx, prefix, sizesOf(fn)) })
+}
+
+// sizesOf returns what calls fn for a memory.
+func sizesOf(fn func(id string, size int, expires time.Time) error) func(memory) error {
+	return func(m memory) error { return fn(m.id, len(m.content), m.expires) }
+}
+
+// all calls fn for each memory. Where others write, the deadline may be that of a later version.
+func (o openStore) all(ctx context.Context, prefix string, fn func(m memory) error) error {
 	for id, content := range o.s.All() {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -47,9 +105,22 @@ func (o openStore) each(ctx context.Context, prefix string, fn func(id string, c
 		if !strings.HasPrefix(id, prefix) {
 			continue
 		}
-		if err := fn(id, content); err != nil {
+		expires, err := o.s.Expiry(id)
+		if err != nil && !errors.Is(err, warmtier.ErrNotFound) {
 			return err
 		}
+		if err := fn(memory{id: id, content: content, expires: expires}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// missing returns the error of read, or one that says how many damaged memories read has left out.
+func (o openStore) missing(read func() error) error {
+	damaged := o.s.Stats().Reads.CorruptRecords
+	if err := read(); err != nil {
+		return err
 	}
 	if n := o.s.Stats().Reads.CorruptRecords - damaged; n > 0 { // an iteration leaves them out
 		return finding("missing here: %s; see warmtier verify", counted(n, "damaged memory"))
@@ -57,27 +128,40 @@ func (o openStore) each(ctx context.Context, prefix string, fn func(id string, c
 	return nil
 }
 
-func (o openStore) sizes(ctx context.Context, prefix string, fn func(id string, size int) error) error {
-	return o.each(ctx, prefix, func(id string, content []byte) error { return fn(id, len(content)) })
-}
-
 // stillStore reads a store that nobody writes to, so that its memories can be counted.
 type stillStore struct{ openStore }
 
-func (o stillStore) each(ctx context.Context, prefix string, fn func(id string, content []byte) error) error {
+func (o stillStore) each(ctx context.Context, prefix string, fn func(m memory) error) error {
 	n := 0
-	err := o.openStore.each(ctx, prefix, func(id string, content []byte) error {
-		n++
-		return fn(id, content)
+	err := o.missing(func() error {
+		return o.all(ctx, prefix, func(m memory) error {
+			n++
+			return fn(m)
+		})
 	})
-	if err == nil && prefix == "" && n != o.s.Len() {
-		return finding("%d of %s could be read: see warmtier verify", n, counted(o.s.Len(), "memory"))
+	if err == nil && prefix == "" && n < o.present() {
+		return finding("%d of %s could be read: see warmtier verify", n, counted(o.present(), "memory"))
 	}
 	return err
 }
 
-func (o stillStore) sizes(ctx context.Context, prefix string, fn func(id string, size int) error) error {
-	return o.each(ctx, prefix, func(id string, content []byte) error { return fn(id, len(content)) })
+func (o stillStore) count(context.Context) (int, error) { return o.present(), nil }
+
+// present returns how many memories have not expired.
+func (o stillStore) present() (n int) {
+	if o.s.Stats().ExpiredBytes == 0 {
+		return o.s.Len()
+	}
+	for range o.s.IDs() {
+		n++
+	}
+	return n
+}
+
+func (o stillStore) sizes(
+	ctx context.Context, prefix string, fn func(id string, size int, expires time.Time) error,
+) error {
+	return o.each(ctx, prefix, sizesOf(fn))
 }
 
 // errEnough ends an iteration.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -138,8 +139,8 @@ func TestReader_ListCutShort(t *testing.T) {
 	defer server.Close()
 	c := whereFlag{URL: server.URL}.client()
 	read := func() []error {
-		return []error{c.sizes(t.Context(), "", func(string, int) error { return nil }),
-			c.each(t.Context(), "", func(string, []byte) error { return nil })}
+		return []error{c.sizes(t.Context(), "", func(string, int, time.Time) error { return nil }),
+			c.each(t.Context(), "", func(memory) error { return nil })}
 	}
 	aborts := func(http.ResponseWriter) { panic(http.ErrAbortHandler) }
 	ending.Store(&aborts)
@@ -161,7 +162,7 @@ func TestReader_Damaged(t *testing.T) {
 	require.NoError(t, s.Put("a", []byte("content")))
 	require.NoError(t, s.Put("b", []byte("content")))
 	require.NoError(t, s.View("a", func(content []byte) error { content[0]++; return nil }))
-	err = openStore{s}.each(context.Background(), "", func(string, []byte) error { return nil })
+	err = openStore{s}.each(context.Background(), "", func(memory) error { return nil })
 	require.Equal(t, exitFinding, exitCode(err))
 	require.ErrorContains(t, err, "missing here: 1 damaged memory")
 	answer := httptest.NewRecorder()

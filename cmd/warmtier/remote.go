@@ -125,21 +125,27 @@ func (c *client) get(ctx context.Context, id string) ([]byte, error) {
 	return content, about(c.base, err)
 }
 
-func (c *client) each(ctx context.Context, prefix string, fn func(id string, content []byte) error) error {
+func (c *client) each(ctx context.Context, prefix string, fn func(m memory) error) error {
 	return c.list(ctx, exportPath, prefix, func(r io.Reader) error { return readStream(bufio.NewReader(r), fn) })
 }
 
-func (c *client) sizes(ctx context.Context, prefix string, fn func(id string, size int) error) error {
+func (c *client) sizes(
+	ctx context.Context, prefix string, fn func(id string, size int, expires time.Time) error,
+) error {
 	return c.list(ctx, memoriesPath, prefix, func(r io.Reader) error {
 		return readObjects(r, func(object json.RawMessage) error {
 			var m memoryJSON
 			if err := json.Unmarshal(object, &m); err != nil || (m.ID == nil) == (m.IDBase64 == nil) || m.Bytes == nil {
 				return fmt.Errorf("no answer of a warmtier server")
 			}
-			if m.ID == nil {
-				return fn(string(*m.IDBase64), *m.Bytes)
+			var expires time.Time
+			if m.Expires != nil {
+				expires = *m.Expires
 			}
-			return fn(*m.ID, *m.Bytes)
+			if m.ID == nil {
+				return fn(string(*m.IDBase64), *m.Bytes, expires)
+			}
+			return fn(*m.ID, *m.Bytes, expires)
 		})
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"time"
 
 	"github.com/warmtier/warmtier"
 )
@@ -18,11 +19,12 @@ The export format, all integers little endian:
 
 	header   8  magic "WARMEXP\x00"
 	         4  format version, 1
-	memory   1  'm'
+	memory   1  'm', or 'x' for one that expires
 	         2  id length
 	         4  content length
+	         8  of 'x' only: when it expires, Unix time in ms
 	            id, content
-	         4  CRC-32C of this memory, from its 'm' on
+	         4  CRC-32C of this memory, from its mark on
 	end      1  'e'
 	         8  number of memories
 	         4  CRC-32C of everything before, from the magic on
@@ -35,6 +37,7 @@ const (
 	streamMagic   = "WARMEXP\x00"
 	streamVersion = 1
 	markMemory    = 'm'
+	markExpires   = 'x'
 	markEnd       = 'e'
 )
 
@@ -62,11 +65,15 @@ func (s *streamWriter) write(b []byte) error {
 	return err
 }
 
-func (s *streamWriter) put(id string, content []byte) error {
+func (s *streamWriter) put(m memory) error {
 	b := append(s.buf[:0], markMemory)
-	b = binary.LittleEndian.AppendUint16(b, uint16(len(id)))
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(content)))
-	b = append(append(b, id...), content...)
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(m.id)))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(m.content)))
+	if !m.expires.IsZero() {
+		b[0] = markExpires
+		b = binary.LittleEndian.AppendUint64(b, uint64(m.expires.UnixMilli()))
+	}
+	b = append(append(b, m.id...), m.content...)
 	s.buf = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 	s.count++
 	return s.write(s.buf)
@@ -91,7 +98,7 @@ type streamReader struct {
 
 // readStream calls put for each memory, whose content is valid until put returns. It fails unless
 // the stream is whole and intact; put was called for the memories before the damage.
-func readStream(r *bufio.Reader, put func(id string, content []byte) error) error {
+func readStream(r *bufio.Reader, put func(m memory) error) error {
 	s := &streamReader{r: r, all: crc32.New(castagnoli)}
 	head, err := s.read(12)
 	if err != nil {
@@ -111,14 +118,14 @@ func readStream(r *bufio.Reader, put func(id string, content []byte) error) erro
 			return err
 		case mark[0] == markEnd:
 			return s.readEnd()
-		case mark[0] != markMemory:
+		case mark[0] != markMemory && mark[0] != markExpires:
 			return s.damaged("no memory begins where one must")
 		}
-		id, content, err := s.readMemory()
+		m, err := s.readMemory(mark[0])
 		if err != nil {
 			return err
 		}
-		if err := put(id, content); err != nil {
+		if err := put(m); err != nil {
 			return err
 		}
 		s.count++
@@ -145,25 +152,34 @@ func (s *streamReader) damaged(what string) error {
 }
 
 // readMemory reads what follows the mark, which is still in buf.
-func (s *streamReader) readMemory() (id string, content []byte, err error) {
-	b, err := s.more(6)
+func (s *streamReader) readMemory(mark byte) (m memory, err error) {
+	fixed := 6
+	if mark == markExpires {
+		fixed += 8
+	}
+	b, err := s.more(fixed)
 	if err != nil {
-		return "", nil, err
+		return m, err
 	}
 	idLen, contentLen := int(binary.LittleEndian.Uint16(b[1:])), binary.LittleEndian.Uint32(b[3:])
 	if contentLen > warmtier.MaxContentLen {
-		return "", nil, s.damaged("a content is too long")
+		return m, s.damaged("a content is too long")
 	}
 	b, err = s.more(idLen + int(contentLen) + 4)
 	if err != nil {
-		return "", nil, err
+		return m, err
 	}
 	body, sum := b[:len(b)-4], binary.LittleEndian.Uint32(b[len(b)-4:])
 	if crc32.Checksum(body, castagnoli) != sum {
-		return "", nil, s.damaged("checksum mismatch")
+		return m, s.damaged("checksum mismatch")
 	}
 	s.all.Write(b)
-	return string(body[7 : 7+idLen]), body[7+idLen:], nil
+	if mark == markExpires {
+		m.expires = time.UnixMilli(int64(binary.LittleEndian.Uint64(body[7:])))
+	}
+	rest := body[1+fixed:]
+	m.id, m.content = string(rest[:idLen]), rest[idLen:]
+	return m, nil
 }
 
 // readEnd reads what follows the last mark, which is still in buf.

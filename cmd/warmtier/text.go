@@ -188,6 +188,8 @@ type memoryJSON struct {
 	Bytes         *int    `json:"bytes,omitempty"`
 	Content       *string `json:"content,omitempty"`
 	ContentBase64 *[]byte `json:"content_base64,omitempty"`
+
+	Expires *time.Time `json:"expires,omitempty"`
 }
 
 func idJSON(id string) (m memoryJSON) {
@@ -200,33 +202,47 @@ func idJSON(id string) (m memoryJSON) {
 	return m
 }
 
-func newMemoryJSON(id string, content []byte) memoryJSON {
-	m := idJSON(id)
-	if utf8.Valid(content) {
-		text := string(content)
-		m.Content = &text
+func newMemoryJSON(m memory) memoryJSON {
+	j := idJSON(m.id)
+	if utf8.Valid(m.content) {
+		text := string(m.content)
+		j.Content = &text
 	} else {
-		m.ContentBase64 = &content
+		j.ContentBase64 = &m.content
 	}
-	return m
+	j.expire(m.expires)
+	return j
+}
+
+// expire notes when the memory expires, if it does.
+func (m *memoryJSON) expire(at time.Time) {
+	if !at.IsZero() {
+		at = at.UTC()
+		m.Expires = &at
+	}
 }
 
 // memory is the inverse of newMemoryJSON.
-func (m memoryJSON) memory() (id string, content []byte, err error) {
+func (m memoryJSON) memory() (got memory, err error) {
 	switch {
 	case (m.ID == nil) == (m.IDBase64 == nil):
-		return "", nil, errors.New(`want one of "id" and "id_base64"`)
+		return got, errors.New(`want one of "id" and "id_base64"`)
 	case (m.Content == nil) == (m.ContentBase64 == nil):
-		return "", nil, errors.New(`want one of "content" and "content_base64"`)
+		return got, errors.New(`want one of "content" and "content_base64"`)
 	case m.ID != nil:
-		id = *m.ID
+		got.id = *m.ID
 	default:
-		id = string(*m.IDBase64)
+		got.id = string(*m.IDBase64)
 	}
 	if m.Content != nil {
-		return id, []byte(*m.Content), nil
+		got.content = []byte(*m.Content)
+	} else {
+		got.content = *m.ContentBase64
 	}
-	return id, *m.ContentBase64, nil
+	if m.Expires != nil {
+		got.expires = *m.Expires
+	}
+	return got, nil
 }
 
 // figures turns a struct of the package into a JSON object: names in snake case, durations in

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/warmtier/warmtier"
 )
@@ -66,7 +67,7 @@ func (c *exportCmd) Run(a *app) error {
 
 // write exports the memories of r, and makes the stream whole only when nothing is missing.
 func (c *exportCmd) write(a *app, r reader, w io.Writer, bar *progress) (count int, err error) {
-	put := func(id string, content []byte) error { return writeJSON(w, newMemoryJSON(id, content)) }
+	put := func(m memory) error { return writeJSON(w, newMemoryJSON(m)) }
 	end := func() error { return nil }
 	if c.Format == "binary" {
 		stream, err := newStreamWriter(w)
@@ -75,10 +76,10 @@ func (c *exportCmd) write(a *app, r reader, w io.Writer, bar *progress) (count i
 		}
 		put, end = stream.put, stream.end
 	}
-	err = r.each(a.ctx, string(c.Prefix), func(id string, content []byte) error {
+	err = r.each(a.ctx, string(c.Prefix), func(m memory) error {
 		count++
 		bar.add(1)
-		return put(id, content)
+		return put(m)
 	})
 	if err != nil {
 		return count, err
@@ -97,7 +98,8 @@ func (importCmd) Help() string {
   warmtier import -d data data.warm
   ssh elsewhere warmtier export -d data | warmtier import -d data -
 Everything is checked before anything of it is stored; over 1 MiB of standard input waits in a file below $TMPDIR
-for that. Memories with the same id are replaced, all others stay.`
+for that. Memories with the same id are replaced, all others stay. What expires does so at the same moment as where
+it came from; what has expired by now is left out.`
 }
 
 func (c *importCmd) Run(a *app) error {
@@ -109,26 +111,42 @@ func (c *importCmd) Run(a *app) error {
 		return aboutFile(c.File, err)
 	}
 	defer in.close()
-	if _, err := c.read(a, in, "checking", func(string, []byte) error { return nil }); err != nil {
+	if _, err := c.read(a, in, "checking", func(memory) error { return nil }); err != nil {
 		return contextError{"", "; nothing was imported", aboutFile(c.File, err)}
 	}
 	if _, err := in.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
 	return a.with(c.Dir, creating, unattended(c.options()), func(s *warmtier.Store) error {
-		count, err := c.read(a, in, "importing", s.Put)
+		expired := 0
+		count, err := c.read(a, in, "importing", func(m memory) error {
+			ttl := time.Until(m.expires)
+			switch {
+			case m.expires.IsZero():
+				return s.Put(m.id, m.content)
+			case ttl <= 0:
+				expired++
+				return nil
+			}
+			return s.PutTTL(m.id, m.content, ttl)
+		})
+		count -= expired
 		if err == nil {
 			err = s.Sync()
 		}
 		if err != nil {
 			return done(aboutFile(c.File, err), count, "imported")
 		}
-		return a.result(map[string]any{"memories": count}, [][]string{{"memories", showCount(count)}})
+		table := [][]string{{"memories", showCount(count)}}
+		if expired > 0 {
+			table = append(table, []string{"left out", showCount(expired) + " that had expired"})
+		}
+		return a.result(map[string]any{"memories": count, "expired": expired}, table)
 	})
 }
 
 func (c *importCmd) read(a *app, in *input, title string,
-	put func(id string, content []byte) error) (count int, err error) {
+	put func(m memory) error) (count int, err error) {
 	bar := a.progress(title, in.size, unitBytes)
 	defer bar.end()
 	r := bufio.NewReaderSize(bar.reader(in), 1<<20)
@@ -139,8 +157,8 @@ func (c *importCmd) read(a *app, in *input, title string,
 			format = "jsonl"
 		}
 	}
-	counted := func(id string, content []byte) error {
-		if err := errors.Join(a.ctx.Err(), put(id, content)); err != nil {
+	counted := func(m memory) error {
+		if err := errors.Join(a.ctx.Err(), put(m)); err != nil {
 			return err
 		}
 		count++
@@ -155,19 +173,18 @@ func (c *importCmd) read(a *app, in *input, title string,
 }
 
 // readLines reads JSON lines.
-func readLines(r io.Reader, put func(id string, content []byte) error) error {
+func readLines(r io.Reader, put func(m memory) error) error {
 	return readObjects(r, func(object json.RawMessage) error {
 		d := json.NewDecoder(bytes.NewReader(object))
 		d.DisallowUnknownFields()
-		var m memoryJSON
-		err := d.Decode(&m)
-		if err != nil {
+		var j memoryJSON
+		if err := d.Decode(&j); err != nil {
 			return findingError{errors.New(strings.TrimPrefix(err.Error(), "json: "))}
 		}
-		id, content, err := m.memory()
+		m, err := j.memory()
 		if err != nil {
 			return findingError{err}
 		}
-		return put(id, content)
+		return put(m)
 	})
 }

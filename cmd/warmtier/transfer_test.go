@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/warmtier/warmtier"
 )
 
 func TestExportImport(t *testing.T) {
@@ -27,7 +29,7 @@ func TestExportImport(t *testing.T) {
 		for name, args := range map[string][]string{"file": {file}, "pipe": {"-"}, "named": {"-", "--format", format}} {
 			target := filepath.Join(elsewhere, format+name)
 			r := command(t, piped, append([]string{"import", "--json", "-d", target, "--segment-size", "64KiB"}, args...)...)
-			require.Equal(t, map[string]any{"memories": float64(len(nasty))}, r.exits(exitOK).json())
+			require.Equal(t, map[string]any{"memories": float64(len(nasty)), "expired": 0.0}, r.exits(exitOK).json())
 			require.Equal(t, nasty, contents(t, target))
 		}
 	}
@@ -51,18 +53,60 @@ func smallExport(t *testing.T) []byte {
 	w, err := newStreamWriter(&b)
 	require.NoError(t, err)
 	for i := range 3 {
-		require.NoError(t, w.put(fmt.Sprintf("id%d", i), bytes.Repeat([]byte{byte(i)}, 4*i)))
+		m := memory{id: fmt.Sprintf("id%d", i), content: bytes.Repeat([]byte{byte(i)}, 4*i)}
+		if i == 2 {
+			m.expires = time.UnixMilli(1e15)
+		}
+		require.NoError(t, w.put(m))
 	}
 	require.NoError(t, w.end())
 	return b.Bytes()
 }
 
 func read(stream []byte) (ids []string, err error) {
-	err = readStream(bufio.NewReader(bytes.NewReader(stream)), func(id string, content []byte) error {
-		ids = append(ids, id+string(content))
+	err = readStream(bufio.NewReader(bytes.NewReader(stream)), func(m memory) error {
+		ids = append(ids, fmt.Sprint(m.id, string(m.content), m.expires.UnixMilli()))
 		return nil
 	})
 	return ids, err
+}
+
+// What expires does so at the same moment where it is imported, in either format; what has expired is left out.
+func TestImport_Expires(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	for id, ttl := range map[string]string{"a": "5m", "b": "1h", "gone": "1ms"} {
+		command(t, id, "put", "-d", dir, "--segment-size", "64KiB", "--ttl", ttl, id).exits(exitOK)
+	}
+	command(t, "stays", "put", "-d", dir, "stays").exits(exitOK)
+	expiries := func(dir string) (moments map[string]time.Time) {
+		moments = map[string]time.Time{}
+		s, err := warmtier.Open(dir, &warmtier.Options{ReadOnly: true})
+		require.NoError(t, err)
+		for id := range s.IDs() {
+			moments[id], err = s.Expiry(id)
+			require.NoError(t, err)
+		}
+		require.NoError(t, s.Close())
+		return moments
+	}
+	want := expiries(dir)
+	require.Len(t, want, 3)
+	require.Equal(t, "3\n", command(t, "", "count", "-d", dir, "--prefix", "").exits(exitOK).out, "of what is there")
+	for _, format := range []string{"binary", "jsonl"} {
+		out := command(t, "", "export", "-d", dir, "--format", format).exits(exitOK).out
+		target := filepath.Join(t.TempDir(), "target")
+		command(t, out, "import", "-d", target, "--segment-size", "64KiB", "-").exits(exitOK)
+		for id, at := range expiries(target) {
+			require.Equal(t, want[id].IsZero(), at.IsZero(), id)
+			require.WithinDuration(t, want[id], at, time.Second, id)
+		}
+		require.Equal(t, map[string]string{"a": "a", "b": "b", "stays": "stays"}, contents(t, target))
+	}
+	target := filepath.Join(t.TempDir(), "late")
+	line := `{"id":"late","content":"x","expires":"2020-01-01T00:00:00Z"}`
+	r := command(t, line, "import", "--json", "-d", target, "--segment-size", "64KiB", "-").exits(exitOK)
+	require.Equal(t, map[string]any{"memories": 0.0, "expired": 1.0}, r.json())
+	require.Empty(t, contents(t, target))
 }
 
 // Whatever is cut off is missed, whichever way it comes in.
@@ -131,7 +175,7 @@ func TestImport_Miscounted(t *testing.T) {
 	var b bytes.Buffer
 	w, err := newStreamWriter(&b)
 	require.NoError(t, err)
-	require.NoError(t, w.put("a", nil))
+	require.NoError(t, w.put(memory{id: "a"}))
 	w.count++
 	require.NoError(t, w.end())
 	_, err = read(b.Bytes())
@@ -142,7 +186,7 @@ func TestImport_HostileLength(t *testing.T) {
 	stream := append(smallExport(t)[:12], 'm', 0xff, 0xff, 0, 0, 0, 0x40, 'x')
 	r := &streamReader{r: bufio.NewReader(bytes.NewReader(stream[13:]))}
 	r.buf.WriteByte('m')
-	_, _, err := r.readMemory()
+	_, err := r.readMemory(markMemory)
 	require.ErrorIs(t, err, errNoStream)
 	require.Less(t, r.buf.Cap(), 1<<20, "memory is taken as bytes come")
 }
