@@ -18,15 +18,15 @@ const clearedIDs = 3
 
 // allMemories is the promise of the store about all ids at once; its state is the version of each.
 var allMemories = porcupine.Model{
-	Init: func() any { return [clearedIDs]uint64{} },
+	Init: func() any { return [clearedIDs]stored{} },
 	Step: func(state, in, out any) (bool, any) {
-		versions, call := state.([clearedIDs]uint64), in.(input)
+		memories, call := state.([clearedIDs]stored), in.(input)
 		if call.kind == callClear {
-			return true, [clearedIDs]uint64{}
+			return true, [clearedIDs]stored{}
 		}
-		ok, next := oneMemory.Step(versions[call.id], in, out)
-		versions[call.id] = next.(uint64)
-		return ok, versions
+		ok, next := oneMemory.Step(memories[call.id], in, out)
+		memories[call.id] = next.(stored)
+		return ok, memories
 	},
 }
 
@@ -52,7 +52,7 @@ func (h *historian) clearer(client, n int, rng *rand.Rand) (calls []porcupine.Op
 }
 
 // Goal: calls beside a Clear see everything that was there, or nothing of it, and what is stored after it stays.
-// Method: histories as those of TestLinearizable, of a few ids whose versions the model knows together, in memory
+// Method: histories as those of TestLinearizable, of a few ids whose memories the model knows together, in memory
 // and in a directory, with compactions beside them.
 func TestLinearizable_Clear(t *testing.T) {
 	storeKinds(t, func() *Options { return bounded(1) }, func(t *testing.T, s *Store) {

@@ -43,15 +43,51 @@ const (
 type input struct {
 	kind    int
 	id      int
-	version uint64 // stored by a Put or PutIf
+	version uint64 // stored by a Put, PutTTL or PutIf
 	wanted  uint64 // by a PutIf to be there
+
+	ttl           time.Duration // of a Put, 0 for none
+	before, after int64         // the store's clock when the call began and when it had ended
 }
 
 // output is the output of a call: the version read, 0 for none; for Has and Delete 1 when there was
 // one; for PutIf 1 when it stored.
 type output uint64
 
-// oneMemory is the promise of the store about one id; its state is the version stored, 0 for none.
+// stored is the state of an id: the version stored, 0 for none, and between which times it expires, if it does. The
+// store reads its clock during the call.
+type stored struct {
+	version     uint64
+	from, until int64
+}
+
+// mayBeThere and mayBeAbsent report whether a call may find the memory, and whether it may find none.
+func (m stored) mayBeThere(call input) bool {
+	return m.version != 0 && (m.from == 0 || call.before < m.until)
+}
+
+func (m stored) mayBeAbsent(call input) bool {
+	return m.version == 0 || m.from != 0 && call.after >= m.from
+}
+
+// may reports whether a call may find the memory, or none.
+func (m stored) may(there bool, call input) bool {
+	if there {
+		return m.mayBeThere(call)
+	}
+	return m.mayBeAbsent(call)
+}
+
+// put returns the state after a call that has stored.
+func (call input) put() stored {
+	if call.ttl == 0 {
+		return stored{version: call.version}
+	}
+	ttl := call.ttl.Milliseconds()
+	return stored{version: call.version, from: call.before + ttl, until: call.after + ttl}
+}
+
+// oneMemory is the promise of the store about one id.
 var oneMemory = porcupine.Model{
 	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
 		byID := map[int][]porcupine.Operation{}
@@ -65,23 +101,25 @@ var oneMemory = porcupine.Model{
 		}
 		return parts
 	},
-	Init: func() any { return uint64(0) },
+	Init: func() any { return stored{} },
 	Step: func(state, in, out any) (bool, any) {
-		version, call, result := state.(uint64), in.(input), uint64(out.(output))
+		m, call, result := state.(stored), in.(input), uint64(out.(output))
 		switch call.kind {
 		case callPut:
-			return true, call.version
+			return true, call.put()
 		case callRead:
-			return result == version, version
+			return m.may(result != 0, call) && (result == 0 || result == m.version), m
 		case callHas:
-			return (result == 1) == (version != 0), version
+			return m.may(result == 1, call), m
 		case callPutIf:
+			asWanted := m.may(call.wanted != 0, call) && (call.wanted == 0 || call.wanted == m.version)
+			otherwise := m.may(call.wanted == 0, call) || m.version != call.wanted && m.version != 0 && m.mayBeThere(call)
 			if result == 0 {
-				return version != call.wanted, version
+				return otherwise, m
 			}
-			return version == call.wanted, call.version
+			return asWanted, call.put()
 		default:
-			return (result == 1) == (version != 0), uint64(0)
+			return m.may(result == 1, call), stored{}
 		}
 	},
 }
@@ -90,6 +128,7 @@ var oneMemory = porcupine.Model{
 type historian struct {
 	s     *Store
 	clock atomic.Int64
+	time  *testClock // the store's, nil when nothing expires
 
 	mu      sync.Mutex
 	history []porcupine.Operation
@@ -169,13 +208,20 @@ type seen struct {
 func (h *historian) call(client int, in input, view bool, last *seen) (porcupine.Operation, error) {
 	id := idOf(in.id)
 	in.wanted = last.content
+	if h.time != nil {
+		in.before = h.time.Load()
+	}
 	content := versionContent(in.version)
 	op := porcupine.Operation{ClientId: client, Input: in, Call: h.clock.Add(1)}
 	var out output
 	var err error
 	switch in.kind {
 	case callPut:
-		err = h.s.Put(id, content)
+		if in.ttl == 0 {
+			err = h.s.Put(id, content)
+		} else {
+			err = h.s.PutTTL(id, content, in.ttl)
+		}
 	case callRead:
 		out, err = h.read(id, view, last)
 	case callPutIf:
@@ -195,7 +241,10 @@ func (h *historian) call(client int, in input, view bool, last *seen) (porcupine
 		out = asOutput(existed)
 	}
 	op.Return = h.clock.Add(1)
-	op.Output = out
+	if h.time != nil {
+		in.after = h.time.Load()
+	}
+	op.Input, op.Output = in, out
 	return op, err
 }
 
@@ -243,11 +292,16 @@ func (h *historian) client(client, n, ids int, rng *rand.Rand) error {
 			in.kind, in.version = callPut, uint64(client+1)<<32|uint64(i+1)
 			if roll < 2 {
 				in.kind = callPutIf
+			} else if h.time != nil {
+				in.ttl = time.Duration(rng.IntN(20)) * time.Millisecond
 			}
 		case roll < 5:
 			in.kind = callDelete
 		case roll < 6:
 			in.kind = callHas
+		}
+		if h.time != nil && rng.IntN(40) == 0 {
+			h.time.pass(time.Millisecond)
 		}
 		op, err := h.call(client, in, rng.IntN(2) == 0, &last[in.id])
 		if err != nil {
@@ -316,7 +370,8 @@ func TestLinearizable(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			opts := compacting(2, c.overhead)
 			f := &fuse{}
-			h := hooks{at: f.at}
+			clock := newTestClock()
+			h := hooks{at: f.at, now: clock.Load}
 			var s *Store
 			if c.directory {
 				opts.SyncInterval = -1
@@ -327,7 +382,7 @@ func TestLinearizable(t *testing.T) {
 			} else {
 				s = openTest(t, opts, h)
 			}
-			recordAndCheck(t, s, f)
+			recordAndCheck(t, s, f, clock)
 		})
 	}
 }
@@ -336,13 +391,13 @@ func TestLinearizable(t *testing.T) {
 // are done. Neither runs ahead of the other: a client waits when it is a turn ahead of the
 // compactions, which may be slow, and a compaction waits until a turn's calls have given it
 // something to do. A turn is short, so that some memories are moved before they are overwritten.
-func recordAndCheck(t *testing.T, s *Store, f *fuse) {
+func recordAndCheck(t *testing.T, s *Store, f *fuse, clock *testClock) {
 	const clients, ids = 10, 40
 	turns := stride(t, 30, 400)
 	const perTurn = 15
 	each := perTurn * turns
 	rng := seeded(t)
-	h := &historian{s: s, perTurn: perTurn}
+	h := &historian{s: s, time: clock, perTurn: perTurn}
 	errs := make(chan error, clients)
 	for client := range clients {
 		own := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))
@@ -382,6 +437,7 @@ func recordAndCheck(t *testing.T, s *Store, f *fuse) {
 	require.True(t, slices.ContainsFunc(h.history, func(op porcupine.Operation) bool {
 		return op.Input.(input).kind == callPutIf && op.Output.(output) == 1 && op.Input.(input).wanted != 0
 	}), "no PutIf replaced anything")
+	require.Positive(t, s.Stats().Drops.Expired, "no compaction dropped anything")
 	requireIntact(t, s)
 	t.Logf("%d calls by %d clients on %d ids, %d compactions, %d of them with a fault, %d memories moved: linearizable",
 		len(h.history), clients, ids, compactions, undone, moved)
