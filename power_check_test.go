@@ -115,7 +115,7 @@ func (c *powerCheck) copied(img powerImage) error {
 
 func (c *powerCheck) open(d *shadow.FS) (*Store, error) {
 	c.opened.Add(1)
-	s, err := openShadow(d, c.opts, hooks{hash: fixedHash})
+	s, err := openShadow(d, c.opts, hooks{hash: fixedHash, now: powerTime.Load})
 	if err != nil {
 		return nil, errors.Join(err, released(d, s))
 	}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/warmtier/warmtier/internal/dir/shadow"
 )
@@ -45,6 +46,15 @@ type powerLife struct {
 }
 
 const powerMemories = 48
+
+// powerTime is the clock of all these stores. One memory in three expires in powerTTL, which does not pass; one
+// deletion in three is a memory that expires, which is an absent one for every call from the next ms on.
+var powerTime = newTestClock()
+
+const powerTTL = 24 * time.Hour
+
+// expires reports whether version v was stored with a time to live.
+func (v powerVersion) expires() bool { return v.number%3 == 0 }
 
 // powerConfig says how long lives are run, and what is done to them.
 type powerConfig struct {
@@ -313,7 +323,11 @@ func powerSize(rng *rand.Rand) int {
 
 func (l *powerLife) put(i, size int) error {
 	v, index := l.model.begin(i, size, false)
-	if err := l.s.Put(idOf(i), contentOf(i, v.number, v.size)); err != nil {
+	put := l.s.Put
+	if v.expires() {
+		put = func(id string, content []byte) error { return l.s.PutTTL(id, content, powerTTL) }
+	}
+	if err := put(idOf(i), contentOf(i, v.number, v.size)); err != nil {
 		return fmt.Errorf("put: %w", l.refused(i, index, err))
 	}
 	l.model.acknowledge(i, index, l.opts.SyncWrites)
@@ -327,7 +341,16 @@ func (l *powerLife) delete(i int) error {
 		}
 		return nil
 	}
-	_, index := l.model.begin(i, 0, true)
+	v, index := l.model.begin(i, 0, true)
+	if v.expires() {
+		err := l.s.PutTTL(idOf(i), []byte("gone"), time.Millisecond)
+		powerTime.pass(time.Millisecond)
+		if err != nil {
+			return fmt.Errorf("expire: %w", l.refused(i, index, err))
+		}
+		l.model.acknowledge(i, index, l.opts.SyncWrites)
+		return nil
+	}
 	if existed, err := l.s.Delete(idOf(i)); err != nil {
 		return fmt.Errorf("delete: %w", l.refused(i, index, err))
 	} else if !existed {

@@ -153,6 +153,9 @@ func (a allowed) read(s *Store, i int) (found powerVersion, err error) {
 	}
 	for _, v := range slices.Backward(a[i]) {
 		if v.deleted == missing && (missing || bytes.Equal(content, contentOf(i, v.number, v.size))) {
+			if at, err := s.Expiry(idOf(i)); !missing && (err != nil || at.IsZero() == v.expires()) {
+				return v, fmt.Errorf("memory %d, version %d: expires %v, %w", i, v.number, at, err)
+			}
 			return v, nil
 		}
 	}
@@ -176,8 +179,8 @@ func (a allowed) observe(s *Store) (state []powerVersion, err error) {
 		}
 		state = append(state, v)
 	}
-	if s.Len() != n {
-		return nil, fmt.Errorf("store has %d memories, %d of them known", s.Len(), n)
+	if ids := len(slices.Collect(s.IDs())); ids != n {
+		return nil, fmt.Errorf("store has %d memories, %d of them known", ids, n)
 	}
 	return state, nil
 }

@@ -288,7 +288,7 @@ func (l *powerLife) powerScript(step func(what string, err error) error) (err er
 // open opens l.d and checks what is there.
 func (l *powerLife) open() error {
 	before := l.model.since(l.model.acknowledged())
-	s, err := openShadow(l.d, l.opts, hooks{hash: fixedHash, at: l.reach})
+	s, err := openShadow(l.d, l.opts, hooks{hash: fixedHash, at: l.reach, now: powerTime.Load})
 	if err != nil {
 		return errors.Join(err, released(l.d, s))
 	}
