@@ -301,6 +301,12 @@ func (l *powerLife) clear() error {
 		}
 	}
 	if err := l.s.Clear(); err != nil {
+		allowed := l.model.since(l.model.acknowledged())
+		for i, index := range indexes { // gone, and not durably, if it was the last step that failed
+			if found, readErr := allowed.read(l.s, i); readErr == nil && found == l.model.version(i, index) {
+				l.model.acknowledge(i, index, false)
+			}
+		}
 		return fmt.Errorf("clear: %w", err)
 	}
 	for i, index := range indexes {
