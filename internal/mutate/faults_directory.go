@@ -74,7 +74,8 @@ var directoryFaults = []fault{
 	},
 	{
 		name: "acknowledged after a failed sync of names", file: "manifest.go",
-		old: "having made the names durable.\n\tif err := d.s.failedSync(); err != nil {", new: "having made the names durable.\n\tif err := d.s.failedSync(); err != nil && d.s == nil {",
+		old:  "having made the names durable.\n\tif err := d.s.failedSync(); err != nil {",
+		new:  "having made the names durable.\n\tif err := d.s.failedSync(); err != nil && d.s == nil {",
 		test: "TestSyncWrites_DirectorySyncFailed",
 	},
 	{
