@@ -88,7 +88,7 @@ func TestBounded_LittleMemoryLeft(t *testing.T) {
 
 // What would break: cycles that seal lanes, or make segments, before it is known that a compaction can run.
 func TestBounded_RefusedCyclesChangeNothing(t *testing.T) {
-	s := openTest(t, littleMemory(64*minSegmentSize), hooks{hash: oneLane})
+	s := openTest(t, littleMemory(64*minSegmentSize), hooks{hash: oneLane, share: fullSegments})
 	const n = 15_200
 	fill(t, s, 0, n, 1000)
 	deleteWhere(t, s, 0, n, odd)

@@ -140,7 +140,7 @@ func (r *round) take(ch *chunk) error {
 // readHeaders reads the headers of the next records of ch's victim into ch, until they make a
 // chunk. REQUIRES: r.mu held.
 func (r *round) readHeaders(ch *chunk) error {
-	limit := min(chunkSize, r.c.s.opts.SegmentSize/largeShare)
+	limit := min(chunkSize, r.c.size/largeShare)
 	seg := ch.v.seg
 	tail := int(seg.tail.Load())
 	ch.live, ch.headers, ch.drops = ch.live[:0], ch.headers[:0], ch.drops[:0]
@@ -235,8 +235,9 @@ func (c *compaction) mayRun() error {
 }
 
 // allowedBytes returns how many live bytes the next round may move: what fits into recycled memory whose
-// pages are there, and MaxMemoryFraction of the memory that is available. The error, when that is less
-// than least, is ErrInsufficientMemory.
+// pages are there, what this compaction has given back to the system (segments too small for a target),
+// and MaxMemoryFraction of the memory that is available. The error, when that is less than least, is
+// ErrInsufficientMemory.
 func (c *compaction) allowedBytes(least int64) (bytes int64, err error) {
 	if !c.s.medium.recycles() {
 		return math.MaxInt64, nil // files: the page cache gives way when memory is short
@@ -245,9 +246,9 @@ func (c *compaction) allowedBytes(least int64) (bytes int64, err error) {
 	if !known {
 		return math.MaxInt64, nil
 	}
-	present := int64(0)
+	present := max(0, -c.extra)
 	if n := len(c.pool); n > 0 {
-		present = int64(n-1)*c.segmentSize() + min(c.segmentSize(), int64(c.present))
+		present += int64(n-1)*c.segmentSize() + min(c.segmentSize(), int64(c.present))
 	}
 	usable := int64(float64(available) * c.s.opts.Compaction.MaxMemoryFraction)
 	if present+usable < least {
@@ -313,13 +314,13 @@ func (s *Store) availableMemory() (bytes int64, known bool) {
 }
 
 // newTarget returns an empty segment that has an index in the table and has not been published. It
-// has room for size bytes, which may be more than SegmentSize (the victim may come from an Open
-// with larger segments, or hold one large record): such a target is for one record.
+// has room for size bytes, which may be more than a target has (the victim may come from an Open with
+// larger segments, or hold one large record): such a target is for one record.
 func (c *compaction) newTarget(size int) (*segment, error) {
 	if err := c.s.hooks.fire(pointCompactTarget); err != nil {
 		return nil, err
 	}
-	target, err := c.emptySegment(max(c.s.opts.SegmentSize, segmentSizeFor(size)))
+	target, err := c.emptySegment(max(c.size, segmentSizeFor(size)))
 	if err != nil {
 		return nil, err
 	}
@@ -336,7 +337,7 @@ func (c *compaction) newTarget(size int) (*segment, error) {
 // emptySegment returns a segment in recycled memory, or a new one when there is none or it is too
 // small.
 func (c *compaction) emptySegment(size int) (*segment, error) {
-	if n := len(c.pool); n > 0 && size == c.s.opts.SegmentSize {
+	if n := len(c.pool); n > 0 && size == c.size {
 		mem := c.pool[n-1]
 		c.pool = c.pool[:n-1]
 		if n == 1 {

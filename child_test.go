@@ -149,6 +149,7 @@ const (
 
 func crashOptions(script bool) *Options {
 	o := quiet()
+	o.SegmentSize = 8 * minSegmentSize // which children use that let segments grow
 	o.Compaction.MaxOverhead = 2 * minSegmentSize
 	o.Compaction.Workers = 2
 	o.SyncInterval = 2 * time.Millisecond
@@ -196,7 +197,11 @@ type crashChild struct {
 func (child *crashChild) open(t *testing.T) {
 	opts := crashOptions(child.c.Script || child.c.Open)
 	opts.Repair = child.c.Repair
-	s, err := open(child.c.Dir, opts, hooks{at: child.reach})
+	h := hooks{at: child.reach}
+	if child.c.Seed%2 == 1 {
+		h.share = doublingSegments
+	}
+	s, err := open(child.c.Dir, opts, h)
 	require.NoError(t, err)
 	child.s = s
 	if child.c.Script {

@@ -131,6 +131,7 @@ type compaction struct {
 	start      time.Time
 	stats      CompactionStats
 	progress   CompactionProgress
+	size       int          // of a target, unless one record is larger, bytes
 	maxTargets int          // of one round
 	recordSize float64      // of a live record on average, bytes
 	claimed    []*victim    // all that it has chosen
@@ -152,6 +153,7 @@ type compaction struct {
 
 func (s *Store) newCompaction(trigger trigger) *compaction {
 	c := &compaction{s: s, policy: s.policy(trigger), start: time.Now(), maxTargets: math.MaxInt}
+	c.size = s.medium.keptSize()
 	c.pace = newPace(s.opts.Compaction.Workers, s.opts.urgentWorkers)
 	if bound := s.opts.Compaction.MaxOverhead; bound > 0 {
 		c.maxTargets = int(min(max(1, bound/c.segmentSize()), int64(s.maxSegments())))

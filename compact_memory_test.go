@@ -216,7 +216,7 @@ func TestCompact_NoTrailOfSegments(t *testing.T) {
 func TestCompact_CyclesDoNotGrow(t *testing.T) {
 	opts := quiet()
 	opts.SegmentSize = 256 << 10
-	s := openTest(t, opts, hooks{})
+	s := openTest(t, opts, hooks{share: fullSegments})
 	n := sized(t, 2000)
 	var first Stats
 	var firstResident int64

@@ -252,7 +252,7 @@ func TestCompact_ManyMemories(t *testing.T) {
 			if live >= 100_000 {
 				require.LessOrEqual(t, float64(st.IndexBytes)/float64(live), 24.0)
 			}
-			bound := float64(st.LiveBytes)/(0.9*float64(s.opts.SegmentSize)) + float64(len(s.lanes)) + 1
+			bound := float64(st.LiveBytes)/(0.9*float64(s.medium.keptSize())) + float64(len(s.lanes)) + 1
 			require.LessOrEqual(t, float64(st.Segments), bound)
 		})
 	}

@@ -93,8 +93,10 @@ func damageContent(i, version int) []byte {
 func damageStores(t testing.TB) []damageStore {
 	dir := fastDir(t)
 	opts := quiet()
-	opts.SyncInterval = -1
-	s := openDir(t, dir, opts)
+	opts.SegmentSize, opts.SyncInterval = 2*minSegmentSize, -1
+	share := int64(minSegmentSize) // so files have two sizes
+	s, err := open(dir, opts, hooks{share: func(int64) int64 { share *= 2; return share / 2 }})
+	require.NoError(t, err)
 	want := map[string][]byte{}
 	version := 0
 	put := func(is ...int) {
@@ -115,7 +117,7 @@ func damageStores(t testing.TB) []damageStore {
 	put(0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
 	put(1, 3, 5, 7)
 	remove(0, 8)
-	_, err := s.Compact(context.Background())
+	_, err = s.Compact(context.Background())
 	require.NoError(t, err)
 	put(2, 3, 10, 11)
 	remove(4)

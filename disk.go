@@ -65,7 +65,7 @@ type disk struct {
 func (s *Store) useFiles(files dir.FS, leave func() error, hint func()) {
 	d := &disk{s: s, fs: spaceErrors{files}, leave: leave, open: randomNumber(), hint: hint}
 	d.files = map[*byte]mappedFile{}
-	d.spares.kept = make([]int, laneSpares+len(s.lanes))
+	d.spares.kept, d.spares.size = make([]int, laneSpares+len(s.lanes)), minSegmentSize
 	d.group.changed = sync.NewCond(&d.group.mu)
 	s.mapper.limit = 0 // what is there is opened, however much it is: see limitMappings
 	s.disk, s.medium = d, d
@@ -232,6 +232,12 @@ func (d *disk) trim(*segment) error { return nil }
 // recycles reports false: a victim's file goes with it. No target needs memory of the process
 // either, since the page cache gives way when memory is short.
 func (d *disk) recycles() bool { return false }
+
+func (d *disk) keptSize() int {
+	d.spares.mu.RLock()
+	defer d.spares.mu.RUnlock()
+	return d.spares.size
+}
 
 func (d *disk) held() (mapped, spares int64) {
 	d.spares.mu.RLock()

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -27,6 +28,12 @@ import (
 func quiet() *Options {
 	return &Options{SegmentSize: minSegmentSize, Maintenance: MaintenanceOptions{Disabled: true}}
 }
+
+// Shares of a store that a segment is, for hooks: with the first, segments have SegmentSize from the beginning;
+// with the others, they grow in stores of a few hundred memories, and with every segment.
+func fullSegments(int64) int64           { return math.MaxInt64 }
+func growingSegments(store int64) int64  { return store / 4 }
+func doublingSegments(store int64) int64 { return store }
 
 // compacting returns quiet options for compactions by so many workers, with rounds of at most
 // maxOverhead.

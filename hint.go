@@ -260,7 +260,7 @@ func (r *recovery) useHint(h *layout.Hint, tables []table, tombstones [][]uint32
 		f.seg.maxSeq = f.state.MaxSeq
 		f.seg.tombstones = tombstones[i]
 		f.seg.tombstoneBytes.Store(int64(hs.TombstoneUnits) * record.Align)
-		f.seg.seal(!f.seg.large && int64(f.seg.room(1)) > s.mergeableRoom())
+		f.seg.seal(f.seg.isMergeable())
 		segs[i] = f.seg
 		r.records += int(f.seg.records.Load())
 	}

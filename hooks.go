@@ -70,6 +70,7 @@ type hooks struct {
 	patience  time.Duration                 // replaces how long a writer waits while nothing changes
 	now       func() int64                  // replaces the clock; Unix time in ms
 	fate      func(id string) fate          // decides what compactions do with live records
+	share     func(store int64) int64       // replaces how much of a store of so many bytes a segment is
 	at        func(point) error             // called at every point, with or without locks held
 }
 

@@ -307,7 +307,7 @@ func TestShard_TableSize(t *testing.T) {
 
 // activeBytes returns the bytes of the active segments of all lanes, and of the survivor.
 func (s *Store) activeBytes() (n int) {
-	n = s.pool.count() * s.opts.SegmentSize
+	n = int(s.pool.held())
 	for i := range s.lanes {
 		s.lanes[i].mu.Lock()
 		if seg := s.lanes[i].active; seg != nil {

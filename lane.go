@@ -84,8 +84,12 @@ func (s *Store) roll(ln *lane, d *draft) error {
 		s.resume(ln, seg)
 		return nil
 	}
-	spec := segmentSpec{kind: layout.KindLane, size: s.opts.SegmentSize}
+	spec := segmentSpec{kind: layout.KindLane, size: s.nextSize(d.size), needed: segmentSizeFor(d.size)}
 	seg, err := s.createSegment(spec)
+	if kept := s.medium.keptSize(); errors.Is(err, ErrNoSpace) && spec.needed <= kept && kept < spec.size {
+		spec.size = kept
+		seg, err = s.createSegment(spec)
+	}
 	if errors.Is(err, ErrNoSpace) {
 		// Beyond a budget a compaction gives back more than the last few bytes of full segments.
 		if seg := s.takeHalfEmpty(d, s.leavesTombstones() || errors.Is(err, errOverBudget)); seg != nil {
@@ -93,7 +97,7 @@ func (s *Store) roll(ln *lane, d *draft) error {
 			return nil
 		}
 		if d.kind == record.KindTombstone {
-			spec.least = segmentSizeFor(d.size)
+			spec.least = spec.needed
 			seg, err = s.createSegment(spec)
 		}
 	}
@@ -122,7 +126,7 @@ func (s *Store) install(ln *lane, seg *segment) {
 func (s *Store) activateLocked(ln *lane, seg *segment) {
 	_ = s.hooks.fire(pointLaneRolled)
 	if ln.active != nil {
-		s.sealActiveLocked(ln, int64(ln.active.room(1)) > s.mergeableRoom())
+		s.sealActiveLocked(ln, ln.active.isMergeable())
 	}
 	ln.active = seg
 }
@@ -138,8 +142,8 @@ func (s *Store) sealActiveLocked(ln *lane, early bool) {
 	s.logSealed(seg)
 }
 
-// mergeableRoom returns the room above which a sealed segment counts as sealed early.
-func (s *Store) mergeableRoom() int64 { return int64(s.opts.SegmentSize / largeShare) }
+// isMergeable reports whether seg has so much room that it counts as sealed early when it is sealed.
+func (seg *segment) isMergeable() bool { return !seg.large && seg.room(1) > len(seg.mem)/largeShare }
 
 // segmentSizeFor returns the size of a segment for one record of size bytes alone.
 func segmentSizeFor(size int) int {

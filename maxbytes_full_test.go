@@ -180,7 +180,8 @@ func TestMaxBytes_FullWhenIndexGrows(t *testing.T) {
 
 // Goal: an overwrite is taken where only the index has no room, since it needs no further slot.
 func TestMaxBytes_OverwriteWithFullTable(t *testing.T) {
-	s := budgeted(t, "memory", Options{MaxBytes: 1 << 30, SegmentSize: 8 << 20}, hooks{hash: oneLane})
+	s := budgeted(t, "memory", Options{MaxBytes: 1 << 30, SegmentSize: 8 << 20},
+		hooks{hash: oneLane, share: fullSegments})
 	fill(t, s, 0, 100, 0)
 	s.mapper.limit = s.mapper.bytes.Load()
 	n, err := fillUp(t, s, 100, 0)

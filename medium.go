@@ -33,6 +33,9 @@ type medium interface {
 	// keepSpares keeps space back for the next time there is none, where it can. REQUIRES: no lock
 	// held.
 	keepSpares()
+	// keptSize returns how large the segments of lanes are that what is kept back takes, bytes: those there
+	// are, and the targets of a compaction. See growth.go.
+	keptSize() int
 	// dropDead makes it durable that those of segs are gone which it returns. Their live bytes are 0,
 	// and the caller has claimed them. REQUIRES: no lock held.
 	dropDead(segs []*segment) (leaving []*segment, err error)
@@ -78,10 +81,11 @@ type medium interface {
 
 // segmentSpec says what segment is wanted.
 type segmentSpec struct {
-	kind  layout.SegmentKind
-	size  int  // bytes
-	large bool // for one record
-	least int  // on a full disk: the size of kept-back space that would do, bytes; 0 for none
+	kind   layout.SegmentKind
+	size   int  // bytes
+	needed int  // bytes: memory of the segment pool that has these will do; 0 for none
+	large  bool // for one record
+	least  int  // on a full disk: the size of kept-back space that would do, bytes; 0 for none
 }
 
 // createSegment makes a segment that is in no table yet.

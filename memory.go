@@ -22,10 +22,10 @@ func (s *Store) openMemory() {
 // make maps a segment. One for a lane takes memory that the pool has kept for lanes, if there is any.
 func (m memory) make(id uint64, spec segmentSpec) (*segment, error) {
 	s := m.s
-	forLane := spec.size == s.opts.SegmentSize && spec.kind == layout.KindLane
+	shared := spec.kind == layout.KindLane && !spec.large
 	var mem []byte
-	if forLane {
-		mem = s.pool.take()
+	if shared {
+		mem = s.pool.take(spec.needed)
 	}
 	if mem == nil {
 		acquire := s.acquire
@@ -34,15 +34,22 @@ func (m memory) make(id uint64, spec segmentSpec) (*segment, error) {
 		}
 		var err error
 		if spec.kind == layout.KindLane { // compactions first
-			if err = s.keepSurvivor(); err != nil {
+			size := 0
+			if shared {
+				size = spec.size
+			}
+			if err = s.keepSurvivor(size); err != nil {
 				return nil, err
 			}
 		}
 		if mem, err = acquire(spec.size); err != nil {
 			return nil, err
 		}
+		if shared && len(mem) < hugeSegment {
+			vm.Touch(mem) // at once: half as dear as a fault for every page
+		}
 	}
-	if forLane {
+	if shared {
 		s.pool.countBegun()
 	}
 	return newSegment(id, mem, spec.kind, 0), nil
@@ -61,10 +68,12 @@ func (m memory) trim(target *segment) error {
 
 func (m memory) recycles() bool { return true }
 
-func (m memory) targetSize() int { return m.s.opts.SegmentSize }
+func (m memory) targetSize() int { return m.keptSize() }
 
 // keepSpares does nothing: what a compaction gives back fills the survivor up.
 func (m memory) keepSpares() {}
+
+func (m memory) keptSize() int { return m.s.pool.keptSize() }
 
 func (m memory) held() (mapped, spares int64) { return m.s.mapper.bytes.Load(), 0 }
 

@@ -103,7 +103,7 @@ func TestOneTarget_LargerVictim(t *testing.T) {
 	dir := fastDir(t)
 	opts := quiet()
 	opts.SegmentSize = 8 * minSegmentSize
-	s, err := open(dir, opts, hooks{hash: oneLane})
+	s, err := open(dir, opts, hooks{hash: oneLane, share: fullSegments})
 	require.NoError(t, err)
 	fill(t, s, 0, 800, 1000)
 	require.NoError(t, s.Close())

@@ -39,9 +39,10 @@ const (
 // Options configure a store. The zero value and nil mean the defaults. [Open] copies the options
 // and never writes to them.
 type Options struct {
-	// SegmentSize is the size of one segment in bytes, at most 1 GiB; 0 means 32 MiB, or with MaxBytes
-	// 1/256 of that as a power of two, from 64 KiB to 32 MiB. It is rounded up to whole pages and to at
-	// least 64 KiB.
+	// SegmentSize is the size that segments grow to in bytes, at most 1 GiB; 0 means 32 MiB, or with
+	// MaxBytes 1/256 of that as a power of two, from 64 KiB to 32 MiB. It is rounded up to whole pages and
+	// to at least 64 KiB. The first segments have 64 KiB, and later ones a share of what the store maps, or
+	// has written within half a minute.
 	SegmentSize int
 	// MaxBytes bounds, in bytes, everything that the store maps (Stats.MappedBytes: segments whole,
 	// pinned ones too, memory kept for the next ones, the index) and in a directory the files that keep
@@ -114,7 +115,7 @@ type CompactionOptions struct {
 	Workers int
 	// MaxOverhead bounds the bytes of target segments that one round may fill, and so the extra
 	// memory that a compaction holds. At least one segment is always used, the one that is kept back;
-	// 0 means four segments, negative means no bound and one single round.
+	// 0 means four segments of SegmentSize, negative means no bound and one single round.
 	MaxOverhead int64
 	// MaxMemoryFraction is the share (0 to 1) that a compaction of a memory store may take, beyond
 	// what the store has kept back, of the memory available to the process, limits of its control

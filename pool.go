@@ -16,7 +16,7 @@ import (
 // give back something, however little memory is left. A lane gets a segment only if the survivor is
 // there, or a compaction has it: what compactions give back fills it up first. Its first presentBytes are
 // touched when it is made, so that so much is kept back of the machine's memory too, and not of addresses
-// alone.
+// alone. Like the segments of lanes, it is small at first (growth.go).
 //
 // The rest is for lanes. A fresh page costs a Put as much as copying 1 KiB to it, and a program that
 // overwrites as fast as segments are given back would pay for one with every record. It is bounded by
@@ -25,6 +25,7 @@ type segmentPool struct {
 	mu       sync.Mutex   // a leaf
 	survivor []byte       // nil when there is none
 	present  int          // bytes of the survivor whose pages are there
+	size     int          // of the survivor when it was last there, bytes: no lane has a larger segment
 	lent     bool         // to a compaction, which gives it back when it ends
 	closed   bool         // by Close: nothing is kept any more
 	kept     []keptMemory // the oldest first
@@ -32,7 +33,7 @@ type segmentPool struct {
 	counted  time.Time
 }
 
-// keptMemory is the memory of one segment, of SegmentSize bytes and not zeroed.
+// keptMemory is the memory of one segment, not zeroed.
 type keptMemory struct {
 	mem   []byte
 	since time.Time
@@ -45,11 +46,19 @@ func (p *segmentPool) countBegun() {
 	p.begun++
 }
 
-// hasSurvivor reports whether memory is kept back, or lent to a compaction.
-func (p *segmentPool) hasSurvivor() bool {
+// hasSurvivor reports whether memory is kept back, or lent to a compaction, that takes segments of size
+// bytes.
+func (p *segmentPool) hasSurvivor(size int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.survivor != nil || p.lent
+	return p.closed || size <= p.size && (p.survivor != nil || p.lent)
+}
+
+// keptSize returns how large a segment the survivor takes, bytes.
+func (p *segmentPool) keptSize() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.size
 }
 
 // hasKept reports whether memory is kept for lanes.
@@ -59,12 +68,12 @@ func (p *segmentPool) hasKept() bool {
 	return len(p.kept) > 0
 }
 
-// take takes out the memory kept last for lanes, nil when there is none.
-func (p *segmentPool) take() []byte {
+// take takes out the memory kept last for lanes, nil when that has less than size bytes or there is none.
+func (p *segmentPool) take(size int) []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := len(p.kept)
-	if n == 0 {
+	if n == 0 || len(p.kept[n-1].mem) < size {
 		return nil
 	}
 	mem := p.kept[n-1].mem
@@ -111,17 +120,17 @@ func (p *segmentPool) giveBack(mems [][]byte, present, keep int) (rest [][]byte)
 	return mems
 }
 
-// offer keeps mem, whose pages were touched, if the survivor is missing or fewer than limit segments
-// are kept for lanes.
-func (p *segmentPool) offer(mem []byte, limit int) (kept bool) {
+// offer keeps mem, whose pages were touched and which is as large as the survivor, if that is missing or no
+// more than limit bytes are kept for lanes then.
+func (p *segmentPool) offer(mem []byte, limit int64) (kept bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.closed:
+	case p.closed || len(mem) != p.size:
 		return false
 	case p.survivor == nil: // lent or not: what pins kept from a compaction is not lost to it
 		p.survivor, p.present = mem, len(mem)
-	case len(p.kept) < limit:
+	case p.keptLocked()+int64(len(mem)) <= limit:
 		p.kept = append(p.kept, keptMemory{mem, time.Now()})
 	default:
 		return false
@@ -129,15 +138,17 @@ func (p *segmentPool) offer(mem []byte, limit int) (kept bool) {
 	return true
 }
 
-// keepBack makes mem, of which presentBytes were touched, the survivor if it is missing.
-func (p *segmentPool) keepBack(mem []byte) (kept bool) {
+// keepBack makes mem, of which presentBytes were touched, the survivor if that is missing or smaller. It
+// returns what is not kept: the other one, or nil. A compaction may have a smaller one, and keeps it.
+func (p *segmentPool) keepBack(mem []byte) (rest []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.survivor != nil || p.lent || p.closed {
-		return false
+	if p.closed || len(mem) < p.size || len(mem) == p.size && (p.survivor != nil || p.lent) {
+		return mem
 	}
-	p.survivor, p.present = mem, min(len(mem), presentBytes)
-	return true
+	rest = p.survivor
+	p.survivor, p.present, p.size = mem, min(len(mem), presentBytes), len(mem)
+	return rest
 }
 
 // takeAll takes out what is kept for lanes.
@@ -184,39 +195,40 @@ func (p *segmentPool) takeUnused(then time.Time) (mems [][]byte) {
 	return mems
 }
 
-// count returns how many segments the pool holds memory for.
-func (p *segmentPool) count() int {
+// held returns how much the pool holds, bytes.
+func (p *segmentPool) held() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := len(p.kept)
-	if p.survivor != nil {
-		n++
-	}
-	return n
+	return p.keptLocked() + int64(len(p.survivor))
 }
 
 // bytes returns how much is kept for lanes.
-func (p *segmentPool) bytes() (total int64) {
+func (p *segmentPool) bytes() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.keptLocked()
+}
+
+// keptLocked is bytes. REQUIRES: mu held.
+func (p *segmentPool) keptLocked() (total int64) {
 	for _, k := range p.kept {
 		total += int64(len(k.mem))
 	}
 	return total
 }
 
-// keepSurvivor maps the survivor if it is missing. The error is ErrNoSpace.
-func (s *Store) keepSurvivor() error {
-	if s.pool.hasSurvivor() {
-		return nil
-	}
-	mem, err := s.acquire(s.opts.SegmentSize)
-	if err != nil {
-		return err
-	}
-	vm.Touch(mem[:min(len(mem), presentBytes)])
-	if !s.pool.keepBack(mem) {
-		s.release(mem)
+// keepSurvivor maps the survivor if it is missing, or too small for a segment of size bytes. The error is
+// ErrNoSpace.
+func (s *Store) keepSurvivor(size int) error {
+	for !s.pool.hasSurvivor(size) {
+		mem, err := s.acquire(max(size, s.pool.keptSize()))
+		if err != nil {
+			return err
+		}
+		vm.Touch(mem[:min(len(mem), presentBytes)])
+		if rest := s.pool.keepBack(mem); rest != nil { // or another lane had a larger one kept
+			s.release(rest)
+		}
 	}
 	return nil
 }
@@ -224,21 +236,21 @@ func (s *Store) keepSurvivor() error {
 // presentBytes is how much of the survivor is always in memory.
 const presentBytes = 1 << 20
 
-// leastKept is how many segments the pool may hold for lanes in any case.
+// leastKept is for how many segments the pool may hold memory for lanes in any case.
 const leastKept = 2
 
-// poolLimit returns for how many segments memory may be kept for lanes: half of what is live. A store
-// without maintenance keeps none, since nothing would give it back.
-func (s *Store) poolLimit() int {
+// poolLimit returns how many bytes may be kept for lanes: half of what is live. A store without
+// maintenance keeps none, since nothing would give it back.
+func (s *Store) poolLimit() int64 {
 	if s.opts.Maintenance.Disabled {
 		return 0
 	}
-	return max(leastKept, int(s.maintenance.liveBytes.Load()/2/int64(s.opts.SegmentSize)))
+	return max(int64(leastKept*s.pool.keptSize()), s.maintenance.liveBytes.Load()/2)
 }
 
 // recycle keeps the memory of seg, which nobody can reach, or gives it back to the operating system.
 func (s *Store) recycle(seg *segment) {
-	if s.medium.recycles() && len(seg.mem) == s.opts.SegmentSize && s.pool.offer(seg.mem, s.poolLimit()) {
+	if s.medium.recycles() && s.pool.offer(seg.mem, s.poolLimit()) {
 		return
 	}
 	s.medium.free(seg)
@@ -263,7 +275,7 @@ func (s *Store) releasePool() bool {
 
 // shareWithLanes gives lanes whose writers wait for memory all that one more target does not need.
 func (c *compaction) shareWithLanes() {
-	for n := len(c.pool); n > 1 && c.s.room.waiting.Load() > 0 && c.s.pool.offer(c.pool[n-1], math.MaxInt); n-- {
+	for n := len(c.pool); n > 1 && c.s.room.waiting.Load() > 0 && c.s.pool.offer(c.pool[n-1], math.MaxInt64); n-- {
 		c.pool = c.pool[:n-1]
 	}
 }
@@ -277,7 +289,7 @@ func (c *compaction) drainPool() {
 		n = c.keep
 	}
 	if len(c.pool) > 0 && n == 0 && c.s.opts.MaxBytes == 0 &&
-		vm.Discard(c.pool[0][min(presentBytes, c.s.opts.SegmentSize):]) == nil {
+		vm.Discard(c.pool[0][min(presentBytes, len(c.pool[0])):]) == nil {
 		c.present = min(c.present, presentBytes)
 	}
 	c.s.releaseAll(c.s.pool.giveBack(c.pool, c.present, n))

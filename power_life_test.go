@@ -71,6 +71,7 @@ func newPowerLife(seed uint64, c powerConfig, opened *atomic.Int64) *powerLife {
 	opts.SyncWrites = rng.IntN(4) == 0
 	opts.Compaction.MaxOverhead = []int64{0, minSegmentSize, -1}[rng.IntN(3)]
 	opts.Maintenance.FragmentationThreshold = []float64{0.01, 0.3, 0.6}[rng.IntN(3)]
+	opts.SegmentSize = []int{minSegmentSize, minSegmentSize, 4 * minSegmentSize}[rng.IntN(3)] // one size, or growing
 	l := &powerLife{
 		rng: rng, opts: opts, model: newPowerModel(powerMemories), d: newShadow(), opened: opened, powerConfig: c,
 		writers: []int{1, 1, 1, 3}[rng.IntN(4)], dice: rand.New(rand.NewPCG(seed, 2)),

@@ -29,7 +29,7 @@ type draft struct {
 // content, and is stored. The store keeps neither the slice nor the string. The memory never expires,
 // also if what it replaces would have.
 //
-// Now and then it maps a segment of SegmentSize bytes, or grows one shard of the index. When that is
+// Now and then it maps a segment of up to SegmentSize bytes, or grows one shard of the index. When that is
 // over Options.MaxBytes, or dead bytes grow faster than the compaction under way gives them back, it
 // waits for the compaction first, some milliseconds as a rule; a compaction in which nothing changes for
 // 10 s is not waited for.

@@ -232,15 +232,16 @@ func (r *recovery) withoutManifest(reason string) (exists bool, err error) {
 
 // chooseLocations decides how many bits of a location are an offset: enough to reach into the
 // largest segment, which may have been made with another SegmentSize. A large segment needs none,
-// having its record at the start.
+// having its record at the start. Targets, and the space kept back for one, are as large as the largest segment.
 func (r *recovery) chooseLocations() {
-	largest := r.s.opts.SegmentSize
+	largest := minSegmentSize
 	for _, f := range r.found {
 		if !f.seg.large {
 			largest = max(largest, len(f.seg.mem))
 		}
 	}
-	r.s.offsetBits = offsetBitsFor(largest)
+	r.s.offsetBits = offsetBitsFor(max(largest, r.s.opts.SegmentSize))
+	r.s.disk.spares.size = min(largest, r.s.opts.SegmentSize)
 }
 
 // readRecords makes the index, from the hint or from the records themselves.

@@ -231,7 +231,8 @@ func TestLog_StartupFragmentation(t *testing.T) {
 	}
 	dir := t.TempDir()
 	opts := &Options{Maintenance: MaintenanceOptions{Disabled: true, FragmentationThreshold: 1, MinBytes: 1 << 40}}
-	s := openDir(t, dir, opts)
+	s, err := open(dir, opts, hooks{share: fullSegments}) // smaller ones would be wholly dead, and gone
+	require.NoError(t, err)
 	content := []byte(strings.Repeat(secret, 20_000))
 	for i := range 500 {
 		require.NoError(t, s.Put(fmt.Sprint(secret, i%100), content))

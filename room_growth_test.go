@@ -34,10 +34,10 @@ func TestRoom_IndexTakesWhatIsKeptForLanes(t *testing.T) {
 			require.ErrorIs(t, err, errOverBudget)
 			break
 		}
-		require.True(t, s.pool.offer(mem, 1<<10))
+		require.True(t, s.pool.offer(mem, 1<<30))
 	}
 	for i := range 4000 { // the tables of 4,000 memories need another block
 		require.NoError(t, s.Put(idOf(i), nil))
 	}
-	require.Positive(t, s.pool.count())
+	require.Positive(t, s.pool.held())
 }

@@ -134,7 +134,7 @@ func (r *round) finish(leaving []*segment, dropped *teller) {
 		c.s.medium.remove(seg)
 	}
 	if last := r.last(); last != nil {
-		last.seal(int64(last.room(1)) > c.s.mergeableRoom())
+		last.seal(last.isMergeable())
 		if err := c.s.medium.trim(last); err != nil {
 			c.s.opts.Logger.Warn("unused pages could not be given back", "error", err)
 		}
@@ -182,7 +182,7 @@ func (c *compaction) giveBack(segs []*segment) {
 // recycle keeps the memory of seg, which nobody can reach, for the next targets or for lanes, or
 // gives it back to the operating system.
 func (c *compaction) recycle(seg *segment) {
-	if c.s.medium.recycles() && len(seg.mem) == c.s.opts.SegmentSize && len(c.pool) <= max(c.keep, c.maxTargets) {
+	if c.s.medium.recycles() && len(seg.mem) == c.size && len(c.pool) <= max(c.keep, c.maxTargets) {
 		c.pool = append(c.pool, seg.mem)
 		return
 	}

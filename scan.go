@@ -103,7 +103,7 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 		}
 		offset += h.Size()
 	}
-	seg.seal(!seg.large && int64(seg.room(1)) > r.s.mergeableRoom())
+	seg.seal(seg.isMergeable())
 	if r.salvage != nil {
 		r.salvage.checkEnd(f, torn)
 	} else if e := seg.extent(); e.tail < int64(f.listed.End) || e.records < int64(f.listed.Records) {

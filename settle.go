@@ -28,7 +28,7 @@ func (r *recovery) settle() error {
 		// that, or it could come back and be believed.
 		names = append(names, layout.HintName)
 	}
-	for i := range laneSpares + maxLanes {
+	for i := range growingSpare + 1 {
 		names = append(names, spareFileName(i))
 	}
 	if r.elsewhere {
@@ -93,7 +93,7 @@ func (r *recovery) offerPartial() {
 	for _, f := range r.found {
 		seg := f.seg
 		if !f.damaged && seg.kind == layout.KindLane && !seg.large && seg.sealedEarly.Load() &&
-			len(seg.mem) == r.s.opts.SegmentSize && !f.linked {
+			len(seg.mem) <= r.s.opts.SegmentSize && !f.linked {
 			segs = append(segs, seg)
 		}
 	}

@@ -38,6 +38,9 @@ func shadowOptions() *Options {
 func openShadow(d *shadow.FS, opts *Options, h hooks) (s *Store, err error) {
 	h.boot = func() [16]byte { return d.Boot }
 	h.settlers = 1 // makes the same calls in the same order each time
+	if h.share == nil {
+		h.share = doublingSegments
+	}
 	if s, err = newStore(opts, h); err != nil {
 		return nil, err
 	}

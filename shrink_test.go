@@ -367,7 +367,7 @@ func TestShrink_SmallerSpares(t *testing.T) {
 	d := newShadow()
 	opts := shadowOptions()
 	opts.SegmentSize = 4 * minSegmentSize
-	s, err := openShadow(d, opts, hooks{hash: oneLane})
+	s, err := openShadow(d, opts, hooks{hash: oneLane, share: fullSegments})
 	require.NoError(t, err)
 	fill(t, s, 0, 1000, 1000)
 	deleteWhere(t, s, 0, 1000, odd)
@@ -379,7 +379,7 @@ func TestShrink_SmallerSpares(t *testing.T) {
 		for i := range spares.kept {
 			require.NoError(t, s.disk.dropSpareLocked(i))
 		}
-		d.Budget = d.Used + int64(s.disk.spareSize(targetSpare)) - less
+		d.Budget = d.Used + int64(s.disk.spareSize(targetSpare, s.opts.SegmentSize)) - less
 	}
 	drop(20480)
 	s.disk.keepSpares()

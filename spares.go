@@ -26,6 +26,7 @@ type spares struct {
 	// or to make a spare.
 	mu   sync.RWMutex
 	kept []int // bytes kept back by each spare, 0 when it is missing
+	size int   // of the segments that spares are for, bytes: no lane has made a larger one (growth.go)
 	// limit is what all spares and everything mapped may take together; 0: no bound. Set by Open.
 	limit int64
 }
@@ -36,6 +37,8 @@ const (
 	targetSpare   = 0
 	manifestSpare = 1
 	laneSpares    = 2 // the first of them; the last ones are those of lanes
+
+	growingSpare = laneSpares + maxLanes // one that is made to replace a smaller one
 )
 
 // manifestReserve is how many segments a manifest may list beyond those in the table when its space
@@ -44,15 +47,15 @@ const manifestReserve = 64
 
 func spareFileName(i int) string { return fmt.Sprintf("%s.%d", layout.SpareName, i) }
 
-// spareSize returns the size that spare i gets when it is made, bytes.
-func (d *disk) spareSize(i int) int {
+// spareSize returns the size that spare i gets when it is made beside segments of segmentSize bytes.
+func (d *disk) spareSize(i, segmentSize int) int {
 	switch i {
 	case targetSpare:
-		return d.s.opts.SegmentSize
+		return segmentSize
 	case manifestSpare:
 		return vm.RoundUp(layout.ManifestSize(2*d.s.segments.count()+2*manifestReserve), vm.PageSize)
 	}
-	return max(minSegmentSize, d.s.opts.SegmentSize/largeShare)
+	return max(minSegmentSize, segmentSize/largeShare)
 }
 
 // keepsEnough reports whether spare i is there and large enough. What a manifest needs grows with
@@ -87,12 +90,12 @@ func (d *disk) createFile(name string, spec segmentSpec) (file dir.File, err err
 	switch {
 	case spec.least == 0:
 		if err = roomFor(1); err == nil {
-			file, err = d.createAfter(len(d.spares.kept), name, spec.size)
+			file, err = d.createAfter(len(d.spares.kept), name, spec)
 		}
 	case spec.kind == layout.KindLane: // for tombstones
-		file, err = d.createAfter(laneSpares, name, spec.size)
+		file, err = d.createAfter(laneSpares, name, spec)
 	default:
-		file, err = d.createAfter(0, name, spec.size)
+		file, err = d.createAfter(0, name, spec)
 	}
 	if err != nil {
 		d.s.mapper.forget(spec.size)
@@ -102,11 +105,13 @@ func (d *disk) createFile(name string, spec segmentSpec) (file dir.File, err err
 
 // createAfter makes a file of free space once the first n spares are there: what others need more comes
 // first. A Put leaves all of them, and a deletion those of a compaction, without which no space could be made.
-func (d *disk) createAfter(n int, name string, size int) (file dir.File, err error) {
+// Before a lane gets a larger segment than there was, spares grow with it.
+func (d *disk) createAfter(n int, name string, spec segmentSpec) (file dir.File, err error) {
+	grows := spec.kind == layout.KindLane && !spec.large
 	d.spares.mu.RLock()
-	complete := d.keepsAllLocked(n)
+	complete := d.keepsAllLocked(n) && (!grows || spec.size <= d.spares.size)
 	if complete {
-		file, err = d.fs.Create(name, size)
+		file, err = d.fs.Create(name, spec.size)
 	}
 	d.spares.mu.RUnlock()
 	if complete {
@@ -117,7 +122,30 @@ func (d *disk) createAfter(n int, name string, size int) (file dir.File, err err
 	if err := d.refillLocked(n); err != nil {
 		return nil, fmt.Errorf("space for deletions and compactions comes first: %w", err)
 	}
-	return d.fs.Create(name, size)
+	if grows {
+		if err := d.growLocked(spec.size); err != nil {
+			return nil, fmt.Errorf("more space for compactions comes first: %w", err)
+		}
+	}
+	return d.fs.Create(name, spec.size)
+}
+
+// growLocked makes spares as large as segments of size bytes need them. Each one stays until the larger one is
+// there: on a disk that is nearly full somebody else could have its space before. REQUIRES: d.spares.mu held
+// for writing.
+func (d *disk) growLocked(size int) error {
+	if size <= d.spares.size {
+		return nil
+	}
+	for i, kept := range d.spares.kept {
+		if larger := d.spareSize(i, size); i != manifestSpare && kept < larger {
+			if err := d.replaceSpareLocked(i, larger); err != nil {
+				return err
+			}
+		}
+	}
+	d.spares.size = size
+	return nil
 }
 
 // keepsAllLocked reports whether the first n spares are there. REQUIRES: d.spares.mu held.
@@ -187,9 +215,9 @@ func (s *spares) bytes() int64 {
 
 // budgetFor returns what MaxBytes leaves for mappings when every spare is there.
 func (d *disk) budgetFor(maxBytes int64) int64 {
-	segments := int(maxBytes / int64(d.s.opts.SegmentSize))
+	segments := int(maxBytes/int64(d.s.opts.SegmentSize)) + d.s.smallSegments()
 	spares := int64(d.s.opts.SegmentSize + vm.RoundUp(layout.ManifestSize(2*segments+2*manifestReserve), vm.PageSize))
-	spares += int64(len(d.spares.kept)-laneSpares) * int64(d.spareSize(laneSpares))
+	spares += int64(len(d.spares.kept)-laneSpares) * int64(d.spareSize(laneSpares, d.s.opts.SegmentSize))
 	return maxBytes - spares
 }
 
@@ -205,7 +233,7 @@ func (d *disk) limitMappings() {
 func (d *disk) targetSize() int {
 	d.spares.mu.RLock()
 	defer d.spares.mu.RUnlock()
-	return cmp.Or(d.spares.kept[targetSpare], d.s.opts.SegmentSize)
+	return cmp.Or(d.spares.kept[targetSpare], d.spares.size)
 }
 
 func (d *disk) keepSpares() {
@@ -226,7 +254,7 @@ func (d *disk) refillLocked(n int) (err error) {
 		if i >= laneSpares && d.spares.kept[targetSpare] == 0 {
 			return err
 		}
-		size, before := d.spareSize(i), d.spares.kept[i]
+		size, before := d.spareSize(i, d.spares.size), d.spares.kept[i]
 		if failed := d.dropSpareLocked(i); failed != nil {
 			err = errors.Join(err, failed)
 			continue
@@ -236,16 +264,17 @@ func (d *disk) refillLocked(n int) (err error) {
 	return err
 }
 
-// leastSpare returns the least size of spare i that is of use. A manifest has just taken the space of its own,
+// leastSpare returns the least size of spare i that is of use. REQUIRES: d.spares.mu held.
+// A manifest has just taken the space of its own,
 // and may have grown: what is left is enough for the next ones, and without it the next one would take the
 // target's, of which no target could be made again.
 func (d *disk) leastSpare(i int) int {
 	switch i {
 	case targetSpare:
-		return leastTarget(d.s.opts.SegmentSize)
+		return leastTarget(d.spares.size)
 	case manifestSpare:
 	default:
-		return d.spareSize(i)
+		return d.spareSize(i, d.spares.size)
 	}
 	return vm.RoundUp(layout.ManifestSize(d.s.segments.count()+manifestReserve/8), vm.PageSize)
 }
@@ -278,13 +307,33 @@ func (d *disk) dropSpareLocked(i int) error {
 
 // makeSpareLocked makes spare i. REQUIRES: d.spares.mu held for writing, the spare is missing.
 func (d *disk) makeSpareLocked(i, size int) error {
+	err := d.createSpareLocked(i, size)
+	if err == nil {
+		d.spares.kept[i] = size
+	}
+	return err
+}
+
+// replaceSpareLocked makes spare i, which may be there, of size bytes. REQUIRES: d.spares.mu held for writing.
+func (d *disk) replaceSpareLocked(i, size int) error {
+	if err := d.createSpareLocked(growingSpare, size); err != nil {
+		return err
+	}
+	if err := d.fs.Rename(spareFileName(growingSpare), spareFileName(i)); err != nil {
+		return errors.Join(noSpace(err), d.fs.Remove(spareFileName(growingSpare)))
+	}
+	d.spares.kept[i] = size
+	return nil
+}
+
+// createSpareLocked makes the file of spare i. REQUIRES: d.spares.mu held for writing.
+func (d *disk) createSpareLocked(i, size int) error {
 	if limit := d.spares.limit; limit > 0 && d.s.mapper.bytes.Load()+d.spares.bytesLocked()+int64(size) > limit {
 		return errOverBudget
 	}
 	file, err := d.fs.Create(spareFileName(i), size)
 	if err == nil {
 		d.unmap(file)
-		d.spares.kept[i] = size
 	}
 	return err
 }

@@ -260,7 +260,7 @@ func (s *Store) addMapped(st *Stats) {
 	details := &st.SegmentDetails
 	st.MappedBytes, details.SpareBytes = s.medium.held()
 	details.RetiredBytes = s.retiredBytes.Load()
-	details.ReserveBytes = int64(s.pool.count()) * int64(s.opts.SegmentSize)
+	details.ReserveBytes = s.pool.held()
 	others := st.TotalBytes + st.IndexBytes + details.RetiredBytes + details.ReserveBytes
 	details.RoomBytes = max(0, st.MappedBytes-others) // the figures may be of slightly different moments
 	details.UnreturnedBytes = s.mapper.unreturned.bytes.Load()

@@ -211,7 +211,7 @@ func TestDirectory_TombstoneOutlivesRecordOfLaneThatRolls(t *testing.T) {
 	fill(t, s, 0, n, 200)
 	s.sealLanes(0)
 	deleteWhere(t, s, 0, n, func(i int) bool { return i == gone })
-	for s.lanes[0].active.room(1) > int(s.mergeableRoom())/2 {
+	for s.lanes[0].active.room(1) > minSegmentSize/largeShare/2 {
 		fill(t, s, n, n+1, 200)
 	}
 	victim := segmentOf(t, s, idOf(n)).id

@@ -49,7 +49,7 @@ func (s *Store) policy(t trigger) policy {
 	}
 	return worthwhile{
 		threshold: s.opts.Maintenance.FragmentationThreshold,
-		mostKept:  max(leastKept, int(s.maintenance.liveBytes.Load()/int64(s.opts.SegmentSize))),
+		mostKept:  max(leastKept, int(s.maintenance.liveBytes.Load()/int64(s.medium.keptSize()))),
 	}
 }
 
@@ -216,7 +216,7 @@ func (c *compaction) claimVictims(victims []*victim) []*victim {
 //	the rest: no victim leaves, and the space
 //	kept back is gone
 func (c *compaction) fitOneTarget() (allowance, error) {
-	size := c.s.medium.targetSize()
+	size := min(c.size, c.s.medium.targetSize())
 	room := size - layout.HeaderSize - layout.DigestSize // a segment keeps room for one digest more than it has
 	a := allowance{targets: 1, room: room}
 	first := slices.IndexFunc(c.work, func(v *victim) bool {
@@ -334,7 +334,7 @@ func (c *compaction) groupSize() int {
 // unbounded reports whether one round takes everything.
 func (c *compaction) unbounded() bool { return c.maxTargets == math.MaxInt }
 
-func (c *compaction) segmentSize() int64 { return int64(c.s.opts.SegmentSize) }
+func (c *compaction) segmentSize() int64 { return int64(c.size) }
 
 // liveWork returns about how many bytes of c.work have to be copied.
 func (c *compaction) liveWork() (total int64) {

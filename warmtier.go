@@ -180,6 +180,7 @@ type Store struct {
 	sequence       atomic.Uint64 // the last sequence number drawn
 	mapper         mapper
 	pool           segmentPool
+	growth         growth
 	dead           deadSegments
 	room           room
 	retiredBytes   atomic.Int64 // mapped for pins alone
@@ -215,7 +216,7 @@ type Store struct {
 // path: it goes on in a directory that is moved, and once it is removed, Sync and Close return errors.
 // Open reads every record, in parallel, unless the last Close was clean, and removes what a crash left
 // unfinished. A read-only Open changes nothing, needs no write permission, and shares the directory with
-// other read-only ones. Disk space of one segment, and a sixteenth of one (at least 64 KiB) for each lane,
+// other read-only ones. Disk space of the largest segment, and a sixteenth of it (at least 64 KiB) for each lane,
 // is kept back for deletions and compactions on a full disk; in memory one segment is, from the first Put on.
 //
 // Errors: [ErrInvalidOptions], for a MaxBytes that is too small with the least that would do;
@@ -300,7 +301,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	s.makeLanes(runtime.GOMAXPROCS(0))
 	s.meters.init()
 	s.lifetime, s.endLife = context.WithCancelCause(context.WithValue(context.Background(), ownGoroutine{}, true))
-	s.pool.counted = time.Now()
+	s.pool.counted, s.pool.size = time.Now(), minSegmentSize
 	s.segments.pending, s.segments.taken = map[uint64]bool{}, map[uint64]bool{}
 	return s, nil
 }

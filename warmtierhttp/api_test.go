@@ -170,14 +170,15 @@ func TestCompact_Failures(t *testing.T) {
 		return s
 	}
 	short := func(t *testing.T) *warmtier.Store {
-		// A budget of sixteen segments means one lane. Each segment has more live bytes than are kept back.
+		// A budget of sixteen segments means one lane. The first segments, which are small, stay live; each of
+		// the last has more live bytes than are kept back.
 		s := openStore(t, &warmtier.Options{SegmentSize: 4 << 20, MaxBytes: 64 << 20,
 			Compaction:  warmtier.CompactionOptions{MaxMemoryFraction: 1e-9},
 			Maintenance: warmtier.MaintenanceOptions{Disabled: true}})
-		for n := range 60 {
+		for n := range 400 {
 			require.NoError(t, s.Put(fmt.Sprint("memory ", n), make([]byte, 100_000)))
 		}
-		for n := 0; n < 60; n += 3 {
+		for n := 300; n < 400; n += 3 {
 			require.NoError(t, s.Put(fmt.Sprint("memory ", n), nil))
 		}
 		return s

@@ -100,6 +100,16 @@ var faults = []fault{
 		test: "TestMaxBytes_NeverOverNeverRefused/memory",
 	},
 	{
+		name: "survivor as small as the first segments", file: "memory.go",
+		old: "\t\t\t\tsize = spec.size", new: "\t\t\t\tsize = 0",
+		test: "TestGrowth_CompactsAtTheLimit",
+	},
+	{
+		name: "spares as small as the first segments", file: "spares.go",
+		old: "d.growLocked(spec.size)", new: "d.growLocked(0)",
+		test: "TestGrowth_Sizes/directory",
+	},
+	{
 		name: "reserve kept for good", file: "maintain.go",
 		old: "s.pool.takeUnused(start.Add(-s.opts.Maintenance.Interval))", new: "nil",
 		test: "TestMaintain_Reserve",
