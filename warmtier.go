@@ -45,8 +45,8 @@
 // and 10 to 24 bytes of index in a store of 100,000 memories or more. Dead bytes come on top until
 // their segment has nothing live, when it leaves at once, or a compaction gives them back. One runs
 // by itself when half of at least 100 MB is dead, the sooner the more dies; [MaintenanceOptions]
-// change that, and [Store.Compact] gives back everything at once. One segment, 32 MiB by default, is
-// kept back for compactions.
+// change that, and [Store.Compact] gives back everything at once. One segment, as
+// large as the largest, is kept back for compactions.
 //
 // Options.MaxBytes bounds all of it. A Put that needs more waits for a compaction as long as a tenth
 // or more of the store is dead, and then returns [ErrNoSpace]; nothing is dropped. Without MaxBytes

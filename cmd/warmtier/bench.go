@@ -27,7 +27,7 @@ type benchCmd struct {
 	Goroutines   int           `placeholder:"N" help:"Default: one for each processor."`
 	CompactEvery time.Duration `placeholder:"INTERVAL" help:"Compact all the time, with this pause; default: as maintenance decides."`
 	In           string        `type:"path" placeholder:"DIR" help:"New directory for the store; default: memory."`
-	SegmentSize  byteSize      `placeholder:"BYTES" help:"Size of a segment; default: 32MiB, and less with --max-bytes."`
+	SegmentSize  byteSize      `placeholder:"BYTES" help:"Size that segments grow to; default: 32MiB, less with --max-bytes."`
 	MaxBytes     byteSize      `placeholder:"BYTES" help:"Bound of the store, as in 512MiB; writes wait for compactions. Default: none."`
 	Seed         uint64        `default:"1" help:"Same seed, same operations (${default})."`
 	Hdr          string        `type:"path" placeholder:"FILE" help:"Write the corrected percentiles of all operations, as HdrHistogram's plotter reads them."`

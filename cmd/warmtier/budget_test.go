@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -52,15 +53,26 @@ func TestMaxBytes(t *testing.T) {
 	command(t, "", "serve", "-d", dir, "--max-bytes", "nonsense").exits(exitUsage)
 }
 
-// Goal: a budget that is too small for segments of the size that the store has takes smaller ones.
-func TestMaxBytes_SmallerSegments(t *testing.T) {
+// Goal: a store whose first memories were few has segments that grow when more are loaded, and one that was loaded
+// with large ones takes a small budget.
+func TestLoad_SegmentsGrow(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
-	command(t, lines(100, 100), "load", "--format", "jsonl", "-d", dir, "--segment-size", "1MiB", "-").exits(exitOK)
-	require.Equal(t, 1<<20, segmentSize(dir))
-	command(t, lines(100, 100), "load", "--format", "jsonl", "-d", dir, "--max-bytes", "16MiB", "-").exits(exitOK)
-	require.Equal(t, 1<<20, segmentSize(dir))
+	largest := func() (size int64) {
+		files, err := filepath.Glob(filepath.Join(dir, "*.seg"))
+		require.NoError(t, err)
+		for _, file := range files {
+			info, err := os.Stat(file)
+			require.NoError(t, err)
+			size = max(size, info.Size())
+		}
+		return size
+	}
+	command(t, "one", "put", "-d", dir, "first").exits(exitOK)
+	require.EqualValues(t, 64<<10, largest())
+	command(t, lines(3000, 1000), "load", "--format", "jsonl", "-d", dir, "-").exits(exitOK)
+	require.Greater(t, largest(), int64(64<<10))
 	command(t, lines(100, 100), "load", "--format", "jsonl", "-d", dir, "--max-bytes", "8MiB", "-").exits(exitOK)
-	require.Equal(t, 64<<10, segmentSize(dir))
+	command(t, "", "verify", "-d", dir).exits(exitOK)
 }
 
 // Goal: the benchmark says how long writes waited.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -21,7 +20,7 @@ type dirFlag struct {
 // newDirFlag names a store that is made when it is missing.
 type newDirFlag struct {
 	dirFlag
-	SegmentSize byteSize `placeholder:"BYTES" help:"Size of a new segment; default: as the store has them, 32MiB for a new one."`
+	SegmentSize byteSize `placeholder:"BYTES" help:"Size that segments grow to; default: 32MiB, less with --max-bytes."`
 	MaxBytes    byteSize `placeholder:"BYTES" help:"Bound of memory and files, as in 512MiB: beyond it writes are refused; default: none."`
 }
 
@@ -60,12 +59,6 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 	opts.ReadOnly = how == reading
 	opts.AfterPowerLoss = a.lossy
 	opts.Logger = a.log
-	if opts.SegmentSize == 0 {
-		opts.SegmentSize = segmentSize(dir)
-		if least := leastSegments * int64(opts.SegmentSize); opts.MaxBytes > 0 && opts.MaxBytes < least {
-			opts.SegmentSize = 0 // the budget chooses
-		}
-	}
 	bar := a.progress("opening "+showName(dir), 0, unitNothing)
 	defer bar.end()
 	s, err := a.openWait(dir, &opts)
@@ -74,9 +67,6 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 	}
 	return s, err
 }
-
-// leastSegments is how many segments a store needs that has a budget.
-const leastSegments = 16
 
 // openWait opens as warmtier.Open does, or as OpenWait for as long as --wait says.
 func (a *app) openWait(dir string, opts *warmtier.Options) (*warmtier.Store, error) {
@@ -107,16 +97,6 @@ func (a *app) keepWritersOut(dir string) (unlock func(), err error) {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-}
-
-// segmentSize returns the segment size that the store was last opened with, 0 when it is unknown:
-// the space kept back for compactions has that size. With another size a store cannot use its hint.
-func segmentSize(dir string) int {
-	info, err := os.Stat(filepath.Join(dir, "SPARE.0"))
-	if err != nil || info.Size() > 1<<30 {
-		return 0
-	}
-	return int(info.Size())
 }
 
 // unattended returns opts for commands that end soon: nothing is changed in the background, unless a
