@@ -96,9 +96,13 @@ func fillSecret(t *testing.T, s *Store, from, to int) {
 	}
 }
 
+// deleteSecret deletes three of four: segments that have nothing live would leave before a compaction.
 func deleteSecret(t *testing.T, s *Store, from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
+		if i%4 == 0 {
+			continue
+		}
 		_, err := s.Delete(fmt.Sprint(secret, i))
 		require.NoError(t, err)
 	}
@@ -139,7 +143,7 @@ func TestLog_Life(t *testing.T) {
 			log.requireNone(slog.LevelInfo)
 			require.Equal(t, []string{"maintenance had nothing to do"}, log.take(s, slog.LevelDebug))
 
-			deleteSecret(t, s, 0, 700)
+			deleteSecret(t, s, 0, 1000)
 			fail = errors.New("boom")
 			_, err = s.Compact(t.Context())
 			require.ErrorIs(t, err, fail)
@@ -199,7 +203,7 @@ func TestLog_MaintenanceReasons(t *testing.T) {
 			}
 			s := openTest(t, opts, hooks{})
 			fillSecret(t, s, 0, 1000)
-			deleteSecret(t, s, 0, 600)
+			deleteSecret(t, s, 0, 1000)
 			if c.before != nil {
 				c.before(s)
 			}
