@@ -60,7 +60,11 @@ type crashOp struct {
 	kind    string // put, delete, view, sync, compact, clear, reopen
 	id      string
 	content []byte
+	ttl     time.Duration // of a put; 0: none
 }
+
+// crashTTL is the longest time to live that ends during a run.
+const crashTTL = 40 * time.Millisecond
 
 const (
 	crashIDs     = 50 // of each writer
@@ -78,6 +82,8 @@ func randomOp(seed uint64, writer, n int) crashOp {
 		op.kind = "delete"
 	case p < 950:
 		op.kind = "view"
+	case writer == 0 && p < 955:
+		op.kind = "clear"
 	case writer == 0 && p < 970:
 		op.kind = "compact"
 	case p < 990:
@@ -94,6 +100,12 @@ func randomOp(seed uint64, writer, n int) crashOp {
 	}
 	if op.kind == "put" {
 		op.content = contentOf(writer<<20|n, n, size)
+		switch rng.IntN(8) {
+		case 0:
+			op.ttl = time.Hour
+		case 1, 2:
+			op.ttl = 1 + time.Duration(rng.Int64N(int64(crashTTL)))
+		}
 	}
 	return op
 }
@@ -145,6 +157,7 @@ const (
 	crashVariable = "WARMTIER_TEST_CRASH_CHILD"
 	crashAckSize  = 8 // bytes: writer, number
 	crashOpened   = 1<<32 - 1
+	crashClearing = 1<<32 - 2 // a Clear begins
 )
 
 func crashOptions(script bool) *Options {
@@ -246,6 +259,9 @@ func (child *crashChild) write(t *testing.T, writer, n int) {
 func (child *crashChild) do(t *testing.T, op crashOp) error {
 	switch op.kind {
 	case "put":
+		if op.ttl > 0 {
+			return child.s.PutTTL(op.id, op.content, op.ttl)
+		}
 		return child.s.Put(op.id, op.content)
 	case "delete":
 		_, err := child.s.Delete(op.id)
@@ -257,6 +273,7 @@ func (child *crashChild) do(t *testing.T, op crashOp) error {
 		}
 		return err
 	case "clear":
+		child.ack(crashClearing, 0)
 		return child.s.Clear()
 	case "sync":
 		return child.s.Sync()

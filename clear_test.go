@@ -326,3 +326,28 @@ func TestClear_Storm(t *testing.T) {
 		requireAfterClear(t, s, 5000, 5003)
 	})
 }
+
+// Goal: a Clear beside a flush ends nothing: files that the flush was about to sync are gone when it comes to them,
+// and what was stored after the Clear is durable when it returns.
+//
+// The interleaving: the flush has pinned the segments of lanes, and the Clear begins and ends.
+func TestClear_BesideFlush(t *testing.T) {
+	s := openDir(t, fastDir(t), quietly())
+	fill(t, s, 0, 100, 1000)
+	cleared := false
+	s.hooks.at = func(p point) error {
+		if p == pointFlushActive && !cleared {
+			cleared = true
+			require.NoError(t, s.Clear())
+			require.NoError(t, s.Put("after", nil))
+		}
+		return nil
+	}
+	require.NoError(t, s.Sync())
+	require.True(t, cleared)
+	s.hooks.at = nil
+	require.NoError(t, s.Sync())
+	require.NoError(t, s.Put("later", nil))
+	require.Equal(t, 2, s.Len())
+	closeIntact(t, s)
+}

@@ -179,7 +179,12 @@ func (d *disk) measuredFlush(marks bool) error {
 
 // flushAll makes every segment durable up to its tail of now, and lists the new ones. marks says whether headers
 // are to say so. In a directory that was removed each of these calls may succeed, and what they made durable goes
-// with Close. REQUIRES: group.running set by the caller.
+// with Close.
+//
+// A segment that a Clear has emptied holds nothing any more that must be durable, and its file may be removed while
+// it is flushed. Whoever waits for the flush is told when the Clear itself is durable, which listSegments waits for.
+//
+// REQUIRES: group.running set by the caller.
 func (d *disk) flushAll(marks bool) error {
 	dirty := d.pinDirty(marks)
 	defer func() {
@@ -188,7 +193,8 @@ func (d *disk) flushAll(marks bool) error {
 		}
 	}()
 	for _, dirty := range dirty {
-		if err := d.flushSegment(dirty, marks); err != nil {
+		err := d.flushSegment(dirty, marks)
+		if err != nil && !d.s.segments.isCleared(dirty.seg) {
 			return fmt.Errorf("%s: %w", dirty.seg.name(), err)
 		}
 	}
