@@ -16,7 +16,8 @@ Clear makes the store empty in one moment, the cut. With contentMu held for writ
 tables of all shards, and counts the Clear: 8 lanes, 256 shards and a number, whatever the store holds. What
 was published before has the number of Clears before, and is cleared (segmentTable.isCleared): nothing in it is
 live, though its counter may say so for a moment. Everything that takes time follows with no lock held: counters
-are set to 0, and a sweep takes the segments out as any dead ones.
+are set to 0, and a sweep takes the segments out as any dead ones: in a directory, where files take as long to
+remove as they are large, after the call has returned.
 
 All who write hold contentMu from their look-up to their slot, so each write is before the cut, and gone, or after
 it, in a new table and a new segment. What was begun before the cut and ends after it:
@@ -61,9 +62,10 @@ var errCleared = errors.New("warmtier: cleared")
 // everything or nothing of what was there. It needs no space, not even on a full disk.
 //
 // No other call waits for longer than it takes to exchange the tables of the index, some ten microseconds, and in
-// a directory writes wait for a rename as well, whatever the store holds. Clear itself gives back the memory
-// before it returns, and removes the files; segments that a View, or a compaction under way, still has follow
-// when it ends. It may be called wherever the store may, OnProgress included.
+// a directory writes wait for a rename as well, whatever the store holds. In memory Clear itself gives back what was
+// mapped. In a directory it returns after two syncs; files are unmapped and removed in the background, for which the
+// next Clear waits, Close, and a write that finds no space before. Segments that a View, or a compaction under
+// way, still has follow when it ends. Clear may be called wherever the store may, OnProgress included.
 //
 // Errors: [ErrReadOnly]; [ErrClosed]; [ErrSyncFailed]; those of the file system. Nothing has changed when it returns
 // one, with one exception: when the last step of making it durable has failed, which is ErrSyncFailed and
@@ -79,18 +81,33 @@ func (s *Store) Clear() error {
 	if err != nil {
 		return err
 	}
-	defer done()
+	s.clearing.Lock()
 	if err := s.medium.clear(); err != nil {
+		s.clearing.Unlock()
+		done()
 		return fmt.Errorf("warmtier: clear: %w", inner{err})
 	}
 	s.meters.clears.Add(1)
 	s.noteCleared()
 	s.maintenance.noteSizes(s.sizes()) // little is kept for lanes from here on
-	_ = s.countSweep(s.sweep())
-	s.releasePool()
-	s.medium.keepSpares()
+	if s.medium.syncs() {
+		go s.giveBackCleared(done)
+	} else {
+		s.giveBackCleared(done)
+	}
 	s.opts.Logger.Info("store cleared")
 	return nil
+}
+
+// giveBackCleared gives back what a Clear has taken out, and ends it. Were the next Clear not to wait for
+// that, a program that fills the store and clears it could leave files faster than they are removed.
+func (s *Store) giveBackCleared(done func()) {
+	defer done()
+	gone, err := s.sweep()
+	s.releasePool()
+	s.medium.keepSpares()
+	s.clearing.Unlock() // a Logger may call the store
+	_ = s.countSweep(gone, err)
 }
 
 // cut makes the store empty, and lets writes go on that were kept out.

@@ -193,8 +193,10 @@ func (d *disk) flushAll(marks bool) error {
 		}
 	}()
 	for _, dirty := range dirty {
-		err := d.flushSegment(dirty, marks)
-		if err != nil && !d.s.segments.isCleared(dirty.seg) {
+		if d.s.segments.isCleared(dirty.seg) {
+			continue
+		}
+		if err := d.flushSegment(dirty, marks); err != nil && !d.s.segments.isCleared(dirty.seg) {
 			return fmt.Errorf("%s: %w", dirty.seg.name(), err)
 		}
 	}

@@ -140,8 +140,8 @@ type Store struct {
 	// segmentTable.mu; "a < b" means a must be acquired before b if both are held. No goroutine holds
 	// two locks of one kind, or one lock twice, not even for reading. No user code runs with any of
 	// them held. Locks that call themselves leaves stand outside of the order: nothing is acquired
-	// under them. So do maintenance.mu, which is only ever tried, dead.running, which comes before all
-	// others, the locks of disk, which say what they come before, and round.mu, which is a
+	// under them. So do maintenance.mu, which is only ever tried, clearing and dead.running, which come before all
+	// others in that order, the locks of disk, which say what they come before, and round.mu, which is a
 	// compaction's own and comes before segmentTable.mu.
 	//
 	// A directory store has three more. disk.manifestMu comes before all of these and is held while a
@@ -182,6 +182,7 @@ type Store struct {
 	pool           segmentPool
 	growth         growth
 	dead           deadSegments
+	clearing       sync.Mutex // held by a Clear until what it has taken out is given back
 	room           room
 	retiredBytes   atomic.Int64 // mapped for pins alone
 	corruptRecords atomic.Int64 // met by reads, compactions and All

@@ -8,6 +8,11 @@ var directoryFaults = []fault{
 		test: "TestClear_DuringCompaction",
 	},
 	{
+		name: "flush fails on what was cleared", file: "sync.go",
+		old: "err != nil && !d.s.segments.isCleared(dirty.seg)", new: "err != nil",
+		test: "TestClear_BesideFlush",
+	},
+	{
 		name: "dropped memory leaves no tombstone", file: "tombstones.go",
 		old: "if dropped.Seq < oldest {", new: "if true {",
 		test: "TestDrop_TombstoneOutlivesOlderRecord",
