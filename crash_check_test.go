@@ -110,7 +110,7 @@ func (r *crashRun) allowed(id string) []crashValue {
 func (r *crashRun) check(t *testing.T) {
 	t.Helper()
 	moment := time.Now().UnixMilli() // at which both look: nothing expires between
-	s, found := r.open(t, moment)
+	s, found := openContents(t, r.c.Dir, at(moment))
 	must := map[string][]crashValue{}
 	for id := range r.ids() {
 		got, there := found[id]
@@ -144,17 +144,20 @@ func (r *crashRun) check(t *testing.T) {
 	require.NoError(t, s.Close())
 	requireNoStrays(t, r.c.Dir)
 
-	s, again := r.open(t, moment)
+	s, again := openContents(t, r.c.Dir, at(moment))
 	require.True(t, maps.EqualFunc(found, again, bytes.Equal), "the second open found something else")
 	requireIntact(t, s)
 	require.NoError(t, s.Close())
 	r.must, r.together = must, nil
 }
 
-// open opens the directory, in which no time passes from moment on, and returns what is there.
-func (r *crashRun) open(t *testing.T, moment int64) (s *Store, found map[string][]byte) {
+// at makes the time of a store stand still.
+func at(moment int64) hooks { return hooks{now: func() int64 { return moment }} }
+
+// openContents opens a directory and returns what is there; some of it may have expired.
+func openContents(t *testing.T, dir string, h hooks) (s *Store, found map[string][]byte) {
 	t.Helper()
-	s, err := open(r.c.Dir, crashOptions(true), hooks{now: func() int64 { return moment }})
+	s, err := open(dir, crashOptions(true), h)
 	require.NoError(t, err)
 	found = map[string][]byte{}
 	for id, content := range s.All() {
