@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -30,6 +31,32 @@ var lackingCalls = map[string]func(*Store) error{
 	"large":   func(s *Store) error { return s.Put("large", make([]byte, 2*minSegmentSize)) },
 	"delete":  func(s *Store) error { _, err := s.Delete(idOf(199)); return err },
 	"compact": func(s *Store) error { _, err := s.Compact(context.Background()); return err },
+	"ttl":     func(s *Store) error { return s.PutTTL("one more", make([]byte, 100), time.Hour) },
+	"put if":  func(s *Store) error { _, err := s.PutIf("one more", make([]byte, 100), 0); return err },
+	"drop": func(s *Store) error {
+		s.hooks.fate = func(id string) fate {
+			if odd(numberOf(id) / 2) {
+				return fateEvicted
+			}
+			return fateCopied
+		}
+		before := s.Len()
+		_, err := s.Compact(context.Background())
+		s.hooks.fate = nil
+		if err != nil && s.Len() != before {
+			return fmt.Errorf("%d of %d memories left by a compaction that returned %v", s.Len(), before, err)
+		}
+		return err
+	},
+	"clear": func(s *Store) error {
+		before := s.Len()
+		err := s.Clear()
+		passThrough(&s.clearing)
+		if left := s.Len(); err == nil && left > 0 || err != nil && left < before {
+			return fmt.Errorf("%d of %d memories left by a Clear that returned %v", left, before, err)
+		}
+		return err
+	},
 }
 
 // unsyncedStore returns a store in d of which half was deleted, and most is not durable.
