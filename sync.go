@@ -90,12 +90,11 @@ type groupCommit struct {
 	begun   uint64     // flushes
 	ended   uint64     // the newest flush that ended well; flushes are counted from 1
 	marks   bool       // the next flush brings the marks up to date: somebody who waits wants that
-	since   int        // flushes since one did
 
 	durable atomic.Uint64 // sequence number up to which every record is durable
 }
 
-// marksEvery is how many flushes for writes bring the marks in headers up to date once.
+// marksEvery is how many flushes of a segment for writes bring the mark in its header up to date once.
 const marksEvery = 16
 
 func (d *disk) syncs() bool { return true }
@@ -127,11 +126,8 @@ func (d *disk) awaitFlushLocked() error {
 		g.running = true
 		g.begun++
 		turn := g.begun
-		marks := g.marks || g.since == marksEvery-1
+		marks := g.marks
 		g.marks = false
-		if g.since++; marks {
-			g.since = 0
-		}
 		g.mu.Unlock()
 		// Numbers are drawn under the lock of a lane, which the flush takes next.
 		seq := d.s.sequence.Load()
@@ -289,16 +285,20 @@ func (seg *segment) isDirty() bool {
 // Without marks the records alone are synced. The header and the digests cost two more pages a flush, and a
 // power loss takes none of what was promised without them: records are found by their checksums, digests are
 // written again. What they add is for a file that was damaged as well. A new file gets them always,
-// having no header on the disk yet, and a sealed one, which is flushed for the last time.
+// having no header on the disk yet, and a sealed one, which is flushed for the last time; any other, once in
+// marksEvery flushes of its own. Were flushes counted together, one of them would have the marks of all lanes to
+// write, though a single writer has changed but one since the last flush.
 func (d *disk) flushSegment(dirty dirtySegment, marks bool) (err error) {
 	defer d.s.catchFault(armFaults(), &err)
 	seg := dirty.seg
-	if !marks && !dirty.sealed && seg.inFile.durable.Load() {
+	f := &seg.inFile
+	if !marks && !dirty.sealed && f.durable.Load() && f.unmarked < marksEvery-1 {
 		if err := seg.syncFile(int(dirty.tail), len(seg.mem)); err != nil {
 			return err
 		}
-		seg.inFile.synced.Store(dirty.tail)
-		seg.inFile.syncedRecords.Store(dirty.records)
+		f.synced.Store(dirty.tail)
+		f.syncedRecords.Store(dirty.records)
+		f.unmarked++
 		_ = d.s.hooks.fire(pointFlushed)
 		return nil
 	}
@@ -307,8 +307,9 @@ func (d *disk) flushSegment(dirty dirtySegment, marks bool) (err error) {
 	}
 	_ = d.s.hooks.fire(pointFlushed)
 	seg.writeState(dirty.extent, dirty.sealed)
-	seg.inFile.flushed(dirty.extent, dirty.sealed)
-	seg.inFile.stateUnsynced.Store(true)
+	f.flushed(dirty.extent, dirty.sealed)
+	f.unmarked = 0
+	f.stateUnsynced.Store(true)
 	_ = d.s.hooks.fire(pointStateWritten)
 	return nil
 }
@@ -380,6 +381,7 @@ type fileState struct {
 	replaced      bool // by a repair, which takes the file out of the store: no flush writes to it; set by Open
 	// generation is that of the newest state in the header; only writeState reads it.
 	generation uint32
+	unmarked   int          // flushes since one has written the mark
 	marked     atomic.Int64 // the synced mark in the header, an offset
 	// synced is how far records are durable, an offset. Flushes read what the flush before them
 	// wrote; the statistics may count bytes that were synced a moment ago.

@@ -258,10 +258,37 @@ func TestSyncWrites_Marks(t *testing.T) {
 	for content = contentOf(0, 0, 1000); s.lanes[0].active == full; {
 		put()
 	}
-	require.NotZero(t, s.disk.group.since, "the flush was one without marks")
+	require.False(t, s.disk.group.marks, "no flush for all marks was asked for")
 	require.False(t, full.isDirty(), "a sealed segment is flushed once more, and says that it is sealed")
 	closeShadow(t, s, d)
 	requireKept(t, d, want)
+}
+
+// Goal: a durable write flushes the segment that it has written to, and no other, though others have records beyond
+// their marks.
+func TestSyncWrites_FlushesOneSegment(t *testing.T) {
+	d := newShadow()
+	opts := shadowOptions()
+	opts.SyncWrites = true
+	flushed := 0
+	s, err := openShadow(d, opts, hooks{hash: fixedHash, at: func(p point) error {
+		if p == pointFlushed {
+			flushed++
+		}
+		return nil
+	}})
+	require.NoError(t, err)
+	require.Greater(t, len(s.lanes), 1)
+	used := map[*lane]bool{}
+	for i := range 10 * marksEvery {
+		flushed = 0
+		tombstone := s.tombstoneOf(idOf(i))
+		used[tombstone.shard.lane] = true
+		require.NoError(t, s.Put(idOf(i), contentOf(i, 0, 10)))
+		require.Equal(t, 1, flushed, "segments flushed for Put %d", i)
+	}
+	require.Len(t, used, len(s.lanes))
+	closeShadow(t, s, d)
 }
 
 // Goal: in the background marks follow within SyncInterval.

@@ -24,6 +24,9 @@
 #ifndef SWEEPS
 #define SWEEPS 0
 #endif
+#ifndef CLEARS
+#define CLEARS 0      /* 1: a Clear, with SWEEPS=0 */
+#endif
 #ifndef CAP
 #define CAP 3         /* records in a segment */
 #endif
@@ -76,6 +79,9 @@ byte resumes;              /* segmentTable.resumed */
 byte claimed;              /* set of segments that are a sweep's, a compaction's or a lane's to take */
 byte extent[SEGS];         /* what a flush has found, 0 for nothing to do */
 byte extentSealed;         /* of which it has found sealed */
+byte cleared;              /* set of segments of before the Clear */
+bool clears;               /* the cut has been */
+bool barrier;              /* writes are kept out */
 bool laneMu, manifestMu, flushing, failed;
 byte contentR;
 
@@ -83,6 +89,7 @@ byte contentR;
 byte idOf[SEQS], tomb, nextv = 1;  /* tomb: set of sequence numbers */
 byte acked[IDS], removed[IDS];     /* newest version acknowledged; newest deletion begun */
 byte safe[IDS];                    /* newest version that a Sync has promised to keep */
+byte clearv, before[IDS];          /* number of the Clear begun; removed before it */
 byte lost[IDS];                    /* newest version that was dropped: a reader has not found it */
 byte finished;
 bool crashed;
@@ -97,7 +104,7 @@ inline draw(g) { lastID++; g = lastID; assert(g < SEGS) }
 proctype Writer() IMMORTAL {
 	byte k, id, g, v; bool del;
 	do
-	:: atomic { k < WRITES && !failed && !laneMu -> laneMu = true; contentR++;
+	:: atomic { k < WRITES && !failed && !laneMu && !barrier -> laneMu = true; contentR++;
 #ifdef TOMBSTONES
 		if :: id = 0 :: id = 1 fi;
 #else
@@ -161,6 +168,9 @@ inline flush(ok) {
 		dsays[i] = says[i]; dsealedSays = dsealedSays & ~BIT(i) | sealedSays & BIT(i);
 		synced[i] = (extent[i] > synced[i] -> extent[i] : synced[i]);
 		extent[i] = 0; advance() }
+#if CLEARS > 0
+	:: d_step { i < SEGS && HAS(cleared, i) -> extent[i] = 0; advance() }  /* [isCleared]: its file may be gone */
+#endif
 #ifdef FAULTS
 	:: d_step { i < SEGS -> bad = bad | BIT(i); limit[i] = synced[i];  /* [disk.fail] */
 #ifndef SYNC_RETRIED
@@ -171,7 +181,14 @@ inline flush(ok) {
 #endif
 	:: i == SEGS -> break
 	od;
+#ifdef CLEAR_UNSEEN
+	atomic { !manifestMu || (LISTED(0, 0) & ~known) == 0 -> i = 0; extentSealed = 0;
+#else
 	atomic { !manifestMu -> i = 0; extentSealed = 0;                                 /* [listSegments] */
+#endif
+#ifndef FAILURE_UNSEEN
+		ok = ok && !failed;                                         /* [failedSync] */
+#endif
 		l = LISTED(0, 0); p = PENDING(0); n = lastID + 1; q = nextv - 1;
 		if
 		:: ok && (l & ~known) -> manifestMu = true
@@ -235,7 +252,7 @@ inline askLanes() {
 inline askSealed(set) {
 	atomic { for (i : 1 .. SEGS - 1) {
 		if
-		:: HAS(intable & (set), i) && state[i] == SEALED ->
+		:: HAS(intable & (set) & ~cleared, i) && state[i] == SEALED ->
 			examine(i);
 			if :: dead && m < oldest -> oldest = m :: else fi
 		:: else fi } i = 0; m = 0; dead = false }
@@ -286,6 +303,9 @@ inline commit(gone, joining) {
 		   :: else fi } i = 0 };
 	atomic { !manifestMu -> manifestMu = true;
 		l = LISTED(gone, joining); p = PENDING(gone); n = lastID + 1; q = nextv - 1 };
+#if CLEARS > 0 && !defined(CLEAR_COMMITTED)
+	if :: era != clears -> manifestMu = false; ok = false; goto uncommitted :: else fi;  /* [isCleared] */
+#endif
 	if :: skip :: d_step { manifestMu = false; ok = false }; goto uncommitted fi;  /* no space, say */
 #ifndef NAMES_UNSYNCED
 	syncDir();
@@ -362,7 +382,7 @@ inline unsealLane() {
 	atomic { !flushing -> flushing = true };                        /* [holdFlushes] */
 #endif
 	atomic { !laneMu -> laneMu = true;
-		ok = (lane == 0 && HAS(intable & ~claimed, sealed));
+		ok = (lane == 0 && HAS(intable & ~claimed & ~cleared, sealed));
 		if
 		:: ok ->
 			claimed = claimed | BIT(sealed);
@@ -404,10 +424,10 @@ inline dropStaged() {
 /* Compactions choose any sealed segments, one target holds all that is live in them. */
 proctype Compactor() IMMORTAL {
 	byte i, j, k, l, p, n, q, m, oldest, seen, target, victims, sealed, from[IDS], to[IDS];
-	bool ok, dead, uncertain;
+	bool ok, dead, uncertain, era;
 	do
 	:: k < COMPACTIONS && !failed ->
-		atomic { !laneMu -> k++;                                    /* [sealLanes] */
+		atomic { !laneMu -> k++; era = clears;                      /* [sealLanes] */
 			if :: lane != 0 && tail[lane] > 0 -> sealed = lane; state[lane] = SEALED; lane = 0 :: else fi };
 		/* [chooseVictims, claimFor] any of them: which ones is policy */
 		atomic {
@@ -488,6 +508,50 @@ over:		skip;
 	od
 }
 
+#if CLEARS > 0
+/* [Store.Clear] */
+proctype Clearer() IMMORTAL {
+	byte i, p, n, mine;
+	if
+	:: atomic { !manifestMu && !failed -> manifestMu = true; p = drawn; n = lastID + 1 }  /* [prepareManifest] */
+	:: failed -> goto over
+	fi;
+#ifndef CLEAR_UNBARRED
+	atomic { !laneMu -> barrier = true };                           /* [keepWritesOut] */
+#endif
+#ifndef CLEAR_STALE
+	d_step { p = drawn; n = lastID + 1 };                           /* [renameEmpty] */
+#endif
+	d_step { clearv = nextv; nextv++;                               /* [renameManifest] */
+		before[0] = removed[0]; before[1] = removed[1]; removed[0] = clearv; removed[1] = clearv;
+		listed = 0; pending = p; next = n; number = clearv };
+	atomic { contentR == 0 ->                                       /* [cut] */
+		clears = true; cleared = intable; slot[0] = 0; slot[1] = 0; acked[0] = clearv; acked[1] = clearv;
+#ifndef CLEAR_LANE_KEPT
+		if :: lane != 0 -> state[lane] = SEALED; lane = 0 :: else fi;
+#endif
+		barrier = false };
+#ifndef CLEAR_LISTED
+	d_step { committed = committed & ~cleared };
+#endif
+#ifdef CLEAR_REMOVED_EARLY
+	exists = exists & ~(cleared & ~claimed);
+#endif
+	if
+	:: syncDir()                                                    /* [settleManifest] */
+	:: d_step { failed = true; manifestMu = false }; goto over
+	fi;
+	d_step { known = 0; manifestMu = false; p = 0; n = 0;
+		for (i : 0 .. IDS - 1) { if :: safe[i] < clearv -> safe[i] = clearv :: else fi } i = 0 };
+	atomic { for (i : 1 .. SEGS - 1) {                              /* [noteCleared, claimAll] */
+			if :: HAS(cleared, i) && DEAD(i) -> mine = mine | BIT(i) :: else fi } i = 0;
+		claimed = claimed | mine };
+	leave(mine);                                                    /* [giveBackCleared] */
+	atomic { claimed = claimed & ~mine; mine = 0 };
+over:	finished++
+}
+#endif
+
 /* [recovery.openSegments, examine] Files that are not listed count when they are newer than the
  * manifest, or were being made when it was written; targets count when they are listed. */
 #ifdef LEFTOVERS_COUNT
@@ -526,11 +590,13 @@ inline powerLoss() {
 	od
 }
 
-/* The newest record is as new as it must be; an id is absent only if a deletion may be the newest. */
+/* The newest record is as new as it must be; an id is absent only if a deletion may be the newest. A Clear
+ * is one of both ids, or of none. */
 inline judge() {
 	for (i : 0 .. IDS - 1) {
 		if
 		:: got[i] != 0 && !BURIES(got[i]) -> assert(got[i] >= least[i] && got[i] > lost[i])
+		:: got[i] == 0 && got[1 - i] != 0 && got[1 - i] < clearv -> assert(before[i] >= least[i])
 		:: else -> assert(removed[i] >= least[i])
 		fi } i = 0
 }
@@ -572,7 +638,7 @@ proctype Crash() {
 	byte i, j, counts, numbers, got[IDS], least[IDS], first[IDS]; bool opened, kept;
 	atomic {
 #ifdef CRASH_LAST
-		finished == 3 + (SWEEPS > 0 -> 1 : 0);                                              /* who is blocked is found then */
+		finished == 3 + (SWEEPS > 0 -> 1 : 0) + CLEARS;                                              /* who is blocked is found then */
 #endif
 		crashed = true;
 		if
@@ -660,6 +726,9 @@ init {
 		run Writer(); run Syncer(); run Compactor(); run Crash();
 #if SWEEPS > 0
 		run Sweeper();
+#endif
+#if CLEARS > 0
+		run Clearer();
 #endif
 		i = 0
 	}
