@@ -113,6 +113,43 @@ func (s *Store) claimDirectory(path string) (*dir.OS, error) {
 	return d, nil
 }
 
+func (d *disk) finish() error {
+	d.s.sealLanes(0)
+	_ = d.s.hooks.fire(pointCloseSealed)
+	if err := d.sync(); err != nil {
+		return err
+	}
+	_ = d.s.hooks.fire(pointCloseFlushed)
+	d.s.noteAllDead()
+	if _, err := d.s.sweep(); errors.Is(err, ErrSyncFailed) {
+		return err
+	} else if err != nil {
+		d.s.warn("dead segments could not be given back", err)
+	}
+	if err := d.flushStates(); err != nil {
+		return err
+	}
+	if err := d.closeManifest(); err != nil {
+		return err
+	}
+	d.hint()
+	_ = d.s.hooks.fire(pointCloseHinted)
+	return nil
+}
+
+// flushStates makes durable what flushes wrote into headers.
+func (d *disk) flushStates() error {
+	for _, seg := range d.s.segments.all() {
+		if !seg.inFile.stateUnsynced.Load() {
+			continue
+		}
+		if err := seg.syncHeader(); err != nil {
+			return d.s.failSync(fmt.Errorf("%s: %w", seg.name(), err))
+		}
+	}
+	return nil
+}
+
 // close leaves the directory to others.
 func (d *disk) close() error {
 	if d.leave == nil {
