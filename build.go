@@ -325,8 +325,8 @@ func (c *compaction) newTarget(size int) (*segment, error) {
 		return nil, err
 	}
 	if err := c.s.segments.assign(target, c.s.maxSegments()); err != nil {
-		c.recycle(target)
 		c.s.medium.remove(target)
+		c.recycle(target)
 		return nil, err
 	}
 	target.owner.Store(int32(ownerTarget)) // until the round has ended: it has nothing live before the flips

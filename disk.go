@@ -199,7 +199,7 @@ func (d *disk) make(id uint64, spec segmentSpec) (_ *segment, err error) {
 	d.attach(seg, file)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, d.detach(seg), d.fs.Remove(name))
+			err = errors.Join(err, d.fs.Remove(name), d.detach(seg))
 		}
 	}()
 	if err := d.writeHeader(seg, spec.large); err != nil {
@@ -244,9 +244,9 @@ func (d *disk) unmap(file dir.File) {
 }
 
 func (d *disk) discard(seg *segment) error {
-	err := d.detach(seg)
 	_ = d.s.hooks.fire(pointUnlink)
-	return errors.Join(err, d.fs.Remove(seg.name()))
+	err := d.fs.Remove(seg.name())
+	return errors.Join(err, d.detach(seg))
 }
 
 func (d *disk) free(seg *segment) {

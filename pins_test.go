@@ -198,7 +198,8 @@ func TestView_PinnedAgainstSwap(t *testing.T) {
 				dead = append(dead, seg)
 			}
 		}
-		swapper.swap(dead)
+		swapper.removeFromTable(dead)
+		swapper.giveBack(dead, true)
 		swapper.drainPool()
 		swaps++
 		return nil

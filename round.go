@@ -129,10 +129,7 @@ func (r *round) finish(leaving []*segment, dropped *teller) {
 	c.removeFromTable(leaving)
 	_ = c.s.hooks.fire(pointCompactSwapped)
 	dropped.tell()
-	c.giveBack(leaving)
-	for _, seg := range leaving {
-		c.s.medium.remove(seg)
-	}
+	c.giveBack(leaving, true)
 	if last := r.last(); last != nil {
 		last.seal(last.isMergeable())
 		if err := c.s.medium.trim(last); err != nil {
@@ -158,21 +155,19 @@ func (c *compaction) withoutLive(segs []*segment) []*segment {
 	})
 }
 
-// swap takes segs out of the table, and their memory back unless a pin keeps it.
-func (c *compaction) swap(segs []*segment) {
-	c.removeFromTable(segs)
-	c.giveBack(segs)
-}
-
 // removeFromTable takes segs out of the table.
 func (c *compaction) removeFromTable(segs []*segment) {
 	c.pace.yield(0) // a fresh time slice: a goroutine preempted with the lock held would stop everybody
 	c.stats.MaxSwapPause = max(c.stats.MaxSwapPause, c.s.removeFromTable(segs))
 }
 
-// giveBack takes the memory of segs, which left the table, back unless a pin keeps it.
-func (c *compaction) giveBack(segs []*segment) {
+// giveBack removes the files of segs, which left the table, unless they are to stay, and takes their memory back
+// unless a pin keeps it. In this order, as everywhere: what a budget has room for again is in no file.
+func (c *compaction) giveBack(segs []*segment, files bool) {
 	for _, seg := range segs {
+		if files {
+			c.s.medium.remove(seg)
+		}
 		if c.s.retire(seg) {
 			c.recycle(seg)
 		}
@@ -197,16 +192,12 @@ func (r *round) undo() {
 	if !r.published { // nobody has seen the targets
 		c.s.segments.reuse(r.targets)
 		for _, target := range r.targets {
-			c.recycle(target)
 			c.s.medium.remove(target)
+			c.recycle(target)
 		}
 		return
 	}
 	c.unflipAll()
-	c.swap(r.targets)
-	for _, target := range r.targets {
-		if !r.uncertain {
-			c.s.medium.remove(target)
-		}
-	}
+	c.removeFromTable(r.targets)
+	c.giveBack(r.targets, !r.uncertain)
 }

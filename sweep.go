@@ -182,12 +182,10 @@ func (s *Store) sweepRunning() (gone swept, err error) {
 	}
 	gone.longest = s.removeFromTable(leaving)
 	for _, seg := range leaving {
+		s.medium.remove(seg)
 		if s.retire(seg) {
 			s.recycle(seg)
 		}
-	}
-	for _, seg := range leaving {
-		s.medium.remove(seg)
 	}
 	s.room.changed()
 	return gone, err
