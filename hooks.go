@@ -68,6 +68,7 @@ type hooks struct {
 	unmap     func() error                  // called before anything is unmapped; an error makes that fail
 	settlers  int                           // replaces how many segments Open settles at a time; 0: settlers
 	patience  time.Duration                 // replaces how long a writer waits while nothing changes
+	looks     <-chan time.Time              // replaces the clock of a writer that waits
 	now       func() int64                  // replaces the clock; Unix time in ms
 	fate      func(id string) fate          // decides what compactions do with live records
 	share     func(store int64) int64       // replaces how much of a store of so many bytes a segment is

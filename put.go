@@ -31,8 +31,8 @@ type draft struct {
 //
 // Now and then it maps a segment of up to SegmentSize bytes, or grows one shard of the index. When that is
 // over Options.MaxBytes, or dead bytes grow faster than the compaction under way gives them back, it
-// waits for the compaction first, some milliseconds as a rule; a compaction in which nothing changes for
-// 10 s is not waited for.
+// waits for the compaction first, some milliseconds as a rule; one that gets no further in 10 s is not waited
+// for. Time in which the process was stopped, or got no processor, does not count.
 //
 // Errors: [ErrInvalidID], [ErrContentTooLarge], [ErrReadOnly], [ErrClosed], [ErrNoSpace],
 // [ErrSyncFailed]; [ErrCorrupt] when the place of id in the index leads to a damaged record, since

@@ -143,10 +143,14 @@ const (
 	overgrownLive  = 2.5
 	overgrownBytes = 128 << 20
 
-	// patience is how long a writer waits while nothing changes. Rounds take milliseconds. A compaction
-	// that shows nothing for longer may be waiting for the very writer: OnProgress and the Logger may
-	// call Put on the goroutine of the compaction.
-	patience = 10 * time.Second
+	// patience is how long a writer waits while nothing changes, and the compaction under way takes no step.
+	// Rounds take milliseconds, steps microseconds. A compaction that shows nothing for longer may be waiting
+	// for the very writer: OnProgress and the Logger may call Put on the goroutine of the compaction.
+	//
+	// It is counted in looks, not by the clock: a process that was stopped, or that gets a processor once a
+	// second, has had few of them, and so has the compaction.
+	patience      = 10 * time.Second
+	patienceLooks = 100
 )
 
 // withRoom calls try until it gets the room that it needs. When it returns ErrNoSpace dead segments are
@@ -269,20 +273,43 @@ func (s *Store) hurry() {
 	}
 }
 
-// awaitChange waits for change, and reports false when nothing has changed for patience.
+// awaitChange waits for change, and reports false when there was none for patience.
 func (s *Store) awaitChange(change <-chan struct{}) (changed bool, err error) {
 	s.hurry()
 	_ = s.hooks.fire(pointRoomWait)
-	patience := time.NewTimer(cmp.Or(s.hooks.patience, patience))
-	defer patience.Stop()
-	select {
-	case <-change:
-		return true, nil
-	case <-patience.C:
-		return false, nil
-	case <-s.lifetime.Done():
-		return false, ErrClosed
+	clock := time.NewTicker(cmp.Or(s.hooks.patience, patience) / patienceLooks)
+	defer clock.Stop()
+	look := clock.C // looks that come too late are left out
+	if s.hooks.looks != nil {
+		look = s.hooks.looks
 	}
+	for left, before := patienceLooks, s.stepped(); left > 0; left-- {
+		select {
+		case <-change:
+			return true, nil
+		case <-look:
+		case <-s.lifetime.Done():
+			return false, ErrClosed
+		}
+		if now := s.stepped(); now != before {
+			left, before = patienceLooks+1, now
+		}
+	}
+	return false, nil
+}
+
+// progressMark tells two moments of compactions apart, if one has done something in between.
+type progressMark struct {
+	of    *pace
+	steps int64
+}
+
+// stepped returns how far the compaction under way has come.
+func (s *Store) stepped() (m progressMark) {
+	if m.of = s.pacing.Load(); m.of != nil {
+		m.steps = m.of.steps.Load()
+	}
+	return m
 }
 
 // full returns the error of a call that found no room.

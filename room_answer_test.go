@@ -2,6 +2,7 @@ package warmtier
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -40,4 +41,56 @@ func TestRoom_Answers(t *testing.T) {
 		r.answer(r.heard(), true, 0)
 		require.False(t, r.isFruitless(second, 0))
 	})
+}
+
+// Goal: a writer gives up when the compaction it waits for had its chance and got no further, and not because time
+// has passed.
+//
+// What would break: a process that is stopped for longer than a writer is patient refuses that write when it goes on,
+// though the compaction would have given memory back a moment later; so does one on a machine that is busy with
+// others, whose compaction gets on, but slowly.
+func TestRoom_PatienceIsNotTime(t *testing.T) {
+	looks := make(chan time.Time)
+	s := openTest(t, quiet(), hooks{looks: looks, patience: time.Nanosecond * patienceLooks})
+	p := newPace(1, 1)
+	s.pacing.Store(p)
+	defer s.pacing.Store(nil)
+	ended := make(chan bool, 1)
+	change := make(chan struct{})
+	wait := func() {
+		changed, err := s.awaitChange(change)
+		require.NoError(t, err)
+		ended <- changed
+	}
+	look := func(times int) {
+		t.Helper()
+		for range times {
+			select {
+			case looks <- time.Time{}:
+			case <-ended:
+				require.Fail(t, "gave up")
+			}
+		}
+	}
+	go wait()
+	look(patienceLooks - 1)
+	for range 3 { // a step may be seen by the look before it, which has been taken and not ended
+		p.yield(0)
+		look(patienceLooks - 1)
+	}
+	s.pacing.Store(nil) // that compaction has ended
+	look(patienceLooks - 1)
+	for gaveUp := false; !gaveUp; {
+		select {
+		case looks <- time.Time{}:
+		case changed := <-ended:
+			require.False(t, changed)
+			gaveUp = true
+		}
+	}
+
+	go wait()
+	look(patienceLooks - 1)
+	close(change)
+	require.True(t, <-ended)
 }

@@ -48,6 +48,7 @@ const (
 // pace says how the workers of a compaction share the processors with everybody else.
 type pace struct {
 	level   atomic.Int32     // 0: normal; more: urgent. Read at each offer, and before each phase
+	steps   atomic.Int64     // calls of yield: who waits for the compaction sees that it gets on
 	normal  int              // workers
 	most    int              // workers when it is urgent
 	workers []account        // by number, each used by its worker only
@@ -86,6 +87,7 @@ func (p *pace) count() int {
 // yield offers the processor if the worker's turn is over and the cost of its last offer has been
 // earned, and reports whether it did. REQUIRES: no lock held.
 func (p *pace) yield(worker int) (offered bool) {
+	p.steps.Add(1)
 	a := &p.workers[worker]
 	now := p.now()
 	a.worked += min(now.Sub(a.last), longestStep)

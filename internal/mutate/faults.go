@@ -70,6 +70,11 @@ var faults = []fault{
 		test: "TestRoom_AnswerOfThePast",
 	},
 	{
+		name: "patience by the clock", file: "room.go",
+		old: "now != before {", new: "false && now != before {",
+		test: "TestRoom_PatienceIsNotTime",
+	},
+	{
 		name: "asks anew with each round", file: "room.go",
 		old: "if asked == 0 || s.room.isAnswered(asked) {", new: "if true {",
 		test: "TestMaxBytes_BuriedForGood",
