@@ -24,7 +24,7 @@ import (
 // passed, and when a point is passed that is not listed.
 var allPoints = []point{
 	pointPutFound, pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
-	pointLaneRolled, pointViewPinned,
+	pointTableMoved, pointLaneRolled, pointViewPinned,
 	pointSweepClaimed, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
 	pointCompactDead, pointCompactBuilt, pointTargetsPublished,
 	pointCompactFlip, pointCompactCommitted, pointCompactDrop, pointCompactSwapped, pointSegmentsRemoved, pointUnlink,

@@ -112,7 +112,7 @@ func (s *Store) giveBackCleared(done func()) {
 
 // cut makes the store empty, and lets writes go on that were kept out.
 func (s *Store) cut() {
-	tables := make([]table, 0, shardCount)
+	tables := make([]table, 0, 2*shardCount)
 	s.contentMu.Lock()
 	start := time.Now()
 	for i := range s.lanes {
@@ -126,7 +126,7 @@ func (s *Store) cut() {
 	s.segments.setPartial(nil)
 	s.segments.clears.Add(1)
 	for i := range s.shards {
-		tables = append(tables, s.shards[i].emptyLocked())
+		tables = s.shards[i].emptyLocked(tables)
 	}
 	s.tableBytes.Store(0)
 	replaced := s.replaced.takeLocked()
@@ -139,17 +139,16 @@ func (s *Store) cut() {
 	s.releaseTables(replaced)
 }
 
-// emptyLocked takes all memories out of sh, and returns its table. REQUIRES: contentMu write-held.
-func (sh *shard) emptyLocked() table {
+// emptyLocked takes all memories out of sh, and appends its tables to tables. REQUIRES: contentMu write-held.
+func (sh *shard) emptyLocked(tables []table) []table {
 	sh.mu.Lock() // compactions flip and walk without contentMu
 	defer sh.mu.Unlock()
 	sh.version.Add(1)
 	defer sh.version.Add(1)
-	t := sh.current()
-	sh.setTable(nil)
+	tables = sh.takeTablesLocked(tables)
 	sh.memories.Store(0)
 	sh.liveBytes.Store(0)
-	return t
+	return tables
 }
 
 // noteCleared makes the counters of cleared segments say what is true since the cut, and notes those that nobody has

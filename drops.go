@@ -142,31 +142,23 @@ func (s *Store) drop(sh *shard, batch []drop) {
 	defer sh.mu.Unlock()
 	sh.version.Add(1)
 	defer sh.version.Add(1)
-	t := sh.current()
 	for i := range batch {
 		d := &batch[i]
-		pos, ok := t.find(d.slot)
+		pos, ok := sh.current().find(d.slot)
 		if !ok {
 			continue // overwritten or deleted since it was staged
 		}
 		seg, _ := s.resolve(d.slot.location())
-		s.takeOut(sh, t, pos, seg, int64(d.size))
+		s.takeOut(sh, pos, seg, int64(d.size))
 		d.done = true
 	}
 }
 
-// shrinkTables gives the shards of drops tables of the size that suits what is left. One that cannot be
-// made smaller stays as it is.
+// shrinkTables gives the shards of drops tables of the size that suits what is left.
 func (s *Store) shrinkTables(drops []drop) {
 	for i := range drops {
-		if i > 0 && drops[i].shard == drops[i-1].shard {
-			continue
+		if i == 0 || drops[i].shard != drops[i-1].shard {
+			s.suit(&s.shards[drops[i].shard])
 		}
-		sh := &s.shards[drops[i].shard]
-		hold := s.contentMu.RLock() // as all who replace tables: a Clear, which takes them, must not come between
-		sh.lane.mu.Lock()
-		_ = s.prepare(sh, int(sh.memories.Load()))
-		sh.lane.mu.Unlock()
-		s.contentMu.RUnlock(hold)
 	}
 }

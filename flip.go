@@ -112,7 +112,7 @@ func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 			return flipped, err
 		}
 		if pos, ok := sh.current().find(m.from); ok {
-			sh.current().set(pos, m.to)
+			sh.setLocked(pos, m.to)
 			s.moveLive(&tally, m)
 			flipped++
 		}
@@ -170,7 +170,7 @@ func (s *Store) unflip(sh *shard, batch []move) {
 	defer tally.flush()
 	for _, m := range batch {
 		if pos, ok := sh.current().find(m.to); ok {
-			sh.current().set(pos, m.from)
+			sh.setLocked(pos, m.from)
 			s.moveLive(&tally, move{from: m.to, to: m.from, size: m.size})
 		}
 	}

@@ -230,7 +230,7 @@ func (r *recovery) copyTable(encoded []byte, sum uint32) (table, error) {
 	if len(encoded) == 0 {
 		return nil, nil
 	}
-	t, err := r.s.tables.acquire(len(encoded) / slotSize)
+	t, err := r.s.tables.acquire(len(encoded)/slotSize, true)
 	if err != nil {
 		return nil, err
 	}

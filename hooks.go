@@ -18,6 +18,7 @@ const (
 	pointSegmentMade      point = "segment: header written, in no table"
 	pointTableFound       point = "index: table of a sparse block found, nothing locked"
 	pointTableMoving      point = "index: table about to leave a sparse block, its lane locked"
+	pointTableMoved       point = "index: some slots moved to another table, its lane locked"
 	pointLaneRolled       point = "lane: new segment published, old one not sealed"
 	pointViewPinned       point = "view: record pinned, callback not called"
 	pointCopyPinned       point = "get: record pinned, content not copied"

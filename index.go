@@ -232,6 +232,8 @@ type shardState struct {
 
 	puts, deletes atomic.Int64
 	deleteMisses  atomic.Int64 // written under the lane's lock
+
+	resizing *resizing // nil while no other table is being filled; written with the lane's lock and mu held
 }
 
 // current returns the shard's table, empty before its first memory.
@@ -251,8 +253,7 @@ func (sh *shard) prefetch(tag uint32) {
 	}
 }
 
-// setTable makes t the shard's table. REQUIRES: as resizeLocked, or nobody else knows the shard
-// yet.
+// setTable makes t the shard's table. REQUIRES: the lane's lock and mu held, or nobody else knows the shard yet.
 func (sh *shard) setTable(t table) { sh.table.Store(&t) }
 
 // wanted returns the number of slots the table should have for n memories: what it has, if that
@@ -275,51 +276,6 @@ func newTableSlots(n int) int {
 func (sh *shard) rangeEnd(from uint32, n int) uint32 {
 	memories := max(1, sh.memories.Load())
 	return uint32(min(tagCount, int64(from)+max(1, int64(n)*tagCount/memories)))
-}
-
-// resizeLocked moves the slots to t, which is empty and large enough, and returns the old table.
-// REQUIRES: the lane's lock and sh.mu held.
-func (sh *shard) resizeLocked(t table) (old table) {
-	old = sh.current()
-	for _, w := range old { // not atomically: sh.mu keeps writers out, and nobody knows t
-		if w != 0 {
-			free := t.home(w.tag())
-			for t[free] != 0 {
-				free = t.next(free)
-			}
-			t[free] = w
-		}
-	}
-	sh.setTable(t)
-	return old
-}
-
-// prepare gives the shard of a lane a table that suits n memories. The new table is mapped, and its
-// pages touched, with no shard lock held, so that the lock is held for moving slots only.
-// REQUIRES: the lane's lock held; sh.mu NOT held.
-func (s *Store) prepare(sh *shard, n int) error {
-	slots := sh.wanted(n)
-	if slots == sh.current().slots() { // nobody else replaces the table: the lane's lock is held
-		return nil
-	}
-	_, err := s.replaceTable(sh, slots)
-	return err
-}
-
-// replaceTable gives sh a table of so many slots. emptied means that the block of the old one has no
-// table in use any more. REQUIRES: as prepare.
-func (s *Store) replaceTable(sh *shard, slots int) (emptied bool, err error) {
-	t, err := s.tables.acquire(slots)
-	if err != nil {
-		return false, err
-	}
-	sh.mu.Lock()
-	old := sh.resizeLocked(t)
-	sh.mu.Unlock()
-	s.tableBytes.Add(int64(slots-old.slots()) * slotSize)
-	emptied = s.tables.retire(old)
-	s.replaced.add(old)
-	return emptied, nil
 }
 
 // replacedTables are the tables that wait for their readers (I7).
@@ -357,6 +313,7 @@ func (l *replacedTables) takeLocked() (tables []table) {
 // to be emptied, and gives old ones back when a block is empty or more than 1/16 of the index is
 // waiting. REQUIRES: no lock held.
 func (s *Store) trimReplaced() {
+	s.tables.provide()
 	emptied := s.evacuate()
 	waiting := s.replaced.bytes.Load()
 	if emptied || waiting > leastReplaced && waiting > s.tableBytes.Load()/16 {

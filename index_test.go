@@ -14,15 +14,6 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// insert stores w where Put would: at the free position where its look-up ends.
-func (t table) insert(w slot) {
-	pos := t.home(w.tag())
-	for t.get(pos) != 0 {
-		pos = t.next(pos)
-	}
-	t.set(pos, w)
-}
-
 // withTag returns the slots that a look-up of tag meets, in order.
 func (t table) withTag(tag uint32) (list []slot) {
 	for pos, w := t.first(tag); w != 0; pos, w = t.following(pos, tag) {
@@ -83,7 +74,7 @@ func TestTable_MatchesModel(t *testing.T) {
 			for step := range scaled(20_000) {
 				switch tab := sh.current(); {
 				case rnd.IntN(500) == 0: // grow or shrink
-					sh.resizeLocked(make(table, len(model)*5/4+1+rnd.IntN(64)))
+					resizeAtOnce(sh, make(table, len(model)*5/4+1+rnd.IntN(64)))
 				case rnd.IntN(2) == 0 && (len(model)+1)*5 <= tab.slots()*4: // prepare makes room otherwise
 					tag := rnd.Uint32N(tagCount)
 					if c.tags != nil {
@@ -178,7 +169,7 @@ func TestTable_RangesSurviveChanges(t *testing.T) {
 				passing = append(passing, w)
 			}
 		}
-		sh.resizeLocked(make(table, 400+rnd.IntN(300)))
+		resizeAtOnce(sh, make(table, 400+rnd.IntN(300)))
 	}
 	for w, times := range stay {
 		require.Equal(t, 1, times, "slot %#x", w)

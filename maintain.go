@@ -202,6 +202,9 @@ func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceRepo
 	if r.Skipped != SkipBusy && r.Compaction == (CompactionStats{}) { // one that ran has answered itself
 		s.room.answer(heard, false, st.reclaimable())
 	}
+	for i := range s.shards {
+		s.suit(&s.shards[i]) // writes that have stopped may have left a table half filled
+	}
 	s.releaseAll(s.pool.takeUnused(start.Add(-s.opts.Maintenance.Interval)))
 	_ = s.mapper.unreturned.returnAll() // what is left is in Stats
 	vm.Recount(recountEvery)

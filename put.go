@@ -287,7 +287,7 @@ func (s *Store) pointTo(d *draft, seg *segment, offset int, old *match, exists b
 		sh.memories.Add(1)
 	}
 	seg.live.Add(int64(d.size))
-	sh.current().set(old.pos, makeSlot(d.tag, s.locate(seg, offset)))
+	sh.setLocked(old.pos, makeSlot(d.tag, s.locate(seg, offset)))
 	sh.liveBytes.Add(delta)
 	sh.puts.Add(1)
 }
@@ -419,18 +419,15 @@ func (s *Store) removeSlot(sh *shard, m *match) {
 	defer sh.mu.Unlock()
 	sh.version.Add(1)
 	defer sh.version.Add(1)
-	t := sh.current()
-	seg, _ := s.resolve(t.get(m.pos).location())
+	seg, _ := s.resolve(sh.current().get(m.pos).location())
 	seg.deadlines.remove(m.deadline(), m.h.Size())
-	s.takeOut(sh, t, m.pos, seg, int64(m.h.Size()))
+	s.takeOut(sh, m.pos, seg, int64(m.h.Size()))
 }
 
-// takeOut empties the slot of t at pos, which leads to a record of size bytes in seg, and counts.
-// REQUIRES: the locks of the lane and the shard held, in which t is the table.
-func (s *Store) takeOut(sh *shard, t table, pos int, seg *segment, size int64) {
-	sh.shifts.Add(1) // odd: no miss is believed
-	t.remove(pos)
-	sh.shifts.Add(1)
+// takeOut empties the slot of sh at pos, which leads to a record of size bytes in seg, and counts.
+// REQUIRES: the locks of the lane and the shard held.
+func (s *Store) takeOut(sh *shard, pos int, seg *segment, size int64) {
+	sh.removeLocked(pos)
 	if seg.live.Add(-size) == 0 {
 		s.noteIfDead(seg)
 	}

@@ -266,7 +266,7 @@ func (v *salvage) dropLost() (unseen int, err error) {
 			}
 			v.deleted = append(v.deleted, string(id))
 			if pos, ok := sh.current().find(w); ok {
-				sh.current().remove(pos)
+				sh.removeLocked(pos)
 				sh.memories.Add(-1)
 				countDead(sh, m.seg, m.offset, m.h)
 			}

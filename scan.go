@@ -270,7 +270,7 @@ func (s *Store) putScanned(sh *shard, sc scanned) {
 	if old == 0 {
 		sh.memories.Add(1)
 	}
-	sh.current().set(pos, sc.w)
+	sh.setLocked(pos, sc.w)
 	if sc.deadline != 0 {
 		sc.seg.deadlines.add(&s.clock, sc.deadline, int(sc.size))
 	}
@@ -311,7 +311,7 @@ func countDead(sh *shard, seg *segment, offset int, h record.Header) {
 func (r *recovery) dropTombstones() {
 	for _, p := range r.tombstones {
 		if pos, ok := p.sh.current().find(p.w); ok {
-			p.sh.current().remove(pos)
+			p.sh.removeLocked(pos)
 			p.sh.memories.Add(-1)
 		}
 	}

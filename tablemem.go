@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,7 +21,7 @@ A block is filled from front to back and never used twice: memory of a new table
 a reader may still be nothing is ever written. It is unmapped with its last table. Tables are
 replaced in no order, so a block would live as long as the luckiest of them. Therefore, when blocks
 that are filled take more than 6/5 of the tables in use in them, the one that is used least is
-evacuated: each write moves one table out of it, until it is empty (Store.evacuate). That costs
+evacuated: each write moves a table out of it, or part of one, until it is empty (Store.evacuate). That costs
 little: all shards are resized at about the same time, since the hash spreads ids evenly, and a
 table that moves is resized a little early.
 
@@ -42,15 +43,17 @@ const (
 	largestInBlock     = 1 << 20
 )
 
-// tableMemory hands out memory for tables: out of a block, or a mapping of its own for one longer
-// than largestInBlock. It is safe for concurrent use.
+// tableMemory hands out memory for tables: out of a block, which one longer than largestInBlock has for itself. It is
+// safe for concurrent use.
 type tableMemory struct {
 	mapper *mapper
 
 	mu     sync.Mutex    // a leaf
+	closed bool          // by Close: no block is added any more
 	blocks []*tableBlock // the last one is being filled
 
 	bytes  atomic.Int64               // mapped; written under mu
+	wanted atomic.Int64               // size of a table for which no block had room; 0: none
 	sparse atomic.Pointer[tableBlock] // the block to be emptied, or nil; written under mu, but for giving up
 }
 
@@ -63,42 +66,40 @@ type tableBlock struct {
 	next atomic.Uint32 // where the evacuation looks for a table; counts on
 }
 
-// blockSize returns the size of a block for tables of size bytes, 0 if they share none.
+// blockSize returns the size of a block for tables of size bytes.
 func blockSize(size int) int {
 	switch {
 	case size > largestInBlock:
-		return 0
+		return vm.RoundUp(size, vm.PageSize)
 	case size >= hugeFrom:
 		return vm.RoundUp(tablesPerHugeBlock*size, largeBlock)
 	}
 	return max(smallBlock, vm.RoundUp(tablesPerBlock*size, vm.PageSize))
 }
 
+// errNoBlock is returned where a block would have to be mapped, and a caller with locks held would wait for it.
+var errNoBlock = errors.New("warmtier: no block of the index has room")
+
+// mappedAtOnce is the size of the largest block that is mapped with locks held.
+const mappedAtOnce = 128 << 10
+
 // acquire returns a table of empty slots whose pages are present. The slots of a table fill lines of
-// tableAlign bytes. The error is ErrNoSpace.
-func (m *tableMemory) acquire(slots int) (table, error) {
+// tableAlign bytes. The error is ErrNoSpace, or unless it is needed now, errNoBlock: then a call of provide maps one.
+func (m *tableMemory) acquire(slots int, now bool) (table, error) {
 	size := slots * slotSize
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	mapped := blockSize(size)
-	if mapped == 0 {
-		mem, err := m.mapLocked(vm.RoundUp(size, vm.PageSize))
-		if err != nil {
-			return nil, err
-		}
-		return tableOf(mem)[:slots], nil
-	}
 	b := m.last()
 	if b == nil || len(b.mem)-b.used < size {
-		mem, err := m.mapLocked(mapped)
-		if err != nil { // near a limit a block for this table alone may do
-			mem, err = m.mapLocked(vm.RoundUp(size, vm.PageSize))
+		if mapped := blockSize(size); !now && mapped > mappedAtOnce {
+			m.wanted.Store(int64(size))
+			return nil, errNoBlock
 		}
+		mem, err := m.mapBlock(size)
 		if err != nil {
 			return nil, err
 		}
-		b = &tableBlock{mem: mem}
-		m.blocks = append(m.blocks, b)
+		b = m.addLocked(mem)
 	}
 	mem := b.mem[b.used : b.used+size : b.used+size]
 	b.used += size
@@ -108,15 +109,66 @@ func (m *tableMemory) acquire(slots int) (table, error) {
 	return tableOf(mem), nil
 }
 
-// mapLocked returns size bytes whose pages are present. REQUIRES: m.mu held.
-func (m *tableMemory) mapLocked(size int) ([]byte, error) {
-	mem, err := m.mapper.acquire(size)
-	if err != nil {
-		return nil, err
+// provide maps the block that a caller of acquire wanted, if any. A failure shows when the table is needed.
+// REQUIRES: no lock held.
+func (m *tableMemory) provide() {
+	size := int(m.wanted.Load())
+	if size == 0 || !m.wanted.CompareAndSwap(int64(size), 0) {
+		return
 	}
-	vm.Touch(mem)
-	m.bytes.Add(int64(size))
-	return mem, nil
+	mem, err := m.mapBlock(size)
+	if err != nil {
+		m.sparse.Store(nil) // nothing is wrong but the room that it takes, and the next table makes the choice again
+		return
+	}
+	m.mu.Lock()
+	b := m.last()
+	useless := m.closed || b != nil && len(b.mem)-b.used >= size // another writer was first
+	if !useless {
+		m.addLocked(mem)
+	}
+	m.mu.Unlock()
+	if useless {
+		_ = m.mapper.release(mem) // what cannot be unmapped is kept, and told by Close
+	}
+}
+
+// mapBlock returns the memory of a block for a table of size bytes, and others if there is memory for them, whose pages
+// are present.
+func (m *tableMemory) mapBlock(size int) (mem []byte, err error) {
+	if mem, err = m.mapper.acquire(blockSize(size)); err != nil { // near a limit a block for this table alone may do
+		mem, err = m.mapper.acquire(vm.RoundUp(size, vm.PageSize))
+	}
+	if err == nil {
+		vm.Touch(mem)
+	}
+	return mem, err
+}
+
+// addLocked makes mem the block that is filled next. REQUIRES: m.mu held.
+func (m *tableMemory) addLocked(mem []byte) *tableBlock {
+	b := &tableBlock{mem: mem}
+	m.dropUnusedLocked()
+	m.blocks = append(m.blocks, b)
+	m.bytes.Add(int64(len(mem)))
+	return b
+}
+
+// dropUnusedLocked unmaps the last block if no table was ever taken from it. REQUIRES: m.mu held.
+func (m *tableMemory) dropUnusedLocked() {
+	if b := m.last(); b != nil && b.used == 0 {
+		m.blocks = m.blocks[:len(m.blocks)-1]
+		m.bytes.Add(-int64(len(b.mem)))
+		_ = m.mapper.release(b.mem) // what cannot be unmapped is kept, and told by Close
+	}
+}
+
+// close unmaps what no table has used. The others go with their tables.
+func (m *tableMemory) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	m.dropUnusedLocked()
 }
 
 // last returns the block being filled, nil when there is none. REQUIRES: m.mu held.
@@ -218,16 +270,21 @@ func (s *Store) moveTable(sh *shard, b *tableBlock) (emptied bool) {
 		return false
 	}
 	_ = s.hooks.fire(pointTableMoving)
-	emptied, err := s.replaceTable(sh, newTableSlots(int(sh.memories.Load())))
-	if err != nil {
-		// Nothing is wrong but the room that b takes, and the next table makes the choice again.
-		s.tables.sparse.CompareAndSwap(b, nil)
+	if sh.resizing == nil {
+		err := s.beginResize(sh, newTableSlots(int(sh.memories.Load())), false)
+		if errors.Is(err, errNoBlock) {
+			return false // the next write finds one
+		}
+		if err != nil {
+			// Nothing is wrong but the room that b takes, and the next table makes the choice again.
+			s.tables.sparse.CompareAndSwap(b, nil)
+			return false
+		}
 	}
-	return emptied
+	return s.moveSlots(sh)
 }
 
-// blockOf returns which block t was handed out of, -1 if it has a mapping of its own. REQUIRES: m.mu
-// held.
+// blockOf returns which block t was handed out of, -1 for an empty one. REQUIRES: m.mu held.
 func (m *tableMemory) blockOf(t table) int {
 	return slices.IndexFunc(m.blocks, func(b *tableBlock) bool { return b.holds(t) })
 }

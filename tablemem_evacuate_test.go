@@ -132,6 +132,7 @@ func TestEvacuate_NoMemory(t *testing.T) {
 		s.shards[i].memories.Add(1 << 50)
 	}
 	require.False(t, s.evacuate())
+	s.tables.provide() // as the next write does
 	for i := range s.shards {
 		s.shards[i].memories.Add(-1 << 50)
 	}

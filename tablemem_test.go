@@ -27,7 +27,7 @@ func TestTableMemory(t *testing.T) {
 		case 1:
 			slots = hugeFrom / slotSize
 		}
-		tb, err := tables.acquire(slots)
+		tb, err := tables.acquire(slots, true)
 		require.NoError(t, err)
 		require.Len(t, tb, slots)
 		require.Zero(t, uintptr(unsafe.Pointer(&tb[0]))%tableAlign)

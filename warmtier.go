@@ -385,12 +385,11 @@ func (s *Store) Close() error {
 	// not, and would find slots that lead to no segment.
 	s.contentMu.Lock()
 	replaced := s.replaced.takeLocked()
-	var tables []table
+	tables := make([]table, 0, 2*shardCount)
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		tables = append(tables, sh.current())
-		sh.setTable(nil)
+		tables = sh.takeTablesLocked(tables)
 		sh.memories.Store(0)
 		sh.liveBytes.Store(0)
 		sh.mu.Unlock()
@@ -399,6 +398,7 @@ func (s *Store) Close() error {
 	s.contentMu.Unlock()
 	s.releaseTables(replaced)
 	s.discardTables(tables)
+	s.tables.close()
 	segs := s.segments.all()
 	s.removeFromTable(segs)
 	s.releaseAll(s.pool.close())

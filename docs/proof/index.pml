@@ -81,7 +81,7 @@ proctype Writer() {
 			skip;
 			d_step { AT(current, pos) = 0; if :: present[id] -> becomes(id, false) :: else fi };
 			d_step { shifts++; shardMu = false }
-		:: current == 0 ->                                          /* [prepare, resizeLocked] */
+		:: current == 0 ->                                          /* [prepare, moveLocked] */
 			atomic { !shardMu -> shardMu = true; mapped[1] = true;
 				for (id : 0 .. IDS - 1) {                           /* in another order */
 					if

@@ -61,7 +61,7 @@ var faults = []fault{
 	},
 	{
 		name: "wake-up lost", file: "room.go",
-		old: "\tcase <-change:\n\t\treturn true, nil", new: "\tcase <-s.room.next():\n\t\treturn true, nil",
+		old: "\t\tcase <-change:\n\t\t\treturn true, nil", new: "\t\tcase <-s.room.next():\n\t\t\treturn true, nil",
 		test: "TestRoom_NoWakeUpLost",
 	},
 	{
@@ -145,7 +145,17 @@ var faults = []fault{
 		test: "TestFind_RemovalMovesSlotPastReader",
 	},
 	{
-		name: "old table released at once", file: "index.go",
+		name: "write misses the table being filled", file: "resize.go",
+		old: "\t\tr.next.exchange(t.get(pos), w)\n", new: "\t\t_ = r\n",
+		test: "TestResize_WritesBetweenMoves",
+	},
+	{
+		name: "table moved in one hold", file: "resize.go",
+		old: "sh.moveLocked(resizeBatch)", new: "sh.moveLocked(tagCount)",
+		test: "TestHolds_TableInBatches",
+	},
+	{
+		name: "old table released at once", file: "resize.go",
 		old: "s.replaced.add(old)", new: "s.releaseTables([]table{old})",
 		test: "TestReplaced_Bounded",
 	},
@@ -263,7 +273,7 @@ var faults = []fault{
 	},
 	{
 		name: "drop without comparing", file: "drops.go",
-		old: "pos, ok := t.find(d.slot)", new: "pos, w := t.first(d.slot.tag()); ok := w != 0",
+		old: "pos, ok := sh.current().find(d.slot)", new: "pos, w := sh.current().first(d.slot.tag()); ok := w != 0",
 		test: "TestDrop_SupersededIsNotDropped",
 	},
 	{
@@ -318,7 +328,7 @@ var faults = []fault{
 	},
 	{
 		name: "files removed in doubt", file: "round.go",
-		old: "if !r.uncertain {", new: "if true {",
+		old: "c.giveBack(r.targets, !r.uncertain)", new: "c.giveBack(r.targets, true)",
 		test: "TestPower_EveryCallFails/syncDir",
 	},
 	{
