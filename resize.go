@@ -103,6 +103,9 @@ func (sh *shard) moveLocked(most int) (old table, done bool) {
 func (s *Store) prepare(sh *shard, n int) error {
 	for {
 		slots := sh.current().slots() // nobody else replaces the table: the lane's lock is held
+		if sh.resizing != nil {
+			slots = min(slots, sh.resizing.next.slots()) // one that was to shrink may have to take n
+		}
 		full := n*8 > slots*fullest
 		if sh.resizing == nil {
 			wanted := sh.wanted(n)

@@ -150,6 +150,32 @@ func TestHolds_TableInBatches(t *testing.T) {
 	// openTest closes, and looks for what is left mapped.
 }
 
+// Goal: a table that shrinks and has to take many memories at once is filled, and replaced by a larger one, before
+// they come: a slot would be looked for in it without an end.
+func TestResize_TooSmallMeanwhile(t *testing.T) {
+	const n = 8 * resizeBatch
+	spread := func(id string) uint64 { return uint64(numberOf(id)) * 0x9e3779b97f4a7c15 >> shardBits }
+	s := openTest(t, unbounded(1), hooks{hash: spread})
+	fill(t, s, 0, n, 10)
+	sh, _ := s.place(idOf(1))
+	for i := 0; sh.resizing == nil || sh.resizing.next.slots() > n/2; i++ {
+		require.NoError(t, deletePresent(s, i))
+	}
+	left := s.Len()
+	next := sh.resizing.next.slots()
+	require.Less(t, left, next)
+	prepare := func() error {
+		defer s.contentMu.RUnlock(s.contentMu.RLock())
+		sh.lane.mu.Lock()
+		defer sh.lane.mu.Unlock()
+		return s.prepare(sh, next)
+	}
+	require.NoError(t, prepare())
+	require.Nil(t, sh.resizing)
+	require.LessOrEqual(t, next*8, sh.current().slots()*fullest)
+	requireIntact(t, s)
+}
+
 // Goal: the memory of large tables is mapped with no lock held. Method: acquire does not map it; provide does, and
 // gives back what is not needed any more.
 func TestHolds_BlocksMappedUnlocked(t *testing.T) {
