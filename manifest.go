@@ -9,6 +9,7 @@ import (
 
 	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
@@ -166,6 +167,8 @@ func (d *disk) renameManifest(m layout.Manifest) error {
 		return err
 	}
 	d.generation = m.Generation
+	size := layout.ManifestSize(len(m.Listed) + len(m.Pending))
+	d.spares.manifest.Store(int64(vm.RoundUp(size, vm.PageSize)))
 	return nil
 }
 

@@ -438,3 +438,28 @@ func TestShrink_FileSystem(t *testing.T) {
 		closeIntact(t, s)
 	}
 }
+
+// Goal: a full disk with so many segments that a manifest takes as much as a segment shrinks: the first manifest after
+// many segments takes the space of its spare and leaves next to none, since the one before was of an empty store.
+func TestShrink_ManySegments(t *testing.T) {
+	const size, segments = 2000, 455 // so many that the spare is as small as it may be
+	d := newShadow()
+	d.Budget = segments * minSegmentSize
+	s := shadowStore(t, d, shadowOptions())
+	n := fillDisk(t, s, "old", size)
+	require.Greater(t, s.Stats().Segments, segments*9/10)
+	for percent := range 20 {
+		d.Budget = d.Used // others have the rest
+		for i := percent; i < n; i += 100 {
+			existed, err := s.Delete("old" + idOf(i))
+			require.NoError(t, err)
+			require.True(t, existed)
+		}
+		if percent%5 == 4 {
+			c, err := s.Compact(t.Context())
+			require.NoError(t, err)
+			require.Positive(t, c.FileBytesReclaimed)
+		}
+	}
+	closeShadow(t, s, d)
+}

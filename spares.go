@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 
 	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
@@ -29,6 +30,8 @@ type spares struct {
 	size int   // of the segments that spares are for, bytes: no lane has made a larger one (growth.go)
 	// limit is what all spares and everything mapped may take together; 0: no bound. Set by Open.
 	limit int64
+
+	manifest atomic.Int64 // size of the manifest in force, bytes
 }
 
 // Numbers of spares. Each lane has its own for tombstones, since one for all runs out: see
@@ -53,16 +56,24 @@ func (d *disk) spareSize(i, segmentSize int) int {
 	case targetSpare:
 		return segmentSize
 	case manifestSpare:
-		return vm.RoundUp(layout.ManifestSize(2*d.s.segments.count()+2*manifestReserve), vm.PageSize)
+		return d.spareForManifests(2*d.s.segments.count() + 2*manifestReserve)
 	}
 	return max(minSegmentSize, segmentSize/largeShare)
+}
+
+// spareForManifests returns how large the spare has to be, bytes, that manifests of so many segments can be written
+// one after the other: a manifest takes the space of the spare, and the one that it replaces, which may be of a
+// time when there were few segments, becomes the spare. So the two have room for two.
+func (d *disk) spareForManifests(segments int) int {
+	size := vm.RoundUp(layout.ManifestSize(segments), vm.PageSize)
+	return max(size, 2*size-int(d.spares.manifest.Load()))
 }
 
 // keepsEnough reports whether spare i is there and large enough. What a manifest needs grows with
 // the store. REQUIRES: d.spares.mu held.
 func (d *disk) keepsEnough(i int) bool {
 	kept := d.spares.kept[i]
-	return kept > 0 && (i != manifestSpare || kept >= layout.ManifestSize(d.s.segments.count()+manifestReserve))
+	return kept > 0 && (i != manifestSpare || kept >= d.spareForManifests(d.s.segments.count()+manifestReserve))
 }
 
 // reserveFile makes a file for a segment. On a full disk a spare may become that file, which spare
@@ -178,7 +189,7 @@ func (d *disk) takeSpareLocked(name string, spec segmentSpec) (_ dir.File, err e
 		if size < spec.least {
 			continue
 		}
-		failed := d.fs.Rename(spareFileName(i), name)
+		failed := d.renameLocked(func() error { return d.fs.Rename(spareFileName(i), name) })
 		if failed == nil || errors.Is(failed, fs.ErrNotExist) {
 			d.spares.kept[i] = 0
 		}
@@ -216,7 +227,7 @@ func (s *spares) bytes() int64 {
 // budgetFor returns what MaxBytes leaves for mappings when every spare is there.
 func (d *disk) budgetFor(maxBytes int64) int64 {
 	segments := int(maxBytes/int64(d.s.opts.SegmentSize)) + d.s.smallSegments()
-	spares := int64(d.s.opts.SegmentSize + vm.RoundUp(layout.ManifestSize(2*segments+2*manifestReserve), vm.PageSize))
+	spares := int64(d.s.opts.SegmentSize + 2*vm.RoundUp(layout.ManifestSize(2*segments+2*manifestReserve), vm.PageSize))
 	spares += int64(len(d.spares.kept)-laneSpares) * int64(d.spareSize(laneSpares, d.s.opts.SegmentSize))
 	return maxBytes - spares
 }
@@ -276,7 +287,7 @@ func (d *disk) leastSpare(i int) int {
 	default:
 		return d.spareSize(i, d.spares.size)
 	}
-	return vm.RoundUp(layout.ManifestSize(d.s.segments.count()+manifestReserve/8), vm.PageSize)
+	return d.spareForManifests(d.s.segments.count() + manifestReserve/8)
 }
 
 // leastTarget returns the least size of a target, where one of size bytes cannot be had: in scattered free
@@ -359,7 +370,7 @@ func (d *disk) writeFromSpares(name string, data []byte) (err error) {
 	return err
 }
 
-// rename gives file its name. Where the directory has no room for that, the space of the manifest's spare makes it.
+// rename gives file its name.
 func (d *disk) rename(file dir.File, name string) error {
 	err := noSpace(file.Rename(name))
 	if !errors.Is(err, ErrNoSpace) {
@@ -367,8 +378,21 @@ func (d *disk) rename(file dir.File, name string) error {
 	}
 	d.spares.mu.Lock()
 	defer d.spares.mu.Unlock()
+	return d.renameLocked(func() error { return file.Rename(name) })
+}
+
+// renameLocked calls rename. Where the directory has no room for one more name, the space of the manifest's spare makes
+// it: a block is enough, and the spare is made anew of what is left. REQUIRES: d.spares.mu held for writing.
+func (d *disk) renameLocked(rename func() error) error {
+	err := noSpace(rename())
+	before := d.spares.kept[manifestSpare]
+	if !errors.Is(err, ErrNoSpace) || before == 0 {
+		return err
+	}
 	if failed := d.dropSpareLocked(manifestSpare); failed != nil {
 		return errors.Join(err, failed)
 	}
-	return noSpace(file.Rename(name))
+	err = noSpace(rename())
+	_ = d.makeSpareUpToLocked(manifestSpare, before, d.leastSpare(manifestSpare)) // the next Put tries again, and says so
+	return err
 }
