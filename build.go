@@ -397,7 +397,7 @@ func (r *round) adoptCopy(ch *chunk, i, offset int, staged *moves) error {
 		target.deadlines.add(&s.clock, record.Deadline(rec, h), h.Size())
 	}
 	if target.file != nil {
-		target.putDigest(ch.record+i, record.ID(rec, h))
+		target.putDigest(ch.record+i, layout.Digest(record.ID(rec, h)))
 	}
 	shardIndex, tag := splitHash(s.hashBytes(record.ID(rec, h)))
 	staged.list = append(staged.list, move{

@@ -180,8 +180,8 @@ type lostParts struct {
 
 // missingDigest is a digest that a power loss took while its record stayed.
 type missingDigest struct {
-	n  int    // number of the record
-	id []byte // in the record
+	n      int // number of the record
+	digest uint32
 }
 
 // segment returns the segment in the file, without its records.

@@ -23,6 +23,7 @@ import (
 // allPoints are the points where a child is killed. The test fails when one of these is never
 // passed, and when a point is passed that is not listed.
 var allPoints = []point{
+	pointApplyLocked, pointApplyDigests, pointApplyHeaders, pointApplyIndexed,
 	pointPutFound, pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
 	pointTableMoved, pointLaneRolled, pointViewPinned,
 	pointSweepClaimed, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
@@ -57,10 +58,11 @@ var filePoints = func() (points []point) {
 
 // crashOp is one operation of a child.
 type crashOp struct {
-	kind    string // put, delete, view, sync, compact, clear, reopen
+	kind    string // put, delete, batch, view, sync, compact, clear, reopen
 	id      string
 	content []byte
 	ttl     time.Duration // of a put; 0: none
+	batch   []crashOp     // puts and deletes, each of another id
 }
 
 // crashTTL is the longest time to live that ends during a run.
@@ -76,6 +78,17 @@ func randomOp(seed uint64, writer, n int) crashOp {
 	rng := rand.New(rand.NewPCG(seed+uint64(writer)<<32, uint64(n)))
 	op := crashOp{id: fmt.Sprintf("writer-%d-memory-%03d", writer, rng.IntN(crashIDs))}
 	switch p := rng.IntN(1000); {
+	case p < 60:
+		op.kind = "batch"
+		for k, m := range rng.Perm(crashIDs)[:2+rng.IntN(6)] {
+			part := crashOp{kind: "put", id: fmt.Sprintf("writer-%d-memory-%03d", writer, m)}
+			if k%4 == 3 {
+				part.kind = "delete"
+			} else {
+				part.content = contentOf(writer<<20|n, n, 16+rng.IntN(3000))
+			}
+			op.batch = append(op.batch, part)
+		}
 	case p < 660:
 		op.kind = "put"
 	case p < 930:
@@ -258,6 +271,16 @@ func (child *crashChild) write(t *testing.T, writer, n int) {
 
 func (child *crashChild) do(t *testing.T, op crashOp) error {
 	switch op.kind {
+	case "batch":
+		var b Batch
+		for _, part := range op.batch {
+			if part.kind == "put" {
+				b.Put(part.id, part.content)
+			} else {
+				b.Delete(part.id)
+			}
+		}
+		return child.s.Apply(&b)
 	case "put":
 		if op.ttl > 0 {
 			return child.s.PutTTL(op.id, op.content, op.ttl)

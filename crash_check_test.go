@@ -42,7 +42,7 @@ acknowledged before a Clear was announced is taken by it, and what was begun aft
 came between, or had been begun by then, may be on either side of it.
 */
 func (r *crashRun) apply(c crashConfig, result childResult) {
-	r.together = nil
+	r.together, r.batches = nil, nil
 	next := slices.Clone(c.Next)
 	beside := make([]bool, len(next))  // the writer may have begun its operation before the Clear had ended
 	var stored map[string][]crashValue // beside the Clear under way; nil: there is none
@@ -54,21 +54,23 @@ func (r *crashRun) apply(c crashConfig, result childResult) {
 		op := c.op(int(e.writer), e.n)
 		next[e.writer]++
 		r.ops++
-		switch {
-		case op.kind == "clear":
+		if op.kind == "clear" {
 			r.must, stored = stored, nil
 			for w := range beside {
 				beside[w] = w != int(e.writer)
 			}
 			continue
-		case op.kind != "put" && op.kind != "delete":
-		case stored != nil:
-			stored[op.id] = append(op.values(), crashValue{})
-			r.must[op.id] = stored[op.id]
-		case beside[e.writer]:
-			r.must[op.id] = append(op.values(), crashValue{})
-		default:
-			r.must[op.id] = op.values()
+		}
+		for _, op := range op.parts() {
+			switch {
+			case stored != nil:
+				stored[op.id] = append(op.values(), crashValue{})
+				r.must[op.id] = stored[op.id]
+			case beside[e.writer]:
+				r.must[op.id] = append(op.values(), crashValue{})
+			default:
+				r.must[op.id] = op.values()
+			}
 		}
 		beside[e.writer] = false
 	}
@@ -76,7 +78,14 @@ func (r *crashRun) apply(c crashConfig, result childResult) {
 		r.cutOffClear(stored)
 	}
 	for w := range next {
-		if op := c.op(w, next[w]); result.killed && (op.kind == "put" || op.kind == "delete") { // under way
+		underway := c.op(w, next[w]).parts()
+		if !result.killed {
+			underway = nil
+		}
+		if len(underway) > 1 && stored == nil {
+			r.batches = append(r.batches, cutBatch{parts: underway, before: maps.Clone(r.must)})
+		}
+		for _, op := range underway {
 			r.must[op.id] = slices.Concat(r.allowed(op.id), op.values())
 			if op.kind == "delete" {
 				r.must[op.id] = append(r.must[op.id], crashValue{})
@@ -84,6 +93,41 @@ func (r *crashRun) apply(c crashConfig, result childResult) {
 			delete(r.together, op.id)
 		}
 		r.c.Next[w] = next[w] + 1 // what was under way is not done again
+	}
+}
+
+// parts returns the puts and deletes that op consists of.
+func (op crashOp) parts() []crashOp {
+	switch op.kind {
+	case "put", "delete":
+		return []crashOp{op}
+	}
+	return op.batch
+}
+
+// cutBatch is a batch that a kill has cut off.
+type cutBatch struct {
+	parts  []crashOp
+	before map[string][]crashValue
+}
+
+// requireWhole checks that of each batch that was under way all is in found, or nothing.
+func (r *crashRun) requireWhole(t *testing.T, found map[string][]byte) {
+	t.Helper()
+	for _, batch := range r.batches {
+		there, missing := 0, 0
+		for _, op := range batch.parts {
+			got, exists := found[op.id]
+			before := batch.before[op.id]
+			wasThere := len(before) > 0 && !slices.ContainsFunc(before, crashValue.absent)
+			switch {
+			case op.kind == "put" && bytes.Equal(got, op.content), op.kind == "delete" && wasThere && !exists:
+				there++
+			case op.kind == "put" || exists:
+				missing++
+			}
+		}
+		require.True(t, there == 0 || missing == 0, "%d writes of a batch are there, %d are not", there, missing)
 	}
 }
 
@@ -132,6 +176,7 @@ func (r *crashRun) check(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, v.expires, !deadline.IsZero(), "deadline %v of %s", deadline, id)
 	}
+	r.requireWhole(t, found)
 	left := 0
 	for id := range r.together {
 		left += len(must[id][:min(1, len(must[id]))])

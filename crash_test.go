@@ -48,6 +48,8 @@ type crashRun struct {
 	ops  int                     // acknowledged, all children together
 	// A Clear that was cut off takes all of these or none.
 	together map[string]bool
+	// A batch that was cut off, and what its memories could be before it; one of each writer.
+	batches []cutBatch
 }
 
 func newCrashRun(t *testing.T, dir string, seed uint64, writers int) *crashRun {

@@ -26,8 +26,8 @@ var (
 var (
 	// ErrNotFound is returned when no memory has the id.
 	ErrNotFound = errors.New("warmtier: memory not found")
-	// ErrChanged is returned by [Store.PutIf] when the id has another version than was asked for. The message
-	// has both.
+	// ErrChanged is returned by [Store.PutIf] and [Store.Apply] when an id has another version than was asked
+	// for. The message has both.
 	ErrChanged = errors.New("warmtier: version changed")
 	// ErrClosed is returned by every call on a store after [Store.Close] has begun.
 	ErrClosed = errors.New("warmtier: store is closed")
@@ -40,6 +40,9 @@ var (
 	ErrInvalidTTL = errors.New("warmtier: invalid time to live")
 	// ErrContentTooLarge is returned for a content longer than [MaxContentLen].
 	ErrContentTooLarge = errors.New("warmtier: content too large")
+	// ErrBatchTooLarge is returned by [Store.Apply] for more than [MaxBatchLen] writes or checks, and for writes
+	// that do not fit into one segment. The message has the limit.
+	ErrBatchTooLarge = errors.New("warmtier: batch too large")
 	// ErrReadOnly is returned by calls that write to a store opened with Options.ReadOnly.
 	ErrReadOnly = errors.New("warmtier: store is read-only")
 	// ErrNoSpace is returned when there is no memory or file space for another segment, or none for
@@ -107,3 +110,7 @@ func (e *InsufficientMemoryError) Error() string {
 
 // Is reports whether target is [ErrInsufficientMemory].
 func (e *InsufficientMemoryError) Is(target error) bool { return target == ErrInsufficientMemory }
+
+func contentTooLarge(n int) error {
+	return fmt.Errorf("%w: %d bytes, limit %d", ErrContentTooLarge, n, MaxContentLen)
+}

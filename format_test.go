@@ -161,13 +161,25 @@ func (r documentReader) records(
 		}
 		require.Equal(t, max(1, r.castagnoli(b[at+4:at+prefix])^seed), u32(b, at), "record at %d", at)
 		content := b[at+prefix : at+prefix+contentLen]
-		require.Equal(t, r.castagnoli(content), u32(b, at+4))
-		digest := max(1, r.castagnoli(b[at+24:at+24+idLen]))
+		digest := r.castagnoli(b[at+24 : at+24+idLen])
+		if digest <= 1024 {
+			digest |= 1 << 31
+		}
+		sum := r.castagnoli(content)
+		if b[at+8] == 3 {
+			require.Zero(t, idLen)
+			sum, digest = r.container(content)
+		}
+		require.Equal(t, sum, u32(b, at+4))
 		require.Equal(t, digest, u32(b, len(b)-4*(n+1)))
-		fn(b[at+8], string(b[at+24:at+24+idLen]), deadline, content, u64(b, at+16))
 		if at < synced {
 			highest = max(highest, u64(b, at+16))
 		}
+		if b[at+8] == 3 {
+			at += 24 // to the first record in it
+			continue
+		}
+		fn(b[at+8], string(b[at+24:at+24+idLen]), deadline, content, u64(b, at+16))
 		at += (prefix + contentLen + 7) / 8 * 8
 		if at == synced {
 			require.EqualValues(t, n+1, u32(state, 4))
@@ -175,6 +187,16 @@ func (r documentReader) records(
 		}
 	}
 	return uint32(n), uint64(at)
+}
+
+// container returns the content checksum of a container with this content, and how many records are in it.
+func (r documentReader) container(content []byte) (sum, n uint32) {
+	var sums []byte
+	for at := 0; at < len(content); n++ {
+		sums = append(sums, content[at:at+4]...)
+		at += (24 + u16(content, at+10) + 8*int(content[at+9]) + int(u32(content, at+12)) + 7) / 8 * 8
+	}
+	return r.castagnoli(sums), n
 }
 
 // formatStore fills dir with a store that is closed, or as a kill would leave it, and returns its
@@ -212,6 +234,16 @@ func formatStore(t testing.TB, dir string, closed bool) map[string][]byte {
 		want[idOf(i)] = contentOf(i, 1, 40)
 		require.NoError(t, s.Put(idOf(i), want[idOf(i)]))
 	}
+	var b Batch
+	for _, i := range []int{10, 11, 500} {
+		want[idOf(i)] = contentOf(i, 2, 60)
+		b.Put(idOf(i), want[idOf(i)])
+	}
+	b.PutTTL("expires, in a batch", []byte("content"), centuries)
+	want["expires, in a batch"] = []byte("content")
+	b.Delete(idOf(13))
+	delete(want, idOf(13))
+	require.NoError(t, s.Apply(&b))
 	require.NoError(t, s.Sync())
 	delete(want, idOf(2))
 	_, err = s.Delete(idOf(2))
@@ -251,7 +283,7 @@ func TestFormat_GoldenStoreOpens(t *testing.T) {
 		}
 	}
 	want := documentReader{t: t}.read(goldenDir)
-	require.Len(t, want, 82)
+	require.Len(t, want, 83)
 	again := formatStore(t, fastDir(t), true)
 	require.Equal(t, want, again)
 	for _, hint := range []bool{true, false} {
@@ -264,7 +296,7 @@ func TestFormat_GoldenStoreOpens(t *testing.T) {
 		opts.ReadOnly = true
 		s := openDir(t, dir, opts)
 		require.Equal(t, want, presentIn(s))
-		require.Len(t, deadlinesOf(t, s), 2)
+		require.Len(t, deadlinesOf(t, s), 3)
 		closeIntact(t, s)
 		s = openDir(t, dir, quietly())
 		require.Equal(t, want, presentIn(s))

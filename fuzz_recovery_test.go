@@ -30,6 +30,9 @@ func FuzzRecovery(f *testing.F) {
 	for i := range 120 {
 		stored[idOf(i)] = [][]byte{contentOf(i, 0, i*13%700), contentOf(i, 1, 40)}
 	}
+	for _, i := range []int{10, 11, 500} { // in a batch
+		stored[idOf(i)] = append(stored[idOf(i)], contentOf(i, 2, 60))
+	}
 	f.Add(byte(0), uint32(60), []byte{1}, byte(2), uint32(160), []byte{7, 7}, byte(0))
 	f.Add(byte(2), uint32(64), make([]byte, 64), byte(1), uint32(0), []byte{}, byte(1))
 	f.Add(byte(3), uint32(0), make([]byte, 512), byte(1), uint32(20), []byte{1}, byte(2))
@@ -56,7 +59,7 @@ func FuzzRecovery(f *testing.F) {
 		for id, content := range s.All() {
 			versions, known := stored[id]
 			if !known {
-				require.Contains(t, []string{"\x00\xff", "expires", "expires, copied"}, id)
+				require.Contains(t, []string{"\x00\xff", "expires", "expires, copied", "expires, in a batch"}, id)
 				continue
 			}
 			require.True(t, slices.ContainsFunc(versions, func(v []byte) bool { return bytes.Equal(v, content) }), id)

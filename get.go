@@ -194,6 +194,20 @@ func checkID(id string) error {
 	return nil
 }
 
+func (s *Store) checkWrite(id string) error {
+	if err := s.checkWritable(); err != nil {
+		return err
+	}
+	return checkID(id)
+}
+
+func (s *Store) checkWritable() error {
+	if s.opts.ReadOnly {
+		return ErrReadOnly
+	}
+	return s.failedSync()
+}
+
 // readHold is a hold of contentMu for reading that knows whether it is held: a call that may end
 // with a fault defers release, and still releases as early as it can.
 type readHold struct {

@@ -88,22 +88,33 @@ func (s *Store) removeIn(seg *segment, d *draft) (existed, published bool, err e
 // discards the segment unless write has published it. Close waits for it: the store stays open for
 // write, and no file is removed that the next owner of the directory may have listed.
 func (s *Store) withOwnSegment(d *draft, write func(*segment) (published bool, err error)) error {
+	spec := segmentSpec{kind: layout.KindLane, size: segmentSizeFor(d.size), large: true}
+	body := func(seg *segment) { record.PutBody(seg.mem[layout.HeaderSize:], d.id, d.deadline, d.content) }
+	return s.withNewSegment(spec, d.kind == record.KindTombstone, body, write)
+}
+
+// withNewSegment is withOwnSegment for bodies that fill writes.
+func (s *Store) withNewSegment(
+	spec segmentSpec, tombstone bool, fill func(*segment), write func(*segment) (published bool, err error),
+) error {
 	lockrank.AssertUnlocked()
 	done, err := s.enter()
 	if err != nil {
 		return err
 	}
 	defer done()
-	try := func() error { return s.tryOwnSegment(d, write) }
-	if d.kind == record.KindTombstone {
+	try := func() error { return s.tryNewSegment(spec, fill, write) }
+	if tombstone {
 		return s.withRoomForTombstone(try)
 	}
 	return s.withRoom(waitShare, try)
 }
 
-// tryOwnSegment is withOwnSegment without the wait for memory.
-func (s *Store) tryOwnSegment(d *draft, write func(*segment) (published bool, err error)) error {
-	seg, err := s.newLargeSegment(d)
+// tryNewSegment is withNewSegment without the wait for memory.
+func (s *Store) tryNewSegment(
+	spec segmentSpec, fill func(*segment), write func(*segment) (published bool, err error),
+) error {
+	seg, err := s.newFilledSegment(spec, fill)
 	if err != nil {
 		return err
 	}
@@ -124,9 +135,9 @@ func (s *Store) tryOwnSegment(d *draft, write func(*segment) (published bool, er
 	return errors.Join(err, failed)
 }
 
-// newLargeSegment returns a segment, in no table, that holds the body of d and no record.
-func (s *Store) newLargeSegment(d *draft) (seg *segment, err error) {
-	seg, err = s.createSegment(segmentSpec{kind: layout.KindLane, size: segmentSizeFor(d.size), large: true})
+// newFilledSegment returns a segment, in no table, that holds what fill writes and no record.
+func (s *Store) newFilledSegment(spec segmentSpec, fill func(*segment)) (seg *segment, err error) {
+	seg, err = s.createSegment(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +148,7 @@ func (s *Store) newLargeSegment(d *draft) (seg *segment, err error) {
 		}
 	}()
 	defer s.catchFault(armFaults(), &err)
-	record.PutBody(seg.mem[layout.HeaderSize:], d.id, d.deadline, d.content)
+	fill(seg)
 	return seg, nil
 }
 

@@ -195,8 +195,9 @@ func (m *meters) writeEnded(started time.Duration, err error, durations *histogr
 		if started != 0 {
 			durations.observe(m.now() - started)
 		}
-	case errors.Is(err, ErrInvalidID), errors.Is(err, ErrContentTooLarge), errors.Is(err, ErrReadOnly),
-		errors.Is(err, ErrClosed): // the caller's mistake, not the store's
+	case errors.Is(err, ErrInvalidID), errors.Is(err, ErrContentTooLarge), errors.Is(err, ErrBatchTooLarge),
+		errors.Is(err, ErrInvalidTTL), errors.Is(err, ErrReadOnly), errors.Is(err, ErrClosed):
+		// the caller's mistake, not the store's
 	default:
 		failures.Add(1)
 	}

@@ -137,7 +137,8 @@ func TestMissing_FailedPutDrawsNoNumber(t *testing.T) {
 	bits := s.offsetBits
 	s.offsetBits = locationBits - 1
 	large := s.tombstoneOf("large")
-	require.ErrorIs(t, s.tryOwnSegment(&large, func(seg *segment) (bool, error) {
+	spec := segmentSpec{kind: layout.KindLane, size: segmentSizeFor(large.size), large: true}
+	require.ErrorIs(t, s.tryNewSegment(spec, func(*segment) {}, func(seg *segment) (bool, error) {
 		s.publishLocked(seg, &large)
 		return true, nil
 	}), ErrNoSpace)

@@ -17,6 +17,7 @@ import (
 const (
 	MaxIDLen      = record.MaxIDLen      // bytes: 65,535
 	MaxContentLen = record.MaxContentLen // bytes: 1 GiB
+	MaxBatchLen   = record.MaxContained  // writes of a Batch, and checks: 1,024
 )
 
 const (

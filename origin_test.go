@@ -247,7 +247,7 @@ func TestOrigin_TwoFlippedBits(t *testing.T) {
 // Goal: a record of a kind or with a flag of a later build is ErrVersion, with Repair too, and nothing is changed.
 func TestOrigin_UnknownRecord(t *testing.T) {
 	for _, change := range []func(rec []byte){
-		func(rec []byte) { rec[8] = 3 },
+		func(rec []byte) { rec[8] = 4 },
 		func(rec []byte) { rec[8] = 4 },
 		func(rec []byte) { rec[9] = 2 },
 	} {

@@ -29,7 +29,8 @@ type powerCheck struct {
 	rng     *rand.Rand
 	opts    *Options
 	opened  *atomic.Int64
-	damage  bool // do damage now and then: see settled
+	damage  bool                             // do damage now and then: see settled
+	whole   func(state []powerVersion) error // nil, or says what of a batch is not there
 	nesting int
 }
 
@@ -125,6 +126,9 @@ func (c *powerCheck) open(d *shadow.FS) (*Store, error) {
 // inspect reads a whole store, and looks for damage and files it should not have.
 func (c *powerCheck) inspect(s *Store, img powerImage) ([]powerVersion, error) {
 	state, err := img.allowed.observe(s)
+	if err == nil && c.whole != nil {
+		err = c.whole(state)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +225,7 @@ func (c *powerCheck) damaged(d *shadow.FS, tails map[string]int, when string) er
 				return fmt.Errorf("%s: %s at %d: no record", when, name, at)
 			}
 			starts = append(starts, at)
-			at += h.Size()
+			at += h.Next()
 		}
 		if len(starts) == 0 {
 			continue

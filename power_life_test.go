@@ -136,7 +136,7 @@ func (l *powerLife) reach(p point) error {
 // isOften reports whether every record passes p.
 func (l *powerLife) isOften(p point) bool {
 	switch p {
-	case pointPutBody, pointPutAppended, pointCompactRecord, pointCompactFlip, pointDeleteAppended:
+	case pointPutBody, pointPutAppended, pointCompactRecord, pointCompactFlip, pointDeleteAppended, pointApplyIndexed:
 		return true
 	}
 	return false
@@ -148,7 +148,7 @@ func (l *powerLife) checkImages() error {
 	images := l.images
 	l.images = nil
 	l.mu.Unlock()
-	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, damage: l.damage}
+	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, damage: l.damage, whole: l.model.whole}
 	for _, img := range images {
 		if err := c.check(img); err != nil {
 			return err
@@ -214,7 +214,7 @@ func (l *powerLife) close() error {
 		return fmt.Errorf("close: %w", err)
 	}
 	l.model.synced(marks)
-	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, damage: l.damage}
+	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, damage: l.damage, whole: l.model.whole}
 	checks := 1
 	if l.d.Sites.Skip != (shadow.Site{}) {
 		checks = 16
@@ -244,12 +244,15 @@ func (l *powerLife) crash(killed bool) error {
 	l.d = img.d
 
 	// A recovery of a copy tells what is there, which is expected from the next generation on.
-	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, damage: l.damage}
+	c := &powerCheck{rng: l.rng, opts: l.opts, opened: l.opened, damage: l.damage, whole: l.model.whole}
 	s, err := c.open(l.d.Kill())
 	if err != nil {
 		return fmt.Errorf("%s: %w", img.when, err)
 	}
 	state, err := img.allowed.observe(s)
+	if err == nil {
+		err = l.model.whole(state)
+	}
 	if err := errors.Join(err, s.Close()); err != nil {
 		return fmt.Errorf("%s: %w", img.when, err)
 	}
@@ -271,8 +274,10 @@ func (l *powerLife) write(rng *rand.Rand, writer, operations int) error {
 func (l *powerLife) operation(rng *rand.Rand, writer int) error {
 	i := rng.IntN(powerMemories/l.writers)*l.writers + writer
 	switch p := rng.IntN(100); {
-	case p < 60:
+	case p < 50:
 		return l.put(i, powerSize(rng))
+	case p < 60:
+		return l.batch(rng, writer)
 	case p < 80:
 		return l.delete(i)
 	case p < 86:
@@ -338,6 +343,39 @@ func (l *powerLife) put(i, size int) error {
 		return fmt.Errorf("put: %w", l.refused(i, index, err))
 	}
 	l.model.acknowledge(i, index, l.opts.SyncWrites)
+	return nil
+}
+
+// batch stores and deletes some memories of a writer at once.
+func (l *powerLife) batch(rng *rand.Rand, writer int) error {
+	var b Batch
+	var members []powerMember
+	for _, n := range rng.Perm(powerMemories / l.writers)[:2+rng.IntN(4)] {
+		i := n*l.writers + writer
+		size, deleted := min(powerSize(rng), 10_000), !l.model.live(i).deleted && rng.IntN(4) == 0
+		v, index := l.model.begin(i, size, deleted)
+		members = append(members, powerMember{i: i, index: index, v: v})
+		switch content := contentOf(i, v.number, v.size); {
+		case deleted:
+			b.Delete(idOf(i))
+		case v.expires():
+			b.PutTTL(idOf(i), content, powerTTL)
+		default:
+			b.Put(idOf(i), content)
+		}
+	}
+	l.model.beginBatch(members)
+	err := l.s.Apply(&b)
+	for _, m := range members {
+		if err != nil {
+			_ = l.refused(m.i, m.index, err)
+		} else {
+			l.model.acknowledge(m.i, m.index, l.opts.SyncWrites)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("batch: %w", err)
+	}
 	return nil
 }
 

@@ -37,6 +37,37 @@ type powerMemory struct {
 type powerModel struct {
 	mu       sync.Mutex
 	memories []powerMemory
+	batches  [][]powerMember
+}
+
+// powerMember is a version that was written in a batch.
+type powerMember struct {
+	i, index int
+	v        powerVersion
+}
+
+// beginBatch notes that these versions are of one batch.
+func (m *powerModel) beginBatch(members []powerMember) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.batches = append(m.batches, members)
+}
+
+// whole returns an error when state has a version of a batch, and another memory a version from before it.
+func (m *powerModel) whole(state []powerVersion) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, batch := range m.batches {
+		there := slices.ContainsFunc(batch, func(b powerMember) bool { return !b.v.deleted && state[b.i] == b.v })
+		for _, b := range batch {
+			found := state[b.i]
+			asWanted := found.number >= b.v.number || b.v.deleted && found.deleted
+			if there && !asWanted {
+				return fmt.Errorf("some of a batch: memory %d is %v, want %v or later", b.i, found, b.v)
+			}
+		}
+	}
+	return nil
 }
 
 func newPowerModel(n int) *powerModel {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strings"
@@ -80,6 +81,7 @@ func powerRun(base uint64, c powerConfig) (opened int64, err error) {
 
 // powerPoints are the points that directory stores pass.
 var powerPoints = []point{pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated,
+	pointApplyLocked, pointApplyDigests, pointApplyHeaders, pointApplyIndexed,
 	pointLaneRolled, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
 	pointCompactDead, pointCompactBuilt, pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointUnlink,
 	pointFlushed, pointStateWritten, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
@@ -256,9 +258,14 @@ func (l *powerLife) powerScript(step func(what string, err error) error) (err er
 			return err
 		})
 	}
+	batch := func(n int) {
+		rng := rand.New(rand.NewPCG(1, uint64(n)))
+		do("batch", func() error { return l.batch(rng, 0) })
+	}
 	open()
 	puts(0, 44, 3000)
 	do("sync", l.sync)
+	batch(1)
 	puts(10, 30, 2000)
 	puts(44, 45, 70_000)
 	deletes(0, 12)
@@ -266,6 +273,7 @@ func (l *powerLife) powerScript(step func(what string, err error) error) (err er
 	do("sync", l.sync)
 	puts(28, 40, 2500)
 	sweep()
+	batch(2)
 	deletes(40, 46)
 	do("close", l.close)
 	open()

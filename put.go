@@ -3,9 +3,9 @@ package warmtier
 import (
 	"cmp"
 	"errors"
-	"fmt"
 
 	"github.com/warmtier/warmtier/internal/cpu"
+	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/record"
 )
 
@@ -50,7 +50,7 @@ func (s *Store) putDurably(d draft) error {
 		return err
 	}
 	if len(d.content) > MaxContentLen {
-		return fmt.Errorf("%w: %d bytes, limit %d", ErrContentTooLarge, len(d.content), MaxContentLen)
+		return contentTooLarge(len(d.content))
 	}
 	done, err := s.enterSynced()
 	if err != nil {
@@ -247,7 +247,7 @@ func (s *Store) finishLocked(w *writing, d *draft) {
 		seg.deadlines.add(&s.clock, d.deadline, d.size)
 	}
 	if seg.file != nil {
-		seg.putDigest(int(seg.records.Load()), record.ID(w.rec, h))
+		seg.putDigest(int(seg.records.Load()), layout.Digest(record.ID(w.rec, h)))
 	}
 	h.Seq = s.sequence.Add(1)
 	seg.noteSeq(h.Seq)
@@ -433,14 +433,4 @@ func (s *Store) takeOut(sh *shard, pos int, seg *segment, size int64) {
 	}
 	sh.memories.Add(-1)
 	sh.liveBytes.Add(-size)
-}
-
-func (s *Store) checkWrite(id string) error {
-	if s.opts.ReadOnly {
-		return ErrReadOnly
-	}
-	if err := s.failedSync(); err != nil {
-		return err
-	}
-	return checkID(id)
 }

@@ -34,6 +34,11 @@ func (v *salvage) resync(f *foundSegment, offset int) (next int, ok bool) {
 	seg := f.seg
 	rec := seg.mem[offset:f.end()]
 	if h, ok := record.Decode(rec); ok && record.IntactPrefix(rec, h, seg.seedAt(offset)) {
+		if h.Kind == record.KindContainer { // something in it is damaged
+			seg.records.Add(1)
+			seg.noteSeq(h.Seq)
+			return offset + h.Next(), true
+		}
 		v.missAt(f, offset, h.Size(), 1)
 		v.loseContent(seg, rec, h)
 		return offset + h.Size(), true
@@ -108,6 +113,9 @@ func (f *foundSegment) lostUntil(next int) int {
 func (v *salvage) loseNumbers(f *foundSegment, from, to int, bound uint64) {
 	for n := from; n < to; n++ {
 		digest := f.seg.digestOf(n)
+		if layout.Contained(digest) > 0 {
+			continue // a container: nobody's record
+		}
 		if digest == 0 { // no record has that
 			f.wrongDigests = true
 		}
@@ -120,7 +128,7 @@ func (v *salvage) loseNumbers(f *foundSegment, from, to int, bound uint64) {
 func (f *foundSegment) nextIntact(offset int) int {
 	for offset += record.Align; !f.ended(offset); offset += record.Align {
 		rec := f.seg.mem[offset:f.end()]
-		if h, ok := record.Decode(rec); ok && record.Intact(rec, h, f.seg.seedAt(offset)) {
+		if _, _, intact := f.seg.read(offset, rec); intact {
 			break
 		}
 	}
@@ -136,12 +144,12 @@ func (f *foundSegment) numberOf(from, offset int) (lowest, highest int) {
 	var digests []uint32
 	for !f.ended(offset) {
 		rec := seg.mem[offset:f.end()]
-		h, ok := record.Decode(rec)
-		if !ok || !record.Intact(rec, h, seg.seedAt(offset)) {
+		h, digest, intact := seg.read(offset, rec)
+		if !intact {
 			break
 		}
-		digests = append(digests, layout.Digest(record.ID(rec, h)))
-		offset += h.Size()
+		digests = append(digests, digest)
+		offset += h.Next()
 	}
 	lowest = -1
 	for n := from; n+len(digests) <= seg.maxRecords() && seg.digestOf(n) != 0; n++ {
@@ -179,5 +187,5 @@ func (seg *segment) maxRecords() int { return maxRecords(len(seg.mem)) }
 
 // maxRecords returns how many records fit into a segment of size bytes at most.
 func maxRecords(size int) int {
-	return (size - layout.HeaderSize) / (record.Size(1, 0) + layout.DigestSize)
+	return (size - layout.HeaderSize) / (record.HeaderSize + layout.DigestSize) // as if all were containers
 }

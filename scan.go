@@ -59,25 +59,28 @@ func (r *recovery) missingRecords() int {
 func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *shardBatches) error {
 	seg := f.seg
 	var tombstones []slotPlace
-	torn, newer := false, 0
+	torn, newer, contained := false, 0, 0 // contained: what begins before is in a container
 	for offset := layout.HeaderSize; !f.ended(offset); {
 		if seg.records.Load()%1024 == 0 && ctx.Err() != nil {
 			return nil // another segment has failed
 		}
 		rec := seg.mem[offset:f.end()]
-		h, ok := record.Decode(rec)
-		if !ok || !record.Intact(rec, h, seg.seedAt(offset)) {
-			if !ok && record.Unknown(rec, seg.seedAt(offset)) {
+		h, digest, intact := seg.read(offset, rec)
+		if !intact {
+			if record.Unknown(rec, seg.seedAt(offset)) {
 				return fmt.Errorf("%w: %s at offset %d: record of a kind or with flags that this version does not know",
 					ErrVersion, seg.name(), offset)
 			}
-			if r.mayEndAt(f, offset) {
+			if offset >= contained && r.mayEndAt(f, offset) {
 				r.cutTail(f, offset)
 				torn = true
 				break
 			}
 			if r.salvage == nil {
 				return &CorruptError{File: seg.name(), Offset: int64(offset), Reason: f.damage(offset)}
+			}
+			if h.Kind == record.KindContainer {
+				contained = offset + h.Size()
 			}
 			next, ok := r.salvage.resync(f, offset)
 			if torn = !ok; torn {
@@ -87,11 +90,16 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 			offset = next
 			continue
 		}
-		r.checkDigest(f, offset, record.ID(rec, h))
-		seg.addRecords(1, h.Size())
+		r.checkDigest(f, offset, digest)
+		seg.addRecords(1, h.Next())
 		seg.noteSeq(h.Seq)
 		if h.Seq > r.manifest.MaxSeq {
 			newer++
+		}
+		if h.Kind == record.KindContainer {
+			contained = offset + h.Size()
+			offset += h.Next()
+			continue
 		}
 		place, err := r.add(batches, seg, offset, record.ID(rec, h), h)
 		if err != nil {
@@ -116,9 +124,7 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 	r.maxSeq = max(r.maxSeq, seg.maxSeq)
 	r.records += int(seg.records.Load())
 	r.newer += newer
-	if f.hasUnfinished() {
-		r.unfinished++
-	}
+	r.unfinished += f.unfinished()
 	return nil
 }
 
@@ -133,12 +139,12 @@ func (f *foundSegment) damage(offset int) string {
 // checkDigest compares the id of the next record with its digest. A power loss may have kept the
 // record and not the digest: then the digest is written again. Otherwise the segment is damaged,
 // though its records are not.
-func (r *recovery) checkDigest(f *foundSegment, offset int, id []byte) {
+func (r *recovery) checkDigest(f *foundSegment, offset int, digest uint32) {
 	n := int(f.seg.records.Load())
 	switch {
-	case f.lost.digests || f.seg.digestOf(n) == layout.Digest(id):
+	case f.lost.digests || f.seg.digestOf(n) == digest:
 	case !f.state.Sealed && offset >= int(f.state.Synced) && !r.s.opts.ReadOnly:
-		f.redigest = append(f.redigest, missingDigest{n: n, id: id})
+		f.redigest = append(f.redigest, missingDigest{n: n, digest: digest})
 	default:
 		f.damaged, f.wrongDigests = true, true
 	}
@@ -177,14 +183,22 @@ func (r *recovery) mayEndAt(f *foundSegment, offset int) bool {
 }
 
 // hasRecordAfter reports whether a record was begun after the one at offset: the digest of a record
-// is written before it.
+// is written before it. The digests after that of a container are first those of the records in it.
 func (f *foundSegment) hasRecordAfter(offset int) bool {
-	at := layout.DigestAt(len(f.seg.mem), int(f.seg.records.Load())+1)
+	n := int(f.seg.records.Load())
+	at := layout.DigestAt(len(f.seg.mem), n+1+layout.Contained(f.seg.digestOf(n)))
 	return !f.lost.digests && at >= offset+record.HeaderSize && !layout.IsZero(f.seg.mem[at:at+layout.DigestSize])
 }
 
-// hasUnfinished reports whether a record was begun after the last one of f, which was read.
-func (f *foundSegment) hasUnfinished() bool { return f.seg.digestOf(int(f.seg.records.Load())) != 0 }
+// unfinished returns how many records were begun after the last one of f, which was read: one, or a container and
+// those in it.
+func (f *foundSegment) unfinished() int {
+	digest := f.seg.digestOf(int(f.seg.records.Load()))
+	if digest == 0 {
+		return 0
+	}
+	return 1 + layout.Contained(digest)
+}
 
 // cutTail counts what is cut off f from offset on, unless no record was begun there.
 func (r *recovery) cutTail(f *foundSegment, offset int) {

@@ -107,6 +107,22 @@ func newSegment(id uint64, mem []byte, kind layout.SegmentKind, salt uint64) *se
 // seedAt returns the seed of the prefix checksum of a record at offset.
 func (seg *segment) seedAt(offset int) uint32 { return record.SeedAt(seg.seed, offset) }
 
+// read returns the header of the record at offset, which begins rec, its digest, and whether it is as it was
+// written; of a container all that it holds must be. Where there is no record the header has no kind.
+func (seg *segment) read(offset int, rec []byte) (h record.Header, digest uint32, intact bool) {
+	h, ok := record.Decode(rec)
+	switch {
+	case !ok:
+		return record.Header{}, 0, false
+	case h.Kind != record.KindContainer:
+		return h, layout.Digest(record.ID(rec, h)), record.Intact(rec, h, seg.seedAt(offset))
+	case !record.IntactPrefix(rec, h, seg.seedAt(offset)):
+		return h, 0, false
+	}
+	n, sum, ok := record.Contained(rec, h, func(behind int) uint32 { return seg.seedAt(offset + behind) })
+	return h, uint32(n), ok && sum == h.ContentSum
+}
+
 // room returns how many bytes are left for n records. A file keeps some for their digests, and for
 // one more: there recovery looks for the digest of a record begun after the last one, and must find
 // no bytes of that record.
@@ -295,10 +311,10 @@ func (s *Store) warn(what string, err error) {
 	}
 }
 
-// putDigest writes the digest of record n, whose id is id, to its place near the end of seg.
-func (seg *segment) putDigest(n int, id []byte) {
+// putDigest writes the digest of record n to its place near the end of seg.
+func (seg *segment) putDigest(n int, digest uint32) {
 	at := layout.DigestAt(len(seg.mem), n)
-	binary.LittleEndian.PutUint32(seg.mem[at:at+layout.DigestSize], layout.Digest(id))
+	binary.LittleEndian.PutUint32(seg.mem[at:at+layout.DigestSize], digest)
 }
 
 // digestOf returns the digest of record n.

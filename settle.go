@@ -141,7 +141,7 @@ func (r *recovery) settleSegment(f *foundSegment) error {
 		return seg.syncHeader()
 	}
 	for _, d := range f.redigest {
-		seg.putDigest(d.n, d.id)
+		seg.putDigest(d.n, d.digest)
 	}
 	seg.clearRemains()
 	seg.file.Rewrite(0, layout.HeaderSize)

@@ -63,11 +63,11 @@ type ReadStats struct {
 // WriteStats says more about Put and Delete. Calls that failed for a reason of the caller's
 // ([ErrInvalidID], [ErrContentTooLarge], [ErrReadOnly], [ErrClosed]) are not counted.
 type WriteStats struct {
-	PutErrors      int64
+	PutErrors      int64 // an Apply counts as one Put here and in PutsChanged
 	PutsChanged    int64 // PutIfs refused with ErrChanged, those of Update that began again too
 	DeleteErrors   int64
 	DeleteMisses   int64     // Deletes that found nothing to remove
-	Bytes          int64     // of the records that Put and Delete wrote
+	Bytes          int64     // of the records that Put, Delete and Apply wrote
 	PutDuration    Histogram // of one Put in 256
 	DeleteDuration Histogram // of one Delete in 256
 	WaitDuration   Histogram // of every wait for memory, those of writes that were refused too

@@ -3,6 +3,7 @@ package warmtier
 import (
 	"math"
 
+	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/record"
 )
 
@@ -100,7 +101,7 @@ func (r *round) carryTombstone(v *victim, offset int, oldest uint64) error {
 	moved := target.mem[ch.offset : ch.offset+h.Size()]
 	copy(moved, rec)
 	record.Reseed(moved, h, target.seedAt(ch.offset))
-	target.putDigest(ch.record, record.ID(rec, h))
+	target.putDigest(ch.record, layout.Digest(record.ID(rec, h)))
 	target.addTombstone(ch.offset, h.Size())
 	return nil
 }
@@ -128,7 +129,7 @@ func (r *round) leaveTombstone(v *victim, d *drop, oldest uint64) error {
 	target := ch.target
 	tombstone := target.mem[ch.offset : ch.offset+h.Size()]
 	id := record.ID(rec, dropped)
-	target.putDigest(ch.record, id)
+	target.putDigest(ch.record, layout.Digest(id))
 	record.PutBody(tombstone, string(id), 0, nil)
 	record.PutHeader(tombstone, h, target.seedAt(ch.offset))
 	target.addTombstone(ch.offset, h.Size())

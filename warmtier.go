@@ -15,7 +15,9 @@
 //
 // Every method is safe for concurrent use. A [Store.Put] or [Store.Delete] that returned nil is
 // seen by every call that starts later; concurrent calls on one id are linearizable, with a
-// compaction running or not, and those on all ids with a [Store.Clear]. [Store.All] yields each memory
+// compaction running or not, and those on all ids with a [Store.Clear]. Of a [Batch] every call that writes
+// sees all or nothing, and so does [Store.Apply] with its checks; one that reads an id while Apply runs may see its new
+// content before another id's. [Store.All] yields each memory
 // that was there and untouched throughout exactly once, [Store.IDs] and [Store.Scan] its id.
 //
 // The store runs the caller's code ([Store.View], [Store.All], [Store.GetMany], the load of
@@ -29,7 +31,7 @@
 // With "" in place of a directory a store is gone with its process. With a directory, everything
 // that was acknowledged is there after the process was killed. After a power loss everything is
 // there up to the last [Store.Sync], which runs in the background every Options.SyncInterval, one
-// second by default. With Options.SyncWrites each Put, Delete and GetOrLoad returns when what it has
+// second by default. With Options.SyncWrites each Put, Delete, Apply and GetOrLoad returns when what it has
 // stored, deleted or found is durable. Once a flush has failed the store takes no more writes,
 // because nothing would tell which of them are on the disk. A directory that was removed is noticed
 // by the next flush, and by a Put that needs another segment.
@@ -138,11 +140,11 @@ type Store struct {
 
 	// Lock order: lane.rolling < segmentTable.leaving < contentMu < lane.mu < shard.mu <
 	// segmentTable.mu; "a < b" means a must be acquired before b if both are held. No goroutine holds
-	// two locks of one kind, or one lock twice, not even for reading. No user code runs with any of
-	// them held. Locks that call themselves leaves stand outside of the order: nothing is acquired
-	// under them. So do maintenance.mu, which is only ever tried, clearing and dead.running, which come before all
-	// others in that order, the locks of disk, which say what they come before, and round.mu, which is a
-	// compaction's own and comes before segmentTable.mu.
+	// two locks of one kind, or one lock twice, not even for reading, but for Apply, which locks lanes in the
+	// order of their numbers. No user code runs with any of them held. Locks that call themselves leaves stand
+	// outside of the order: nothing is acquired under them. So do maintenance.mu, which is only ever tried,
+	// clearing and dead.running, which come before all others in that order, the locks of disk, which say what
+	// they come before, and round.mu, which is a compaction's own and comes before segmentTable.mu.
 	//
 	// A directory store has three more. disk.manifestMu comes before all of these and is held while a
 	// manifest is written. spares.mu comes after it, after lane.rolling and round.mu, and before
@@ -163,7 +165,7 @@ type Store struct {
 	clock   clock
 
 	// lane.mu makes one writer at a time of all who write to the lane's shards, and guards the
-	// lane's active segment. One record is written under it. A segment is made under lane.rolling:
+	// lane's active segment. One record or batch is written under it. A segment is made under lane.rolling:
 	// only writers that need that segment wait.
 	lanes []lane
 
@@ -315,9 +317,12 @@ func (s *Store) makeLanes(n int) {
 	}
 	s.lanes = make([]lane, min(maxLanes, n))
 	for i := range s.shards {
-		s.shards[i].lane = &s.lanes[i%len(s.lanes)]
+		s.shards[i].lane = &s.lanes[s.laneOf(i)]
 	}
 }
+
+// laneOf returns the number of the lane of a shard.
+func (s *Store) laneOf(shardIndex int) int { return shardIndex % len(s.lanes) }
 
 // startBackground starts what runs by itself until Close.
 func (s *Store) startBackground() {

@@ -9,6 +9,7 @@
  * A record is one byte, its sequence number, which is also the version it stores: idOf and tomb say
  * whose it is and whether it is a tombstone. A copy keeps its number. With DROPS a round drops any of the
  * memories in its victims; with HALF a part of a victim was copied before, by a compaction that was cut off.
+ * With BATCH the first write is a batch: a Put of id 0, and a Put or Delete of id 1, in one container.
  */
 
 #define IDS 2
@@ -91,6 +92,8 @@ byte acked[IDS], removed[IDS];     /* newest version acknowledged; newest deleti
 byte safe[IDS];                    /* newest version that a Sync has promised to keep */
 byte clearv, before[IDS];          /* number of the Clear begun; removed before it */
 byte lost[IDS];                    /* newest version that was dropped: a reader has not found it */
+byte pair;                         /* the first of the two numbers of the batch, 0 for none yet */
+int containers;                    /* set of places: a container begins with this record, and has the next one too */
 byte finished;
 bool crashed;
 
@@ -99,10 +102,16 @@ bool crashed;
 /* [createSegment, newID, disk.make] */
 inline draw(g) { lastID++; g = lastID; assert(g < SEGS) }
 
+#ifdef BATCH
+#define PLACES (k == 1 -> 2 : 1)
+#else
+#define PLACES 1
+#endif
+
 /* [put] and [remove]: roll if need be, append, point the index to it. That the record comes before the
  * slot, and what happens between them, is in memory.pml; here a crash after both is the stricter one. */
 proctype Writer() IMMORTAL {
-	byte k, id, g, v; bool del;
+	byte k, id, g, v; bool del, second;
 	do
 	:: atomic { k < WRITES && !failed && !laneMu && !barrier -> laneMu = true; contentR++;
 #ifdef TOMBSTONES
@@ -110,9 +119,13 @@ proctype Writer() IMMORTAL {
 #else
 		if :: id = 0 :: k > 0 -> id = 1 fi;                         /* the first id is id 0 */
 #endif
-		if :: del = false :: slot[id] != 0 -> del = true fi; k++ };
+		if :: del = false :: slot[id] != 0 -> del = true fi; k++;
+#ifdef BATCH
+		if :: k == 1 -> id = 0; del = false; if :: second = true :: skip fi :: else fi
+#endif
+		};
 		if
-		:: lane == 0 || tail[lane] == ROOM ->                        /* [makeRoom] */
+		:: lane == 0 || tail[lane] + PLACES > ROOM ->                /* [makeRoom] */
 			d_step { draw(g); drawn = drawn | BIT(g); exists = exists | BIT(g) };
 			d_step {                                                /* [publish, seal] */
 				intable = intable | BIT(g); committed = committed | BIT(g);
@@ -121,12 +134,35 @@ proctype Writer() IMMORTAL {
 				lane = g; state[g] = ACTIVE; g = 0 }
 		:: else
 		fi;
+#ifdef BATCH
+		if
+		:: k == 1 ->                                                /* [applyShared]: id is 0 */
+			d_step { pair = nextv; v = nextv; nextv = nextv + 2; idOf[v] = 0; idOf[v + 1] = 1;
+				if :: second -> tomb = tomb | BIT(v + 1); removed[1] = v + 1 :: else fi;
+				rec[lane * CAP + tail[lane]] = v;
+#ifndef APART
+				containers = containers | BIT(lane * CAP + tail[lane]);
+#endif
+				tail[lane]++;
+#ifdef APART
+				slot[0] = LOC(lane, tail[lane] - 1) };
+			d_step {
+#endif
+				rec[lane * CAP + tail[lane]] = v + 1; tail[lane]++;
+				slot[0] = LOC(lane, tail[lane] - 2); slot[1] = (second -> 0 : LOC(lane, tail[lane] - 1));
+				acked[0] = v; acked[1] = v + 1;
+				laneMu = false; contentR--; id = 0; del = false; second = false; v = 0 };
+			goto written
+		:: else
+		fi;
+#endif
 		d_step {                                                    /* [finishLocked, pointTo, removeSlot] */
 			v = nextv; nextv++; idOf[v] = id;
 			if :: del -> tomb = tomb | BIT(v); removed[id] = v :: else fi;
 			rec[lane * CAP + tail[lane]] = v; tail[lane]++;
 			slot[id] = (del -> 0 : LOC(lane, tail[lane] - 1)); acked[id] = v;
-			laneMu = false; contentR--; id = 0; del = false; v = 0 }
+			laneMu = false; contentR--; id = 0; del = false; v = 0 };
+written:	skip
 	:: d_step { k == WRITES || failed -> finished++ }; break
 	od
 }
@@ -583,7 +619,11 @@ inline powerLoss() {
 				if :: says[i] = dsays[i]; sealedSays = sealedSays & ~BIT(i) | dsealedSays & BIT(i) :: skip fi
 			:: else
 			fi;
-			do :: tail[i] > synced[i] -> tail[i]-- :: break od
+			do :: tail[i] > synced[i] -> tail[i]-- :: break od;
+#ifndef HALF_COUNTS
+			/* [mayEndAt, segment.read] a container that is not whole is none */
+			if :: tail[i] > 0 && HAS(containers, i * CAP + tail[i] - 1) -> tail[i]-- :: else fi
+#endif
 		fi;
 		i++
 	:: i == SEGS -> i = 0; break
@@ -598,7 +638,12 @@ inline judge() {
 		:: got[i] != 0 && !BURIES(got[i]) -> assert(got[i] >= least[i] && got[i] > lost[i])
 		:: got[i] == 0 && got[1 - i] != 0 && got[1 - i] < clearv -> assert(before[i] >= least[i])
 		:: else -> assert(removed[i] >= least[i])
-		fi } i = 0
+		fi } i = 0;
+#ifdef BATCH
+	/* All of the batch, or what superseded it, or nothing. */
+	assert(pair == 0 || got[0] != pair || got[1] >= pair + 1 || got[1] == 0 && removed[1] > pair);
+	assert(pair == 0 || got[1] != pair + 1 || got[0] >= pair || got[0] == 0 && removed[0] > pair)
+#endif
 }
 
 /* [recovery.run] got[id] becomes the newest record of each id, 0 for none. Damage is an assertion. */
@@ -681,7 +726,7 @@ proctype Crash() {
 			sealedSays = 0; dsealedSays = 0;
 			header = 0; exists = 0; named = 0; listed = 0; pending = 0; next = 0; dlisted = 0; number = 0;
 			dpending = 0; dnext = 0; counts = 0; opened = false; torn = false; bad = 0;
-			got[0] = 0; got[1] = 0; least[0] = 0; least[1] = 0; first[0] = 0; first[1] = 0 }
+			got[0] = 0; got[1] = 0; least[0] = 0; least[1] = 0; first[0] = 0; first[1] = 0; pair = 0; containers = 0 }
 	};
 end:	do :: crashed od               /* the others stand still */
 }

@@ -24,9 +24,11 @@ author of another reader.
 	N.seg.new  a segment that has no header yet
 
 A segment file has a header of 192 bytes, records from there on, and its digests at the end: the
-CRC-32C of the id of each record (1 in place of 0), 4 bytes, in the order of the records and growing
+CRC-32C of the id of each record, 4 bytes, in the order of the records and growing
 towards them. They tell whose record is damaged, so that a repair never uncovers an older
-version of it.
+version of it. The digest of a container, which has no id, is the number of records in it: those that
+belong to it are told from those that were begun after it. So a checksum that is no more than
+record.MaxContained has its highest bit set.
 
 	offset  bytes
 	0       8      magic "WARMSEG\x00"; written last
@@ -308,8 +310,22 @@ func DecodeState(mem []byte, capacity uint64) (newest State, ok bool) {
 }
 
 // Digest returns what a segment file keeps of the id of each record; never 0, which says that there is
-// none.
-func Digest(id []byte) uint32 { return max(1, record.Checksum(id)) }
+// none, and no digest of a container.
+func Digest(id []byte) uint32 {
+	sum := record.Checksum(id)
+	if sum <= record.MaxContained {
+		sum |= 1 << 31
+	}
+	return sum
+}
+
+// Contained returns how many records the container with this digest holds; 0 if it is that of another record, or none.
+func Contained(digest uint32) int {
+	if digest <= record.MaxContained {
+		return int(digest)
+	}
+	return 0
+}
 
 // DigestAt returns the offset of the digest of record n, counted from 0, in a file of size bytes.
 func DigestAt(size, n int) int { return size - (n+1)*DigestSize }

@@ -1,6 +1,7 @@
 // Package lockrank checks, in test builds, that locks are taken in order: every lock has a rank, and a
-// goroutine that holds one acquires only locks of higher ranks. Which lock has which rank is the
-// business of its user.
+// goroutine that holds one acquires only locks of higher ranks. Locks of one rank have an order among
+// themselves where they are acquired by LockNth: that of the numbers they are given there. Which lock has
+// which rank is the business of its user.
 //
 // The check is built with the tag warmtier_invariants. Without it a [Mutex] is a plain [sync.Mutex],
 // and everything else here compiles to nothing.

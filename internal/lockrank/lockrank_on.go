@@ -11,12 +11,22 @@ import (
 	"sync"
 )
 
-// held lists the ranks of the locks that each goroutine holds. Finding out which goroutine runs costs a
-// stack trace per lock, which is why this is a test-only build.
+// held lists the locks that each goroutine holds. Finding out which goroutine runs costs a stack trace
+// per lock, which is why this is a test-only build.
 var held = struct {
 	sync.Mutex
-	ranks map[uint64][]int
-}{ranks: map[uint64][]int{}}
+	locks map[uint64][]lock
+}{locks: map[uint64][]lock{}}
+
+// lock is a rank, and the place among the locks of that rank; noPlace for one that stands alone.
+type lock struct{ rank, nth int }
+
+const noPlace = -1
+
+// before reports whether l may be held when next is acquired.
+func (l lock) before(next lock) bool {
+	return l.rank < next.rank || l.rank == next.rank && l.nth != noPlace && l.nth < next.nth
+}
 
 // goroutineID reads the number in the first line of the stack, "goroutine N [running]:": the runtime
 // offers no other way to tell goroutines apart.
@@ -34,16 +44,30 @@ func goroutineID() uint64 {
 // Acquiring panics when the calling goroutine holds a lock of rank R or above.
 func Acquiring[R Rank]() {
 	var r R
+	acquiring(lock{rank: r.Rank(), nth: noPlace})
+}
+
+func acquiring(next lock) {
 	id := goroutineID()
 	held.Lock()
 	defer held.Unlock()
-	for _, h := range held.ranks[id] {
-		if h >= r.Rank() {
+	for _, h := range held.locks[id] {
+		if !h.before(next) {
 			panic(fmt.Sprintf("warmtier: lock order violated: rank %d taken while rank %d is held",
-				r.Rank(), h))
+				next.rank, h.rank))
 		}
 	}
-	held.ranks[id] = append(held.ranks[id], r.Rank())
+	held.locks[id] = append(held.locks[id], next)
+}
+
+// last returns where in locks the newest one of this rank is, -1 for none.
+func last(locks []lock, rank int) int {
+	for i := len(locks) - 1; i >= 0; i-- {
+		if locks[i].rank == rank {
+			return i
+		}
+	}
+	return -1
 }
 
 // Released is the counterpart of [Acquiring]; it panics when the goroutine holds no lock of rank R.
@@ -52,13 +76,13 @@ func Released[R Rank]() {
 	id := goroutineID()
 	held.Lock()
 	defer held.Unlock()
-	i := slices.Index(held.ranks[id], r.Rank())
+	i := last(held.locks[id], r.Rank())
 	if i < 0 {
 		panic(fmt.Sprintf("warmtier: rank %d unlocked by a goroutine that does not hold it", r.Rank()))
 	}
-	held.ranks[id] = slices.Delete(held.ranks[id], i, i+1)
-	if len(held.ranks[id]) == 0 {
-		delete(held.ranks, id)
+	held.locks[id] = slices.Delete(held.locks[id], i, i+1)
+	if len(held.locks[id]) == 0 {
+		delete(held.locks, id)
 	}
 }
 
@@ -68,7 +92,7 @@ func AssertHeld[R Rank]() {
 	id := goroutineID()
 	held.Lock()
 	defer held.Unlock()
-	if !slices.Contains(held.ranks[id], r.Rank()) {
+	if last(held.locks[id], r.Rank()) < 0 {
 		panic(fmt.Sprintf("warmtier: no lock of rank %d is held", r.Rank()))
 	}
 }
@@ -79,9 +103,9 @@ func AssertBelow[R Rank]() {
 	id := goroutineID()
 	held.Lock()
 	defer held.Unlock()
-	for _, rank := range held.ranks[id] {
-		if rank >= r.Rank() {
-			panic(fmt.Sprintf("warmtier: work without a bound begun with a lock of rank %d held", rank))
+	for _, h := range held.locks[id] {
+		if h.rank >= r.Rank() {
+			panic(fmt.Sprintf("warmtier: work without a bound begun with a lock of rank %d held", h.rank))
 		}
 	}
 }
@@ -91,8 +115,8 @@ func AssertUnlocked() {
 	id := goroutineID()
 	held.Lock()
 	defer held.Unlock()
-	if ranks := held.ranks[id]; len(ranks) > 0 {
-		panic(fmt.Sprintf("warmtier: user code called with locks of ranks %v held", ranks))
+	if locks := held.locks[id]; len(locks) > 0 {
+		panic(fmt.Sprintf("warmtier: user code called with locks (rank, place) %v held", locks))
 	}
 }
 
@@ -101,6 +125,22 @@ type Mutex[R Rank] struct{ mu sync.Mutex }
 
 // Lock panics, before it can block, when it would be acquired against the order.
 func (m *Mutex[R]) Lock() { Acquiring[R](); m.mu.Lock() }
+
+// LockNth acquires the n-th lock of its rank: it panics, before it can block, when the calling goroutine holds
+// another one of that rank that is not of a lower number.
+func (m *Mutex[R]) LockNth(n int) {
+	var r R
+	acquiring(lock{rank: r.Rank(), nth: n})
+	m.mu.Lock()
+}
+
+// TryLock acquires the lock if nobody holds it, in whatever order.
+func (m *Mutex[R]) TryLock() (ok bool) {
+	if ok = m.mu.TryLock(); ok {
+		Acquiring[R]()
+	}
+	return ok
+}
 
 // Unlock panics when the calling goroutine does not hold a lock of rank R.
 func (m *Mutex[R]) Unlock() { m.mu.Unlock(); Released[R]() }

@@ -78,3 +78,36 @@ func TestAssertions_OfTheGoroutine(t *testing.T) {
 	m.Unlock()
 	require.NotPanics(t, AssertUnlocked)
 }
+
+// Goal: several locks of one rank are held when they are taken in the order of their numbers, and in no other way.
+func TestMutex_LockNth(t *testing.T) {
+	for _, c := range []struct {
+		first, second int // -1: by Lock
+		ok            bool
+	}{{0, 1, true}, {0, 7, true}, {1, 0, false}, {3, 3, false}, {-1, 0, false}, {0, -1, false}} {
+		var locks [2]Mutex[low]
+		take := func(i, n int) {
+			if n < 0 {
+				locks[i].Lock()
+			} else {
+				locks[i].LockNth(n)
+			}
+		}
+		take(0, c.first)
+		require.Panics(t, AssertUnlocked)
+		if c.ok {
+			require.NotPanics(t, func() { take(1, c.second) }, "%+v", c)
+			locks[1].Unlock()
+		} else {
+			require.PanicsWithValue(t, "warmtier: lock order violated: rank 1 taken while rank 1 is held",
+				func() { take(1, c.second) }, "%+v", c)
+		}
+		locks[0].Unlock()
+		require.NotPanics(t, AssertUnlocked)
+	}
+	var l Mutex[low]
+	require.True(t, l.TryLock())
+	require.Panics(t, AssertUnlocked)
+	require.False(t, l.TryLock())
+	l.Unlock()
+}

@@ -1,7 +1,7 @@
 package main
 
 // faults are the mistakes that the protocol's tests must notice, in the order of a round. Those of what only
-// directories have are in directoryFaults.
+// directories have are in directoryFaults, those of batches in batchFaults.
 var faults = []fault{
 	{
 		name: "lane goes on in a victim", file: "lane.go",

@@ -1,5 +1,6 @@
-// Package record reads and writes the bytes of one record: one stored version of a memory, or a
-// tombstone. It knows nothing of stores and segments beyond the seed that it is given for a place.
+// Package record reads and writes the bytes of one record: one stored version of a memory, a
+// tombstone, or a container of such records. It knows nothing of stores and segments beyond the seed
+// that it is given for a place.
 package record
 
 import (
@@ -13,8 +14,8 @@ A record:
 	offset  bytes
 	0       4      prefix checksum: CRC-32C of bytes 4 to 23 and the id, xor the seed of its place;
 	               1 in place of 0, so that 0 means: not finished
-	4       4      content checksum: CRC-32C of the content
-	8       1      kind: 1 memory, 2 tombstone; never 0, so zeroed bytes are no record
+	4       4      content checksum: CRC-32C of the content; of a container see below
+	8       1      kind: 1 memory, 2 tombstone, 3 container; never 0, so zeroed bytes are no record
 	9       1      flags: 1 deadline
 	10      2      id length
 	12      4      content length
@@ -36,6 +37,10 @@ All integers are little endian. The prefix is header, id and deadline. Why it lo
   - A record without a deadline has no bytes for one. Kinds and flags that this package does not know
     are told from damage (see Unknown): the deadline is the only thing that a flag adds to the prefix.
   - Lengths are checked against the bytes at hand before they are used, and the checksums after.
+  - A container has no id, and its content is whole records, back to back, each one of the place where it
+    lies: what is valid of them on its own is in force only if the container is valid. Its content
+    checksum is the CRC-32C of their prefix checksums, 4 bytes each: these cover all the rest, so a
+    writer that has all its records but for their numbers has little left to compute.
 */
 
 // Limits of what a record holds.
@@ -54,7 +59,11 @@ const (
 const (
 	KindMemory    = 1
 	KindTombstone = 2
+	KindContainer = 3
 )
+
+// MaxContained is how many records a container holds at most.
+const MaxContained = 1024
 
 // FlagDeadline says that a deadline, DeadlineSize bytes, follows the id.
 const (
@@ -124,13 +133,23 @@ func Decode(rec []byte) (h Header, ok bool) {
 		ContentLen: int(contentLen),
 		Seq:        binary.LittleEndian.Uint64(rec[16:]),
 	}
-	ok = h.isKnown() && h.IDLen > 0 && h.Size() <= len(rec)
+	ok = h.isKnown() && h.IDLen > 0 != (h.Kind == KindContainer) && h.Size() <= len(rec)
 	return h, ok
+}
+
+// Next returns how far behind the beginning of the record the next one begins, bytes: in a container the
+// first of its records.
+func (h Header) Next() int {
+	if h.Kind == KindContainer {
+		return HeaderSize
+	}
+	return h.Size()
 }
 
 // isKnown reports whether this package reads records of h's kind with h's flags.
 func (h Header) isKnown() bool {
-	return h.Kind == KindMemory && h.Flags&^FlagDeadline == 0 || h.Kind == KindTombstone && h.Flags == 0
+	return h.Kind == KindMemory && h.Flags&^FlagDeadline == 0 ||
+		(h.Kind == KindTombstone || h.Kind == KindContainer) && h.Flags == 0
 }
 
 // prefixChecksum returns what the prefix checksum of the record at rec must be, whose prefix has size
@@ -162,6 +181,33 @@ func IntactContent(content []byte, h Header) bool { return Checksum(content) == 
 // Intact reports whether prefix and content are as they were written to the place with this seed.
 func Intact(rec []byte, h Header, seed uint32) bool {
 	return IntactPrefix(rec, h, seed) && IntactContent(Content(rec, h), h)
+}
+
+// Contained returns how many records the container at rec, with header h, holds, and its content checksum.
+// ok is false when its content is no sequence of intact records. seed returns the seed of the place so
+// many bytes behind that of the container.
+func Contained(rec []byte, h Header, seed func(offset int) uint32) (n int, sum uint32, ok bool) {
+	for offset := HeaderSize; offset < h.Size(); n++ {
+		inner := rec[offset:h.Size()]
+		ih, ok := Decode(inner)
+		if !ok || ih.Kind == KindContainer || !Intact(inner, ih, seed(offset)) {
+			return 0, 0, false
+		}
+		sum = crc32.Update(sum, castagnoli, inner[:4])
+		offset += ih.Size()
+	}
+	return n, sum, n > 0 && n <= MaxContained
+}
+
+// ContainerSum returns the content checksum of a container of records that lie back to back in content,
+// and are whole.
+func ContainerSum(content []byte) (sum uint32) {
+	for len(content) > 0 {
+		sum = crc32.Update(sum, castagnoli, content[:4])
+		h, _ := Decode(content)
+		content = content[h.Size():]
+	}
+	return sum
 }
 
 // ID returns the id inside rec, aliasing it, unverified.

@@ -140,7 +140,7 @@ func TestRecord_HostileHeadersRefused(t *testing.T) {
 		{"zeros", make([]byte, 64)},
 		{"ones", bytes.Repeat([]byte{0xff}, 64)},
 		{"kind 0", with(func(rec []byte) { rec[8] = 0 })},
-		{"kind 3", with(func(rec []byte) { rec[8] = 3 })},
+		{"kind 4", with(func(rec []byte) { rec[8] = 4 })},
 		{"unknown flag", with(func(rec []byte) { rec[9] = 1 })},
 		{"id length 0", with(func(rec []byte) { rec[10], rec[11] = 0, 0 })},
 		{"longest id length", with(func(rec []byte) { rec[10], rec[11] = 0xff, 0xff })},
@@ -205,7 +205,9 @@ func TestRecord_Unknown(t *testing.T) {
 	}{
 		{"memory", build(KindMemory, 0, "id", nil), false},
 		{"tombstone", build(KindTombstone, 0, "id", nil), false},
-		{"container", build(3, 0, "", nil), true},
+		{"container", build(KindContainer, 0, "", nil), false},
+		{"container with an id", build(KindContainer, 0, "id", nil), false},
+		{"container with a deadline", build(KindContainer, 1, "", make([]byte, 8)), true},
 		{"stub", build(4, 0, "id", nil), true},
 		{"deadline", build(KindMemory, 1, "id", make([]byte, 8)), false},
 		{"tombstone with a deadline", build(KindTombstone, 1, "id", make([]byte, 8)), true},
@@ -236,6 +238,69 @@ func TestRecord_Size(t *testing.T) {
 		t.Run(fmt.Sprintf("id of %d and content of %d bytes", c.idLen, c.contentLen), func(t *testing.T) {
 			require.Equal(t, c.want, Size(c.idLen, c.contentLen))
 		})
+	}
+}
+
+// containerOf encodes a container of records at offset 0 of a segment with this seed.
+func containerOf(seed uint32, records ...[]byte) []byte {
+	rec := make([]byte, HeaderSize)
+	for _, inner := range records {
+		rec = append(rec, inner...)
+		h, _ := Decode(inner)
+		Reseed(rec[len(rec)-len(inner):], h, SeedAt(seed, len(rec)-len(inner)))
+	}
+	h := Header{Kind: KindContainer, ContentLen: len(rec) - HeaderSize, ContentSum: ContainerSum(rec[HeaderSize:]), Seq: 9}
+	PutHeader(rec, h, SeedAt(seed, 0))
+	return rec
+}
+
+// Goal: a container is as it was written if all its records are, and holds nothing but whole memories and
+// tombstones. Method: each byte changed, and contents that no writer makes.
+func TestContained(t *testing.T) {
+	const seed = 77
+	memory := encodeRecord(Header{Kind: KindMemory, Seq: 1}, "an id", []byte("content"), 0)
+	tombstone := encodeRecord(Header{Kind: KindTombstone, Seq: 2}, "another", nil, 0)
+	look := func(rec []byte) (n int, ok bool) {
+		h, ok := Decode(rec)
+		if !ok || !IntactPrefix(rec, h, SeedAt(seed, 0)) {
+			return 0, false
+		}
+		n, sum, ok := Contained(rec, h, func(offset int) uint32 { return SeedAt(seed, offset) })
+		return n, ok && sum == h.ContentSum
+	}
+	rec := containerOf(seed, memory, tombstone)
+	n, ok := look(rec)
+	require.True(t, ok)
+	require.Equal(t, 2, n)
+	h, ok := Decode(rec)
+	require.True(t, ok)
+	require.Equal(t, len(rec), h.Size())
+	require.Equal(t, HeaderSize, h.Next())
+	unseen := 0
+	for at := range rec {
+		rec[at] ^= 1
+		if _, ok := look(rec); ok {
+			unseen++ // padding
+		}
+		rec[at] ^= 1
+	}
+	require.Equal(t, len(memory)-HeaderSize-len("an id")-len("content")+len(tombstone)-HeaderSize-len("another"), unseen)
+
+	many := make([][]byte, MaxContained+1)
+	for i := range many {
+		many[i] = tombstone
+	}
+	_, ok = look(containerOf(seed, many[1:]...))
+	require.True(t, ok)
+	for name, rec := range map[string][]byte{
+		"nothing":        containerOf(seed),
+		"too many":       containerOf(seed, many...),
+		"a container":    containerOf(seed, containerOf(seed, memory)),
+		"cut":            rec[:len(rec)-Align],
+		"without header": rec[HeaderSize:],
+	} {
+		_, ok := look(rec)
+		require.False(t, ok, name)
 	}
 }
 
