@@ -99,6 +99,9 @@ func (b *Batch) writesLater(id string, key uint64, later []uint64) bool {
 func (a *application) addWrite(s *Store, w *batchWrite, sh *shard, tag uint32) {
 	d := draft{id: w.id, content: w.content, kind: w.kind, sum: w.sum, shard: sh, tag: tag,
 		size: record.Size(len(w.id), len(w.content))}
+	if s.marksReads {
+		d.hash = s.hash(w.id) // the whole of it: ghosts
+	}
 	if w.ttl > 0 {
 		d.deadline = s.clock.after(w.ttl)
 		d.size = record.Size(len(w.id)+record.DeadlineSize, len(w.content))
@@ -219,7 +222,7 @@ func (s *Store) indexGroup(seg *segment, group []appliedWrite) {
 	}
 	for i := range group {
 		if w := &group[i]; w.kind == record.KindMemory && !w.exists {
-			sh.setLocked(t.free(w.tag), makeSlot(w.tag, s.locate(seg, w.offset)))
+			sh.setLocked(t.free(w.tag), makeSlot(w.tag, s.locate(seg, w.offset))|s.recalled(&w.draft, false))
 			sh.memories.Add(1)
 			s.countNew(sh, seg, w)
 		}

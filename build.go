@@ -115,6 +115,12 @@ func (r *round) take(ch *chunk) error {
 		return nil
 	}
 	ch.v = r.work[0]
+	mayKeep := r.c.mayKeep
+	defer func() {
+		if ch.taken == 0 { // its records are decided about again
+			r.c.mayKeep = mayKeep
+		}
+	}()
 	if err := r.readHeaders(ch); err != nil {
 		return err
 	}
@@ -158,7 +164,11 @@ func (r *round) readHeaders(ch *chunk) error {
 		if read := ch.size + ch.dropped; read > 0 && read+h.Size() > limit {
 			break
 		}
-		if f := r.fateOf(rec, h); f != fateCopied {
+		f := r.fateOf(rec, h)
+		if f == fateCopied && r.c.evicts() && !r.c.keeps(ch.v, unit, h.Size()) {
+			f = fateEvicted
+		}
+		if f != fateCopied {
 			ch.drop(r.c.s, offset, h, f)
 			ch.dropped += h.Size()
 			continue
@@ -195,6 +205,7 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 	for _, h := range ch.headers {
 		target.noteSeq(h.Seq)
 	}
+	target.rank = max(target.rank, ch.v.seg.rank)
 	target.addRecords(len(ch.headers), ch.size)
 	return true, nil
 }
@@ -275,6 +286,9 @@ type allowance struct {
 // first.
 func (c *compaction) allow() (allowance, error) {
 	if c.lowSpace {
+		if c.evicts() {
+			return c.sacrifice(), nil
+		}
 		return c.fitOneTarget()
 	}
 	a := allowance{targets: c.maxTargets}
@@ -331,6 +345,7 @@ func (c *compaction) newTarget(size int) (*segment, error) {
 	}
 	target.owner.Store(int32(ownerTarget)) // until the round has ended: it has nothing live before the flips
 	target.seal(true)
+	target.rank = 0 // until it has a source
 	return target, nil
 }
 

@@ -96,7 +96,10 @@ func (s *Store) runCompaction(ctx context.Context, c *compaction, trigger trigge
 	defer func() {
 		s.pacing.Store(nil)
 		s.compacting.Store(false)
-		s.room.answer(heard, c.stats.BytesReclaimed > 0 || isAborted(err), st.reclaimable())
+		c.noteBarren()
+		// One that only gave dead bytes back is not the last word of a store that evicts.
+		gave := c.stats.BytesReclaimed > 0 || isAborted(err) || s.evicts() && !c.evicts()
+		s.room.answer(heard, gave, st.reclaimable())
 	}()
 	c.own = onOwnGoroutine(ctx)
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
@@ -104,6 +107,9 @@ func (s *Store) runCompaction(ctx context.Context, c *compaction, trigger trigge
 	unreturned := s.mapper.unreturned.bytes.Load()
 	s.logCompactionStart(trigger, st)
 	err = c.run(ctx)
+	if c.evicts() {
+		s.fitGhosts()
+	}
 	if failed := c.sweep(); err == nil { // what died while the compaction had claimed it
 		err = failed
 	}
@@ -147,8 +153,11 @@ type compaction struct {
 	extra      int64        // bytes mapped by this compaction less those it unmapped
 	staged     []moves      // of the current round, one for each worker; kept for the next
 	pace       *pace
-	own        bool // on a goroutine of the store's, where OnProgress is called apart
-	muted      bool // OnProgress did not return there: it is called no more
+	mayKeep    int64 // bytes that may still be copied, of the group that it evicts
+	passed     int   // segments that the hand has passed over
+	sacrificed bool  // the round under way drops all of its only victim
+	own        bool  // on a goroutine of the store's, where OnProgress is called apart
+	muted      bool  // OnProgress did not return there: it is called no more
 }
 
 func (s *Store) newCompaction(trigger trigger) *compaction {
@@ -191,6 +200,9 @@ func (c *compaction) run(ctx context.Context) error {
 			return err
 		}
 		if len(c.work) == 0 {
+			if c.evicts() && c.stats.Rounds == 0 && c.takeMore() {
+				continue
+			}
 			c.complete = true
 			return nil
 		}
@@ -231,6 +243,7 @@ func (c *compaction) nextRound(ctx context.Context) error {
 			v.live, v.left = nil, 0 // superseded since the walk
 		}
 	}
+	mayKeep := c.mayKeep
 	allowed, err := c.allow()
 	if err != nil {
 		return err
@@ -244,10 +257,13 @@ func (c *compaction) nextRound(ctx context.Context) error {
 	}
 	err = c.round(ctx, allowed, clears)
 	if errors.Is(err, ErrNoSpace) && !c.lowSpace {
-		c.lowSpace, err = true, nil
+		c.lowSpace, c.mayKeep, err = true, mayKeep, nil
 		for i, v := range c.work { // as before: a round that fails drops no victim
 			*v = before[i]
 		}
+	}
+	if c.sacrificed {
+		c.lowSpace, c.sacrificed, c.mayKeep = false, false, mayKeep // there is space for a target now
 	}
 	markDamaged(c.work, err)
 	c.work = append(c.work, held...)

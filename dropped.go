@@ -11,7 +11,7 @@ type DropReason string
 // Reasons why the store drops a memory.
 const (
 	Expired DropReason = "expired" // its time to live is over
-	Evicted DropReason = "evicted" // to make room; no store does that yet
+	Evicted DropReason = "evicted" // to make room: see WhenFull
 )
 
 // Drop is a memory that the store has dropped by itself.
@@ -47,7 +47,7 @@ func (c *compaction) pinDropped(drops []drop) *teller {
 		if !d.done {
 			continue
 		}
-		s.meters.countDrop(d.fate)
+		s.meters.countDrop(d)
 		if s.opts.OnDrop == nil {
 			continue
 		}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 // told collects what OnDrop was told.
@@ -61,7 +63,8 @@ func TestOnDrop_OnceOfEach(t *testing.T) {
 					require.Empty(t, got)
 				}
 			}
-			require.Equal(t, DropStats{Expired: n / 4, Evicted: n / 4}, s.Stats().Drops)
+			bytes := n / 4 * int64(record.Size(len(idOf(0)), size))
+			require.Equal(t, DropStats{Expired: n / 4, Evicted: n / 4, EvictedBytes: bytes}, s.Stats().Drops)
 		})
 	}
 }

@@ -49,6 +49,7 @@ type drop struct {
 	slot  slot   // of the record, in the victim
 	size  uint32 // of the record, bytes
 	shard uint8
+	mark  uint16 // of the ghost
 	fate  fate
 	done  bool // the memory has left the index by this drop
 }
@@ -91,8 +92,9 @@ func (r *round) stageDrops(ch *chunk) error {
 		if !ok || h.Kind != record.KindMemory || !record.IntactPrefix(rec, h, seg.seedAt(offset)) {
 			return ch.v.damaged(offset, "damaged header or id")
 		}
-		shardIndex, tag := splitHash(s.hashBytes(record.ID(rec, h)))
-		d.slot, d.shard = makeSlot(tag, d.slot.location()), uint8(shardIndex)
+		hash := s.hashBytes(record.ID(rec, h))
+		shardIndex, tag := splitHash(hash)
+		d.slot, d.shard, d.mark = makeSlot(tag, d.slot.location()), uint8(shardIndex), ghostMark(hash)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -151,6 +153,9 @@ func (s *Store) drop(sh *shard, batch []drop) {
 		seg, _ := s.resolve(d.slot.location())
 		s.takeOut(sh, pos, seg, int64(d.size))
 		d.done = true
+		if d.fate == fateEvicted {
+			s.ghosts.note(int(d.shard), d.slot.tag(), d.mark)
+		}
 	}
 }
 

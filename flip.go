@@ -59,11 +59,15 @@ func (r *round) commit(ctx context.Context) (moved, superseded int64, err error)
 		c.staged[w].sort()
 	}
 	r.publish()
+	bits := slot(readBit)
+	if c.evicts() { // it has had its turn
+		bits = 0
+	}
 	var m, sup atomic.Int64
 	err = c.parallel(ctx, len(c.staged), func(ctx context.Context, worker, shard int) error {
 		for w := range c.staged {
 			for batch := range slices.Chunk(c.staged[w].of(shard), flipBatch) {
-				n, err := c.s.flip(&c.s.shards[shard], batch)
+				n, err := c.s.flip(&c.s.shards[shard], batch, bits)
 				m.Add(int64(n))
 				sup.Add(int64(len(batch) - n))
 				if err == nil {
@@ -95,9 +99,10 @@ func (r *round) publish() {
 	r.published = true
 }
 
-// flip exchanges the slots of batch that the index still has, all 64 bits of them, and returns how
-// many it exchanged. A slot that a writer has changed stays as it is, so no write is lost.
-func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
+// flip exchanges the slots of batch that the index still has, all of them but the bit of reads, which
+// goes along if bits has it, and returns how many it exchanged. A slot that a writer has changed stays as
+// it is, so no write is lost. A read that sets its bit between the load and the store is forgotten.
+func (s *Store) flip(sh *shard, batch []move, bits slot) (flipped int, err error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.version.Add(1)
@@ -112,7 +117,7 @@ func (s *Store) flip(sh *shard, batch []move) (flipped int, err error) {
 			return flipped, err
 		}
 		if pos, ok := sh.current().find(m.from); ok {
-			sh.setLocked(pos, m.to)
+			sh.setLocked(pos, m.to|sh.current().get(pos)&bits)
 			s.moveLive(&tally, m)
 			flipped++
 		}
@@ -170,7 +175,7 @@ func (s *Store) unflip(sh *shard, batch []move) {
 	defer tally.flush()
 	for _, m := range batch {
 		if pos, ok := sh.current().find(m.to); ok {
-			sh.setLocked(pos, m.from)
+			sh.setLocked(pos, m.from|sh.current().get(pos)&readBit)
 			s.moveLive(&tally, move{from: m.to, to: m.from, size: m.size})
 		}
 	}

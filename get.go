@@ -246,6 +246,9 @@ func (s *Store) lookup(h *readHold, m *match, id string, counted bool) error {
 	case exists:
 		if counted {
 			h.Gets = 1 // not earlier: a look-up that ends with a fault is no get
+			if s.marksReads {
+				s.markRead(m, sh, tag)
+			}
 		}
 		return nil
 	case err == nil:
@@ -264,6 +267,18 @@ func (s *Store) lookup(h *readHold, m *match, id string, counted bool) error {
 	}
 	h.release()
 	return err
+}
+
+// markRead sets the bit of reads in the slot of m, which find has found with tag in sh, unless it is set or
+// the slot is another by now. REQUIRES: as find.
+func (s *Store) markRead(m *match, sh *shard, tag uint32) {
+	t := sh.current()
+	if m.pos >= len(t) { // it was replaced by a smaller one
+		return
+	}
+	if w := t.get(m.pos); w == makeSlot(tag, s.locate(m.seg, m.offset)) {
+		t.markRead(m.pos, w)
+	}
 }
 
 // countDamage counts a content that was found damaged.

@@ -166,6 +166,9 @@ func (s *Store) readHeld(b *batch, ids []string, h *readHold) error {
 				break
 			}
 			b.copies = append(b.copies, m.content()...)
+			if s.marksReads {
+				s.markRead(&m, p.sh, p.tag)
+			}
 			f.h, f.seg, f.offset = m.h, m.seg, m.offset
 		}
 		b.n++

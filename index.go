@@ -18,13 +18,13 @@ The offset index finds the record of an id. It holds no pointer and no string: i
 each an open-addressing table of 8-byte slots in mapped memory, where the garbage collector never
 looks.
 
-	slot      0 when empty, otherwise tag (24 bits) ‖ location (40 bits)
+	slot      0 when empty, otherwise tag (23 bits) ‖ bit of reads ‖ location (40 bits)
 	location  number of the segment in the segment table ‖ offset in units of 8 bytes; how many bits
 	          each part has follows from SegmentSize; never 0, since a segment starts with a header
-	hash      shard (8 bits) ‖ tag (24 bits) ‖ unused; seeded per store, so that nobody can choose
-	          ids that crowd one shard
+	hash      shard (8 bits) ‖ tag (23 bits) ‖ rest; seeded per store, so that nobody can choose ids
+	          that crowd one shard
 
-A tag is all of the hash that a shard uses. The home of a slot is tag × slots / 2^24, a multiply and
+A tag is all of the hash that a shard uses. The home of a slot is tag × slots / 2^23, a multiply and
 a shift, so a table may have any number of slots, and grows by a third instead of doubling.
 Collisions go to the next free slot, and a removal moves later slots back (Knuth, TAOCP vol. 3,
 section 6.4, algorithm R) instead of leaving marks. Growing, shrinking and removing need the tags
@@ -32,7 +32,7 @@ only: no record is read, no page of a segment is touched.
 
 Cost: a table is between 50 % and 80 % full, which is 10 to 16 bytes per memory. With the room
 around tables, and old ones that wait for readers, the index takes at most 24 (see tablemem.go). Two
-ids of one shard share a tag with probability 2^-24, so at 10 million memories 0.2 % of all look-ups
+ids of one shard share a tag with probability 2^-23, so at 10 million memories 0.5 % of all look-ups
 read a second record; ids are always compared in the record itself.
 
 I2 (one slot): an id has at most one slot, found from its home before any empty slot. While a
@@ -61,6 +61,14 @@ lock. The reader believes:
   - Damage, only with the shard's lock held. What a slot leads to is damaged without the lock as
     well (see hits), but an error may take its time.
 
+The bit of reads. In a store that evicts, a read sets the bit in the slot that it followed, by
+compare-and-swap with the slot as it was, and does not try again. While it holds contentMu no other
+record can get that location, so the slot it changes is its id's, wherever that is; a slot that was
+exchanged, moved or emptied in the meantime differs, and stays as it is. What a writer stores over a
+slot that it has loaded may lose a bit set in between, and so may a table that is replaced, which is
+a read forgotten. Whoever looks for a slot ignores the bit: a flip that did not would leave slots that
+name its victim.
+
 A probe ends: some slots are always empty, and a reader that walked after a moving slot forever
 would need a writer at each step.
 
@@ -75,9 +83,11 @@ docs/design.md, sections 3 and 8, has the proofs.
 const (
 	shardBits    = 8
 	shardCount   = 1 << shardBits
-	tagBits      = 24
+	tagBits      = 23
 	tagCount     = 1 << tagBits
-	locationBits = 64 - tagBits
+	tagShift     = 64 - tagBits
+	readBit      = 1 << locationBits // of a slot: its memory was read since the hand of eviction came by
+	locationBits = tagShift - 1
 	locationMask = 1<<locationBits - 1
 	slotSize     = 8 // bytes
 )
@@ -85,12 +95,16 @@ const (
 // location is the place of a record: (segment, offset) in 40 bits.
 type location uint64
 
-// slot is one entry of a table: tag and location.
+// slot is one entry of a table: tag, bit of reads, location.
 type slot uint64
 
-func makeSlot(tag uint32, loc location) slot { return slot(tag)<<locationBits | slot(loc) }
+// makeSlot returns a slot that was not read.
+func makeSlot(tag uint32, loc location) slot { return slot(tag)<<tagShift | slot(loc) }
 
-func (w slot) tag() uint32 { return uint32(w >> locationBits) }
+func (w slot) tag() uint32 { return uint32(w >> tagShift) }
+
+// same reports whether w and v are the slot of one record, read or not.
+func (w slot) same(v slot) bool { return (w^v)&^readBit == 0 }
 
 func (w slot) location() location { return location(w & locationMask) }
 
@@ -157,10 +171,10 @@ func (t table) seek(pos int, tag uint32) (int, slot) {
 	}
 }
 
-// find returns the position of exactly w.
+// find returns the position of w, whose bit of reads may have changed.
 func (t table) find(w slot) (pos int, ok bool) {
 	for pos, v := t.first(w.tag()); v != 0; pos, v = t.following(pos, w.tag()) {
-		if v == w {
+		if v.same(w) {
 			return pos, true
 		}
 	}

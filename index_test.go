@@ -215,11 +215,11 @@ func TestIndex_HashSplit(t *testing.T) {
 		tag    uint32
 	}{
 		{0, 0, 0},
-		{1<<32 - 1, 0, 0},
-		{1 << 32, 0, 1},
+		{1<<33 - 1, 0, 0},
+		{1 << 33, 0, 1},
 		{1 << 56, 1, 0},
 		{1<<64 - 1, shardCount - 1, tagCount - 1},
-		{0xab123456_00000000, 0xab, 0x123456},
+		{0xab123456_00000000, 0xab, 0x123456 >> 1},
 	} {
 		number, tag := splitHash(c.hash)
 		require.Equal(t, c.number, number, "hash %#x", c.hash)

@@ -59,6 +59,7 @@ type jsonSegments struct {
 type jsonOperations struct {
 	Gets           int64         `json:"gets"`
 	Misses         int64         `json:"misses"`
+	HitRatio       float64       `json:"hit_ratio"`
 	GetErrors      int64         `json:"get_errors"`
 	Puts           int64         `json:"puts"`
 	PutErrors      int64         `json:"put_errors"`
@@ -75,6 +76,7 @@ type jsonOperations struct {
 	Delete         jsonHistogram `json:"delete_duration"`
 	Expired        int64         `json:"expired"`
 	Evicted        int64         `json:"evicted"`
+	EvictedBytes   int64         `json:"evicted_bytes"`
 	DropFailures   int64         `json:"drop_failures"`
 	Loads          int64         `json:"loads"`
 	LoadErrors     int64         `json:"load_errors"`
@@ -178,14 +180,15 @@ func jsonStatsOf(st *Stats) jsonStats {
 		},
 		PinnedReaders: segments.Pins,
 		Operations: jsonOperations{
-			Gets: st.Gets, Misses: st.Misses, GetErrors: st.Reads.Errors, Puts: st.Puts, PutErrors: st.Writes.PutErrors,
-			PutsChanged: st.Writes.PutsChanged,
-			Deletes:     st.Deletes, DeleteMisses: st.Writes.DeleteMisses, DeleteErrors: st.Writes.DeleteErrors,
+			Gets: st.Gets, Misses: st.Misses, HitRatio: st.HitRatio, GetErrors: st.Reads.Errors,
+			Puts: st.Puts, PutErrors: st.Writes.PutErrors, PutsChanged: st.Writes.PutsChanged,
+			Deletes: st.Deletes, DeleteMisses: st.Writes.DeleteMisses, DeleteErrors: st.Writes.DeleteErrors,
 			CorruptRecords: st.Reads.CorruptRecords, ReadBytes: st.Reads.Bytes, WrittenBytes: st.Writes.Bytes,
 			Get: jsonHistogramOf(st.Reads.Duration), Put: jsonHistogramOf(st.Writes.PutDuration),
 			Clears: st.Clears, Delete: jsonHistogramOf(st.Writes.DeleteDuration), Wait: jsonHistogramOf(st.Writes.WaitDuration),
-			Expired: st.Drops.Expired, Evicted: st.Drops.Evicted, DropFailures: st.Drops.Failures,
-			Loads: st.Loads.OK, LoadErrors: st.Loads.Errors, Load: jsonHistogramOf(st.Loads.Duration),
+			Expired: st.Drops.Expired, Evicted: st.Drops.Evicted, EvictedBytes: st.Drops.EvictedBytes,
+			DropFailures: st.Drops.Failures,
+			Loads:        st.Loads.OK, LoadErrors: st.Loads.Errors, Load: jsonHistogramOf(st.Loads.Duration),
 		},
 		Compactions: jsonCompactionsOf(st),
 		Maintenance: jsonMaintenance{

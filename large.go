@@ -104,6 +104,9 @@ func (s *Store) withNewSegment(
 	}
 	defer done()
 	try := func() error { return s.tryNewSegment(spec, fill, write) }
+	if s.evicts() && !tombstone && !s.canHold(spec.size) {
+		return s.full(s.sizes()) // before all others are dropped in vain
+	}
 	if tombstone {
 		return s.withRoomForTombstone(try)
 	}

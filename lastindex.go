@@ -93,7 +93,7 @@ func (t *lastIndex) contains(s *Store, shardIndex int, w slot, m *match) bool {
 	}
 	table := t.tables[shardIndex]
 	for pos, v := table.first(w.tag()); v != 0; pos, v = table.following(pos, w.tag()) {
-		if v == w {
+		if v.same(w) {
 			return true
 		}
 		var copied match

@@ -126,7 +126,7 @@ func (s *Store) look() {
 		reason := s.reasonToSkip(st, time.Now())
 		s.maintenance.mu.Unlock()
 		if reason != "" {
-			s.room.answer(heard, false, st.reclaimable())
+			s.room.answer(heard, s.keepsForLanes(), st.reclaimable())
 			return
 		}
 	}
@@ -200,7 +200,7 @@ func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceRepo
 		m.noteSizes(s.sizes())
 	}
 	if r.Skipped != SkipBusy && r.Compaction == (CompactionStats{}) { // one that ran has answered itself
-		s.room.answer(heard, false, st.reclaimable())
+		s.room.answer(heard, s.keepsForLanes(), st.reclaimable())
 	}
 	for i := range s.shards {
 		s.suit(&s.shards[i]) // writes that have stopped may have left a table half filled
@@ -250,8 +250,10 @@ func hasExpired(st Stats) bool { return fragmentation(st.ExpiredBytes, st.TotalB
 // isPressed reports whether little room is left, and a compaction would give some back.
 func (s *Store) isPressed(st Stats) bool {
 	m := &s.maintenance
-	return fragmentation(st.reclaimable(), st.TotalBytes) >= waitShare &&
-		(s.nearlyFull() || m.short.Load() || s.room.isAsked()) || st.reclaimable() > 0 && m.buried.Load()
+	share := fragmentation(st.reclaimable(), st.TotalBytes)
+	return s.evicts() && s.room.isAsked() && !s.keepsForLanes() ||
+		share >= waitShare && (s.nearlyFull() || m.short.Load() || s.room.isAsked()) ||
+		st.reclaimable() > 0 && m.buried.Load()
 }
 
 // nearlyFull reports whether less than an eighth of MaxBytes is left.

@@ -149,7 +149,7 @@ type meters struct {
 	syncs, syncErrors                               atomic.Int64
 	loadsOK, loadErrors                             atomic.Int64
 	clears                                          atomic.Int64
-	expired, evicted, dropFailures                  atomic.Int64
+	expired, evicted, evictedBytes, dropFailures    atomic.Int64
 
 	gets, puts, deletes, loads, compactions, swaps, syncDurations, waits histogram
 }
@@ -214,11 +214,12 @@ func (m *meters) loadEnded(d time.Duration, ok bool) {
 }
 
 // countDrop counts a memory that was dropped.
-func (m *meters) countDrop(f fate) {
-	if f == fateExpired {
+func (m *meters) countDrop(d *drop) {
+	if d.fate == fateExpired {
 		m.expired.Add(1)
 	} else {
 		m.evicted.Add(1)
+		m.evictedBytes.Add(int64(d.size))
 	}
 }
 
@@ -235,7 +236,10 @@ func (m *meters) addTo(st *Stats) {
 	st.Writes.WaitDuration = m.waits.snapshot()
 	st.Clears = m.clears.Load()
 	st.Loads = LoadStats{OK: m.loadsOK.Load(), Errors: m.loadErrors.Load(), Duration: m.loads.snapshot()}
-	st.Drops = DropStats{Expired: m.expired.Load(), Evicted: m.evicted.Load(), Failures: m.dropFailures.Load()}
+	st.Drops = DropStats{
+		Expired: m.expired.Load(), Failures: m.dropFailures.Load(),
+		Evicted: m.evicted.Load(), EvictedBytes: m.evictedBytes.Load(),
+	}
 	st.CompactionDetails.Duration = m.compactions.snapshot()
 	st.CompactionDetails.SwapDuration = m.swaps.snapshot()
 	st.Sync.OK = m.syncs.Load()

@@ -105,8 +105,14 @@ type Options struct {
 // WhenFull is what a write does that finds no room within Options.MaxBytes.
 type WhenFull int
 
-// Refuse makes the write return [ErrNoSpace], with nothing changed. Reads and Deletes go on.
-const Refuse WhenFull = 0
+const (
+	// Refuse makes the write return [ErrNoSpace], with nothing changed. Reads and Deletes go on.
+	Refuse WhenFull = iota
+	// Evict drops memories that were not read lately, until there is room: the store is a cache. What a Put
+	// stored is there when it returns. It needs MaxBytes, and works with Maintenance.Disabled too: writes
+	// evict by themselves then.
+	Evict
+)
 
 // CompactionOptions bound what a compaction may use.
 type CompactionOptions struct {
@@ -219,7 +225,8 @@ func (o Options) validate() error {
 		check(o.MaxBytes >= least, "MaxBytes", o.MaxBytes,
 			fmt.Sprintf("at least %d, which is %d segments of %d bytes", least, leastSegments, o.segmentSize()))
 	}
-	check(o.WhenFull == Refuse, "WhenFull", int(o.WhenFull), "Refuse")
+	check(o.WhenFull == Refuse || o.WhenFull == Evict, "WhenFull", int(o.WhenFull), "Refuse or Evict")
+	check(o.WhenFull != Evict || o.MaxBytes > 0, "MaxBytes", o.MaxBytes, "a bound, since WhenFull is Evict")
 	c := o.Compaction
 	check(c.Workers >= 0 && c.Workers <= maxWorkers, "Compaction.Workers", c.Workers, "0 to 1024")
 	check(ratio(c.MaxMemoryFraction),

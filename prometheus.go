@@ -202,6 +202,7 @@ func (m *families) operations(st *Stats) {
 	m.histogram("warmtier_write_wait_duration_seconds", "Waits of writes for memory.", st.Writes.WaitDuration)
 	m.counter("warmtier_read_bytes_total", "Bytes of contents read, estimated from a sample of 1 in 256.", st.Reads.Bytes)
 	m.counter("warmtier_written_bytes_total", "Bytes of records written by puts and deletes.", st.Writes.Bytes)
+	m.counter("warmtier_evicted_bytes_total", "Bytes of records dropped for want of room.", st.Drops.EvictedBytes)
 	m.counter("warmtier_corrupt_records_total", "Damaged records met by reads.", st.Reads.CorruptRecords)
 }
 

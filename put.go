@@ -23,6 +23,7 @@ type draft struct {
 	size  int    // of the whole record, bytes
 	shard *shard
 	tag   uint32
+	hash  uint64 // of id, when this is a memory
 }
 
 // Put stores content under id, in place of what was there. nil content is the same as empty
@@ -61,7 +62,7 @@ func (s *Store) putDurably(d draft) error {
 	if d.deadline != 0 {
 		d.size += record.DeadlineSize
 	}
-	d.shard, d.tag = s.place(d.id)
+	d.place(s, d.id)
 	d.shard.prefetch(d.tag)
 	d.sum = record.Checksum(d.content)
 	if d.size > s.largeSize() {
@@ -287,7 +288,7 @@ func (s *Store) pointTo(d *draft, seg *segment, offset int, old *match, exists b
 		sh.memories.Add(1)
 	}
 	seg.live.Add(int64(d.size))
-	sh.setLocked(old.pos, makeSlot(d.tag, s.locate(seg, offset)))
+	sh.setLocked(old.pos, makeSlot(d.tag, s.locate(seg, offset))|s.recalled(d, exists))
 	sh.liveBytes.Add(delta)
 	sh.puts.Add(1)
 }

@@ -17,6 +17,11 @@ the new table as well:
 	moves the others, publishes the new table:
 	the overwritten record is back: wrong
 
+Readers set the bit of reads (index.go) with no lock, in the old table alone: slots are loaded atomically, and whoever
+looks one up in the new table ignores the bit, as find does. A bit set after its slot has moved is lost with the old
+table, unless a write or a flip takes it along: a read forgotten. It never gets to another id, since a slot is moved,
+stored and removed as a whole.
+
 The memory of a new table is there already as a rule. To map a block and to touch its pages takes as long as it is, so
 where there is none a write notes what is wanted, and maps it when it has let go of all locks (tableMemory.provide).
 Until then the table fills beyond the 4/5 at which it should have grown.

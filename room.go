@@ -183,7 +183,8 @@ func (s *Store) withRoom(share float64, try func() error) error {
 		}
 		st := s.sizes()
 		// A compaction under way may have copied most of what was dead, and have yet to give it back.
-		hopeless := fragmentation(st.reclaimable(), st.TotalBytes) <= share || s.opts.Maintenance.Disabled
+		hopeless := !s.evicts() &&
+			(fragmentation(st.reclaimable(), st.TotalBytes) <= share || s.opts.Maintenance.Disabled)
 		if hopeless && !s.compacting.Load() || asked > 0 && s.room.isFruitless(asked, st.reclaimable()) {
 			select {
 			case <-change: // since the attempt
@@ -194,6 +195,11 @@ func (s *Store) withRoom(share float64, try func() error) error {
 		}
 		if asked == 0 || s.room.isAnswered(asked) {
 			asked = s.room.ask()
+		}
+		if s.evicts() && s.opts.Maintenance.Disabled {
+			if !errors.Is(s.evictForWrite(), ErrCompactionInProgress) {
+				continue
+			}
 		}
 		s.maintenance.lack(share) // a compaction may have begun since
 		if changed, err := s.awaitChange(change); err != nil {

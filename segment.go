@@ -64,6 +64,7 @@ type segment struct {
 	large  bool   // made for the one record it holds, whatever its size
 	spare  bool   // made from the space kept back: tombstones only
 	salt   uint64 // random in a file, 0 in memory; seed has it
+	rank   uint64 // in the order of the hand of eviction; constant once the segment is published
 
 	_ [cpu.CacheLines]byte
 	segmentShared
@@ -98,7 +99,7 @@ type segmentShared struct {
 
 func newSegment(id uint64, mem []byte, kind layout.SegmentKind, salt uint64) *segment {
 	seg := &segment{id: id, mem: mem, kind: kind, seed: record.SegmentSeed(id, salt), salt: salt}
-	seg.minSeq, seg.made = math.MaxUint64, time.Now()
+	seg.minSeq, seg.made, seg.rank = math.MaxUint64, time.Now(), id
 	seg.tail.Store(layout.HeaderSize)
 	seg.refs.Store(1)
 	return seg

@@ -28,6 +28,8 @@ type Stats struct {
 	Deletes int64 // that removed a memory
 	Clears  int64 // that succeeded
 
+	HitRatio float64 // 1 - Misses / Gets, 0 before the first
+
 	Compactions            int64 // that ran to the end
 	CompactionFailures     int64 // that returned ErrCompactionFailed, cancelled ones included
 	CompactionInProgress   bool
@@ -82,9 +84,10 @@ type LoadStats struct {
 
 // DropStats counts memories that the store has dropped by itself.
 type DropStats struct {
-	Expired  int64 // whose bytes compactions gave back after their deadline
-	Evicted  int64
-	Failures int64 // calls of Options.OnDrop that did not return, or could not be made because of damage
+	Expired      int64 // whose bytes compactions gave back after their deadline
+	Evicted      int64 // for want of room: see WhenFull
+	EvictedBytes int64 // of their records
+	Failures     int64 // calls of Options.OnDrop that did not return, or could not be made because of damage
 }
 
 // SegmentDetails says how many segments are in each [SegmentState], and what they hold beside those
@@ -239,7 +242,8 @@ func (s *Store) Stats() Stats {
 	}
 	hits, misses := s.contentMu.biased.Counts()
 	st.Gets, st.Misses = hits+misses, misses
-	st.IndexBytes = s.tables.bytes.Load()
+	st.HitRatio = fragmentation(hits, hits+misses)
+	st.IndexBytes = s.tables.bytes.Load() + s.ghosts.bytes.Load()
 	st.MaxBytes = s.opts.MaxBytes
 	s.addMapped(&st)
 	st.Reads.CorruptRecords = s.corruptRecords.Load()

@@ -259,7 +259,7 @@ func (v *verifier) readSlots(sh *shard, from uint32, slots []slot) (_ []slot, id
 		}
 		pos, ok := sh.current().find(w)
 		ids = append(ids, slotID{
-			slot: w, lost: !ok || sh.current().get(pos) != w,
+			slot: w, lost: !ok || !sh.current().get(pos).same(w),
 			id: string(record.ID(m.rec, m.h)), seg: m.seg, offset: m.offset,
 		})
 	}

@@ -69,7 +69,7 @@ func TestVerify_FindsWhatIsWrong(t *testing.T) {
 		{"slot lost", "memories: 100 counted, 99 found", wreckSlot(func(slot) slot { return 0 })},
 		{"slot that leads between two records", "damaged header or id", wreckSlot(func(w slot) slot { return w + 1 })},
 		{"slot that leads to no segment", "no such segment", wreckSlot(func(w slot) slot { return w | 1<<(locationBits-1) })},
-		{"slot with another tag", "its slot is in shard", wreckSlot(func(w slot) slot { return w ^ 1<<locationBits })},
+		{"slot with another tag", "its slot is in shard", wreckSlot(func(w slot) slot { return w ^ 1<<tagShift })},
 		{"slot of another memory", "its slot is in shard", func(t *testing.T, s *Store) func() {
 			other := slotOf(t, s, idOf(8))
 			return wreckSlot(func(slot) slot { return other })(t, s)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/bits"
 	"slices"
 
 	"github.com/warmtier/warmtier/internal/cpu"
@@ -14,15 +13,9 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-const (
-	// walkBatch is how many slots are read in one hold of a shard's lock, which takes a few us.
-	walkBatch = 1024
-
-	// walkAhead is how many rounds one walk of the index lists the live records for. A listed
-	// record takes 4 bytes, and a move 24, so all of it stays within 48 bytes per memory of a
-	// round.
-	walkAhead = 5
-)
+// walkAhead is how many rounds one walk of the index lists the live records for. A listed record takes
+// 4 bytes, and a move 24, so all of it stays within 48 bytes per memory of a round.
+const walkAhead = 5
 
 // policy decides how much a compaction takes on. Its trigger decides which policy it has.
 type policy interface {
@@ -44,6 +37,8 @@ func (s *Store) policy(t trigger) policy {
 	switch {
 	case t != triggerAuto:
 		return everything{}
+	case s.mustEvict():
+		return evicting{}
 	case s.nearlyFull(), s.mapper.limit > 0 && s.room.waiting.Load() > 0:
 		return needed{bytes: s.opts.MaxBytes / 8, share: s.urgentSealShare()}
 	}
@@ -129,6 +124,7 @@ type victim struct {
 	seg     *segment
 	live    []uint32 // offsets of live records not copied yet, in units of 8 bytes, ascending
 	left    int64    // bytes of these, at most; those that were superseded since the walk are copied too
+	read    []uint32 // when it is evicted: those of them whose bit of reads the walk has seen
 	drops   []drop   // of live records that are not copied, but dropped when the victim leaves
 	dead    int64    // bytes, when it was rated; tombstones are among them, and what had expired, about
 	benefit float64  // of compacting it, over the cost
@@ -255,6 +251,21 @@ func (v *victim) need() (live, tombstones int) {
 // chooseVictims makes victims of the sealed segments with dead bytes that the policy chooses, the
 // best first, and of those that were sealed early, if fewer segments are left of them.
 func (c *compaction) chooseVictims() {
+	if c.evicts() {
+		c.takeHandful()
+	} else {
+		c.chooseDead()
+	}
+	c.claimed = append(c.claimed, c.victims...)
+	for _, v := range c.victims {
+		c.progress.BytesTotal += c.s.unexpired(v.seg)
+	}
+	c.progress.Victims = len(c.victims)
+	c.publishProgress(StageBuild, nil)
+}
+
+// chooseDead is chooseVictims for compactions that do not evict.
+func (c *compaction) chooseDead() {
 	var merge []*victim
 	segs := c.s.segments.all()
 	newest := c.s.segments.newestID() // read after the table, to which lanes add: so no age is below 1
@@ -274,12 +285,6 @@ func (c *compaction) chooseVictims() {
 		c.victims = append(c.victims, merge...)
 	}
 	c.victims = c.claimVictims(c.victims)
-	c.claimed = slices.Clone(c.victims)
-	for _, v := range c.victims {
-		c.progress.BytesTotal += c.s.unexpired(v.seg)
-	}
-	c.progress.Victims = len(c.victims)
-	c.publishProgress(StageBuild, nil)
 }
 
 // leavesFewer reports whether fewer segments are left when those of merge, in which nothing is dead, are copied
@@ -307,6 +312,9 @@ func (c *compaction) fillWork(ctx context.Context) error {
 		c.victims = c.victims[n:]
 		if err := c.walk(ctx, group); err != nil {
 			return err
+		}
+		if c.evicts() {
+			group = c.passOver(group)
 		}
 		c.work = append(c.work, group...)
 		if err := c.s.hooks.fire(pointCompactWalked); err != nil {
@@ -342,84 +350,4 @@ func (c *compaction) liveWork() (total int64) {
 		total += c.s.unexpired(v.seg)
 	}
 	return total
-}
-
-// walk lists the live records of group. It need not see one moment of the index: a record that is
-// live when its shard is read may be superseded later, which the flip will find out, and none can
-// become live.
-func (c *compaction) walk(ctx context.Context, group []*victim) error {
-	places := make([]int, len(*c.s.segments.entries.Load())) // segment index -> 1 + position in group
-	for i, v := range group {
-		v.left = v.seg.live.Load() // before any is found: it only falls
-		places[v.seg.index] = i + 1
-	}
-	found := make([][][]uint32, c.pace.count())
-	for worker := range found {
-		found[worker] = make([][]uint32, len(group))
-		for i, v := range group {
-			found[worker][i] = make([]uint32, 0, c.expectedLive(v.seg)/len(found))
-		}
-	}
-	err := c.parallel(ctx, len(found), func(ctx context.Context, worker, shard int) error {
-		c.walkShard(worker, &c.s.shards[shard], places, found[worker])
-		return stopped(ctx)
-	})
-	var sorter offsetSorter
-	for i, v := range group {
-		v.live = found[0][i]
-		for _, lists := range found[1:] {
-			v.live = append(v.live, lists[i]...)
-		}
-		sorter.sort(v.live)
-	}
-	return err
-}
-
-// expectedLive estimates how many live records seg has, from their average size in the store, and
-// adds a tenth.
-func (c *compaction) expectedLive(seg *segment) int {
-	return int(float64(seg.live.Load()) / c.recordSize * 1.1)
-}
-
-// offsetSorter sorts the offsets of records in one segment by setting a bit for each (Bentley,
-// "Programming Pearls", column 1), which takes a fifth of the time of a sort that compares.
-type offsetSorter struct{ bits []uint64 }
-
-// sort sorts offsets, which are all different.
-func (o *offsetSorter) sort(offsets []uint32) {
-	for _, u := range offsets {
-		for int(u/64) >= len(o.bits) {
-			o.bits = append(o.bits, make([]uint64, max(1024, len(o.bits)))...)
-		}
-		o.bits[u/64] |= 1 << (u % 64)
-	}
-	n := 0
-	for i, word := range o.bits {
-		for ; word != 0; word &= word - 1 {
-			offsets[n] = uint32(i*64 + bits.TrailingZeros64(word))
-			n++
-		}
-		o.bits[i] = 0
-	}
-}
-
-// walkShard appends the offset in each slot of sh that names a victim to the list of that victim.
-func (c *compaction) walkShard(worker int, sh *shard, places []int, found [][]uint32) {
-	slots := make([]slot, 0, 2*walkBatch)
-	for from := uint32(0); from < tagCount; {
-		sh.mu.Lock()
-		to := sh.rangeEnd(from, walkBatch)
-		slots = sh.current().appendRange(slots[:0], from, to)
-		sh.mu.Unlock()
-		for _, w := range slots {
-			index := int(w.location() >> c.s.offsetBits)
-			if index >= len(places) || places[index] == 0 {
-				continue
-			}
-			list := &found[places[index]-1]
-			*list = append(*list, uint32(w.location()&(1<<c.s.offsetBits-1)))
-		}
-		from = to
-		c.pace.yield(worker)
-	}
 }

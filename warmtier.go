@@ -8,8 +8,9 @@
 //
 // Contents lie in memory-mapped segments and are found through an index that the garbage collector
 // never looks at. Overwriting and deleting leave dead bytes in the segments; online compaction
-// gives them back while reads and writes go on. Nothing is evicted; what was stored with [Store.PutTTL]
-// expires. Every byte that a call returns was verified against its checksum.
+// gives them back while reads and writes go on. Nothing is evicted unless [Options].WhenFull says so;
+// what was stored with [Store.PutTTL] expires. Every byte that a call returns was verified against its
+// checksum.
 //
 // # Concurrency
 //
@@ -51,7 +52,8 @@
 // large as the largest, is kept back for compactions.
 //
 // Options.MaxBytes bounds all of it. A Put that needs more waits for a compaction as long as a tenth
-// or more of the store is dead, and then returns [ErrNoSpace]; nothing is dropped. Without MaxBytes
+// or more of the store is dead, and then returns [ErrNoSpace]; nothing is dropped, unless WhenFull is
+// [Evict]: then the store is a cache, and drops what was not read lately. Without MaxBytes
 // Puts wait as well while a compaction runs and more than 5/2 of the live bytes and 128 MiB is mapped.
 //
 // Mapped memory is not part of the Go heap: GOMEMLIMIT does not count it. [Store.Stats] says how
@@ -134,9 +136,12 @@ type Store struct {
 	opts     Options
 	hooks    hooks
 	hashSeed maphash.Seed
-	medium   medium
-	disk     *disk                 // the medium of a directory store, for hot paths and recovery; else nil
-	failure  atomic.Pointer[error] // the first failed flush; set once
+	// marksReads says that reads set the bit in their slot; constant, and here rather than in opts for the
+	// cache line.
+	marksReads bool
+	medium     medium
+	disk       *disk                 // the medium of a directory store, for hot paths and recovery; else nil
+	failure    atomic.Pointer[error] // the first failed flush; set once
 
 	// Lock order: lane.rolling < segmentTable.leaving < contentMu < lane.mu < shard.mu <
 	// segmentTable.mu; "a < b" means a must be acquired before b if both are held. No goroutine holds
@@ -194,6 +199,9 @@ type Store struct {
 	meters         meters
 	retired        retiredSegments
 	loads          loads
+	hand           uint64      // rank of the last segment evicted; used by the compaction under way
+	barren         atomic.Bool // the last compaction gave nearly nothing back: the next one may have to evict
+	ghosts         ghosts
 	silent         bool // no Logger; set by Open
 	logQueue       logQueue
 	current        atomic.Pointer[liveProgress] // of the compaction under way
@@ -287,11 +295,12 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		opts:      opts.withDefaults(),
-		silent:    opts.Logger == nil,
-		hooks:     h,
-		hashSeed:  maphash.MakeSeed(),
-		closeDone: make(chan struct{}),
+		opts:       opts.withDefaults(),
+		silent:     opts.Logger == nil,
+		marksReads: opts.WhenFull == Evict,
+		hooks:      h,
+		hashSeed:   maphash.MakeSeed(),
+		closeDone:  make(chan struct{}),
 	}
 	s.clock.init(h.now)
 	s.contentMu.biased.Init(runtime.GOMAXPROCS(0))
@@ -404,6 +413,7 @@ func (s *Store) Close() error {
 	s.releaseTables(replaced)
 	s.discardTables(tables)
 	s.tables.close()
+	s.replaceGhosts(nil)
 	segs := s.segments.all()
 	s.removeFromTable(segs)
 	s.releaseAll(s.pool.close())

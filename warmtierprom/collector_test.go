@@ -62,7 +62,7 @@ func TestCollector_AgreesWithText(t *testing.T) {
 	require.NoError(t, registry.Register(NewCollector(s)))
 	gathered, err := registry.Gather()
 	require.NoError(t, err)
-	require.Len(t, gathered, 41)
+	require.Len(t, gathered, 42)
 	var collected, written bytes.Buffer
 	for _, family := range gathered {
 		_, err := expfmt.MetricFamilyToText(&collected, family)

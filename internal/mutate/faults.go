@@ -216,6 +216,31 @@ var faults = []fault{
 		test: "TestCompact_OperationAtEveryPoint/workers=1",
 	},
 	{
+		name: "bit of reads stored blindly", file: "evict.go",
+		old: "atomic.CompareAndSwapUint64((*uint64)(&t[pos]), uint64(w), uint64(w|readBit))", new: "t.set(pos, w|readBit)",
+		test: "TestMarkRead_SlotChanged",
+	},
+	{
+		name: "flip compares the bit of reads", file: "index.go",
+		old: "if v.same(w) {", new: "if v == w {",
+		test: "TestEvict_FlipsIgnoreTheBit",
+	},
+	{
+		name: "hand keeps the bit of reads", file: "flip.go",
+		old: "\t\tbits = 0\n", new: "\t\tbits = readBit\n",
+		test: "TestEvict_HandClearsTheBit",
+	},
+	{
+		name: "room made in vain", file: "large.go",
+		old: "!s.canHold(spec.size)", new: "false",
+		test: "TestEvict_TooLargeDropsNothing",
+	},
+	{
+		name: "evicted again before the writer runs", file: "maintain.go",
+		old: "s.room.isAsked() && !s.keepsForLanes()", new: "s.room.isAsked()",
+		test: "TestEvict_NotAgainBeforeWriterRuns",
+	},
+	{
 		name: "offer not earned back", file: "workers.go",
 		old: "max(least, a.owed)", new: "least",
 		test: "TestPace_EarnsWhatAnOfferCost",
@@ -226,7 +251,7 @@ var faults = []fault{
 		test: "TestPace_PreemptionEarnsNothing",
 	},
 	{
-		name: "debt forgotten at each shard", file: "victims.go",
+		name: "debt forgotten at each shard", file: "walk.go",
 		old:  "\tslots := make([]slot, 0, 2*walkBatch)\n",
 		new:  "\tslots := make([]slot, 0, 2*walkBatch)\n\tc.pace.workers[worker] = account{}\n",
 		test: "TestPace_DebtSurvivesShardsAndRounds",
