@@ -246,14 +246,14 @@ func makeTraces(t *testing.T) string {
 		[]byte(`{"popularityBuckets": [1, 10, 1000], "popularityWeights": [50, 100, 100]}`), 0o644))
 	var lines strings.Builder
 	for i := range 1000 {
-		fmt.Fprintf(&lines, "%d object%d %d\n", i, i%100, 10+i%100)
+		fmt.Fprintf(&lines, "%d %d %d\n", i, i%100, 10+i%100)
 	}
 	writeGzip(t, filepath.Join(dir, "adapt_size.txt.gz"), lines.String())
 	return dir
 }
 
 func TestTrace_NumbersObjectsAndKeepsOrder(t *testing.T) {
-	requests, sizes, err := loadTrace(makeTraces(t))
+	requests, sizes, err := loadTrace(makeTraces(t), "adapt_size.txt.gz")
 	require.NoError(t, err)
 	require.Len(t, requests, 1000)
 	require.Len(t, sizes, 100)

@@ -84,6 +84,8 @@ func (c *child) do(q request) (reply, error) {
 		return c.minute(q.Work)
 	case "replay":
 		return c.replay(q.Work)
+	case "hits":
+		return c.hits()
 	case "gc":
 		return collect(), nil
 	case "limit":
@@ -115,6 +117,9 @@ func (c *child) open(q request) (r reply, err error) {
 		return r, err
 	}
 	for i := range c.contents.N {
+		if q.Data.Empty {
+			break
+		}
 		if err := c.peer.put(newID(i), c.contents.of(i)); err != nil {
 			return r, fmt.Errorf("filling, memory %d: %w", i, err)
 		}

@@ -57,7 +57,7 @@ func parse(args []string, faults io.Writer) (arguments, error) {
 	f.BoolVar(&a.utilisation, "utilisation", false,
 		"measure throughput against utilisation (like -only utilisation)")
 	f.StringVar(&a.traces, "traces", os.Getenv("WARMTIER_TRACES"),
-		"folder of kvcache_sizes.json, kvcache_pop.json and adapt_size.txt.gz; default $WARMTIER_TRACES")
+		"folder of traces, see README.md; default $WARMTIER_TRACES")
 	f.StringVar(&a.results, "results", "", "file of raw results; suites not measured stay in it; default: none")
 	f.StringVar(&a.document, "document", "", "write tables into this file too, and charts to img/ beside it; "+
 		"sections not measured stay in it; default: none")
@@ -133,7 +133,7 @@ func benchmarks(ctx context.Context, args []string, out io.Writer, log *os.File)
 		return err
 	}
 	if a.traces == "" {
-		fmt.Fprintln(log, "no folder of traces given (-traces): the suites production and trace are left out")
+		fmt.Fprintln(log, "no folder of traces given (-traces): the suites production, trace and hits are left out")
 	}
 	if a.list {
 		for _, s := range chosen {

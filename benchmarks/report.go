@@ -19,7 +19,7 @@ const (
 // order is the order of sections in the document.
 var order = []string{"figure-get", "figure-cached", "figure-mixed", "figure-put", "figure-memory",
 	"figure-gc", "limits", "contents",
-	"counts", "goroutines", "production", "trace", "directories", "memory", "gc", "defaults", "sustained",
+	"counts", "goroutines", "production", "trace", "hits", "directories", "memory", "gc", "defaults", "sustained",
 	"utilisation"}
 
 // writeReport makes section and charts from results, and puts them into the document. Of suites that have no

@@ -48,7 +48,7 @@ func suites(p profile, traces string) []suite {
 		memorySuite(p), gcSuite(p), defaultsSuite(p), sustainedSuite(p), utilisationSuite(p),
 	}
 	if traces != "" {
-		all = append(all, productionSuite(p, traces), traceSuite(p, traces))
+		all = append(all, productionSuite(p, traces), traceSuite(p, traces), hitSuite(traces))
 	}
 	for i := range all {
 		for j := range all[i].cells {
@@ -268,7 +268,7 @@ func productionSuite(p profile, traces string) suite {
 }
 
 func traceSuite(_ profile, traces string) suite {
-	d := dataset{N: 36_815, Sizes: "trace", Traces: traces}
+	d := dataset{N: 36_815, Sizes: "adapt_size.txt.gz", Traces: traces}
 	return suite{name: "trace", title: "Trace of a content server", note: "66,987 requests to 36,815 " +
 		"objects of up to 4.1 MB, asked of an empty store; what is missing is stored. Every object is " +
 		"missing once, so 45 % hits is all there is; fastcache takes none over 64 KiB.",
@@ -394,6 +394,29 @@ func countName(n int) string {
 	s := strconv.Itoa(n)
 	for i := len(s) - 3; i > 0; i -= 3 {
 		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// hitSuite replays traces against caches that evict.
+func hitSuite(traces string) suite {
+	s := suite{name: "hits", extra: true, title: "Share of hits of caches that evict", note: "Traces asked of an empty " +
+		"cache, in their order; what is missing is stored. Each has room for a share of all ids and contents: warmtier as " +
+		"MaxBytes, which bounds everything it takes, the others as the bound of ids and contents that they have. " +
+		"Contents have 256 B where a trace has no sizes (oltp, scarab, p3). Freecache takes no content over 1/1024 of " +
+		"its room, bigcache none over a sixteenth."}
+	for _, t := range []struct{ table, file string }{
+		{"Content server (adapt_size)", "adapt_size.txt.gz"},
+		{"Virtual machine (cloudphysics)", "cloudphysics.csv.gz"},
+		{"Database (oltp)", "oltp.gz"},
+		{"Recommendations (scarab)", "scarab.xz"},
+		{"Workstation (p3)", "p3.gz"},
+	} {
+		for _, share := range []int{5, 10, 20} {
+			s.cells = append(s.cells, cell{table: t.table, column: strconv.Itoa(share) + " %", unit: "% hits",
+				do: "hits", peers: bounded, data: dataset{Sizes: t.file, Traces: traces, Share: share, Empty: true},
+				work: workload{IDs: "trace"}})
+		}
 	}
 	return s
 }

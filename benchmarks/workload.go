@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -16,7 +14,7 @@ import (
 type dataset struct {
 	N       int
 	Content int    // bytes of each; 0: as Sizes says
-	Sizes   string // "kvcache" or "trace", from the folder Traces
+	Sizes   string // "kvcache" or a file of traceReaders, from the folder Traces
 	Traces  string
 
 	Directory  bool    // peers get a folder
@@ -24,6 +22,8 @@ type dataset struct {
 	ReadOnly   bool    // nothing will be written: rings need no room for old versions
 	Threshold  float64 // warmtier: fragmentation ratio at which it compacts; 0 means 0.5
 	Background bool    // warmtier: by its own background cycle, not in the goroutine that writes
+	Share      int     // caches that evict: percent of all ids and contents that they have room for
+	Empty      bool    // peers are not filled
 }
 
 // contents makes the contents of a dataset's memories.
@@ -42,6 +42,7 @@ func newContents(d dataset) (*contents, error) {
 	c := &contents{dataset: d}
 	largest := d.Content
 	switch d.Sizes {
+	case "":
 	case "kvcache":
 		draw, err := loadSizes(d.Traces)
 		if err != nil {
@@ -52,9 +53,9 @@ func newContents(d dataset) (*contents, error) {
 		for i := range c.sizes {
 			c.sizes[i] = draw(r)
 		}
-	case "trace":
+	default:
 		var err error
-		if c.trace, c.sizes, err = loadTrace(d.Traces); err != nil {
+		if c.trace, c.sizes, err = loadTrace(d.Traces, d.Sizes); err != nil {
 			return nil, err
 		}
 		c.N = len(c.sizes)
@@ -205,37 +206,6 @@ func loadSizes(dir string) (func(*rand.Rand) uint32, error) {
 	}
 	weights := cumulative(file.Probabilities)
 	return func(r *rand.Rand) uint32 { return uint32(file.Sizes[pick(weights, r)]) }, nil
-}
-
-// loadTrace reads lines of time, id and size. Ids become numbers in the order in which they first
-// appear; the size of a memory is the first one that the trace gives.
-func loadTrace(dir string) (requests, sizes []uint32, err error) {
-	f, err := os.Open(filepath.Join(dir, "adapt_size.txt.gz"))
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { _ = f.Close() }() // it was only read
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		return nil, nil, err
-	}
-	number := map[string]uint32{}
-	lines := bufio.NewScanner(z)
-	for lines.Scan() {
-		var at, id string
-		var size uint32
-		if _, err := fmt.Sscan(lines.Text(), &at, &id, &size); err != nil {
-			return nil, nil, fmt.Errorf("trace line %q: %w", lines.Text(), err)
-		}
-		i, known := number[id]
-		if !known {
-			i = uint32(len(sizes))
-			number[id] = i
-			sizes = append(sizes, size)
-		}
-		requests = append(requests, i)
-	}
-	return requests, sizes, lines.Err()
 }
 
 func readJSON(name string, into any) error {
