@@ -38,6 +38,7 @@ const (
 	callPutIf
 	callRemove // a deletion that does not say whether there was anything, in a batch
 	callClear  // of all ids: see allMemories
+	callEvict  // by the store: version is what OnDrop was told
 )
 
 // input is the input of a call in a history.
@@ -108,6 +109,8 @@ var oneMemory = porcupine.Model{
 		switch call.kind {
 		case callPut:
 			return true, call.put()
+		case callEvict:
+			return m.version == call.version, stored{}
 		case callRead:
 			return m.may(result != 0, call) && (result == 0 || result == m.version), m
 		case callHas:
@@ -138,6 +141,39 @@ type historian struct {
 
 	compactions turnstile
 	perTurn     int // calls that a client makes for each compaction; 0: any number
+
+	evicting map[int]int64 // when a compaction last decided to drop a memory, by id
+	evicted  []porcupine.Operation
+	decided  atomic.Int64
+}
+
+// fate has compactions drop some of the memories that they could copy.
+func (h *historian) fate(id string) fate {
+	if h.decided.Add(1)%6 != 0 {
+		return fateCopied
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.evicting[numberOf(id)] = h.clock.Add(1)
+	return fateEvicted
+}
+
+// dropped notes what OnDrop is told: an eviction is a call of the store's, between the decision and this.
+func (h *historian) dropped(d Drop) {
+	if d.Reason != Evicted {
+		return
+	}
+	version, err := versionOf(d.Content)
+	if err != nil {
+		panic(err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	id := numberOf(d.ID)
+	in := input{kind: callEvict, id: id, version: version}
+	h.evicted = append(h.evicted, porcupine.Operation{
+		Input: in, Output: output(0), Call: h.evicting[id], Return: h.clock.Add(1),
+	})
 }
 
 // turnstile is a count that others can wait for.
@@ -379,9 +415,12 @@ func TestLinearizable(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			opts := compacting(2, c.overhead)
+			opts.MaxBytes, opts.WhenFull = 1<<30, Evict // reads set their bit, and nothing is evicted for want of room
 			f := &fuse{}
 			clock := newTestClock()
-			h := hooks{at: f.at, now: clock.Load}
+			history := &historian{time: clock, evicting: map[int]int64{}}
+			opts.OnDrop = history.dropped
+			h := hooks{at: f.at, now: clock.Load, fate: history.fate}
 			var s *Store
 			if c.directory {
 				opts.SyncInterval = -1
@@ -392,7 +431,8 @@ func TestLinearizable(t *testing.T) {
 			} else {
 				s = openTest(t, opts, h)
 			}
-			recordAndCheck(t, s, f, clock)
+			history.s = s
+			recordAndCheck(t, history, f)
 		})
 	}
 }
@@ -401,13 +441,14 @@ func TestLinearizable(t *testing.T) {
 // are done. Neither runs ahead of the other: a client waits when it is a turn ahead of the
 // compactions, which may be slow, and a compaction waits until a turn's calls have given it
 // something to do. A turn is short, so that some memories are moved before they are overwritten.
-func recordAndCheck(t *testing.T, s *Store, f *fuse, clock *testClock) {
+func recordAndCheck(t *testing.T, h *historian, f *fuse) {
 	const clients, ids = 10, 40
 	turns := stride(t, 30, 400)
 	const perTurn = 15
 	each := perTurn * turns
 	rng := seeded(t)
-	h := &historian{s: s, time: clock, perTurn: perTurn}
+	s := h.s
+	h.perTurn = perTurn
 	errs := make(chan error, clients)
 	for client := range clients {
 		own := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))
@@ -439,6 +480,8 @@ func recordAndCheck(t *testing.T, s *Store, f *fuse, clock *testClock) {
 	}
 	f.point.Store(nil)
 	require.Greater(t, len(h.history), clients*each, "a batch counts as several")
+	require.Len(t, h.evicted, int(s.Stats().Drops.Evicted))
+	h.history = append(h.history, h.evicted...)
 	require.Equal(t, porcupine.Ok, check(h.history))
 	require.GreaterOrEqual(t, compactions, turns-1)
 	require.Positive(t, moved, "no compaction moved anything")
@@ -447,7 +490,8 @@ func recordAndCheck(t *testing.T, s *Store, f *fuse, clock *testClock) {
 	require.True(t, slices.ContainsFunc(h.history, func(op porcupine.Operation) bool {
 		return op.Input.(input).kind == callPutIf && op.Output.(output) == 1 && op.Input.(input).wanted != 0
 	}), "no PutIf replaced anything")
-	require.Positive(t, s.Stats().Drops.Expired, "no compaction dropped anything")
+	require.Positive(t, s.Stats().Drops.Expired, "nothing expired")
+	require.NotEmpty(t, h.evicted, "nothing was evicted")
 	requireIntact(t, s)
 	t.Logf("%d calls by %d clients on %d ids, %d compactions, %d of them with a fault, %d memories moved: linearizable",
 		len(h.history), clients, ids, compactions, undone, moved)

@@ -36,13 +36,16 @@ type powerLife struct {
 	powerConfig
 	opened *atomic.Int64
 	hook   func(point)
+	evicts bool
 
-	mu     sync.Mutex // guards what follows: points are passed by every writer
-	dice   *rand.Rand
-	images []powerImage
-	points map[point]int
-	rare   float64 // chance of a crash at a call or a rare point
-	often  float64 // chance of a crash at a point that every record passes
+	mu      sync.Mutex // guards what follows: points are passed by every writer
+	dice    *rand.Rand
+	images  []powerImage
+	points  map[point]int
+	going   map[int]int // index of the version without a memory that a compaction has decided to evict
+	evicted int
+	rare    float64 // chance of a crash at a call or a rare point
+	often   float64 // chance of a crash at a point that every record passes
 }
 
 const powerMemories = 48
@@ -75,11 +78,12 @@ func newPowerLife(seed uint64, c powerConfig, opened *atomic.Int64) *powerLife {
 	l := &powerLife{
 		rng: rng, opts: opts, model: newPowerModel(powerMemories), d: newShadow(), opened: opened, powerConfig: c,
 		writers: []int{1, 1, 1, 3}[rng.IntN(4)], dice: rand.New(rand.NewPCG(seed, 2)),
-		points: map[point]int{}, rare: 0.12, often: 0.004,
+		points: map[point]int{}, going: map[int]int{}, rare: 0.12, often: 0.004,
 	}
 	if c.sites != nil {
 		l.d.Sites = c.sites
 	}
+	l.evicts = l.writers == 1 // others would come between what the model is told of
 	if c.thin > 0 {
 		l.rare, l.often = l.rare/float64(c.thin), l.often/float64(c.thin)
 	}
@@ -131,6 +135,29 @@ func (l *powerLife) reach(p point) error {
 	defer l.mu.Unlock()
 	l.points[p]++
 	return nil
+}
+
+// fate has compactions evict some of what they could copy. From here on the memory may be gone.
+func (l *powerLife) fate(id string) fate {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.evicts || l.dice.IntN(8) > 0 {
+		return fateCopied
+	}
+	i := numberOf(id)
+	_, l.going[i] = l.model.begin(i, 0, true)
+	return fateEvicted
+}
+
+// dropped is told what has left: an eviction is durable, whatever becomes of it later.
+func (l *powerLife) dropped(d Drop) {
+	if d.Reason == Evicted {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		i := numberOf(d.ID)
+		l.model.acknowledge(i, l.going[i], true)
+		l.evicted++
+	}
 }
 
 // isOften reports whether every record passes p.

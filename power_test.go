@@ -83,7 +83,7 @@ func powerRun(base uint64, c powerConfig) (opened int64, err error) {
 var powerPoints = []point{pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated,
 	pointApplyLocked, pointApplyDigests, pointApplyHeaders, pointApplyIndexed,
 	pointLaneRolled, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
-	pointCompactDead, pointCompactBuilt, pointCompactFlip, pointCompactCommitted, pointCompactSwapped, pointUnlink,
+	pointCompactDead, pointCompactBuilt, pointCompactFlip, pointCompactCommitted, pointCompactDrop, pointCompactSwapped, pointUnlink,
 	pointFlushed, pointStateWritten, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
 	pointClearPrepared, pointClearBarred, pointCleared,
 	pointCloseSealed, pointCloseFlushed, pointRecoverScanned, pointRecoverSealed, pointRecoverListed}
@@ -127,13 +127,14 @@ func TestPower_KillInLargePut(t *testing.T) {
 func TestPower_Random(t *testing.T) {
 	base := seeded(t).Uint64()
 	var mu sync.Mutex
-	points := map[point]int{}
+	points, evicted := map[point]int{}, 0
 	c := powerConfig{wanted: crashBudget(t, 300, 3000), thin: stride(t, 5, 1), each: func(l *powerLife) {
 		mu.Lock()
 		defer mu.Unlock()
 		for p, n := range l.points {
 			points[p] += n
 		}
+		evicted += l.evicted
 	}}
 	opened, err := powerRun(base, c)
 	t.Logf("%d directories opened after crashes", opened)
@@ -147,6 +148,7 @@ func TestPower_Random(t *testing.T) {
 	for _, p := range powerPoints {
 		require.True(t, passed(p), "point never reached: %s", p)
 	}
+	require.Positive(t, evicted)
 }
 
 func every(points []point, is func(point) bool) bool {
@@ -296,7 +298,9 @@ func (l *powerLife) powerScript(step func(what string, err error) error) (err er
 // open opens l.d and checks what is there.
 func (l *powerLife) open() error {
 	before := l.model.since(l.model.acknowledged())
-	s, err := openShadow(l.d, l.opts, hooks{hash: fixedHash, at: l.reach, now: powerTime.Load})
+	opts := *l.opts // those who check what a crash has left tell nobody
+	opts.OnDrop = l.dropped
+	s, err := openShadow(l.d, &opts, hooks{hash: fixedHash, at: l.reach, now: powerTime.Load, fate: l.fate})
 	if err != nil {
 		return errors.Join(err, released(l.d, s))
 	}
