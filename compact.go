@@ -184,7 +184,7 @@ func (c *compaction) run(ctx context.Context) error {
 	defer c.s.releaseReplaced()
 	defer c.drainPool()
 	var begun int
-	c.pool, c.present, begun = c.s.pool.lend(2 * c.s.opts.Maintenance.Interval)
+	c.pool, c.present, begun = c.s.pool.lend(2*c.s.opts.Maintenance.Interval, !c.evicts())
 	c.keep = c.policy.keepForLanes(begun)
 	defer c.end()
 	if err := c.mayRun(); err != nil {

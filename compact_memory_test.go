@@ -122,7 +122,7 @@ func TestCompact_MemoryBound(t *testing.T) {
 
 // dropSurvivor leaves s without memory kept back, as pins may.
 func dropSurvivor(s *Store) {
-	mems, _, _ := s.pool.lend(0)
+	mems, _, _ := s.pool.lend(0, true)
 	s.releaseAll(mems)
 }
 

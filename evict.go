@@ -3,6 +3,7 @@ package warmtier
 import (
 	"cmp"
 	"context"
+	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"unsafe"
@@ -17,9 +18,10 @@ Eviction makes room in a store with WhenFull Evict: it drops memories that nobod
 merged as in Segcache (Yang, Yue, Vinayak: "Segcache", NSDI '21):
 
 	bit     A read sets a bit in the slot that it followed (index.go).
-	hand    When a write has found no room, the hand takes the next handful sealed segments in the order
-	        of their ranks, and begins again with the oldest after the newest. A round copies what was
-	        read, with its bit cleared, up to handKeeps of what is live in them, and drops all else.
+	hand    When little room is left, or a write has found none, the hand takes the next sealed segments in
+	        the order of their ranks, and begins again with the oldest after the newest. Rounds copy what
+	        was read, with its bit cleared, and nearly all that is small, up to handKeeps of what is live
+	        in them, and drop all else.
 	rank    A segment's rank is its id: the order in which lanes began them. A target has that of its
 	        newest source, so what the hand has let by stays where it was in the order.
 	ghost   A table of fingerprints of ids that were dropped. One that comes back gets its bit at once:
@@ -33,11 +35,24 @@ so at least 1 - handKeeps of it, and a writer that finds them taken by others as
 */
 
 const (
-	// handful is how many segments the hand takes at a time.
-	handful = 4
+	// The hand takes 1/handShare of the sealed segments at a time, and at least handLeast. Fewer would mean
+	// more walks of the index for what comes free, more would leave more room empty.
+	handShare = 16
+	handLeast = 4
+
+	// A compaction evicts when less than 1/aheadShare of MaxBytes is left, so that writes find room while it
+	// runs. A look for that is due with each 1/evictLooks of the store that was written.
+	aheadShare = 64
+	evictLooks = 256
 
 	// handKeeps is the share of what is live in them that stays at most.
 	handKeeps = 0.75
+
+	// smallShare is the share of an average record below which one is small. Small ones stay though nobody has read
+	// them, all but one in smallGone each time that the hand comes by: what few bytes they take costs fewer
+	// hits than they give, and what nobody ever reads is gone in the end.
+	smallShare = 2.0 / 3
+	smallGone  = 10
 )
 
 // evicting is the policy of a compaction that evicts.
@@ -55,10 +70,19 @@ func (c *compaction) evicts() bool {
 	return ok
 }
 
-// mustEvict reports whether a compaction that begins now should evict: a write waits for room, and dead
-// bytes alone would not give enough back.
+// lacksRoom reports whether so little room is left in a store that evicts that it is time to.
+func (s *Store) lacksRoom() bool {
+	if !s.evicts() {
+		return false
+	}
+	mapped, spares := s.medium.held()
+	return s.opts.MaxBytes-mapped-spares+s.pool.bytes() < s.opts.MaxBytes/aheadShare
+}
+
+// mustEvict reports whether a compaction that begins now should evict: a write waits for room, or soon will, and
+// dead bytes alone would not give enough back.
 func (s *Store) mustEvict() bool {
-	return s.evicts() && s.room.waiting.Load() > 0 &&
+	return s.evicts() && (s.room.waiting.Load() > 0 || s.lacksRoom()) &&
 		(s.barren.Load() || s.shareToGiveBack() < waitShare)
 }
 
@@ -103,8 +127,9 @@ func (c *compaction) takeHandful() {
 		segs = append(segs[next:], segs[:next]...)
 	}
 	newest := s.segments.newestID()
+	n := max(handLeast, len(segs)/handShare)
 	for _, seg := range segs {
-		if len(c.victims) > 0 && (len(c.victims) == handful || seg.rank < s.hand) {
+		if len(c.victims) > 0 && (len(c.victims) == n || seg.rank < s.hand) {
 			break // not across the end: a target would take the oldest to the newest
 		}
 		v := s.newVictim(seg, newest)
@@ -173,15 +198,23 @@ func (c *compaction) sacrifice() allowance {
 	return allowance{victims: 1, targets: 1}
 }
 
-// keeps decides about the live record at unit of v, whose size is given: it stays if it was read and
-// there is room for it in what may stay of the group. A large record is not copied: see passOver.
+// keeps decides about the live record at unit of v, whose size is given: it stays if it was read, or is
+// small, and there is room for it in what may stay of the group. A large record is not copied: see passOver.
 // REQUIRES: the round's mu held.
 func (c *compaction) keeps(v *victim, unit uint32, size int) bool {
-	if _, read := slices.BinarySearch(v.read, unit); !read || v.seg.large || int64(size) > c.mayKeep {
+	if v.seg.large || int64(size) > c.mayKeep {
+		return false
+	}
+	if _, read := slices.BinarySearch(v.read, unit); !read && !c.isSmall(size) {
 		return false
 	}
 	c.mayKeep -= int64(size)
 	return true
+}
+
+// isSmall reports whether a record of size bytes stays because it is small.
+func (c *compaction) isSmall(size int) bool {
+	return float64(size) < smallShare*c.recordSize && rand.IntN(smallGone) > 0
 }
 
 // ghosts remember ids that were evicted: in a direct-mapped table, 16 bits of the hash of each. Every shard

@@ -167,6 +167,43 @@ func slotOfAny(s *Store, id string) slot {
 	return sh.current().get(m.pos)
 }
 
+// Goal: a compaction evicts before a write finds no room, and no longer once there is room.
+func TestEvict_BeforeRoomIsGone(t *testing.T) {
+	s := openTest(t, byHand(), hooks{})
+	i := 0
+	for ; !s.lacksRoom(); i++ {
+		require.Zero(t, s.Stats().Drops.Evicted)
+		require.NoError(t, s.Put(idOf(i), contentOf(i, 0, 1000)))
+	}
+	require.Zero(t, s.Stats().Drops.Evicted)
+	r, err := s.Maintain(t.Context())
+	require.NoError(t, err)
+	require.True(t, r.Compacted)
+	require.Positive(t, s.Stats().Drops.Evicted)
+	require.False(t, s.lacksRoom())
+	r, err = s.Maintain(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, SkipThreshold, r.Skipped)
+}
+
+// Goal: of what nobody reads the small ones stay for longer, and not for good.
+func TestEvict_SmallOnesStay(t *testing.T) {
+	const n = 3000
+	s := openTest(t, byHand(), hooks{hash: oneLane})
+	size := func(i int) int { return []int{100, 1900}[i%2] }
+	for i := range n {
+		require.NoError(t, s.Put(idOf(i), contentOf(i, 0, size(i))))
+	}
+	there := [2]int{}
+	for i := range n {
+		if s.Has(idOf(i)) {
+			there[i%2]++
+		}
+	}
+	require.Greater(t, there[0], 3*there[1]/2)
+	require.Less(t, there[0], n/2)
+}
+
 // Goal: a content that cannot fit, whatever is dropped, is refused at once, and nothing is dropped for it;
 // one that fits is taken.
 func TestEvict_TooLargeDropsNothing(t *testing.T) {

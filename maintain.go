@@ -45,6 +45,7 @@ type maintenance struct {
 	died    int64     // bytes that had died by then: see died
 
 	wake      chan struct{} // of the background; one wake waits
+	looks     int64         // usualLooks, or evictLooks; constant
 	written   atomic.Int64  // bytes of segments that lanes have sealed, and of large records
 	nextLook  atomic.Int64  // the written at which the background looks whether a compaction is due
 	liveBytes atomic.Int64  // at the last look
@@ -79,13 +80,13 @@ func (m *maintenance) noteWritten(bytes int64) {
 	}
 }
 
-// lookShare is the share of the store that is written between two looks of the background.
-const lookShare = 1.0 / 32
+// usualLooks is how often the background looks while as much is written as the store holds.
+const usualLooks = 32
 
 // noteSizes notes what a look has seen, and when the next one is due.
 func (m *maintenance) noteSizes(st Stats) {
 	m.liveBytes.Store(st.LiveBytes)
-	m.nextLook.Store(m.written.Load() + int64(lookShare*float64(st.TotalBytes)))
+	m.nextLook.Store(m.written.Load() + st.TotalBytes/m.looks)
 }
 
 // died returns how many bytes have died or expired since Open, plus a constant: what was written and is not
@@ -251,7 +252,7 @@ func hasExpired(st Stats) bool { return fragmentation(st.ExpiredBytes, st.TotalB
 func (s *Store) isPressed(st Stats) bool {
 	m := &s.maintenance
 	share := fragmentation(st.reclaimable(), st.TotalBytes)
-	return s.evicts() && s.room.isAsked() && !s.keepsForLanes() ||
+	return s.lacksRoom() || s.evicts() && s.room.isAsked() && !s.keepsForLanes() ||
 		share >= waitShare && (s.nearlyFull() || m.short.Load() || s.room.isAsked()) ||
 		st.reclaimable() > 0 && m.buried.Load()
 }

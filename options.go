@@ -108,8 +108,8 @@ type WhenFull int
 const (
 	// Refuse makes the write return [ErrNoSpace], with nothing changed. Reads and Deletes go on.
 	Refuse WhenFull = iota
-	// Evict drops memories that were not read lately, until there is room: the store is a cache. What a Put
-	// stored is there when it returns. It needs MaxBytes, and works with Maintenance.Disabled too: writes
+	// Evict drops memories that were not read lately, when a 64th of MaxBytes is left: the store is a cache.
+	// What a Put stored is there when it returns. It needs MaxBytes, and works with Maintenance.Disabled too: writes
 	// evict by themselves then.
 	Evict
 )

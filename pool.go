@@ -81,10 +81,10 @@ func (p *segmentPool) take(size int) []byte {
 	return mem
 }
 
-// lend takes out everything for a compaction, the survivor first, and starts counting begun segments
-// from 0. present is how many bytes of the first have their pages; all others have all of them. begun
-// is how many were counted, 0 if the count began longer ago than lately.
-func (p *segmentPool) lend(lately time.Duration) (mems [][]byte, present, begun int) {
+// lend takes out the survivor for a compaction, and after it what is kept for lanes if kept is true, and starts
+// counting begun segments from 0. present is how many bytes of the first have their pages; all others have all
+// of them. begun is how many were counted, 0 if the count began longer ago than lately.
+func (p *segmentPool) lend(lately time.Duration, kept bool) (mems [][]byte, present, begun int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lent = true
@@ -95,7 +95,9 @@ func (p *segmentPool) lend(lately time.Duration) (mems [][]byte, present, begun 
 	if p.survivor != nil {
 		mems, present = append(mems, p.survivor), p.present
 	}
-	mems = append(mems, p.takeKeptLocked()...)
+	if kept {
+		mems = append(mems, p.takeKeptLocked()...)
+	}
 	p.survivor, p.begun, p.counted = nil, 0, time.Now()
 	return mems, present, begun
 }
@@ -273,9 +275,13 @@ func (s *Store) releasePool() bool {
 	return len(mems) > 0
 }
 
-// shareWithLanes gives lanes whose writers wait for memory all that one more target does not need.
+// shareWithLanes gives lanes all that one more target does not need, if their writers wait for memory, or would
+// soon.
 func (c *compaction) shareWithLanes() {
-	for n := len(c.pool); n > 1 && c.s.room.waiting.Load() > 0 && c.s.pool.offer(c.pool[n-1], math.MaxInt64); n-- {
+	if c.s.room.waiting.Load() == 0 && !c.evicts() {
+		return
+	}
+	for n := len(c.pool); n > 1 && c.s.pool.offer(c.pool[n-1], math.MaxInt64); n-- {
 		c.pool = c.pool[:n-1]
 	}
 }

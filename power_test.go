@@ -83,8 +83,8 @@ func powerRun(base uint64, c powerConfig) (opened int64, err error) {
 var powerPoints = []point{pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated,
 	pointApplyLocked, pointApplyDigests, pointApplyHeaders, pointApplyIndexed,
 	pointLaneRolled, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
-	pointCompactDead, pointCompactBuilt, pointCompactFlip, pointCompactCommitted, pointCompactDrop, pointCompactSwapped, pointUnlink,
-	pointFlushed, pointStateWritten, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
+	pointCompactDead, pointCompactBuilt, pointCompactFlip, pointCompactCommitted, pointCompactDrop, pointCompactSwapped,
+	pointUnlink, pointFlushed, pointStateWritten, pointManifestWritten, pointManifestRenamed, pointManifestSynced,
 	pointClearPrepared, pointClearBarred, pointCleared,
 	pointCloseSealed, pointCloseFlushed, pointRecoverScanned, pointRecoverSealed, pointRecoverListed}
 

@@ -306,7 +306,10 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 	s.contentMu.biased.Init(runtime.GOMAXPROCS(0))
 	s.tables.mapper = &s.mapper
 	s.mapper.limit = s.opts.MaxBytes
-	s.maintenance.wake = make(chan struct{}, 1)
+	s.maintenance.wake, s.maintenance.looks = make(chan struct{}, 1), usualLooks
+	if s.evicts() {
+		s.maintenance.looks = evictLooks
+	}
 	s.mapper.unreturned.fail = h.unmap
 	s.offsetBits = offsetBitsFor(s.opts.SegmentSize)
 	s.segments.entries.Store(new([]atomic.Pointer[segment]))

@@ -100,6 +100,8 @@ func (c *statsCmd) showStats(a *app, from *client) error {
 		{"not yet durable", showBytes(st.UnsyncedBytes)},
 		{"since opened", fmt.Sprintf("%s gets, %s puts, %s deletes", showCount(ops.Gets), showCount(ops.Puts),
 			showCount(ops.Deletes))},
+		{"hits", showShare(ops.HitRatio)},
+		{"dropped", fmt.Sprintf("%s expired, %s evicted", showCount(ops.Expired), showCount(ops.Evicted))},
 		{"writes waited", waits(&st)},
 		{"given back", showBytes(st.Compactions.BytesReclaimed)},
 		{"opened in", showDuration(seconds(st.Recovery.Seconds)) + ", " + opened},

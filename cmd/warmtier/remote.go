@@ -221,6 +221,8 @@ type statsAnswer struct {
 	} `json:"segments"`
 	Operations struct {
 		Gets, Puts, Deletes int64
+		Expired, Evicted    int64
+		HitRatio            float64 `json:"hit_ratio"`
 		Wait                struct {
 			Count int64
 			P99   float64 `json:"p99_seconds"`

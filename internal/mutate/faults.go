@@ -236,6 +236,21 @@ var faults = []fault{
 		test: "TestEvict_TooLargeDropsNothing",
 	},
 	{
+		name: "evicted only for writes that wait", file: "maintain.go",
+		old: "return s.lacksRoom() || s.evicts()", new: "return s.evicts()",
+		test: "TestEvict_BeforeRoomIsGone",
+	},
+	{
+		name: "small ones go too", file: "evict.go",
+		old: "!read && !c.isSmall(size)", new: "!read",
+		test: "TestEvict_SmallOnesStay",
+	},
+	{
+		name: "small ones never go", file: "evict.go",
+		old: "rand.IntN(smallGone) > 0", new: "rand.IntN(smallGone) >= 0",
+		test: "TestEvict_SmallOnesStay",
+	},
+	{
 		name: "evicted again before the writer runs", file: "maintain.go",
 		old: "s.room.isAsked() && !s.keepsForLanes()", new: "s.room.isAsked()",
 		test: "TestEvict_NotAgainBeforeWriterRuns",

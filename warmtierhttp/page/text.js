@@ -110,6 +110,8 @@ function fillStore() {
   $("loads").textContent = o.loads + o.load_errors === 0 ? "none" :
     `${count(o.loads)}, 99 % up to ${seconds(o.load_duration.p99_seconds)}; ` +
     (o.load_errors > 0 ? `${count(o.load_errors)} failed` : "none failed");
+  $("dropped").textContent = o.expired + o.evicted === 0 ? "none" :
+    `${count(o.expired)} expired, ${count(o.evicted)} evicted`;
   $("pins").textContent = count(s.pinned_readers) + (s.retired_bytes > 0 ? `, hold ${bytes(s.retired_bytes)}` : "");
   fillAlerts();
 }
