@@ -61,6 +61,13 @@ type evicting struct{ needed }
 // sealShare is beyond 1: active segments stay with their lanes, and the hand never takes them.
 func (evicting) sealShare() float64 { return 2 }
 
+// eviction is what a store keeps for it.
+type eviction struct {
+	hand   uint64      // rank of the last segment evicted; used by the compaction under way
+	barren atomic.Bool // the last compaction gave nearly nothing back: the next one may have to evict
+	ghosts ghosts
+}
+
 // evicts reports whether the store drops memories when it is full.
 func (s *Store) evicts() bool { return s.opts.WhenFull == Evict }
 

@@ -133,12 +133,10 @@ const maxLanes = 8
 // that starts later; concurrent calls on one id are linearizable, with a compaction running or not.
 type Store struct {
 	// What every call reads comes first, and is written seldom.
-	opts     Options
-	hooks    hooks
-	hashSeed maphash.Seed
-	// marksReads says that reads set the bit in their slot; constant, and here rather than in opts for the
-	// cache line.
-	marksReads bool
+	opts       Options
+	hooks      hooks
+	hashSeed   maphash.Seed
+	marksReads bool // reads set the bit in their slot; constant, and here rather than in opts for the cache line
 	medium     medium
 	disk       *disk                 // the medium of a directory store, for hot paths and recovery; else nil
 	failure    atomic.Pointer[error] // the first failed flush; set once
@@ -199,15 +197,13 @@ type Store struct {
 	meters         meters
 	retired        retiredSegments
 	loads          loads
-	hand           uint64      // rank of the last segment evicted; used by the compaction under way
-	barren         atomic.Bool // the last compaction gave nearly nothing back: the next one may have to evict
-	ghosts         ghosts
-	silent         bool // no Logger; set by Open
-	logQueue       logQueue
-	current        atomic.Pointer[liveProgress] // of the compaction under way
-	recovered      RecoveryStats                // written by Open
-	directory      string                       // as Open was given it; written by Open, as opened
-	opened         time.Time
+	eviction
+	silent    bool // no Logger; set by Open
+	logQueue  logQueue
+	current   atomic.Pointer[liveProgress] // of the compaction under way
+	recovered RecoveryStats                // written by Open
+	directory string                       // as Open was given it; written by Open, as opened
+	opened    time.Time
 
 	// Background work: lifetime ends when Close begins, and running counts what Close waits for.
 	lifetime    context.Context
