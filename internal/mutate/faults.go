@@ -226,6 +226,11 @@ var faults = []fault{
 		test: "TestEvict_FlipsIgnoreTheBit",
 	},
 	{
+		name: "slot moves without its bit", file: "resize.go",
+		old: "r.next.insert(w)", new: "r.next.insert(w &^ readBit)",
+		test: "TestResize_ReadsBetweenMoves",
+	},
+	{
 		name: "hand keeps the bit of reads", file: "flip.go",
 		old: "\t\tbits = 0\n", new: "\t\tbits = readBit\n",
 		test: "TestEvict_HandClearsTheBit",
