@@ -124,6 +124,18 @@ func (m *powerModel) synced(marks []int) {
 	}
 }
 
+// found notes that Open has found state, which it makes durable. A compaction that failed may have evicted what the
+// store still had, and nobody was told.
+func (m *powerModel) found(state []powerVersion) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, v := range state {
+		mem := &m.memories[i]
+		mem.acked = slices.Index(mem.versions, v)
+		mem.durable = mem.acked
+	}
+}
+
 // live returns the version of memory i that a read must find while nobody writes it.
 func (m *powerModel) live(i int) powerVersion {
 	m.mu.Lock()

@@ -306,10 +306,11 @@ func (l *powerLife) open() error {
 	}
 	s.dead.on = false // operations of the script sweep: others would fail beside it
 	l.s = s
-	if _, err := before.observe(l.s); err != nil {
+	state, err := before.observe(l.s)
+	if err != nil {
 		return fmt.Errorf("reopened: %w", err)
 	}
-	l.model.synced(l.model.acknowledged()) // Open makes durable what it finds
+	l.model.found(state)
 	return nil
 }
 

@@ -261,7 +261,6 @@ func TestStress_DeleteUncoversNothing(t *testing.T) {
 				t.Cleanup(func() { require.True(t, deleted) })
 			}
 			c.wait(testDuration(t) / 2)
-			s.hooks.at = nil
 			for i := range n {
 				require.NoError(t, expectVersion(s, i, -1))
 			}
