@@ -154,6 +154,21 @@ func TestEvict_GhostRemembers(t *testing.T) {
 	require.NotZero(t, slotOfAny(s, idOf(back))&readBit)
 	require.NoError(t, s.Put(idOf(n), contentOf(n, 0, size)))
 	require.Zero(t, slotOfAny(s, idOf(n))&readBit)
+
+	in := back - 1 // a batch
+	for ; s.Has(idOf(in)); in-- {
+	}
+	_, err := s.Get(idOf(n))
+	require.NoError(t, err)
+	require.NotZero(t, slotOfAny(s, idOf(n))&readBit)
+	var b Batch
+	for _, i := range []int{in, n, n + 1} {
+		b.Put(idOf(i), contentOf(i, 0, size))
+	}
+	require.NoError(t, s.Apply(&b))
+	require.NotZero(t, slotOfAny(s, idOf(in))&readBit)
+	require.Zero(t, slotOfAny(s, idOf(n))&readBit, "overwritten")
+	require.Zero(t, slotOfAny(s, idOf(n+1))&readBit, "new")
 }
 
 // Goal: a compaction evicts before a write finds no room, and no longer once there is room.

@@ -262,3 +262,21 @@ func (s *Store) nearlyFull() bool {
 	limit := s.mapper.limit
 	return limit > 0 && s.mapper.bytes.Load()-s.pool.bytes() > limit-limit/8
 }
+
+// repeat calls fn at every interval until it returns false, on a goroutine that Close waits for.
+func (s *Store) repeat(interval time.Duration, fn func() (more bool)) {
+	s.running.Add(1)
+	go func() {
+		defer s.running.Done()
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		for more := true; more; {
+			select {
+			case <-s.lifetime.Done():
+				return
+			case <-ticker.C:
+				more = fn()
+			}
+		}
+	}()
+}

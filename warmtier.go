@@ -351,24 +351,6 @@ func (s *Store) startBackground() {
 	}
 }
 
-// repeat calls fn at every interval until it returns false, on a goroutine that Close waits for.
-func (s *Store) repeat(interval time.Duration, fn func() (more bool)) {
-	s.running.Add(1)
-	go func() {
-		defer s.running.Done()
-		ticker := time.NewTicker(interval)
-		defer ticker.Stop()
-		for more := true; more; {
-			select {
-			case <-s.lifetime.Done():
-				return
-			case <-ticker.C:
-				more = fn()
-			}
-		}
-	}()
-}
-
 // Close ends the background work, cancels a running compaction and waits for it, and unmaps the
 // store. It waits for calls that are making a segment or, with SyncWrites, flush. It does not wait for
 // callbacks of [Store.View] and loops over [Store.All]: what they hold stays mapped until they return.

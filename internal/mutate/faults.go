@@ -205,7 +205,7 @@ var faults = []fault{
 		test: "TestCompact_ContentPreserved", by: panics, // the flip finds no segment
 	},
 	{
-		name: "swap before commit", file: "compact.go",
+		name: "swap before commit", file: "round.go",
 		old:  "moved, superseded, err := r.commit(ctx)",
 		new:  "for _, v := range c.work { c.s.segments.removeLocked([]*segment{v.seg}) }; moved, superseded, err := r.commit(ctx)",
 		test: "TestCompact_ContentPreserved", by: panics, // the flip finds no segment
