@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -184,7 +185,9 @@ func TestCommand_WritesTablesAndCharts(t *testing.T) {
 	require.NotContains(t, text, "old"+endMark)
 	require.NotContains(t, text, "failed")
 	require.NotContains(t, text, "NaN")
-	for _, s := range suites(tinyProfile, "x") {
+	// No cache is as small as a twentieth of a trace that is next to nothing.
+	run := slices.DeleteFunc(suites(tinyProfile, "x"), func(s suite) bool { return s.name == "hits" })
+	for _, s := range run {
 		require.Contains(t, text, "### "+s.title+"\n")
 	}
 	charts, err := filepath.Glob(filepath.Join(dir, "docs", "img", "*.svg"))
@@ -193,7 +196,7 @@ func TestCommand_WritesTablesAndCharts(t *testing.T) {
 		require.Contains(t, text, "(img/"+filepath.Base(chart)+")")
 	}
 	require.Greater(t, len(charts), 10)
-	for _, s := range suites(tinyProfile, "x") {
+	for _, s := range run {
 		require.Contains(t, out.String(), "\n"+s.title+"\n")
 	}
 	require.NotContains(t, out.String(), "|")

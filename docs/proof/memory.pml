@@ -209,7 +209,7 @@ proctype Writer(bool puts) {
 	:: atomic { k < WRITES -> k++; if :: id = 0 :: id = IDS - 1 fi;
 		if
 		:: puts -> isLarge = false; goto write
-		:: puts -> isLarge = true; d_step { create(seg); large[seg] = true }; goto write  /* [newLargeSegment] */
+		:: puts -> isLarge = true; d_step { create(seg); large[seg] = true }; goto write  /* [newFilledSegment] */
 		:: skip
 		fi };
 		delete(id);
