@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"github.com/anishathalye/porcupine"
@@ -152,13 +153,17 @@ func TestLinearizable_Batches(t *testing.T) {
 			err   error
 		}
 		results := make(chan result, clients)
+		var refusals atomic.Int64 // without one the history says nothing of checks: clients go on
 		for client := range clients {
 			own := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))
 			go func() {
 				var r result
-				for n := 0; n < each && r.err == nil; n++ {
+				for n := 0; r.err == nil && (n < each || n < 100*each && refusals.Load() == 0); n++ {
 					var op porcupine.Operation
 					op, r.err = h.writeGroup(client, n, own)
+					if r.err == nil && !op.Output.(bool) {
+						refusals.Add(1)
+					}
 					r.calls = append(r.calls, op)
 				}
 				results <- r
@@ -178,7 +183,7 @@ func TestLinearizable_Batches(t *testing.T) {
 				}
 			}
 		}
-		require.Len(t, history, clients*each)
+		require.GreaterOrEqual(t, len(history), clients*each)
 		require.True(t, porcupine.CheckOperations(oneGroup, history))
 		refused := 0
 		for i, op := range history {

@@ -57,6 +57,7 @@ func TestApply(t *testing.T) {
 			var b Batch
 			for round := range stride(t, 30, 300) {
 				b.Reset()
+				b.Delete(idOf(80)) // one at least, whatever is drawn
 				for n := range 40 {
 					id := idOf(rng.IntN(80))
 					if rng.IntN(4) == 0 {
@@ -69,7 +70,7 @@ func TestApply(t *testing.T) {
 					want[id] = bytes.Clone(content)
 					clear(content) // the batch has a copy
 				}
-				require.Equal(t, 40, b.Len())
+				require.Equal(t, 41, b.Len())
 				before := s.Stats()
 				require.NoError(t, s.Apply(&b))
 				st := s.Stats()
@@ -329,7 +330,7 @@ func TestApply_BesideCompaction(t *testing.T) {
 						require.NoError(t, s.Apply(&b))
 					}
 					applied := false
-					s.hooks.at = func(q point) error {
+					setAt(s, func(q point) error {
 						if q != p || applied {
 							return nil
 						}
@@ -353,13 +354,13 @@ func TestApply_BesideCompaction(t *testing.T) {
 							return errInjected
 						}
 						return nil
-					}
+					})
 					_, err := s.Compact(context.Background())
 					require.True(t, applied)
 					if err != nil {
 						require.ErrorIs(t, err, errInjected)
 					}
-					s.hooks.at = nil
+					setAt(s, nil)
 					requireSame(t, s, want)
 					requireIntact(t, s)
 					mustCompact(t, s)

@@ -23,7 +23,7 @@ func storeKinds(t *testing.T, opts func() *Options, test func(t *testing.T, s *S
 		require.NoError(t, err)
 		defer func() {
 			passThrough(&s.clearing)
-			s.hooks.at = nil
+			setAt(s, nil)
 			if !s.isClosed() {
 				closeIntact(t, s)
 			}
@@ -31,6 +31,13 @@ func storeKinds(t *testing.T, opts func() *Options, test func(t *testing.T, s *S
 		}()
 		test(t, s)
 	})
+}
+
+// setAt sets the hook of an open store, in which a sweep may be under way.
+func setAt(s *Store, at func(point) error) {
+	s.dead.running.Lock()
+	defer s.dead.running.Unlock()
+	s.hooks.at = at
 }
 
 // mustClear clears s, and waits until everything is given back.

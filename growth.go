@@ -10,7 +10,7 @@ import (
 Segments grow with the store. Each lane has an active segment, and one more is kept back: of SegmentSize,
 that would be 100 MiB and more for the first ten memories. So the next segment of a lane is a share of
 what the store maps (growthShare), from 64 KiB to SegmentSize, in powers of two: what active segments and
-the one kept back have beside records is a part of the store, and there are at most some six segments a
+the one kept back have beside records is a part of the store, and there are at most some 12 segments a
 lane of each smaller size, which compactions merge as they merge any.
 
 A small store may be overwritten as fast as a large one, and would make a segment, in a directory a file,
@@ -36,7 +36,7 @@ grown between the two is larger than a target, and goes in two rounds: at a limi
 
 const (
 	// growthShare is how many segments of its size a lane has filled, by its share, when it begins one.
-	growthShare = 3
+	growthShare = 6
 
 	// growthWindow is how long what was written counts, at least, and less than twice as long.
 	growthWindow = 30 * time.Second
