@@ -267,7 +267,7 @@ func TestClear_LaneAboutToResume(t *testing.T) {
 	d := draft{size: 200}
 	seg := s.takePartial(d.size)
 	require.NotNil(t, seg)
-	require.NoError(t, s.Clear())
+	mustClear(t, s)
 	ln := &s.lanes[0]
 	ln.rolling.Lock()
 	s.resume(ln, seg)
@@ -276,6 +276,7 @@ func TestClear_LaneAboutToResume(t *testing.T) {
 	require.Equal(t, unclaimed, seg.claimedBy())
 	require.False(t, s.canResume(seg, &d, false))
 	s.sweepNoted()
+	passThrough(&s.dead.running)
 	fill(t, s, 5000, 5003, 100)
 	requireAfterClear(t, s, 5000, 5003)
 	closeIntact(t, s)
