@@ -250,6 +250,12 @@ type shardState struct {
 	resizing *resizing // nil while no other table is being filled; written with the lane's lock and mu held
 }
 
+// passThrough waits until nobody holds the lock who had it before. REQUIRES: mu NOT held.
+func (sh *shard) passThrough() {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+}
+
 // current returns the shard's table, empty before its first memory.
 func (sh *shard) current() table {
 	if t := sh.table.Load(); t != nil {
