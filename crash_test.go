@@ -299,6 +299,7 @@ var repairWrites = []point{pointPutBody, pointPutAppended, pointSegmentCreated, 
 // Goal: a repair that is killed at any point, at each passing, and then run again, ends as one that
 // was not. By default the passings are the first, the second, the fourth and so on.
 func TestCrash_DuringRepair(t *testing.T) {
+	t.Parallel()
 	skipKillsUnderRace(t)
 	for _, d := range damageStores(t)[:2] { // with a hint, and without
 		crashDuringRepair(t, d)

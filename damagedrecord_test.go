@@ -154,6 +154,7 @@ func requireCorrupt(t *testing.T, err error, seg *segment, offset int) {
 // holds, and compact. The damaged record is the first of its shard, and enough records follow for a
 // longer length to stay in bounds.
 func TestPut_EveryByteDamaged(t *testing.T) {
+	t.Parallel()
 	calls := []struct {
 		name string
 		do   func(s *Store, model map[string][]byte, id string) error

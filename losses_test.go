@@ -130,6 +130,7 @@ func damagedShadow(t *testing.T, hinted, missing bool) *shadow.FS {
 // the same files aside and saves the same. Method: the end before each call that it makes, with a hint and
 // without, with damaged records and without a file.
 func TestRepair_CutOffReportsTheSame(t *testing.T) {
+	t.Parallel()
 	ends := map[string]func(d *shadow.FS) *shadow.FS{
 		"kill":                   (*shadow.FS).Kill,
 		"power, nothing is kept": func(d *shadow.FS) *shadow.FS { return d.Crash(nothingKept) },

@@ -125,6 +125,7 @@ func TestPower_KillInLargePut(t *testing.T) {
 // recoveries. A few lives need not pass every point (it may be that no generation ends with Close),
 // so more follow until every point was passed.
 func TestPower_Random(t *testing.T) {
+	t.Parallel()
 	base := seeded(t).Uint64()
 	var mu sync.Mutex
 	points, evicted := map[point]int{}, 0
@@ -319,6 +320,7 @@ func (l *powerLife) open() error {
 // passing of a point, or each 29th of a point that every record passes. By default only some of
 // these are tried: see crashesAtCall and crashesAtPoint.
 func TestPower_EveryCall(t *testing.T) {
+	t.Parallel()
 	base := seeded(t).Uint64()
 	var opened atomic.Int64
 	calls, passed := 0, map[point]int{}

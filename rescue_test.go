@@ -38,6 +38,7 @@ func withoutHint(t *testing.T, d *shadow.FS) *shadow.FS {
 // a tombstone in a damaged segment deleted; what was stored again after such a tombstone stays. With ids
 // that fill a segment of their own too.
 func TestRepair_DeletedStaysDeleted(t *testing.T) {
+	t.Parallel()
 	for _, long := range []bool{false, true} {
 		for _, hinted := range []bool{false, true} {
 			id := func(name string) string {

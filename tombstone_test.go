@@ -74,6 +74,7 @@ func TestDirectory_LongTombstoneIsSealedLast(t *testing.T) {
 // Goal: a deleted memory stays deleted, and in the end no tombstone is left. Method: sequences of
 // five steps, each a deletion, a second Put, a compaction or a reopening.
 func TestDirectory_TombstonesInEveryOrder(t *testing.T) {
+	t.Parallel()
 	const steps, kinds = 5, 4
 	sequences := 1
 	for range steps {

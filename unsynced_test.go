@@ -219,6 +219,7 @@ func TestUnsynced_WholeFile(t *testing.T) {
 // Goal: a repair that falls back, cut off before any call by a kill, and run again, reports and keeps the same. After
 // a power loss it reports no less, and keeps what was synced.
 func TestUnsynced_CutOff(t *testing.T) {
+	t.Parallel()
 	cases := map[string]func(t *testing.T) *shadow.FS{
 		"missing": func(t *testing.T) *shadow.FS {
 			d, own := largeAmongSmall(t)
