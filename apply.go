@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -82,9 +83,7 @@ func (s *Store) applyDurably(b *Batch) error {
 	}
 	if err != nil {
 		if errors.Is(err, ErrChanged) {
-			if failed := s.makeDurable(); failed != nil {
-				return failed
-			}
+			err = cmp.Or(s.makeDurable(), err)
 		}
 		return err
 	}

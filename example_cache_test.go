@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log"
-	"time"
 
 	"github.com/warmtier/warmtier"
 )
@@ -21,8 +20,7 @@ func ExampleEvict() {
 	page := func(n int) []byte {
 		content, err := store.GetOrLoad(context.Background(), fmt.Sprintf("page/%d", n),
 			func(context.Context) ([]byte, error) {
-				loads++
-				time.Sleep(time.Microsecond) // something slow
+				loads++ // a query, or a page that takes long to make
 				return make([]byte, 10_000), nil
 			})
 		if err != nil {

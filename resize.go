@@ -78,13 +78,7 @@ func (t table) exchange(old, w slot) {
 }
 
 // insert puts w into the first empty place from its home.
-func (t table) insert(w slot) {
-	pos := t.home(w.tag())
-	for t.get(pos) != 0 {
-		pos = t.next(pos)
-	}
-	t.set(pos, w)
-}
+func (t table) insert(w slot) { t.set(t.free(w.tag()), w) }
 
 // moveLocked adds the next slots, about most of them, to the table being filled, and publishes that when it has all:
 // then it returns the old table. REQUIRES: the lane's lock and mu held.

@@ -275,10 +275,9 @@ func (d *disk) refillLocked(n int) (err error) {
 	return err
 }
 
-// leastSpare returns the least size of spare i that is of use. REQUIRES: d.spares.mu held.
-// A manifest has just taken the space of its own,
-// and may have grown: what is left is enough for the next ones, and without it the next one would take the
-// target's, of which no target could be made again.
+// leastSpare returns the least size of spare i that is of use. A manifest has just taken the space of its own, and
+// may have grown: what is left is enough for the next ones, and without it the next one would take the target's, of
+// which no target could be made again. REQUIRES: d.spares.mu held.
 func (d *disk) leastSpare(i int) int {
 	switch i {
 	case targetSpare:
