@@ -190,6 +190,9 @@ func (v *salvage) checkEnd(f *foundSegment, torn bool) {
 		}
 	}
 	cut := short || f.lost.digests && (known < int64(f.state.Records) || !f.state.Sealed && !torn)
+	if cut && !torn && !f.state.Sealed { // whole records stand before the place where the file was cut
+		f.lostBytes += max(0, f.lostUntil(f.end())-int(f.seg.tail.Load()))
+	}
 	if cut || f.lost.state && known == 0 {
 		v.loseIn(f, int(f.seg.tail.Load()), "no record can be read from here on")
 	}

@@ -83,6 +83,10 @@ var unsyncedDamage = map[string]struct {
 		f := d.Files[name]
 		f.Current = f.Current[:recordAt(30)+100]
 	}, []int{30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41}},
+	"cut short between two records": {func(_ *testing.T, d *shadow.FS, name string) {
+		f := d.Files[name]
+		f.Current = f.Current[:recordAt(30)]
+	}, []int{30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41}},
 }
 
 // requireUnsynced checks what a repair of partlySynced gave, without the records in lost.
