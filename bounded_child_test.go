@@ -31,6 +31,7 @@ need that is counted in whole segments; lanes whose active segments are sealed f
 const boundedVariable = "WARMTIER_TEST_BOUNDED_CHILD"
 
 func TestBounded_AddressSpace(t *testing.T) {
+	t.Parallel()
 	if vm.OnHeap {
 		t.Skip("nothing is mapped in this build")
 	}

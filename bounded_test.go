@@ -197,6 +197,7 @@ func TestBounded_FailedCompactionGivesLanesBack(t *testing.T) {
 
 // What would break: segments that are wholly dead and wait for a clock.
 func TestBounded_OneIDOverwritten(t *testing.T) {
+	parallel(t)
 	t.Run("large", func(t *testing.T) {
 		s := openTest(t, nil, hooks{})
 		size := 16 << 20

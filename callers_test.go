@@ -37,6 +37,7 @@ func onOwn(fn func()) (panicked any) {
 // Goal: a callback that panics, ends its goroutine or is nil leaves nothing locked or pinned, in a
 // store of either kind: it can be written, compacted and closed. Method: every call that takes one.
 func TestCallers_CallbackDoesNotReturn(t *testing.T) {
+	t.Parallel()
 	calls := map[string]func(s *Store, end func()){
 		"View":      func(s *Store, end func()) { _ = s.View(idOf(1), func([]byte) error { end(); return nil }) },
 		"View, nil": func(s *Store, _ func()) { _ = s.View(idOf(1), nil) },
@@ -86,6 +87,7 @@ func TestCallers_CallbackDoesNotReturn(t *testing.T) {
 // Goal: an OnProgress that does not return, at each stage, ends the compaction of a caller: its round
 // is undone, nothing stays locked, pinned or counted as under way, and the next one succeeds.
 func TestCallers_ProgressDoesNotReturn(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"memory", "directory"} {
 		for _, c := range withContext[:2] { // Compact, Maintain
 			for _, stage := range []CompactionStage{StageBuild, StageCommit, StageSwap} {

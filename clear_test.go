@@ -302,6 +302,7 @@ func TestClear_PauseIsCounted(t *testing.T) {
 
 // Goal: compactions, sweeps and readers beside one Clear after the other leave what was stored last.
 func TestClear_Storm(t *testing.T) {
+	parallel(t)
 	storeKinds(t, func() *Options { return bounded(2) }, func(t *testing.T, s *Store) {
 		done := make(chan struct{})
 		errs := make(chan error, 3)

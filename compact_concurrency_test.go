@@ -139,6 +139,7 @@ var failures = []moment{
 // Method: one round, one operation at one moment of it, on a memory not flipped yet and on one
 // flipped already; the result is read at once, and again at the end.
 func TestCompact_OperationAtEveryPoint(t *testing.T) {
+	parallel(t)
 	var n counter
 	for _, workers := range []int{1, 4} {
 		for _, m := range moments {
@@ -176,6 +177,7 @@ func (n *counter) sampled(every int) bool {
 // What would break: an undo that does not compare takes a memory written after its flip back to the
 // old version; an undo left out leaves the index pointing into targets that are gone.
 func TestCompact_OperationThenUndo(t *testing.T) {
+	parallel(t)
 	var n counter
 	for _, workers := range []int{1, 4} {
 		for _, failure := range failures {

@@ -226,6 +226,7 @@ func TestCompact_ManyVersionsInOneSegment(t *testing.T) {
 // Goal: all of the above holds for many memories. Method: 100,000 memories, and in long tests a
 // million; a fifth overwritten and a third deleted, everything read back.
 func TestCompact_ManyMemories(t *testing.T) {
+	parallel(t)
 	sizes := []int{100_000}
 	if _, long := askedDuration(t); long {
 		sizes = append(sizes, 1_000_000)

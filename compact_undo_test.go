@@ -47,6 +47,7 @@ func faults() (list []fault) {
 // is as before the round, and the next compaction succeeds. Method: each injected fault, with one
 // worker and with four, in a single round and in several.
 func TestCompact_UndoneOnFault(t *testing.T) {
+	parallel(t)
 	for _, c := range compactionKinds() {
 		for _, f := range faults() {
 			t.Run(fmt.Sprintf("%s, %v", c.name, f), func(t *testing.T) {
@@ -141,6 +142,7 @@ func TestCompact_UndoneOnNoSpace(t *testing.T) {
 // others back, and give this one back once nothing in it is live. Method: flip a byte in each part
 // of a record in a sealed segment.
 func TestCompact_UndoneOnCorruptRecord(t *testing.T) {
+	parallel(t)
 	for _, c := range compactionKinds() {
 		for _, damage := range []struct {
 			name string
@@ -197,6 +199,7 @@ func TestCompact_UndoneOnCorruptRecord(t *testing.T) {
 // Goal: a compaction cancelled at any point ends early with the cause, and its current round is
 // undone. Method: cancel while each point is passed, for the first and for a later time.
 func TestCompact_CancelledAtEachPoint(t *testing.T) {
+	parallel(t)
 	for _, c := range compactionKinds() {
 		for _, p := range []point{
 			pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,

@@ -85,6 +85,7 @@ func requireOneOf(t *testing.T, d *shadow.FS, wants ...map[string][]byte) (found
 // Goal: that of this file, for a process that dies at any step of Apply, and then for a power loss that keeps all or
 // nothing of what no flush has made durable.
 func TestContainer_KilledAtEachPoint(t *testing.T) {
+	t.Parallel()
 	points := map[point]bool{ // whether the batch is in force
 		pointPutFound: false, pointApplyLocked: false, pointPutBody: false, pointApplyDigests: false,
 		pointApplyHeaders: false, pointPutAppended: true, pointApplyIndexed: true,

@@ -82,6 +82,7 @@ func (*liar) Is(target error) bool { return target != errExited }
 // (rounds of one target from then on), short memory or a busy store (a reason to skip, and no error),
 // damage (a segment left alone from then on).
 func TestContext_EndsWithCause(t *testing.T) {
+	t.Parallel()
 	causes := map[string]func(s *Store) error{
 		"none":       func(*Store) error { return nil },
 		"plain":      func(*Store) error { return errors.New("the cause") },

@@ -141,6 +141,7 @@ func mixture(t *testing.T, m *closedMoments, killed bool) (older, newer *shadow.
 }
 
 func TestCopies_FilesOfTwoMoments(t *testing.T) {
+	t.Parallel()
 	rng := seeded(t)
 	counts := map[string]int{}
 	for _, killed := range []bool{false, true} {

@@ -301,7 +301,7 @@ var repairWrites = []point{pointPutBody, pointPutAppended, pointSegmentCreated, 
 func TestCrash_DuringRepair(t *testing.T) {
 	t.Parallel()
 	skipKillsUnderRace(t)
-	for _, d := range damageStores(t)[:2] { // with a hint, and without
+	for _, d := range damageStores(t)[:stride(t, 1, 2)] { // with a hint, and without
 		crashDuringRepair(t, d)
 	}
 }

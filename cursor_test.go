@@ -33,6 +33,7 @@ func scanAll(t *testing.T, s *Store, n int, between func()) map[string]int {
 // index. Method: between the calls memories come, go and are overwritten, tables grow and shrink, and
 // compactions move everything.
 func TestScan_OthersComeAndGo(t *testing.T) {
+	parallel(t)
 	const stay = 1000
 	for _, n := range []int{1, 7, 100, 3 * stay} {
 		t.Run(fmt.Sprintf("n=%d", n), func(t *testing.T) {

@@ -104,7 +104,7 @@ func trials(t testing.TB, rng *rand.Rand, few int, list []damage, try func(damag
 
 // Of each kind of trial a few: a repair takes several times as long as a look.
 const (
-	fewReadings = 200
+	fewReadings = 120
 	fewRepairs  = 40
 )
 
@@ -249,6 +249,7 @@ func TestDamage_OpenForWriting(t *testing.T) {
 // Goal: a damaged length is not believed: memory and time stay bounded. Method: headers with
 // lengths of all sizes, where records begin and where the next one would.
 func TestDamage_HostileLengths(t *testing.T) {
+	t.Parallel()
 	d := damageStores(t)[1]
 	dir := fastDir(t)
 	o := newOutcomes()

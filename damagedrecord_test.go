@@ -76,6 +76,7 @@ const (
 // live or dead, is flipped in turn and restored. Padding holds nothing, so damage in it changes
 // nothing.
 func TestGet_EveryByteDamaged(t *testing.T) {
+	parallel(t)
 	for _, hash := range damageHashes {
 		t.Run(hash.name, func(t *testing.T) {
 			s, model := damagedRecords(t, hooks{hash: hash.hash})

@@ -316,6 +316,7 @@ func TestDirectory_RelativePath(t *testing.T) {
 // Goal: a copy of a directory that is being written to, made file by file, is refused, or holds for
 // each memory a version from the time of the copy. The copy as a whole is of no point in time.
 func TestDirectory_CopyOfLiveStore(t *testing.T) {
+	t.Parallel()
 	if raceEnabled {
 		t.Skip("under the race detector segments reach their files with Sync and Close only")
 	}

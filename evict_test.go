@@ -59,6 +59,7 @@ func byHand() *Options {
 // Goal: a store that evicts takes every Put, has what it has just stored, is never over its budget, and
 // counts what it dropped. Method: four times as much as there is room for, a third of it overwritten.
 func TestEvict_EveryPutIsTaken(t *testing.T) {
+	t.Parallel()
 	for _, kind := range evictingKinds() {
 		t.Run(kind.name, func(t *testing.T) {
 			const n, size = 8000, 1000
@@ -313,6 +314,7 @@ func TestEvict_DeadBytesFirst(t *testing.T) {
 // Goal: what was evicted does not come back as it was before, after any kill and after a Close. Method: a
 // directory of older versions and of deleted memories, copied while memories are evicted.
 func TestEvict_NothingOlderComesBack(t *testing.T) {
+	t.Parallel()
 	const n, size = 4000, 1000
 	dir := fastDir(t)
 	opts := byHand()
@@ -374,11 +376,12 @@ func TestEvict_NothingOlderComesBack(t *testing.T) {
 // Goal: readers, writers, deletions and evictions side by side: each content is whole and its id's, counts
 // are exact in the end, and the store is never over its budget.
 func TestEvict_Together(t *testing.T) {
+	t.Parallel()
 	for _, kind := range evictingKinds() {
 		t.Run(kind.name, func(t *testing.T) {
 			const n, size = 6000, 400
 			s := openEvicting(t, kind.dir, kind.opts, hooks{})
-			calls := sized(t, 4000)
+			calls := sized(t, 2500)
 			var all sync.WaitGroup
 			for g := range 4 {
 				all.Go(func() {

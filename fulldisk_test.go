@@ -183,6 +183,7 @@ func TestPower_FullDiskWithManySegments(t *testing.T) {
 // Goal: it does not matter at which step of a workload the disk becomes full. Method: budgets of
 // one page, two pages and so on; some are left out unless long tests are asked for.
 func TestPower_FullAnywhere(t *testing.T) {
+	t.Parallel()
 	rng := seeded(t)
 	base := rng.Uint64()
 	var opened atomic.Int64

@@ -13,6 +13,7 @@ import (
 // in compactions included, against a map; a short check after every call and Verify at the end;
 // several sets of options, and hashes with so few bits that most ids share one.
 func TestStore_RandomHistory(t *testing.T) {
+	parallel(t)
 	fewBits := func(bits int) func(id string) uint64 {
 		return func(id string) uint64 { return oneLane(id) << 8 >> (56 - bits) << (64 - bits) }
 	}

@@ -25,6 +25,7 @@ func requireIndexBytes(t *testing.T, indexBytes int64, memories int) {
 // the tables get smaller again. Method: read IndexBytes at many sizes; it is all that is mapped for
 // tables.
 func TestIndex_BytesPerMemory(t *testing.T) {
+	parallel(t)
 	const least = 100_000
 	most := sized(t, 4*least)
 	opts := quiet()
@@ -64,6 +65,7 @@ func TestIndex_BytesPerMemory(t *testing.T) {
 // Goal: the same while the number of memories swings by a third, whose tables are replaced again and
 // again, in no order. Method: read IndexBytes after every Put and Delete.
 func TestIndex_BytesPerMemory_Swinging(t *testing.T) {
+	parallel(t)
 	lo, hi := 0, 0
 	least := sized(t, 100_000)
 	opts := quiet()
@@ -149,6 +151,7 @@ func (w *weightless) to(n int, oldest bool) {
 // Method: growth, mass deletes, swings of many widths, and random walks, with a look after every
 // memory, before and after old tables are given back, and while a block is emptied.
 func TestIndex_BytesPerMemory_AnyPattern(t *testing.T) {
+	parallel(t)
 	const least = 100_000
 	run := func(name string, pattern func(t *testing.T, w *weightless)) {
 		t.Run(name, func(t *testing.T) { pattern(t, newWeightless(t)) })

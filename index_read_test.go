@@ -164,6 +164,7 @@ func TestFind_TableReplacedUnderReader(t *testing.T) {
 //
 // Method: a store grows and shrinks; then a reader stays inside while replaced tables are trimmed.
 func TestReplaced_Bounded(t *testing.T) {
+	parallel(t)
 	s := openTest(t, quiet(), hooks{})
 	bound := func() int64 { return max(leastReplaced, s.tableBytes.Load()/16) }
 	const n = 120_000

@@ -108,6 +108,7 @@ func TestLack_NoDescriptors(t *testing.T) {
 // Goal: whichever of its steps lacks something, a call loses nothing, and the next one succeeds. By
 // default every other step is tried.
 func TestLack_AnyStep(t *testing.T) {
+	t.Parallel()
 	for name, call := range lackingCalls {
 		for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.EACCES} {
 			t.Run(fmt.Sprintf("%s/%v", name, errno), func(t *testing.T) {

@@ -403,6 +403,7 @@ func (f *fuse) armRandomly(rng *rand.Rand) {
 
 // Goal: that of this file. Method: histories of all kinds of rounds, in memory and in a directory.
 func TestLinearizable(t *testing.T) {
+	parallel(t)
 	for _, c := range []struct {
 		name      string
 		directory bool

@@ -155,6 +155,7 @@ func TestMaxBytes_FullOfLarge(t *testing.T) {
 // Goal: tables of the index fill the budget as segments do, to its end, and Puts go on when memories were deleted.
 // Method: all memories in one shard, whose table is larger than a segment.
 func TestMaxBytes_FullWhenIndexGrows(t *testing.T) {
+	t.Parallel()
 	for _, medium := range []string{"memory", "directory"} {
 		t.Run(medium, func(t *testing.T) {
 			s := budgeted(t, medium, Options{MaxBytes: 2 * fullBytes}, hooks{hash: oneLane})

@@ -28,6 +28,7 @@ func budgetUnderLoad(t *testing.T) (maxBytes int64, puts int, until time.Duratio
 }
 
 func TestMaxBytes_NeverOverNeverRefused(t *testing.T) {
+	t.Parallel()
 	for _, medium := range []string{"memory", "directory"} {
 		t.Run(medium, func(t *testing.T) {
 			const size, writers = 1000, 6

@@ -158,6 +158,7 @@ func TestOptions_LimitsAccepted(t *testing.T) {
 // end. Method: a store with each of them lives, in memory and in a directory: it writes, compacts by
 // hand and by the rules in as few walks as with the largest values that are of any use, and closes.
 func TestOptions_EndsOfTypes(t *testing.T) {
+	t.Parallel()
 	const most, least = math.MaxInt64, math.MinInt64
 	for _, c := range []struct {
 		name string

@@ -82,6 +82,7 @@ func requireAllOrNothing(t *testing.T, d *shadow.FS, want map[string][]byte, don
 // Method: images at each call of the file system and at each point, of several kinds of losses. A Put goes on
 // as soon as the store is empty.
 func TestPower_Clear(t *testing.T) {
+	t.Parallel()
 	rng := seeded(t)
 	d := newShadow()
 	type image struct {

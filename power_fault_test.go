@@ -211,12 +211,12 @@ func TestPower_EveryCallFails(t *testing.T) {
 				variants = []int{0, 1, 2, 3, 4, 5, 6, 7}
 			}
 			for _, variant := range variants {
-				most := stride(t, 21, 1) // the longest step from one call to the next that is tried
+				most := stride(t, 35, 1) // the longest step from one call to the next that is tried
 				switch {
 				case thorough && !raceEnabled:
 					most = 1
 				case variant > 0 || raceEnabled:
-					most = stride(t, 63, 9)
+					most = stride(t, 99, 9)
 				}
 				for nth := 1; ; nth += 1 + rng.IntN(most) {
 					f := &powerFault{kind: kind, nth: nth, forever: variant&1 != 0,

@@ -223,6 +223,7 @@ func TestPower_NewVersionBeforeVictimGoes(t *testing.T) {
 
 // Goal: records that Open and Close have made durable never pass for a tail that was not.
 func TestPower_DamageIsNoTornTail(t *testing.T) {
+	t.Parallel()
 	config := powerConfig{wanted: crashBudget(t, 200, 2000), thin: stride(t, 5, 1), damage: true}
 	opened, err := powerRun(seeded(t).Uint64(), config)
 	t.Logf("%d directories opened after crashes", opened)
@@ -420,6 +421,7 @@ func everyNth(n, stride int) []int {
 // is found; by default for one sync drawn at random, of those that a second shows to be needed: the
 // sync of names in recovery takes some 40,000 directories.
 func TestPower_EverySyncIsNeeded(t *testing.T) {
+	t.Parallel()
 	if raceEnabled {
 		t.Skip("says nothing about races, and takes long with the detector")
 	}

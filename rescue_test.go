@@ -172,6 +172,7 @@ func TestRepair_DamagedAgainAfterCommit(t *testing.T) {
 
 // Goal: the report lists no more than 1000 ids, however many are lost, deleted, or lost in two repairs.
 func TestRepair_ListIsBounded(t *testing.T) {
+	t.Parallel()
 	const n = 1200
 	for _, versions := range []int{1, 2} {
 		d := newShadow()

@@ -34,6 +34,7 @@ func shortLived(t *testing.T) (memories int, opts *Options, most int64) {
 }
 
 func TestShortLived_RunsLeaveNoTrail(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"closed", "killed", "closed and killed"} {
 		t.Run(how, func(t *testing.T) {
 			if how != "closed" {

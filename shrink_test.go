@@ -442,6 +442,7 @@ func TestShrink_FileSystem(t *testing.T) {
 // Goal: a full disk with so many segments that a manifest takes as much as a segment shrinks: the first manifest after
 // many segments takes the space of its spare and leaves next to none, since the one before was of an empty store.
 func TestShrink_ManySegments(t *testing.T) {
+	t.Parallel()
 	const size, segments = 2000, 455 // so many that the spare is as small as it may be
 	d := newShadow()
 	d.Budget = segments * minSegmentSize

@@ -105,6 +105,7 @@ func TestUnreturned_NotReclaimed(t *testing.T) {
 // Goal: what is mapped next takes what is kept, and finds it zeroed. Then nothing grows when every unmapping
 // fails for ever.
 func TestUnreturned_UsedAgain(t *testing.T) {
+	parallel(t)
 	const n = 2000
 	s, _, _ := unreturnedStore(t, quiet(), n)
 	most := s.mapper.mappings.Load() + s.mapper.unreturned.mappings.Load()
