@@ -1,0 +1,3 @@
+module github.com/warmtier/warmtier/storetest
+
+go 1.26.0
