@@ -110,7 +110,7 @@ func readsAreNeverOld(e *env) error {
 	if err := e.open(); err != nil {
 		return err
 	}
-	l := e.newLedger(64)
+	l := e.newLedger(12) // few: they meet
 	err := e.together(
 		l.writer(e.st, e.Seed, 0, 3, 200), l.writer(e.st, e.Seed, 1, 3, 200), l.writer(e.st, e.Seed, 2, 3, 200),
 		l.reader(e.st, e.Seed), l.reader(e.st, e.Seed+1))

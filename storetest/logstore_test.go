@@ -206,7 +206,6 @@ func (s *logStore) PutTTL(id string, content []byte, ttl time.Duration) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.cache, id)
 	if s.fault == sliceIsKept {
 		s.cache[id] = content
 	}
@@ -217,7 +216,6 @@ func (s *logStore) PutTTL(id string, content []byte, ttl time.Duration) error {
 func (s *logStore) Delete(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.cache, id)
 	if s.fault == deletionIsNotWritten && !s.closed {
 		delete(s.at, id)
 		return nil
@@ -229,8 +227,12 @@ func (s *logStore) Get(id string) ([]byte, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b, ok := s.cache[id]; ok {
+		if s.fault == cacheIsOvertaken {
+			delete(s.cache, id)
+		}
 		return bytes.Clone(b), true, nil
 	}
+	p := s.at[id]
 	b, found, err := s.readLocked(nil, id)
 	if s.fault == emptyIsAbsent && len(b) == 0 {
 		return nil, false, err
@@ -239,7 +241,9 @@ func (s *logStore) Get(id string) ([]byte, bool, error) {
 		s.mu.Unlock()
 		s.untilChange(&s.writes)
 		s.mu.Lock()
-		s.cache[id] = bytes.Clone(b)
+		if p != s.at[id] {
+			s.cache[id] = bytes.Clone(b)
+		}
 	}
 	return b, found, err
 }
