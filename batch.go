@@ -98,7 +98,7 @@ func (b *Batch) fail(what string, n int, err error) {
 
 // keep returns a copy of content.
 func (b *Batch) keep(content []byte) []byte {
-	const leastChunk, mostChunk = 4 << 10, 1 << 20 // bytes
+	const leastChunk, mostChunk = 4 << 10, pieceBytes // bytes
 	if cap(b.chunk)-len(b.chunk) < len(content) {
 		b.chunk = make([]byte, 0, max(leastChunk, min(2*cap(b.chunk), mostChunk), len(content)))
 	}

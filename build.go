@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"unsafe"
 
 	"github.com/warmtier/warmtier/internal/cpu"
 	"github.com/warmtier/warmtier/internal/layout"
@@ -26,14 +25,12 @@ func (r *round) build(ctx context.Context) error {
 	return err
 }
 
-// stage empties the lists of moves and makes room for those of a round.
+// stage empties the lists of moves.
 func (c *compaction) stage() {
 	n := c.pace.count()
 	c.staged = slices.Grow(c.staged[:0], n)[:n] // lists of fewer workers are kept for more
-	room := float64(c.maxTargets) * float64(c.segmentSize())
-	expected := int(min(room, float64(c.liveWork())) / c.recordSize * 1.1)
 	for w := range c.staged {
-		c.staged[w].list = slices.Grow(c.staged[w].list[:0], expected/len(c.staged))
+		c.staged[w].reset()
 	}
 }
 
@@ -41,10 +38,10 @@ func (c *compaction) stage() {
 func (c *compaction) noteOverhead() {
 	held := c.extra
 	for w := range c.staged {
-		held += int64(cap(c.staged[w].list)) * int64(unsafe.Sizeof(move{}))
+		held += c.staged[w].bytes()
 	}
 	for _, v := range c.work {
-		held += int64(cap(v.live)) * 4
+		held += v.live.bytes()
 	}
 	c.stats.PeakOverheadBytes = max(c.stats.PeakOverheadBytes, held)
 }
@@ -108,7 +105,7 @@ func (r *round) take(ch *chunk) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ch.taken = 0
-	for len(r.work) > 0 && len(r.work[0].live) == 0 {
+	for len(r.work) > 0 && r.work[0].live.len() == 0 {
 		r.work = r.work[1:]
 	}
 	if r.full || len(r.work) == 0 {
@@ -125,7 +122,7 @@ func (r *round) take(ch *chunk) error {
 		return err
 	}
 	n := len(ch.headers) + len(ch.drops)
-	if r.partial && len(r.work) == 1 && n == len(ch.v.live) { // it would leave, and its tombstones have no room
+	if r.partial && len(r.work) == 1 && n == ch.v.live.len() { // it would leave, and its tombstones have no room
 		r.full = true
 		return nil
 	}
@@ -134,7 +131,8 @@ func (r *round) take(ch *chunk) error {
 			return err
 		}
 	}
-	ch.taken, ch.v.live = n, ch.v.live[n:]
+	ch.taken = n
+	ch.v.live.skip(n)
 	ch.v.left -= int64(ch.size + ch.dropped)
 	if r.c.lowSpace {
 		r.kept += ch.tombstones
@@ -151,7 +149,7 @@ func (r *round) readHeaders(ch *chunk) error {
 	tail := int(seg.tail.Load())
 	ch.live, ch.headers, ch.drops = ch.live[:0], ch.headers[:0], ch.drops[:0]
 	ch.size, ch.dropped, ch.tombstones = 0, 0, 0
-	for _, unit := range ch.v.live {
+	for unit := range ch.v.live.all() {
 		if err := r.c.s.hooks.fire(pointCompactRecord); err != nil {
 			return err
 		}
@@ -415,7 +413,7 @@ func (r *round) adoptCopy(ch *chunk, i, offset int, staged *moves) error {
 		target.putDigest(ch.record+i, layout.Digest(record.ID(rec, h)))
 	}
 	shardIndex, tag := splitHash(s.hashBytes(record.ID(rec, h)))
-	staged.list = append(staged.list, move{
+	staged.add(move{
 		from:  makeSlot(tag, s.locate(seg, from)),
 		to:    makeSlot(tag, s.locate(target, offset)),
 		size:  uint32(h.Size()),

@@ -240,7 +240,7 @@ func (c *compaction) nextRound(ctx context.Context) error {
 	clears := c.s.segments.clears.Load() // before the look: the round is told of a later one
 	for _, v := range c.work {
 		if c.s.segments.liveBytes(v.seg) == 0 {
-			v.live, v.left = nil, 0 // superseded since the walk
+			v.live, v.left = offsets{}, 0 // superseded since the walk
 		}
 	}
 	mayKeep := c.mayKeep

@@ -3,9 +3,13 @@ package warmtier
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -186,6 +190,45 @@ func TestCompact_OverheadBounded(t *testing.T) {
 					require.LessOrEqual(t, stats.PeakOverheadBytes, segments*minSegmentSize+n*48)
 					requireContents(t, s, 0, n, 400, func(i int) bool { return i%100 >= deadOf100 })
 				})
+			}
+		}
+	}
+}
+
+// Goal: no compaction, and no write that it goes with, takes more than pieceBytes from the Go heap in one piece.
+// What would break: a list that grows with the memories of a segment. Method: the profile of all allocations, of a
+// store with as many memories in a segment as make such a list larger, and deadlines and deletions among them.
+func TestCompact_NoLargeAllocation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := quiet()
+		opts.SegmentSize, opts.Compaction.Workers = 8<<20, 1
+		s := openTest(t, opts, hooks{hash: oneLane, share: fullSegments})
+		n := sized(t, 110_000)
+		for i := range n {
+			if err := s.PutTTL(idOf(i), nil, time.Minute<<(i%2)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		deleteWhere(t, s, 0, n, func(i int) bool { return i%8 == 7 })
+		time.Sleep(90 * time.Second)
+		rate := runtime.MemProfileRate
+		runtime.MemProfileRate = 16 << 10 // what is larger than a piece is never left out
+		mustCompact(t, s)
+		runtime.MemProfileRate = rate
+		require.InDelta(t, n*3/8, s.Len(), 2)
+	})
+	runtime.GC() // the profile is of the collection before the last
+	runtime.GC()
+	records := make([]runtime.MemProfileRecord, 10_000)
+	found, ok := runtime.MemProfile(records, true)
+	require.True(t, ok)
+	for _, r := range records[:found] {
+		frames := runtime.CallersFrames(r.Stack())
+		for more := true; more; {
+			var f runtime.Frame
+			f, more = frames.Next()
+			if strings.HasSuffix(f.Function, "warmtier.(*Store).compact") {
+				require.LessOrEqual(t, r.AllocBytes/r.AllocObjects, int64(pieceBytes), "in one piece")
 			}
 		}
 	}

@@ -38,27 +38,28 @@ type dropped struct {
 
 // pinDropped counts what has left the index by drops, and returns it if OnDrop wants to know, with the segments
 // pinned: once, for as long as teller.run takes. REQUIRES: the victims are in the table.
-func (c *compaction) pinDropped(drops []drop) *teller {
+func (c *compaction) pinDropped(drops *shardDrops) *teller {
 	s := c.s
 	t := &teller{s: s, done: make(chan struct{})}
 	pinned := map[*segment]bool{}
-	for i := range drops {
-		d := &drops[i]
-		if !d.done {
-			continue
-		}
-		s.meters.countDrop(d)
-		if s.opts.OnDrop == nil {
-			continue
-		}
-		seg, offset := s.resolve(d.slot.location())
-		t.list = append(t.list, dropped{seg: seg, offset: offset, fate: d.fate})
-		if !pinned[seg] {
-			pinned[seg] = true
-			hold := s.contentMu.RLock()
-			seg.pin()
-			s.contentMu.RUnlock(hold)
-			t.pins = append(t.pins, seg)
+	for shard := range drops.shards() {
+		for d := range drops[shard].all() {
+			if !d.done {
+				continue
+			}
+			s.meters.countDrop(&d)
+			if s.opts.OnDrop == nil {
+				continue
+			}
+			seg, offset := s.resolve(d.slot.location())
+			t.list.add(dropped{seg: seg, offset: offset, fate: d.fate})
+			if !pinned[seg] {
+				pinned[seg] = true
+				hold := s.contentMu.RLock()
+				seg.pin()
+				s.contentMu.RUnlock(hold)
+				t.pins = append(t.pins, seg)
+			}
 		}
 	}
 	return t
@@ -67,16 +68,15 @@ func (c *compaction) pinDropped(drops []drop) *teller {
 // teller tells OnDrop of what one round has dropped, each memory once.
 type teller struct {
 	s    *Store
-	list []dropped
+	list pieces[dropped] // not told yet
 	pins []*segment
-	next int
 	done chan struct{} // closed when all were told, and the pins dropped
 }
 
 // tell runs t and waits for it, but not longer than until Close begins: OnDrop may be what calls Close, which
 // waits for the compaction. The pins keep what it is told of mapped until then.
 func (t *teller) tell() {
-	if len(t.list) == 0 {
+	if t.list.len() == 0 {
 		return
 	}
 	lockrank.AssertUnlocked()
@@ -95,12 +95,12 @@ func (t *teller) run() {
 			t.s.unpin(seg)
 		}
 	}()
-	for t.next < len(t.list) {
+	for t.list.len() > 0 {
 		end := apart(func() {
-			for t.next < len(t.list) {
-				d := &t.list[t.next]
-				t.next++ // before the call: nobody is told twice
-				if err := t.s.tellDrop(d); err != nil {
+			for t.list.len() > 0 {
+				d := t.list.first()
+				t.list.skip(1) // before the call: nobody is told twice
+				if err := t.s.tellDrop(&d); err != nil {
 					t.s.meters.dropFailures.Add(1)
 					t.s.opts.Logger.Error("OnDrop cannot be told of a memory that was dropped", "error", err)
 				}

@@ -1,7 +1,7 @@
 package warmtier
 
 import (
-	"cmp"
+	"iter"
 	"slices"
 
 	"github.com/warmtier/warmtier/internal/layout"
@@ -98,40 +98,60 @@ func (r *round) stageDrops(ch *chunk) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ch.v.drops = append(ch.v.drops, ch.drops...)
+	for _, d := range ch.drops {
+		ch.v.drops.add(d)
+	}
 	return nil
 }
 
 // dropBytes returns the size of the records that are dropped when v leaves.
 func (v *victim) dropBytes() (bytes int64) {
-	for i := range v.drops {
-		bytes += int64(v.drops[i].size)
+	for d := range v.drops.all() {
+		bytes += int64(d.size)
 	}
 	return bytes
 }
 
-// leavingDrops returns the drops of the victims that leave, in the order of their shards.
-func (c *compaction) leavingDrops() (drops []drop) {
+// shardDrops are drops by shard.
+type shardDrops [shardCount]pieces[drop]
+
+// leavingDrops returns the drops of the victims that leave, nil if there are none.
+func (c *compaction) leavingDrops() (drops *shardDrops) {
 	for _, v := range c.work {
-		if len(v.live) == 0 {
-			drops = append(drops, v.drops...)
+		if v.live.len() > 0 || v.drops.len() == 0 {
+			continue
+		}
+		if drops == nil {
+			drops = new(shardDrops)
+		}
+		for d := range v.drops.all() {
+			drops[d.shard].add(d)
 		}
 	}
-	slices.SortFunc(drops, func(a, b drop) int { return cmp.Compare(a.shard, b.shard) })
 	return drops
 }
 
 // apply takes what is to be dropped out of the index. REQUIRES: the round is durable, no lock held.
-func (c *compaction) apply(drops []drop) {
+func (c *compaction) apply(drops *shardDrops) {
 	_ = c.s.hooks.fire(pointCompactDrop)
-	for len(drops) > 0 {
-		n := 1
-		for n < min(len(drops), dropBatch) && drops[n].shard == drops[0].shard {
-			n++
+	for shard := range drops.shards() {
+		for piece := range drops[shard].each() {
+			for batch := range slices.Chunk(piece, dropBatch) {
+				c.s.drop(&c.s.shards[shard], batch)
+				c.pace.yield(0)
+			}
 		}
-		c.s.drop(&c.s.shards[drops[0].shard], drops[:n])
-		drops = drops[n:]
-		c.pace.yield(0)
+	}
+}
+
+// shards returns the shards that have drops.
+func (d *shardDrops) shards() iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for shard := 0; d != nil && shard < shardCount; shard++ {
+			if d[shard].len() > 0 && !yield(shard) {
+				return
+			}
+		}
 	}
 }
 
@@ -160,10 +180,8 @@ func (s *Store) drop(sh *shard, batch []drop) {
 }
 
 // shrinkTables gives the shards of drops tables of the size that suits what is left.
-func (s *Store) shrinkTables(drops []drop) {
-	for i := range drops {
-		if i == 0 || drops[i].shard != drops[i-1].shard {
-			s.suit(&s.shards[drops[i].shard])
-		}
+func (s *Store) shrinkTables(drops *shardDrops) {
+	for shard := range drops.shards() {
+		s.suit(&s.shards[shard])
 	}
 }

@@ -163,7 +163,7 @@ func (c *compaction) takeMore() bool {
 func (c *compaction) passOver(group []*victim) (rest []*victim) {
 	live := int64(0)
 	for _, v := range group {
-		if v.seg.large && len(v.read) > 0 && c.passed < c.s.segments.count() && c.clearBit(v) {
+		if v.seg.large && v.read.len() > 0 && c.passed < c.s.segments.count() && c.clearBit(v) {
 			c.passed++
 			c.claimed = slices.DeleteFunc(c.claimed, func(other *victim) bool { return other == v })
 			c.s.unclaim(v.seg) // it may come to its turn again
@@ -180,7 +180,7 @@ func (c *compaction) passOver(group []*victim) (rest []*victim) {
 func (c *compaction) clearBit(v *victim) (ok bool) {
 	var fault error
 	defer c.s.catchFault(armFaults(), &fault)
-	offset := int(v.read[0]) * record.Align
+	offset := int(v.read.first()) * record.Align
 	rec := v.seg.mem[offset:int(v.seg.tail.Load())]
 	h, ok := record.Decode(rec)
 	if !ok || !record.IntactPrefix(rec, h, v.seg.seedAt(offset)) {
@@ -200,7 +200,7 @@ func (c *compaction) clearBit(v *victim) (ok bool) {
 // of which the least was read, and all of it is dropped. Its tombstones take less than it does, so it leaves, and
 // there is space for the next round to copy what was read in the others.
 func (c *compaction) sacrifice() allowance {
-	slices.SortStableFunc(c.work, func(a, b *victim) int { return cmp.Compare(len(a.read), len(b.read)) })
+	slices.SortStableFunc(c.work, func(a, b *victim) int { return cmp.Compare(a.read.len(), b.read.len()) })
 	c.sacrificed, c.mayKeep = true, 0
 	return allowance{victims: 1, targets: 1}
 }
@@ -212,7 +212,7 @@ func (c *compaction) keeps(v *victim, unit uint32, size int) bool {
 	if v.seg.large || int64(size) > c.mayKeep {
 		return false
 	}
-	if _, read := slices.BinarySearch(v.read, unit); !read && !c.isSmall(size) {
+	if !v.read.contains(unit) && !c.isSmall(size) {
 		return false
 	}
 	c.mayKeep -= int64(size)

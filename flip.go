@@ -2,8 +2,10 @@ package warmtier
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"sync/atomic"
+	"unsafe"
 )
 
 // flipBatch is how many slots are exchanged in one hold of a shard's lock, which takes a few us.
@@ -16,30 +18,99 @@ type move struct {
 	shard    uint8
 }
 
-// moves holds what one worker has staged.
+// moves holds what one worker has staged, in lists of at most pieceBytes. These are sorted one by one, each while it
+// is in the processor's cache.
 type moves struct {
-	list  []move
-	start [shardCount + 1]int // after sort, list[start[i]:start[i+1]] belongs to shard i
+	lists []moveList
+	used  int // the others are memory of rounds before
+	n     int
+}
+
+type moveList struct {
+	moves []move
+	start [shardCount + 1]int32 // after sort, moves[start[i]:start[i+1]] belongs to shard i
+}
+
+func (m *moves) reset() { m.used, m.n = 0, 0 }
+
+func (m *moves) add(mv move) {
+	if m.used == 0 || len(m.lists[m.used-1].moves) == cap(m.lists[m.used-1].moves) {
+		m.extend()
+	}
+	l := &m.lists[m.used-1]
+	l.moves = append(l.moves, mv)
+	m.n++
+}
+
+func (m *moves) extend() {
+	m.sort()
+	if m.used == len(m.lists) {
+		size := max(64, min(m.n/2, pieceBytes/int(unsafe.Sizeof(move{}))))
+		m.lists = append(m.lists, moveList{moves: make([]move, 0, size)})
+	}
+	m.lists[m.used].moves = m.lists[m.used].moves[:0]
+	m.used++
+}
+
+// sort sorts the last list. The others are.
+func (m *moves) sort() {
+	if m.used > 0 {
+		m.lists[m.used-1].sort()
+	}
+}
+
+// bytes returns the memory that m takes.
+func (m *moves) bytes() (bytes int64) {
+	for i := range m.lists {
+		bytes += int64(cap(m.lists[i].moves))*int64(unsafe.Sizeof(move{})) + int64(unsafe.Sizeof(moveList{}))
+	}
+	return bytes
+}
+
+// of returns the moves of a shard, flipBatch of them at a time. A batch is good until the next. REQUIRES: sort
+// was called.
+func (m *moves) of(shard int) iter.Seq[[]move] {
+	return func(yield func([]move) bool) {
+		var batch [flipBatch]move
+		n := 0
+		for i := range m.lists[:m.used] {
+			l := &m.lists[i]
+			for rest := l.moves[l.start[shard]:l.start[shard+1]]; len(rest) > 0; {
+				k := copy(batch[n:], rest)
+				rest = rest[k:]
+				if n += k; n < flipBatch {
+					continue
+				}
+				if !yield(batch[:]) {
+					return
+				}
+				n = 0
+			}
+		}
+		if n > 0 {
+			yield(batch[:n])
+		}
+	}
 }
 
 // sort brings the moves into the order of their shards, in place and in linear time (American flag
 // sort: McIlroy, Bostic, McIlroy, "Engineering Radix Sort", Computing Systems 6(1), 1993, section
 // 3.1). A list for each shard would take up to twice the memory.
-func (m *moves) sort() {
-	clear(m.start[:])
-	for _, mv := range m.list {
-		m.start[int(mv.shard)+1]++
+func (l *moveList) sort() {
+	clear(l.start[:])
+	for _, mv := range l.moves {
+		l.start[int(mv.shard)+1]++
 	}
 	for i := range shardCount {
-		m.start[i+1] += m.start[i]
+		l.start[i+1] += l.start[i]
 	}
-	var next [shardCount]int // where the next move of each shard goes
-	copy(next[:], m.start[:])
+	var next [shardCount]int32 // where the next move of each shard goes
+	copy(next[:], l.start[:])
 	for shard := range shardCount {
-		for next[shard] < m.start[shard+1] {
+		for next[shard] < l.start[shard+1] {
 			at := next[shard]
-			if home := int(m.list[at].shard); home != shard {
-				m.list[at], m.list[next[home]] = m.list[next[home]], m.list[at]
+			if home := int(l.moves[at].shard); home != shard {
+				l.moves[at], l.moves[next[home]] = l.moves[next[home]], l.moves[at]
 				next[home]++
 				continue
 			}
@@ -47,9 +118,6 @@ func (m *moves) sort() {
 		}
 	}
 }
-
-// of returns the moves of a shard. REQUIRES: sort was called.
-func (m *moves) of(shard int) []move { return m.list[m.start[shard]:m.start[shard+1]] }
 
 // commit makes the copies visible: it publishes the targets, then flips every staged move. moved is
 // how many slots it exchanged, superseded how many had changed since their record was copied.
@@ -66,7 +134,7 @@ func (r *round) commit(ctx context.Context) (moved, superseded int64, err error)
 	var m, sup atomic.Int64
 	err = c.parallel(ctx, len(c.staged), func(ctx context.Context, worker, shard int) error {
 		for w := range c.staged {
-			for batch := range slices.Chunk(c.staged[w].of(shard), flipBatch) {
+			for batch := range c.staged[w].of(shard) {
 				n, err := c.s.flip(&c.s.shards[shard], batch, bits)
 				m.Add(int64(n))
 				sup.Add(int64(len(batch) - n))
@@ -158,7 +226,7 @@ func (s *Store) moveLive(t *liveTally, m move) {
 func (c *compaction) unflipAll() {
 	for w := range c.staged {
 		for i := range c.s.shards {
-			for batch := range slices.Chunk(c.staged[w].of(i), flipBatch) {
+			for batch := range c.staged[w].of(i) {
 				c.s.unflip(&c.s.shards[i], batch)
 			}
 		}

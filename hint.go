@@ -32,7 +32,7 @@ func (s *Store) writeHint() {
 	}
 	for _, seg := range segs {
 		_, list := seg.deadlines.encode()
-		size += layout.TombstonesSize(len(seg.tombstones)) + layout.DeadlinesSize(len(list))
+		size += layout.TombstonesSize(seg.tombstones.len()) + layout.DeadlinesSize(len(list))
 	}
 	file, err := s.disk.fs.Create(layout.HintName, size)
 	if err == nil {
@@ -86,12 +86,12 @@ func (s *Store) encodeHint(b []byte, segs []*segment) (err error) {
 			LiveBytes:      uint64(seg.live.Load()),
 			MinSeq:         seg.minSeq,
 			Records:        uint32(seg.records.Load()),
-			Tombstones:     uint32(len(seg.tombstones)),
-			TombstoneSum:   layout.PutTombstones(rest, seg.tombstones),
+			Tombstones:     uint32(seg.tombstones.len()),
+			TombstoneSum:   layout.PutTombstones(rest, seg.tombstones.all()),
 			TombstoneUnits: uint32(seg.tombstoneBytes.Load() / record.Align),
 			Salt:           seg.salt,
 		}
-		rest = rest[layout.TombstonesSize(len(seg.tombstones)):]
+		rest = rest[layout.TombstonesSize(seg.tombstones.len()):]
 	}
 	for i, seg := range segs {
 		base, list := seg.deadlines.encode()
@@ -258,7 +258,9 @@ func (r *recovery) useHint(h *layout.Hint, tables []table, tombstones [][]uint32
 		f.seg.live.Store(int64(hs.LiveBytes))
 		f.seg.minSeq = hs.MinSeq
 		f.seg.maxSeq = f.state.MaxSeq
-		f.seg.tombstones = tombstones[i]
+		for _, unit := range tombstones[i] {
+			f.seg.tombstones.add(unit)
+		}
 		f.seg.tombstoneBytes.Store(int64(hs.TombstoneUnits) * record.Align)
 		f.seg.seal(f.seg.isMergeable())
 		segs[i] = f.seg

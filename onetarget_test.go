@@ -91,7 +91,7 @@ func TestOneTarget_PartStays(t *testing.T) {
 	require.NoError(t, c.nextRound(t.Context()))
 	require.True(t, whole.is(stateRetired))
 	require.False(t, buried.is(stateRetired))
-	require.Less(t, len(c.work[0].live), 10, "some of it was copied")
+	require.Less(t, c.work[0].live.len(), 10, "some of it was copied")
 	requireAble(t, s)
 	require.NoError(t, c.nextRound(t.Context()))
 	require.True(t, buried.is(stateRetired))

@@ -122,7 +122,7 @@ func (v *salvage) rescue(seg *segment) error {
 			return fmt.Errorf("repair: %w", err)
 		}
 	}
-	for _, unit := range seg.tombstones {
+	for unit := range seg.tombstones.all() {
 		rec := seg.mem[int(unit)*record.Align:]
 		h, ok := record.Decode(rec)
 		if !ok {

@@ -161,7 +161,7 @@ func TestDirectory_FittingReadsNothing(t *testing.T) {
 	c.work = c.victims
 	buried := 0
 	for _, v := range c.work {
-		buried += len(v.seg.tombstones)
+		buried += v.seg.tombstones.len()
 		require.NoError(t, os.Truncate(filepath.Join(dir, v.seg.name()), 0))
 	}
 	require.Positive(t, buried)

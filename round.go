@@ -101,7 +101,7 @@ func (c *compaction) splitFinished() (leaving []*segment, rest []*victim, err er
 	for _, v := range c.work {
 		live := c.s.segments.liveBytes(v.seg)
 		switch {
-		case len(v.live) > 0:
+		case v.live.len() > 0:
 			rest = append(rest, v)
 		case live <= v.dropBytes():
 			leaving = append(leaving, v.seg)

@@ -91,9 +91,9 @@ type segmentShared struct {
 	// The rest is used by directory stores. The lock of the lane or round that appends guards
 	// sequence numbers and tombstones. They are read without it once the segment is sealed, and nobody can
 	// resume it: a claim prevents that, and so does the table's leaving lock.
-	minSeq     uint64   // the lowest sequence number in it
-	maxSeq     uint64   // the highest
-	tombstones []uint32 // offsets of tombstones, in units of 8 bytes
+	minSeq     uint64  // the lowest sequence number in it
+	maxSeq     uint64  // the highest
+	tombstones offsets // of tombstones
 	inFile     fileState
 }
 
@@ -151,7 +151,7 @@ func (seg *segment) addRecords(n, size int) {
 
 // addTombstone accounts for a tombstone of size bytes at offset.
 func (seg *segment) addTombstone(offset, size int) {
-	seg.tombstones = append(seg.tombstones, uint32(offset/record.Align))
+	seg.tombstones.add(uint32(offset / record.Align))
 	seg.tombstoneBytes.Add(int64(size))
 }
 

@@ -356,7 +356,7 @@ func TestShrink_TombstonesLast(t *testing.T) {
 	c.end()
 	require.Len(t, c.claimed, 3)
 	for i, v := range c.claimed {
-		require.Equal(t, i == 2, len(v.seg.tombstones) > 0, "victim %d", i)
+		require.Equal(t, i == 2, v.seg.tombstones.len() > 0, "victim %d", i)
 	}
 	closeShadow(t, s, d)
 }

@@ -253,10 +253,10 @@ func (d *disk) withoutNeeded(segs []*segment) []*segment {
 // tombstonesOlder reports whether every tombstone in seg is older than seq. One that is damaged counts
 // as younger. REQUIRES: seg is sealed.
 func (seg *segment) tombstonesOlder(seq uint64) bool {
-	if len(seg.tombstones) == 0 || seg.maxSeq < seq {
+	if seg.tombstones.len() == 0 || seg.maxSeq < seq {
 		return true
 	}
-	for _, unit := range seg.tombstones {
+	for unit := range seg.tombstones.all() {
 		offset := int(unit) * record.Align
 		rec := seg.mem[offset:int(seg.tail.Load())]
 		h, ok := record.Decode(rec)

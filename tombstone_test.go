@@ -57,7 +57,7 @@ func TestDirectory_LongTombstoneIsSealedLast(t *testing.T) {
 		entries := *s.segments.entries.Load() // all is not for callers with locks held
 		for i := range entries {
 			seg := entries[i].Load()
-			require.False(t, seg != nil && len(seg.tombstones) > 0 && seg.is(stateSealed), "entry %d may be a victim", i)
+			require.False(t, seg != nil && seg.tombstones.len() > 0 && seg.is(stateSealed), "entry %d may be a victim", i)
 		}
 		return nil
 	}})
@@ -146,7 +146,7 @@ func TestDirectory_TombstonesInEveryOrder(t *testing.T) {
 // tombstones returns the number of tombstones in the segments of the table.
 func (s *Store) tombstones() (n int) {
 	for _, seg := range s.segments.all() {
-		n += len(seg.tombstones)
+		n += seg.tombstones.len()
 	}
 	return n
 }

@@ -24,7 +24,7 @@ func (d *disk) carryTombstones(r *round) (err error) {
 	defer d.s.catchFault(armFaults(), &err)
 	leaving := map[*segment]bool{}
 	for _, v := range r.c.work {
-		leaving[v.seg] = len(v.live) == 0
+		leaving[v.seg] = v.live.len() == 0
 	}
 	oldest := d.s.oldestDead(leaving)
 	r.mu.Lock()
@@ -34,13 +34,13 @@ func (d *disk) carryTombstones(r *round) (err error) {
 		if !leaving[v.seg] || d.s.segments.isCleared(v.seg) {
 			continue
 		}
-		for _, unit := range v.seg.tombstones {
+		for unit := range v.seg.tombstones.all() {
 			if err := r.carryTombstone(v, int(unit)*record.Align, oldest); err != nil {
 				return err
 			}
 		}
-		for i := range v.drops {
-			if err := r.leaveTombstone(v, &v.drops[i], oldest); err != nil {
+		for dropped := range v.drops.all() {
+			if err := r.leaveTombstone(v, &dropped, oldest); err != nil {
 				return err
 			}
 		}

@@ -122,12 +122,12 @@ func (needed) keepForLanes(int) int { return math.MaxInt }
 // victim is a segment on its way out.
 type victim struct {
 	seg     *segment
-	live    []uint32 // offsets of live records not copied yet, in units of 8 bytes, ascending
-	left    int64    // bytes of these, at most; those that were superseded since the walk are copied too
-	read    []uint32 // when it is evicted: those of them whose bit of reads the walk has seen
-	drops   []drop   // of live records that are not copied, but dropped when the victim leaves
-	dead    int64    // bytes, when it was rated; tombstones are among them, and what had expired, about
-	benefit float64  // of compacting it, over the cost
+	live    offsets      // of live records not copied yet, ascending
+	left    int64        // bytes of these, at most; those that were superseded since the walk are copied too
+	read    offsets      // when it is evicted: those of them whose bit of reads the walk has seen
+	drops   pieces[drop] // of live records that are not copied, but dropped when the victim leaves
+	dead    int64        // bytes, when it was rated; tombstones are among them, and what had expired, about
+	benefit float64      // of compacting it, over the cost
 }
 
 // newVictim rates seg; newest is the id of the newest segment. The rating is that of RAMCloud's
@@ -160,7 +160,10 @@ func (v *victim) damaged(offset int, reason string) error {
 
 // prefetchPrefixes asks for the prefixes of the next n records of v.
 func (v *victim) prefetchPrefixes(n int) {
-	for _, unit := range v.live[:min(n, len(v.live))] {
+	for unit := range v.live.all() {
+		if n--; n < 0 {
+			return
+		}
 		if at := int(unit) * record.Align; at < len(v.seg.mem) {
 			cpu.Prefetch(v.seg.mem[at : at+1])
 		}
@@ -242,8 +245,8 @@ func (c *compaction) fitOneTarget() (allowance, error) {
 func (v *victim) need() (live, tombstones int) {
 	live, tombstones = int(v.left), int(v.seg.tombstoneBytes.Load())
 	if v.seg.file != nil {
-		live += layout.DigestSize * len(v.live)
-		tombstones += layout.DigestSize * len(v.seg.tombstones)
+		live += layout.DigestSize * v.live.len()
+		tombstones += layout.DigestSize * v.seg.tombstones.len()
 	}
 	return live, tombstones
 }

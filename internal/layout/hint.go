@@ -3,6 +3,7 @@ package layout
 import (
 	"encoding/binary"
 	"errors"
+	"iter"
 
 	"github.com/warmtier/warmtier/internal/record"
 )
@@ -214,11 +215,13 @@ func decodeHintShard(b []byte) HintShard {
 func TombstonesSize(n int) int { return 4 * n }
 
 // PutTombstones writes the list of one segment's tombstones to b, and returns its checksum.
-func PutTombstones(b []byte, units []uint32) (sum uint32) {
-	for i, unit := range units {
-		binary.LittleEndian.PutUint32(b[4*i:], unit)
+func PutTombstones(b []byte, units iter.Seq[uint32]) (sum uint32) {
+	n := 0
+	for unit := range units {
+		binary.LittleEndian.PutUint32(b[4*n:], unit)
+		n++
 	}
-	return record.Checksum(b[:TombstonesSize(len(units))])
+	return record.Checksum(b[:TombstonesSize(n)])
 }
 
 // hintDeadlinesSize is the size of one bucket of deadlines, bytes.

@@ -2,6 +2,7 @@ package layout
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -77,7 +78,7 @@ func TestHint_Tombstones(t *testing.T) {
 	b := make([]byte, TombstonesSize(3))
 	rest := b
 	for i, list := range lists {
-		h.Segments[i].TombstoneSum = PutTombstones(rest, list)
+		h.Segments[i].TombstoneSum = PutTombstones(rest, slices.Values(list))
 		require.Equal(t, record.Checksum(rest[:4*len(list)]), h.Segments[i].TombstoneSum)
 		rest = rest[TombstonesSize(len(list)):]
 	}

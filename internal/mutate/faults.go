@@ -247,7 +247,7 @@ var faults = []fault{
 	},
 	{
 		name: "small ones go too", file: "evict.go",
-		old: "!read && !c.isSmall(size)", new: "!read",
+		old: "!v.read.contains(unit) && !c.isSmall(size)", new: "!v.read.contains(unit)",
 		test: "TestEvict_SmallOnesStay",
 	},
 	{
@@ -298,7 +298,7 @@ var faults = []fault{
 	},
 	{
 		name: "victim leaves half copied", file: "round.go",
-		old: "case len(v.live) > 0:", new: "case false:",
+		old: "case v.live.len() > 0:", new: "case false:",
 		test: "TestCompact_OverheadBounded",
 	},
 	{
@@ -313,7 +313,7 @@ var faults = []fault{
 	},
 	{
 		name: "drop of a victim that stays", file: "drops.go",
-		old: "\t\tif len(v.live) == 0 {", new: "\t\tif true {",
+		old: "v.live.len() > 0 || v.drops.len() == 0", new: "v.drops.len() == 0",
 		test: "TestDrop_KilledAtEveryPoint",
 	},
 	{
