@@ -190,7 +190,7 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 			return false, nil
 		}
 		var err error
-		if target, err = r.c.newTarget(ch.size); err != nil {
+		if target, err = r.c.newTarget(max(cmp.Or(r.size, r.c.size), segmentSizeFor(ch.size))); err != nil {
 			return false, err
 		}
 		target.clears = r.clears
@@ -272,7 +272,9 @@ type allowance struct {
 	targets int // to be filled
 
 	// Of a round over one target:
+	size    int  // of the target, bytes; 0: as of any target
 	room    int  // bytes for records and digests
+	needed  int  // of these, by the victims that leave, at most
 	kept    int  // of these, to be left free for tombstones of the victims that leave
 	partial bool // the last victim does not leave: nothing is kept for its tombstones
 }
@@ -283,10 +285,10 @@ type allowance struct {
 // fits of the next. When not even the first victim may be moved, the one with the fewest live bytes comes
 // first.
 func (c *compaction) allow() (allowance, error) {
-	if c.lowSpace {
-		if c.evicts() {
-			return c.sacrifice(), nil
-		}
+	switch {
+	case c.lowSpace && c.evicts():
+		return c.sacrifice(), nil
+	case c.lowSpace || !c.evicts() && c.hasSurvivorOnly():
 		return c.fitOneTarget()
 	}
 	a := allowance{targets: c.maxTargets}
@@ -316,6 +318,13 @@ func (c *compaction) allow() (allowance, error) {
 	return a, nil
 }
 
+// hasSurvivorOnly reports whether the next target of a memory store has to be the survivor, and no other memory may be
+// mapped in its place.
+func (c *compaction) hasSurvivorOnly() bool {
+	m := &c.s.mapper
+	return c.s.medium.recycles() && len(c.pool) == 1 && m.limit > 0 && m.limit-m.bytes.Load() < c.segmentSize()
+}
+
 // availableMemory returns how many bytes the process may take; known is false where nothing says
 // so.
 func (s *Store) availableMemory() (bytes int64, known bool) {
@@ -325,14 +334,14 @@ func (s *Store) availableMemory() (bytes int64, known bool) {
 	return memlimit.Available()
 }
 
-// newTarget returns an empty segment that has an index in the table and has not been published. It
-// has room for size bytes, which may be more than a target has (the victim may come from an Open with
-// larger segments, or hold one large record): such a target is for one record.
+// newTarget returns an empty segment of size bytes that has an index in the table and has not been published. That may
+// be more than a target has (the victim may come from an Open with larger segments, or hold one large record): such a
+// target is for one record.
 func (c *compaction) newTarget(size int) (*segment, error) {
 	if err := c.s.hooks.fire(pointCompactTarget); err != nil {
 		return nil, err
 	}
-	target, err := c.emptySegment(max(c.size, segmentSizeFor(size)))
+	target, err := c.emptySegment(size)
 	if err != nil {
 		return nil, err
 	}

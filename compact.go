@@ -249,6 +249,10 @@ func (c *compaction) nextRound(ctx context.Context) error {
 		return err
 	}
 	n := allowed.victims
+	if n == 0 { // they stay until more of them is dead, or more of them are there
+		c.work, c.victims = nil, nil
+		return nil
+	}
 	held := c.work[n:]
 	c.work = c.work[:n:n]
 	before := make([]victim, n)

@@ -190,9 +190,9 @@ func (d *disk) settleManifest(m layout.Manifest) error {
 }
 
 // newManifestFile makes the file that a manifest is written to, or empties the one that a crash has left, and returns
-// its id. On a disk without room for one more name, which is made below what is kept back, the id stays unknown.
+// its id.
 func (d *disk) newManifestFile() (id uint64, err error) {
-	if err := d.fs.WriteFile(layout.ManifestTempName, nil); err != nil {
+	if err := d.withName(func() error { return d.fs.WriteFile(layout.ManifestTempName, nil) }); err != nil {
 		return 0, err
 	}
 	st, err := d.fs.StatFile(layout.ManifestTempName)

@@ -3,6 +3,7 @@
 package warmtier
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -122,4 +123,47 @@ func TestOneTarget_LargerVictim(t *testing.T) {
 	mustCompact(t, s)
 	fill(t, s, 0, 600, 1000)
 	require.NoError(t, s.Close())
+}
+
+// besideLargeOnes returns a full store of one lane and its oldest segments, of which half is dead, and which are a
+// quarter of those that follow.
+func besideLargeOnes(t *testing.T, medium string, n int) (s *Store, small []*segment) {
+	t.Helper()
+	opts := Options{MaxBytes: 4 * fullBytes, SegmentSize: 4 * minSegmentSize}
+	opts.Maintenance.Disabled = true
+	size := int64(minSegmentSize)
+	s = budgeted(t, medium, opts, hooks{hash: oneLane, share: func(int64) int64 { return size }})
+	for i := range n {
+		fill(t, s, 60*i, 60*(i+1), 1000)
+		small = append(small, sealFull(s))
+		require.Len(t, small[i].mem, minSegmentSize)
+	}
+	size = 4 * minSegmentSize
+	_, _ = fillUp(t, s, 60*n, 1000)
+	sealFull(s)
+	deleteWhere(t, s, 0, 60*n, odd)
+	return s, small
+}
+
+// Goal: victims that are smaller than a target, from when segments were small, cost nothing of what is kept back.
+func TestOneTarget_SmallerVictims(t *testing.T) {
+	for _, n := range []int{1, 6} {
+		t.Run(fmt.Sprintf("directory/%d", n), func(t *testing.T) {
+			s, small := besideLargeOnes(t, "directory", n)
+			s.sealLanes(0)
+			st, err := s.makeSpace()
+			require.NoError(t, err)
+			require.Positive(t, st.FileBytesReclaimed)
+			requireAble(t, s)
+			for _, seg := range small {
+				require.True(t, seg.is(stateRetired))
+			}
+		})
+		t.Run(fmt.Sprintf("memory/%d", n), func(t *testing.T) {
+			s, small := besideLargeOnes(t, "memory", n)
+			mustCompact(t, s)
+			require.True(t, s.pool.hasSurvivor(s.opts.SegmentSize))
+			require.Equal(t, n > 1, small[0].is(stateRetired), "alone it gives back less than it takes")
+		})
+	}
 }

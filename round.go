@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // round is one all-or-nothing unit: build, commit, drop, swap.
@@ -130,6 +132,7 @@ func (r *round) finish(leaving []*segment, dropped *teller) {
 	_ = c.s.hooks.fire(pointCompactSwapped)
 	dropped.tell()
 	c.giveBack(leaving, true)
+	c.keepSurvivor()
 	if last := r.last(); last != nil {
 		last.seal(last.isMergeable())
 		if err := c.s.medium.trim(last); err != nil {
@@ -171,6 +174,19 @@ func (c *compaction) giveBack(segs []*segment, files bool) {
 		if c.s.retire(seg) {
 			c.recycle(seg)
 		}
+	}
+}
+
+// keepSurvivor maps a survivor where victims that were smaller than a target have given back as much.
+func (c *compaction) keepSurvivor() {
+	if !c.s.medium.recycles() || c.s.mapper.limit == 0 || len(c.pool) > 0 {
+		return
+	}
+	if mem, err := c.s.mapper.acquireTarget(c.size); err == nil { // otherwise a pin has what victims leave
+		c.present = min(len(mem), presentBytes)
+		vm.Touch(mem[:c.present])
+		c.pool = append(c.pool, mem)
+		c.extra += int64(len(mem))
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -75,30 +73,41 @@ func TestShrink_AnyShare(t *testing.T) {
 			if !every && (i+j)%3 != 0 {
 				continue
 			}
-			t.Run(fmt.Sprintf("size=%d/deleted=%d", size, percent), func(t *testing.T) {
-				t.Parallel()
-				d := newShadow()
-				d.Budget = int64(110 * minSegmentSize)
-				if size == 0 {
-					d.Budget = 16 * minSegmentSize
-				}
-				shrinks(t, d, size, percent)
-			})
+			for _, segment := range []int{minSegmentSize, 4 * minSegmentSize} {
+				t.Run(fmt.Sprintf("segment=%d/size=%d/deleted=%d", segment, size, percent), func(t *testing.T) {
+					t.Parallel()
+					d := newShadow()
+					d.NamesPerBlock = 20
+					d.Budget = int64(110 * minSegmentSize)
+					if size == 0 {
+						d.Budget = int64(16 * segment)
+					}
+					shrinks(t, d, segment, size, percent)
+				})
+			}
 		}
 	}
 }
 
 // shrinks fills d, deletes and compacts, with a kill after each step.
-func shrinks(t *testing.T, d *shadow.FS, size, percent int) {
-	s := shadowStore(t, d, shadowOptions())
+func shrinks(t *testing.T, d *shadow.FS, segment, size, percent int) {
+	opts := shadowOptions()
+	opts.SegmentSize = segment
+	open := func() *Store {
+		s, err := openShadow(d, opts, hooks{hash: fixedHash, share: growingSegments})
+		require.NoError(t, err)
+		return s
+	}
+	s := open()
 	n := fillDisk(t, s, "old", size)
 	before := s.Stats().TotalBytes
+	d.Budget = d.Used // others have the rest
 	deletePercent(t, s, n, percent)
 	killed := d.Kill()
 	closeShadow(t, s, d)
 
-	s = shadowStore(t, killed, shadowOptions())
 	d = killed
+	s = open()
 	requireRest(t, s, n, percent, size)
 	files := func() (total int64) {
 		for _, seg := range s.segments.all() {
@@ -116,15 +125,16 @@ func shrinks(t *testing.T, d *shadow.FS, size, percent int) {
 	killed = d.Kill()
 	closeShadow(t, s, d)
 
-	s = shadowStore(t, killed, shadowOptions())
+	d = killed
+	s = open()
 	requireRest(t, s, n, percent, size)
 	mustCompact(t, s)
 	again := fillDisk(t, s, "new", size)
 	room := int(before) * percent / 100 / (int(before) / n)
-	require.GreaterOrEqual(t, again, room*7/10-2*minSegmentSize/(int(before)/n),
+	require.GreaterOrEqual(t, again, room*7/10-2*segment/(int(before)/n),
 		"of %d memories %d percent were deleted", n, percent)
 	requireRest(t, s, n, percent, size)
-	closeShadow(t, s, killed)
+	closeShadow(t, s, d)
 }
 
 // Goal: a Delete that compacts for itself stops when there is space for deletions again, and does not
@@ -358,63 +368,6 @@ func TestShrink_TombstonesLast(t *testing.T) {
 	for i, v := range c.claimed {
 		require.Equal(t, i == 2, v.seg.tombstones.len() > 0, "victim %d", i)
 	}
-	closeShadow(t, s, d)
-}
-
-// Goal: where there is no space for a whole spare, a smaller one is kept, of which a target and a manifest can be
-// made; and no lane's before the target's.
-func TestShrink_SmallerSpares(t *testing.T) {
-	d := newShadow()
-	opts := shadowOptions()
-	opts.SegmentSize = 4 * minSegmentSize
-	s, err := openShadow(d, opts, hooks{hash: oneLane, share: fullSegments})
-	require.NoError(t, err)
-	fill(t, s, 0, 1000, 1000)
-	deleteWhere(t, s, 0, 1000, odd)
-	s.sealLanes(0)
-	spares := &s.disk.spares
-	drop := func(less int64) {
-		spares.mu.Lock()
-		defer spares.mu.Unlock()
-		for i := range spares.kept {
-			require.NoError(t, s.disk.dropSpareLocked(i))
-		}
-		d.Budget = d.Used + int64(s.disk.spareSize(targetSpare, s.opts.SegmentSize)) - less
-	}
-	drop(20480)
-	s.disk.keepSpares()
-	require.Zero(t, spares.kept[targetSpare], "too little for a target")
-	require.Zero(t, spares.kept[laneSpares])
-	drop(4096)
-	s.disk.keepSpares()
-	require.Equal(t, s.opts.SegmentSize-4096, spares.kept[targetSpare])
-	d.Budget += 4096 // for manifests
-	st := mustCompact(t, s)
-	require.Positive(t, st.FileBytesReclaimed)
-	requireContents(t, s, 0, 1000, 1000, func(i int) bool { return !odd(i) })
-
-	drop(int64(s.opts.SegmentSize)) // nothing is left
-	s.disk.keepSpares()
-	require.Equal(t, make([]int, len(spares.kept)), spares.kept)
-	d.Budget = 0
-	closeShadow(t, s, d)
-}
-
-// Goal: a directory that has no room for one more name gets it from the space kept back.
-func TestShrink_NoSpaceForNames(t *testing.T) {
-	d := newShadow()
-	s, _ := halfFullTarget(t, d)
-	deleteWhere(t, s, 0, 300, func(i int) bool { return i%4 == 0 })
-	d.Fault = func(kind shadow.Kind, name string) error {
-		if kind == shadow.CallRename && strings.HasSuffix(name, layout.NewSuffix) && s.disk.spares.kept[manifestSpare] > 0 {
-			return syscall.ENOSPC
-		}
-		return nil
-	}
-	st := mustCompact(t, s)
-	require.Positive(t, st.FileBytesReclaimed)
-	requireContents(t, s, 0, 300, 1000, func(i int) bool { return !odd(i) && i%4 != 0 })
-	d.Fault = nil
 	closeShadow(t, s, d)
 }
 

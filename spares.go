@@ -8,17 +8,16 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
 Spares are files that keep space back, so that deletions and compactions go on when the disk is
-full: one for the target of a compaction, one for a manifest, and one for the tombstones of each
-lane. A segment takes a spare by renaming it; a manifest, by removing it first. No Put gets a file
-while a spare is missing: so what a compaction gives back fills the spares up again before a writer
-that tries again and again can have it.
+full: one for the target of a compaction, one for a manifest, one for blocks of the directory, and one for
+the tombstones of each lane. A segment takes a spare by renaming it, or, where it needs less, by making its file of
+the space; a manifest and a new name, by removing it first. No Put gets a file while a spare is missing: so what a
+compaction gives back fills the spares up again before a writer that tries again and again can have it.
 */
 
 // spares is the space kept back. See laneSpares for their numbers.
@@ -39,10 +38,16 @@ type spares struct {
 const (
 	targetSpare   = 0
 	manifestSpare = 1
-	laneSpares    = 2 // the first of them; the last ones are those of lanes
+	nameSpare     = 2
+	laneSpares    = 3 // the first of them; the last ones are those of lanes
 
 	growingSpare = laneSpares + maxLanes // one that is made to replace a smaller one
 )
+
+// nameReserve is what is kept back for names, bytes. A block of the directory that is full of names is split
+// when one more comes: a segment, a target and a manifest take up to five of 4 KiB, and what a compaction gives
+// back comes after. Blocks of a directory do not become fewer, so the next ones find room in these.
+const nameReserve = 32 << 10
 
 // manifestReserve is how many segments a manifest may list beyond those in the table when its space
 // is kept back: tombstones and targets that come when the disk is full.
@@ -57,6 +62,8 @@ func (d *disk) spareSize(i, segmentSize int) int {
 		return segmentSize
 	case manifestSpare:
 		return d.spareForManifests(2*d.s.segments.count() + 2*manifestReserve)
+	case nameSpare:
+		return nameReserve
 	}
 	return max(minSegmentSize, segmentSize/largeShare)
 }
@@ -69,77 +76,22 @@ func (d *disk) spareForManifests(segments int) int {
 	return max(size, 2*size-int(d.spares.manifest.Load()))
 }
 
-// keepsEnough reports whether spare i is there and large enough. What a manifest needs grows with
-// the store. REQUIRES: d.spares.mu held.
-func (d *disk) keepsEnough(i int) bool {
-	kept := d.spares.kept[i]
-	return kept > 0 && (i != manifestSpare || kept >= d.spareForManifests(d.s.segments.count()+manifestReserve))
+// enough returns the size below which spare i is made again as soon as there is space. What a manifest needs grows
+// with the store. REQUIRES: d.spares.mu held.
+func (d *disk) enough(i int) int {
+	switch i {
+	case targetSpare:
+		return leastTarget(d.spares.size)
+	case manifestSpare:
+		return d.spareForManifests(d.s.segments.count() + manifestReserve)
+	case nameSpare:
+		return nameReserve
+	}
+	return 1 // those of lanes grow with segments
 }
 
-// reserveFile makes a file for a segment. On a full disk a spare may become that file, which spare
-// says; for a Put, whose spec has no least, none may.
-func (d *disk) reserveFile(name string, spec segmentSpec) (file dir.File, spare bool, err error) {
-	file, err = d.createFile(name, spec)
-	if spec.least == 0 || !errors.Is(err, ErrNoSpace) {
-		return file, false, err
-	}
-	d.spares.mu.Lock()
-	defer d.spares.mu.Unlock()
-	file, failed := d.takeSpareLocked(name, spec)
-	if file == nil {
-		return nil, false, errors.Join(err, failed)
-	}
-	d.s.mapper.adopt(len(file.Bytes())) // the budget of lanes leaves room for all spares
-	return file, true, nil
-}
-
-// createFile makes a file for a segment of free space, within the budget.
-func (d *disk) createFile(name string, spec segmentSpec) (file dir.File, err error) {
-	if err := d.s.mapper.claim(spec.size); err != nil {
-		return nil, err
-	}
-	switch {
-	case spec.least == 0:
-		if err = roomFor(1); err == nil {
-			file, err = d.createAfter(len(d.spares.kept), name, spec)
-		}
-	case spec.kind == layout.KindLane: // for tombstones
-		file, err = d.createAfter(laneSpares, name, spec)
-	default:
-		file, err = d.createAfter(0, name, spec)
-	}
-	if err != nil {
-		d.s.mapper.forget(spec.size)
-	}
-	return file, err
-}
-
-// createAfter makes a file of free space once the first n spares are there: what others need more comes
-// first. A Put leaves all of them, and a deletion those of a compaction, without which no space could be made.
-// Before a lane gets a larger segment than there was, spares grow with it.
-func (d *disk) createAfter(n int, name string, spec segmentSpec) (file dir.File, err error) {
-	grows := spec.kind == layout.KindLane && !spec.large
-	d.spares.mu.RLock()
-	complete := d.keepsAllLocked(n) && (!grows || spec.size <= d.spares.size)
-	if complete {
-		file, err = d.fs.Create(name, spec.size)
-	}
-	d.spares.mu.RUnlock()
-	if complete {
-		return file, err
-	}
-	d.spares.mu.Lock()
-	defer d.spares.mu.Unlock()
-	if err := d.refillLocked(n); err != nil {
-		return nil, fmt.Errorf("space for deletions and compactions comes first: %w", err)
-	}
-	if grows {
-		if err := d.growLocked(spec.size); err != nil {
-			return nil, fmt.Errorf("more space for compactions comes first: %w", err)
-		}
-	}
-	return d.fs.Create(name, spec.size)
-}
+// keepsEnough reports whether spare i is there and large enough. REQUIRES: d.spares.mu held.
+func (d *disk) keepsEnough(i int) bool { return d.spares.kept[i] >= d.enough(i) }
 
 // growLocked makes spares as large as segments of size bytes need them. Each one stays until the larger one is
 // there: on a disk that is nearly full somebody else could have its space before. REQUIRES: d.spares.mu held
@@ -176,39 +128,6 @@ func (d *disk) keepsAll() bool {
 	return d.keepsAllLocked(len(d.spares.kept))
 }
 
-// takeSpareLocked renames a spare of spec's kind that is large enough to name, and maps it. file is
-// nil when none would do; then err says why, unless there is none at all. REQUIRES: d.spares.mu
-// held for writing.
-func (d *disk) takeSpareLocked(name string, spec segmentSpec) (_ dir.File, err error) {
-	from, to := targetSpare, targetSpare+1
-	if spec.kind == layout.KindLane {
-		from, to = laneSpares, len(d.spares.kept)
-	}
-	for i := from; i < to; i++ {
-		size := d.spares.kept[i]
-		if size < spec.least {
-			continue
-		}
-		failed := d.renameLocked(func() error { return d.fs.Rename(spareFileName(i), name) })
-		if failed == nil || errors.Is(failed, fs.ErrNotExist) {
-			d.spares.kept[i] = 0
-		}
-		if failed != nil {
-			err = errors.Join(err, failed)
-			continue
-		}
-		file, failed := d.fs.Open(name, true)
-		if failed == nil && len(file.Bytes()) == size {
-			return file, nil
-		}
-		if failed == nil {
-			d.unmap(file)
-		}
-		err = errors.Join(err, failed, d.fs.Remove(name))
-	}
-	return nil, err
-}
-
 // bytesLocked returns the size of all spares. REQUIRES: mu held.
 func (s *spares) bytesLocked() (total int64) {
 	for _, size := range s.kept {
@@ -227,7 +146,8 @@ func (s *spares) bytes() int64 {
 // budgetFor returns what MaxBytes leaves for mappings when every spare is there.
 func (d *disk) budgetFor(maxBytes int64) int64 {
 	segments := int(maxBytes/int64(d.s.opts.SegmentSize)) + d.s.smallSegments()
-	spares := int64(d.s.opts.SegmentSize + 2*vm.RoundUp(layout.ManifestSize(2*segments+2*manifestReserve), vm.PageSize))
+	manifest := vm.RoundUp(layout.ManifestSize(2*segments+2*manifestReserve), vm.PageSize)
+	spares := int64(d.s.opts.SegmentSize + 2*manifest + nameReserve)
 	spares += int64(len(d.spares.kept)-laneSpares) * int64(d.spareSize(laneSpares, d.s.opts.SegmentSize))
 	return maxBytes - spares
 }
@@ -255,22 +175,40 @@ func (d *disk) keepSpares() {
 }
 
 // refillLocked makes those of the first n spares that are missing or too small. While the target's cannot be
-// made, what there is of space stays for it: without a target nothing can be given back.
-// REQUIRES: d.spares.mu held for writing.
+// made, what there is of space stays for it: without a target nothing can be given back. All others come before one
+// that is there grows. REQUIRES: d.spares.mu held for writing.
 func (d *disk) refillLocked(n int) (err error) {
 	for i := range n {
-		if d.keepsEnough(i) {
+		if d.spares.kept[i] > 0 && (i != targetSpare || d.keepsEnough(i)) {
 			continue
 		}
-		if i >= laneSpares && d.spares.kept[targetSpare] == 0 {
+		if i >= laneSpares && !d.keepsEnough(targetSpare) {
 			return err
 		}
-		size, before := d.spareSize(i, d.spares.size), d.spares.kept[i]
-		if failed := d.dropSpareLocked(i); failed != nil {
-			err = errors.Join(err, failed)
-			continue
+		size := d.spareSize(i, d.spares.size)
+		if i == manifestSpare {
+			size = d.enough(i)
 		}
-		err = errors.Join(err, d.makeSpareUpToLocked(i, size, cmp.Or(before, d.leastSpare(i))))
+		err = errors.Join(err, d.remakeSpareLocked(i, size))
+	}
+	for i := manifestSpare; i < min(n, laneSpares) && err == nil; i++ {
+		if !d.keepsEnough(i) {
+			err = d.remakeSpareLocked(i, d.spareSize(i, d.spares.size))
+		}
+	}
+	return err
+}
+
+// remakeSpareLocked makes spare i of size bytes, or as much less as is of use, or as it was.
+// REQUIRES: as refillLocked.
+func (d *disk) remakeSpareLocked(i, size int) error {
+	before := d.spares.kept[i]
+	if err := d.dropSpareLocked(i); err != nil {
+		return err
+	}
+	err := d.makeSpareUpToLocked(i, size, d.leastSpare(i))
+	if before > 0 && d.spares.kept[i] == 0 {
+		_ = d.makeSpareLocked(i, before) // err says that it is too small
 	}
 	return err
 }
@@ -283,10 +221,11 @@ func (d *disk) leastSpare(i int) int {
 	case targetSpare:
 		return leastTarget(d.spares.size)
 	case manifestSpare:
-	default:
-		return d.spareSize(i, d.spares.size)
+		return d.spareForManifests(d.s.segments.count() + manifestReserve/8)
+	case nameSpare:
+		return vm.PageSize
 	}
-	return d.spareForManifests(d.s.segments.count() + manifestReserve/8)
+	return d.spareSize(i, d.spares.size)
 }
 
 // leastTarget returns the least size of a target, where one of size bytes cannot be had: in scattered free
@@ -345,53 +284,5 @@ func (d *disk) createSpareLocked(i, size int) error {
 	if err == nil {
 		d.unmap(file)
 	}
-	return err
-}
-
-// writeFromSpares writes a file into space kept back: the space of the manifest's spare, or if that
-// is not enough, of the target's too.
-func (d *disk) writeFromSpares(name string, data []byte) (err error) {
-	d.spares.mu.Lock()
-	defer d.spares.mu.Unlock()
-	err = ErrNoSpace
-	for _, i := range []int{manifestSpare, targetSpare} {
-		if d.spares.kept[i] == 0 {
-			continue
-		}
-		if failed := d.dropSpareLocked(i); failed != nil {
-			err = errors.Join(err, failed)
-			continue
-		}
-		if err = d.fs.WriteFile(name, data); !errors.Is(err, ErrNoSpace) {
-			break
-		}
-	}
-	return err
-}
-
-// rename gives file its name.
-func (d *disk) rename(file dir.File, name string) error {
-	err := noSpace(file.Rename(name))
-	if !errors.Is(err, ErrNoSpace) {
-		return err
-	}
-	d.spares.mu.Lock()
-	defer d.spares.mu.Unlock()
-	return d.renameLocked(func() error { return file.Rename(name) })
-}
-
-// renameLocked calls rename. Where the directory has no room for one more name, the space of the manifest's spare makes
-// it: a block is enough, and the spare is made anew of what is left. REQUIRES: d.spares.mu held for writing.
-func (d *disk) renameLocked(rename func() error) error {
-	err := noSpace(rename())
-	before := d.spares.kept[manifestSpare]
-	if !errors.Is(err, ErrNoSpace) || before == 0 {
-		return err
-	}
-	if failed := d.dropSpareLocked(manifestSpare); failed != nil {
-		return errors.Join(err, failed)
-	}
-	err = noSpace(rename())
-	_ = d.makeSpareUpToLocked(manifestSpare, before, d.leastSpare(manifestSpare)) // the next Put tries again, and says so
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/warmtier/warmtier/internal/cpu"
 	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/record"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // walkAhead is how many rounds one walk of the index lists the live records for. A listed record takes
@@ -200,9 +201,11 @@ func (c *compaction) claimVictims(victims []*victim) []*victim {
 	})
 }
 
-// fitOneTarget returns what a round over one target may take on, made of the space kept back: the victims at the
-// front of c.work that fit together, of which the first one is the first that fits, and part of one more. The round
-// gives back as much as it takes. The error, when no victim fits, is ErrNoSpace.
+// fitOneTarget returns what a round over one target may take on, made of the space kept back: the victims, the best
+// first, that fit together, which it moves to the front of c.work, and part of one more. The round gives back as
+// much as it takes: where those victims are smaller than a target, the target is no larger than they need. Memory
+// is kept back in one piece: there a victim as large as that comes first, and without one the round takes on
+// nothing. The error, when no victim fits, is ErrNoSpace.
 //
 // It counts what is copied, which is more than what is live: a record that is superseded after the walk is copied
 // too. If it did not, this could happen, and no compaction could ever run again:
@@ -216,29 +219,47 @@ func (c *compaction) claimVictims(victims []*victim) []*victim {
 //	kept back is gone
 func (c *compaction) fitOneTarget() (allowance, error) {
 	size := min(c.size, c.s.medium.targetSize())
-	room := size - layout.HeaderSize - layout.DigestSize // a segment keeps room for one digest more than it has
-	a := allowance{targets: 1, room: room}
-	first := slices.IndexFunc(c.work, func(v *victim) bool {
-		live, tombstones := v.need()
-		return live+tombstones <= room
-	})
-	if first < 0 { // from an Open with larger segments, or where no more space could be kept back
+	a, gives := c.fitInto(size, 0)
+	if a.victims == 0 { // from an Open with larger segments, or where no more space could be kept back
 		return a, fmt.Errorf("%w: what is live of no victim fits into a target of %d bytes", ErrNoSpace, size)
 	}
-	c.work[0], c.work[first] = c.work[first], c.work[0]
-	for _, v := range c.work {
-		live, tombstones := v.need()
-		if live+tombstones > room {
-			if a.partial = live > 0; a.partial {
-				a.victims++
-			}
-			break
+	if gives < size && c.s.medium.recycles() {
+		if a, gives = c.fitInto(size, size); gives < size {
+			return allowance{}, nil
 		}
-		room -= live + tombstones
-		a.kept += tombstones
-		a.victims++
+	}
+	if gives < size {
+		a.size = vm.RoundUp(layout.HeaderSize+a.needed+layout.DigestSize, vm.PageSize)
+		a.room = a.size - layout.HeaderSize - layout.DigestSize
+		return a, nil
+	}
+	if next := c.work[a.victims:]; len(next) > 0 {
+		if live, _ := next[0].need(); live > 0 {
+			a.partial = true
+			a.victims++
+		}
 	}
 	return a, nil
+}
+
+// fitInto moves the victims to the front of c.work that fit together into a target of size bytes, the best first but
+// one of at least first bytes before all others. gives says how large they are.
+func (c *compaction) fitInto(size, first int) (a allowance, gives int) {
+	a = allowance{targets: 1, room: size - layout.HeaderSize - layout.DigestSize} // it keeps room for one digest more
+	for i, v := range c.work {
+		live, tombstones := v.need()
+		if len(v.seg.mem) < first || a.needed+live+tombstones > a.room {
+			continue
+		}
+		first = 0
+		a.needed += live + tombstones
+		a.kept += tombstones
+		gives += len(v.seg.mem)
+		copy(c.work[a.victims+1:i+1], c.work[a.victims:i])
+		c.work[a.victims] = v
+		a.victims++
+	}
+	return a, gives
 }
 
 // need returns how many bytes of a target the rest of v takes, at most, and how many its tombstones.

@@ -110,7 +110,7 @@ var faults = []fault{
 		test: "TestGrowth_CompactsAtTheLimit",
 	},
 	{
-		name: "spares as small as the first segments", file: "spares.go",
+		name: "spares as small as the first segments", file: "reserve.go",
 		old: "d.growLocked(spec.size)", new: "d.growLocked(0)",
 		test: "TestGrowth_Sizes/directory",
 	},

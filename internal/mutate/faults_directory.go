@@ -8,6 +8,21 @@ var directoryFaults = []fault{
 		test: "TestShrink_ManySegments",
 	},
 	{
+		name: "round takes more than it gives", file: "victims.go",
+		old: "if gives < size {\n\t\ta.size", new: "if false {\n\t\ta.size",
+		test: "TestOneTarget_SmallerVictims",
+	},
+	{
+		name: "no room for names", file: "reserve.go",
+		old: "[]int{nameSpare, manifestSpare}", new: "[]int{}",
+		test: "TestShrink_",
+	},
+	{
+		name: "larger spare before others", file: "spares.go",
+		old: "size = d.enough(i)", new: "_ = size",
+		test: "TestShrink_EverySpareBeforeLargerOnes",
+	},
+	{
 		name: "room before the file is gone", file: "sweep.go",
 		old:  "\t\ts.medium.remove(seg)\n\t\tif s.retire(seg) {\n\t\t\ts.recycle(seg)\n\t\t}\n",
 		new:  "\t\tif s.retire(seg) {\n\t\t\ts.recycle(seg)\n\t\t}\n\t\ts.medium.remove(seg)\n",

@@ -53,7 +53,7 @@ func (d *FS) Crash(l Loss) *FS {
 		}
 	}
 	after := New()
-	after.Sites, after.ID, after.Mount = d.Sites, d.ID, d.Mount+1
+	after.Sites, after.ID, after.Mount, after.NamesPerBlock = d.Sites, d.ID, d.Mount+1, d.NamesPerBlock
 	binary.LittleEndian.PutUint64(after.Boot[:], binary.LittleEndian.Uint64(d.Boot[:])+1)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		b := names[name].afterCrash(l)
@@ -143,7 +143,9 @@ func (d *FS) put(name string, f *Inode) {
 
 // add gives a file a name. REQUIRES: nobody else uses d.
 func (d *FS) add(name string, f *Inode) {
+	_ = d.makeRoomForName(name) // there is no bound yet
 	d.Files[name] = f
+	d.noteNames(dirOperation{kind: CallCreate, name: name})
 	d.Used += int64(vm.RoundUp(len(f.Current), vm.PageSize))
 }
 
@@ -174,7 +176,7 @@ func (d *FS) Kill() *FS {
 	d.Mu.Lock()
 	defer d.Mu.Unlock()
 	after := New()
-	after.Sites, after.Boot, after.Budget, after.ID, after.Mount = d.Sites, d.Boot, d.Budget, d.ID, d.Mount
+	after.Sites, after.Boot, after.ID, after.Mount = d.Sites, d.Boot, d.ID, d.Mount
 	clones := map[*Inode]*Inode{}
 	clone := func(f *Inode) *Inode {
 		if clones[f] == nil {
@@ -195,6 +197,12 @@ func (d *FS) Kill() *FS {
 		op.file = clone(op.file)
 		after.journal = append(after.journal, op)
 	}
+	after.blocks = slices.Clone(d.blocks)
+	for i := range after.blocks {
+		after.blocks[i].names = maps.Clone(d.blocks[i].names)
+	}
+	after.Used += int64(len(d.blocks)-1) * int64(vm.PageSize)
+	after.Budget, after.NamesPerBlock = d.Budget, d.NamesPerBlock
 	return after
 }
 

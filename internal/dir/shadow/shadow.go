@@ -27,6 +27,7 @@ The shadow promises what POSIX promises and not more:
 	        file is durable with the first sync of the file; until then any part of it may be there.
 	names   Creations, renames and removals wait in a journal for a sync of the directory; until
 	        then each of them may have happened or not, whatever came before or after it.
+	space   Files take whole pages, and names blocks of the directory (names.go).
 	lack    While the process has no descriptors every call that opens something fails, and does nothing
 	        else: a sync by name too, after which nothing counts as clean.
 	failed  After a failed sync the dirty sectors count as clean, and later syncs leave them out, until
@@ -75,8 +76,12 @@ type FS struct {
 	Mappings int
 	Used     int64 // bytes
 	Budget   int64 // bytes; 0 for no bound
-	frozen   bool  // the machine is gone
-	removed  bool  // the directory is
+
+	NamesPerBlock int         // how many names a block of the directory holds; 0: names take no space
+	blocks        []nameBlock // in the order of their hashes
+
+	frozen  bool // the machine is gone
+	removed bool // the directory is
 }
 
 // ids numbers directories and files: no copy has the number of what it was made from.
@@ -96,6 +101,7 @@ func New(forwarders ...string) *FS {
 		Sites:   NewSites(forwarders...),
 		Files:   map[string]*Inode{},
 		durable: map[string]*Inode{},
+		blocks:  []nameBlock{{names: map[string]bool{}}},
 	}
 }
 
@@ -159,6 +165,7 @@ func (d *FS) unlinked(f *Inode) {
 // log applies a change of names. REQUIRES: d.mu held.
 func (d *FS) log(op dirOperation) {
 	op.apply(d.Files)
+	d.noteNames(op)
 	d.journal = append(d.journal, op)
 }
 
@@ -173,6 +180,9 @@ func (d *FS) Create(name string, size int) (dir.File, error) {
 	}
 	if d.Files[name] != nil {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: os.ErrExist}
+	}
+	if err := d.makeRoomForName(name); err != nil {
+		return nil, err
 	}
 	if err := d.take(0, size); err != nil {
 		return nil, err
@@ -228,6 +238,9 @@ func (d *FS) WriteFile(name string, data []byte) error {
 		return d.missing("create", name)
 	}
 	if f == nil {
+		if err := d.makeRoomForName(name); err != nil {
+			return err
+		}
 		f = newInode(nil)
 		d.log(dirOperation{kind: CallCreate, name: name, file: f})
 	}
@@ -275,6 +288,9 @@ func (d *FS) Rename(from, to string) error {
 	f := d.Files[from]
 	if f == nil {
 		return d.missing("rename", from)
+	}
+	if err := d.makeRoomForName(to); err != nil {
+		return err
 	}
 	if old := d.Files[to]; old != nil {
 		old.links--
