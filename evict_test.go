@@ -267,6 +267,24 @@ func TestEvict_LargeReadStays(t *testing.T) {
 	require.Less(t, s.Len(), n/2)
 }
 
+// Goal: the hand clears the bit of a large record that it passes over.
+func TestEvict_HandClearsTheBitOfLarge(t *testing.T) {
+	const size = 100_000
+	s := openTest(t, byHand(), hooks{hash: oneLane})
+	n := 0
+	for ; s.Stats().Drops.Evicted == 0; n++ { // which the last one drops, and finds all others read
+		require.NoError(t, s.Put(idOf(n), contentOf(n, 0, size)))
+		if s.Stats().Drops.Evicted == 0 {
+			_, err := s.Get(idOf(n))
+			require.NoError(t, err)
+		}
+	}
+	require.Greater(t, s.Len(), 5)
+	for i := range n {
+		require.Zero(t, slotOfAny(s, idOf(i))&readBit, "memory %d of %d", i, n)
+	}
+}
+
 // Goal: a Put is taken though every large record is read again as soon as the hand has cleared its bit.
 func TestEvict_ReadersFasterThanHand(t *testing.T) {
 	const n, size = 60, 100_000

@@ -143,7 +143,7 @@ func (r *recovery) checkDigest(f *foundSegment, offset int, digest uint32) {
 	n := int(f.seg.records.Load())
 	switch {
 	case f.lost.digests || f.seg.digestOf(n) == digest:
-	case !f.state.Sealed && offset >= int(f.state.Synced) && !r.s.opts.ReadOnly:
+	case offset >= int(f.state.Synced) && !r.s.opts.ReadOnly:
 		f.redigest = append(f.redigest, missingDigest{n: n, digest: digest})
 	default:
 		f.damaged, f.wrongDigests = true, true
@@ -173,10 +173,11 @@ func (f *foundSegment) ended(offset int) bool {
 }
 
 // mayEndAt reports whether the records of f may end at offset, where there is none, because the
-// process was killed or the power went before one was finished. If not, something is damaged.
+// process was killed or the power went before one was finished. If not, something is damaged. REQUIRES: f has not
+// ended at offset.
 func (r *recovery) mayEndAt(f *foundSegment, offset int) bool {
 	mem := f.seg.mem
-	if f.state.Sealed || f.lost.state || offset < f.floor() || offset+record.HeaderSize > len(mem) {
+	if f.lost.state || offset < f.floor() { // in a sealed one it always is
 		return false
 	}
 	return !r.cacheKept || layout.IsZero(mem[offset:offset+4]) && !f.hasRecordAfter(offset)

@@ -216,6 +216,11 @@ var faults = []fault{
 		test: "TestCompact_OperationAtEveryPoint/workers=1",
 	},
 	{
+		name: "hand leaves the bit of a large record", file: "evict.go",
+		old: "sh.setLocked(pos, w)", new: "_ = pos",
+		test: "TestEvict_HandClearsTheBitOfLarge",
+	},
+	{
 		name: "bit of reads stored blindly", file: "evict.go",
 		old: "atomic.CompareAndSwapUint64((*uint64)(&t[pos]), uint64(w), uint64(w|readBit))", new: "t.set(pos, w|readBit)",
 		test: "TestMarkRead_SlotChanged",
