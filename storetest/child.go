@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -45,6 +46,7 @@ const (
 	jobSecond   jobKind = "second"
 	jobDamage   jobKind = "damage"
 	jobDisk     jobKind = "disk"
+	jobFill     jobKind = "fill"
 )
 
 // jobOf returns the job of this process, if it has one for that test.
@@ -78,7 +80,9 @@ func (s *suite) obey(j job) {
 		case jobDamage:
 			return s.damageJob(j, say)
 		case jobDisk:
-			return s.diskJob(j)
+			return s.diskJob(j, say)
+		case jobFill:
+			return s.fillJob(j, say)
 		}
 		return fmt.Errorf("unknown job %q", j.Kind)
 	})
@@ -136,7 +140,13 @@ func (s *suite) start(j job, options ...func(*exec.Cmd)) (*child, error) {
 		elements[i] = "^" + regexp.QuoteMeta(element) + "$"
 	}
 	c := &child{errors: &tail{}}
-	c.cmd = exec.Command(executable, "-test.run="+strings.Join(elements, "/"), "-test.count=1", "-test.timeout=0")
+	args := []string{"-test.run=" + strings.Join(elements, "/"), "-test.count=1", "-test.timeout=0"}
+	flag.Visit(func(f *flag.Flag) { // those of the tests themselves: one may lead to the call of Run
+		if !strings.HasPrefix(f.Name, "test.") {
+			args = append(args, "-"+f.Name+"="+f.Value.String())
+		}
+	})
+	c.cmd = exec.Command(executable, args...)
 	c.cmd.Env = append(os.Environ(), jobVariable+"="+string(text))
 	c.cmd.Stderr = c.errors
 	r, w, err := os.Pipe()
@@ -200,6 +210,8 @@ func (c *child) finish(patience time.Duration, f func(line string)) error {
 	switch {
 	case last == nil && hung:
 		return errHung
+	case last == nil && c.state == nil:
+		return errors.New("the process ended without its job: in it the test does not come to the call of Run")
 	case last == nil:
 		return &crashError{fmt.Errorf("the process ended: %w: %s", c.state, c.errors.brief())}
 	case last.Skip != "":

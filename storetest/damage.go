@@ -2,7 +2,6 @@ package storetest
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -82,8 +81,6 @@ func some(what string, cases []string, of int) error {
 		strings.Join(cases[:min(3, len(cases))], "; "))
 }
 
-const damagedIDs = 120
-
 // inspectDamage tries damages one by one.
 func (s *suite) inspectDamage(dir string) (*damageReport, error) {
 	e := &env{suite: s, dir: filepath.Join(dir, "intact"), rng: rand.New(rand.NewPCG(s.Seed, 2))}
@@ -98,11 +95,7 @@ func (s *suite) inspectDamage(dir string) (*damageReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := json.Marshal(l.versions())
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "versions"), text, 0o600); err != nil {
+	if err := l.save(filepath.Join(dir, "ledger")); err != nil {
 		return nil, err
 	}
 	r := &damageReport{}
@@ -155,13 +148,19 @@ func (r *damageReport) add(d damage, found string) {
 	}
 }
 
+// damageLedger returns a small one: its directory is copied again and again.
+func (e *env) damageLedger() *ledger {
+	l := e.newLedger(120)
+	l.sizes.most = min(l.sizes.most, 4096)
+	return l
+}
+
 // prepareDamage fills a store so that its files have live and dead records, deletions among them, and closes it.
 func (e *env) prepareDamage() (*ledger, error) {
 	if err := e.open(); err != nil {
 		return nil, err
 	}
-	l := e.newLedger(damagedIDs)
-	l.sizes.most = min(l.sizes.most, 4096) // the directory is copied again and again
+	l := e.damageLedger()
 	if err := l.fill(e.st, 2); err != nil {
 		return nil, err
 	}
@@ -184,14 +183,6 @@ func (e *env) prepareDamage() (*ledger, error) {
 		return nil, err
 	}
 	return l, e.close()
-}
-
-func (l *ledger) versions() []uint64 {
-	versions := make([]uint64, len(l.of))
-	for i := range l.of {
-		versions[i] = l.of[i].acked.Load()
-	}
-	return versions
 }
 
 // drawDamages chooses bytes to flip, most of them where something is written, and places to cut files at.
@@ -351,20 +342,10 @@ func (d damage) apply(dir string) error {
 
 // damageJob tries damages and says what came of each.
 func (s *suite) damageJob(j job, say func(string)) error {
-	text, err := os.ReadFile(filepath.Join(j.Dir, "versions"))
-	if err != nil {
-		return err
-	}
-	var versions []uint64
-	if err := json.Unmarshal(text, &versions); err != nil {
-		return err
-	}
 	e := &env{suite: s}
-	l := e.newLedger(damagedIDs)
-	l.sizes.most = min(l.sizes.most, 4096)
-	for i, version := range versions {
-		l.of[i].acked.Store(version)
-		l.of[i].started.Store(version)
+	l := e.damageLedger()
+	if err := l.load(filepath.Join(j.Dir, "ledger")); err != nil {
+		return err
 	}
 	for n, d := range j.Damages[j.From:] {
 		e.dir = filepath.Join(j.Dir, fmt.Sprintf("damaged-%d", j.From+n))

@@ -41,6 +41,7 @@ const (
 	damagePanics            fault = "damage is an assertion that fails"
 	damageEndsTheLog        fault = "the log ends where it is damaged"
 	cutIsNotNoticed         fault = "nobody compares the size of the log with what it was"
+	fullDiskPanics          fault = "errors of writing are an assertion that fails"
 	fullDiskIsIgnored       fault = "errors of writing are not looked at"
 )
 
@@ -67,6 +68,7 @@ var faults = map[string]fault{
 	"FlippedByteIsNoSilentLoss": damageEndsTheLog,
 	"CutFileIsNoSilentLoss":     cutIsNotNoticed,
 	"FullDiskLosesNothing":      fullDiskIsIgnored,
+	"FullDiskEndsNoProcess":     fullDiskPanics,
 }
 
 func config(f fault) storetest.Config {

@@ -4,8 +4,10 @@ package storetest
 
 import "errors"
 
-func fullDiskLosesNothing(*env) error {
-	return skipError("a file system is mounted and filled on Linux only")
+func (s *suite) inspectDisk(string) (*diskReport, error) {
+	return nil, skipError("a file system is mounted and filled on Linux only")
 }
 
-func (s *suite) diskJob(job) error { return errors.New("a job for Linux") }
+func (s *suite) diskJob(job, func(string)) error { return errors.New("a job for Linux") }
+
+func (s *suite) fillJob(job, func(string)) error { return errors.New("a job for Linux") }

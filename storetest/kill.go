@@ -3,7 +3,6 @@ package storetest
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -71,21 +70,13 @@ func (e *env) killOnce(w writers, l *ledger) (int, error) {
 	acked, enough := 0, 20+e.rng.IntN(800)
 	var bad error
 	enter := func(line string) {
-		verb, rest, _ := strings.Cut(line, " ")
-		first, second, _ := strings.Cut(rest, " ")
-		i, err1 := strconv.Atoi(first)
-		version, err2 := strconv.ParseUint(second, 10, 64)
-		switch {
-		case verb == "end":
-			bad = errors.New("a write failed: " + rest)
-		case err1 != nil || err2 != nil || i < 0 || i >= len(l.of):
-			bad = fmt.Errorf("a process says %q", line)
-		case verb == "a":
-			l.of[i].acked.Store(version)
+		if strings.HasPrefix(line, "a ") {
 			acked++
-			fallthrough
-		default:
-			l.of[i].started.Store(max(version, l.of[i].started.Load()))
+		}
+		if rest, ok := strings.CutPrefix(line, "end "); ok {
+			bad = errors.New("a write failed: " + rest)
+		} else if err := l.enter(line); err != nil {
+			bad = err
 		}
 	}
 	lines := c.lines()
@@ -109,6 +100,22 @@ func (e *env) killOnce(w writers, l *ledger) (int, error) {
 		bad = fmt.Errorf("no write was acknowledged: %w: %s", c.state, c.errors.brief())
 	}
 	return acked, bad
+}
+
+// enter enters what a process has said: that it begins to write a version of an id, "s", or that it was acknowledged,
+// "a".
+func (l *ledger) enter(line string) error {
+	var verb string
+	var i int
+	var version uint64
+	if n, err := fmt.Sscanf(line, "%s %d %d", &verb, &i, &version); n != 3 || i < 0 || i >= len(l.of) {
+		return fmt.Errorf("a process says %q: %w", line, err)
+	}
+	if verb == "a" {
+		l.of[i].acked.Store(version)
+	}
+	l.of[i].started.Store(max(version, l.of[i].started.Load()))
+	return nil
 }
 
 // writerJob writes until the process is killed, each goroutine its own ids, and says what it begins and what was

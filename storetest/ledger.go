@@ -2,9 +2,11 @@ package storetest
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"os"
 	"sync/atomic"
 )
 
@@ -89,6 +91,41 @@ func (e *env) newLedger(ids int) *ledger {
 		l.of[i].from.Store(1)
 	}
 	return l
+}
+
+// saved is a ledger in a file, for another process.
+type saved struct{ Acked, Started, From []uint64 }
+
+func (l *ledger) save(path string) error {
+	var all saved
+	for i := range l.of {
+		all.Acked = append(all.Acked, l.of[i].acked.Load())
+		all.Started = append(all.Started, l.of[i].started.Load())
+		all.From = append(all.From, l.of[i].from.Load())
+	}
+	text, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, text, 0o600)
+}
+
+// load reads what save of an equally long ledger has written.
+func (l *ledger) load(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var all saved
+	if err := json.Unmarshal(text, &all); err != nil {
+		return err
+	}
+	for i := range l.of {
+		l.of[i].acked.Store(all.Acked[i])
+		l.of[i].started.Store(all.Started[i])
+		l.of[i].from.Store(all.From[i])
+	}
+	return nil
 }
 
 // next begins a write of id i, and returns its version.

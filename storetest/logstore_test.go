@@ -189,6 +189,10 @@ func (s *logStore) appendLocked(records []byte) error {
 	if s.fault == writesAreBuffered || len(s.pending) > 0 {
 		s.pending = append(s.pending, records...)
 	} else if _, err := s.log.WriteAt(records, s.size); err != nil && s.fault != fullDiskIsIgnored {
+		if s.fault == fullDiskPanics {
+			go panic("assertion failed")
+			select {}
+		}
 		return errors.Join(err, s.log.Truncate(s.size))
 	}
 	s.index(records, s.size)

@@ -100,14 +100,16 @@ var scenarios = []scenario{
 	{"FlippedByteIsNoSilentLoss", directory | ownProcess, flippedByteIsNoSilentLoss},
 	{"CutFileIsNoSilentLoss", directory | ownProcess, cutFileIsNoSilentLoss},
 	{"FullDiskLosesNothing", directory | ownProcess, fullDiskLosesNothing},
+	{"FullDiskEndsNoProcess", directory | ownProcess, fullDiskEndsNoProcess},
 }
 
 // suite is one call of Run.
 type suite struct {
 	Config
-	test   string // its name, for processes that lead to the same call
-	found  need   // what the store has
-	damage func() (*damageReport, error)
+	test   string                        // its name, for processes that lead to the same call
+	found  need                          // what the store has
+	damage func() (*damageReport, error) // one run for several scenarios
+	disk   func() (*diskReport, error)
 }
 
 // begin never returns in a process that was started for a job.
@@ -131,6 +133,7 @@ func begin(t *testing.T, c Config) *suite {
 	}
 	s := &suite{Config: c, test: t.Name()}
 	s.damage = sync.OnceValues(func() (*damageReport, error) { return s.inspectDamage(t.TempDir()) })
+	s.disk = sync.OnceValues(func() (*diskReport, error) { return s.inspectDisk(t.TempDir()) })
 	if j, ok := jobOf(s.test); ok {
 		s.obey(j)
 	}
