@@ -156,7 +156,6 @@ type foundSegment struct {
 	listed   layout.ListedSegment // what the manifest says of it; zero where it does not
 	capacity int                  // with which the file was made, 0 when unknown
 	copied   bool                 // somebody else made the file, and nobody knows what of it is durable
-	linked   bool                 // it has another name, in whatever directory
 	damaged  bool                 // not as it was written: a repair replaces it
 	redigest []missingDigest      // to be written again
 
@@ -195,7 +194,8 @@ func (c *candidate) segment() *foundSegment {
 	}
 	seg := newSegment(c.id, c.mem, c.header.Kind, salt)
 	seg.large = c.header.Large
-	f := &foundSegment{seg: seg, state: c.state, capacity: int(c.header.Capacity), linked: c.file.Links > 1}
+	seg.inFile.linked.Store(c.file.Links > 1)
+	f := &foundSegment{seg: seg, state: c.state, capacity: int(c.header.Capacity)}
 	if c.listed != nil {
 		f.listed = *c.listed
 	}

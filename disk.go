@@ -51,6 +51,8 @@ type disk struct {
 	spares spares
 	group  groupCommit
 
+	checkpointing chan struct{} // has the token of the checkpoint under way
+
 	manifestMu sync.Mutex      // one manifest is written at a time
 	listed     map[uint64]bool // segments in the newest manifest; guarded by manifestMu
 	generation uint64          // of the newest manifest that may be in force; guarded by manifestMu
@@ -64,6 +66,7 @@ type disk struct {
 // a clean Close, to leave the hint, and leave after any.
 func (s *Store) useFiles(files dir.FS, leave func() error, hint func()) {
 	d := &disk{s: s, fs: spaceErrors{files}, leave: leave, open: randomNumber(), hint: hint}
+	d.checkpointing = make(chan struct{}, 1)
 	d.files = map[*byte]mappedFile{}
 	d.spares.kept, d.spares.size = make([]int, laneSpares+len(s.lanes)), minSegmentSize
 	d.group.changed = sync.NewCond(&d.group.mu)

@@ -187,7 +187,7 @@ func (s *Store) unsealLanes(sealed []sealedLane) {
 		l.ln.mu.Lock()
 		idle := l.ln.active == nil
 		l.ln.mu.Unlock()
-		if idle && s.claimSealed(l.seg) {
+		if idle && !s.segments.linking.Load() && s.claimSealed(l.seg) {
 			s.resume(l.ln, l.seg)
 		}
 		l.ln.rolling.Unlock()
@@ -232,7 +232,7 @@ func (t *segmentTable) setPartial(segs []*segment) {
 // there is none. REQUIRES: the lane's rolling held, and no other lock.
 func (s *Store) takePartial(size int) *segment {
 	t := &s.segments
-	for {
+	for !t.linking.Load() {
 		t.mu.Lock()
 		n := len(t.partial)
 		var seg *segment
@@ -244,6 +244,7 @@ func (s *Store) takePartial(size int) *segment {
 			return seg
 		}
 	}
+	return nil
 }
 
 // takeHalfEmpty returns the sealed segment that has the most room, and room for d, or nil when there is none:
@@ -253,7 +254,7 @@ func (s *Store) takePartial(size int) *segment {
 // manifest lists it, and what the lane adds is found as the tail of any segment is.
 // REQUIRES: the lane's rolling held, and no other lock.
 func (s *Store) takeHalfEmpty(d *draft, early bool) *segment {
-	for {
+	for !s.segments.linking.Load() {
 		var best *segment
 		for _, seg := range s.segments.all() {
 			if seg.claimedBy() == unclaimed && s.canResume(seg, d, early) && (best == nil || seg.room(1) > best.room(1)) {
@@ -274,6 +275,7 @@ func (s *Store) takeHalfEmpty(d *draft, early bool) *segment {
 		}
 		s.unclaim(best)
 	}
+	return nil
 }
 
 // canResume reports whether seg is sealed, has room for d, and in a directory all of it is durable: a
@@ -283,7 +285,8 @@ func (s *Store) canResume(seg *segment, d *draft, early bool) bool {
 	f := &seg.inFile
 	return seg.is(stateSealed) && (!early || seg.sealedEarly.Load()) && !seg.large && !seg.damaged.Load() &&
 		seg.room(1) >= d.size && (d.kind == record.KindTombstone || !seg.spare) && !s.segments.isCleared(seg) &&
-		(!s.leavesTombstones() || f.committed.Load() && f.sealed.Load()) // sealed: with the flush of its end
+		(!s.leavesTombstones() || f.committed.Load() && f.sealed.Load()) && // sealed: with the flush of its end
+		!f.linked.Load()
 }
 
 // claimSealed claims seg for a lane that resumes it, if nobody else has claimed it and its file allows
@@ -299,11 +302,14 @@ func (s *Store) claimSealed(seg *segment) bool {
 	return false
 }
 
-// unseal writes to the header of seg that more records follow, unless the header never said that it was
-// sealed. It fails when something lies where they would go, and in a directory that was removed: a lane that gets a
-// new file is told so by the system. REQUIRES: no flush has anything to do in seg.
+// unseal writes to the header of seg that more records follow, unless the header never said that it was sealed. It
+// fails for a file with another name, when something lies where the records would go, and in a directory that was
+// removed: a lane that gets a new file is told so by the system. REQUIRES: no flush has anything to do in seg.
 func (d *disk) unseal(seg *segment) (err error) {
 	defer d.s.catchFault(armFaults(), &err)
+	if seg.inFile.linked.Load() {
+		return errors.New("the file has another name")
+	}
 	if !layout.IsZero(seg.rest()) {
 		return errors.New("something lies behind the last record")
 	}

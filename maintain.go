@@ -217,16 +217,29 @@ func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceRepo
 func (s *Store) reasonToSkip(st Stats, now time.Time) SkipReason {
 	m, opts := &s.maintenance, s.opts.Maintenance
 	m.noteSizes(st)
+	unfilled := s.unfilledBytes()
 	switch {
 	case m.startup || s.isPressed(st):
-	case fragmentation(st.DeadBytes+expiredWeight*st.ExpiredBytes, st.TotalBytes) < opts.FragmentationThreshold:
+	case fragmentation(st.DeadBytes+expiredWeight*st.ExpiredBytes+unfilled, st.TotalBytes+unfilled) <
+		opts.FragmentationThreshold:
 		return SkipThreshold
-	case st.TotalBytes < opts.MinBytes:
+	case st.TotalBytes+unfilled < opts.MinBytes:
 		return SkipSize
 	case !m.last.IsZero() && now.Sub(m.last) < opts.MinPeriod && !s.hasDied(st) && !hasExpired(st):
 		return SkipRateLimit
 	}
 	return ""
+}
+
+// unfilledBytes returns how much is mapped beyond the records of segments that nobody will fill: each checkpoint
+// leaves some. They count as dead bytes, since compactions give them back.
+func (s *Store) unfilledBytes() (bytes int64) {
+	for _, seg := range s.segments.all() {
+		if seg.isUnfilled() {
+			bytes += int64(seg.room(1))
+		}
+	}
+	return bytes
 }
 
 // hasDied reports whether so much has died since the last automatic compaction began that the next one

@@ -78,7 +78,7 @@ func (r *recovery) checkOrigin(c *candidate, f *foundSegment) error {
 				ErrCopied, c.name(), copiedAdvice)
 		}
 	}
-	if r.elsewhere && f.linked && !f.state.Sealed && !r.s.opts.ReadOnly {
+	if r.elsewhere && f.seg.inFile.linked.Load() && !f.state.Sealed && !r.s.opts.ReadOnly {
 		return fmt.Errorf("%w: %s is not sealed, and has another name (a hard link), under which a store may write to it: "+
 			"copy the file", ErrCopied, c.name())
 	}

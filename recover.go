@@ -193,6 +193,9 @@ func (r *recovery) readManifest() (exists bool, err error) {
 		return false, fmt.Errorf("%w: %s: %w", ErrVersion, layout.ManifestName, err)
 	case err != nil:
 		return r.withoutManifest(err.Error())
+	case m.Unfinished: // a repair could not tell what is missing
+		return false, &CorruptError{File: layout.ManifestName, Reason: "the directory is a checkpoint that was not " +
+			"finished, and no store: remove it"}
 	case !whole:
 		r.s.opts.Logger.Warn("one of the manifest's two copies is damaged, the other one is used")
 	}

@@ -143,6 +143,12 @@ func (seg *segment) rest() []byte {
 	return seg.mem[seg.tail.Load() : len(seg.mem)-layout.DigestSize*int(seg.records.Load())]
 }
 
+// isUnfilled reports whether seg was sealed with room left, and no lane resumes it, since its file is in a checkpoint
+// too.
+func (seg *segment) isUnfilled() bool {
+	return seg.inFile.linked.Load() && seg.is(stateSealed) && seg.sealedEarly.Load()
+}
+
 // addRecords accounts for n records, of size bytes together, written at the tail.
 func (seg *segment) addRecords(n, size int) {
 	seg.records.Add(int64(n))

@@ -25,6 +25,10 @@ type segmentTable struct {
 	// clears counts the Clears. It changes with contentMu write-held.
 	clears atomic.Int64
 
+	// linking says that a checkpoint is under way: no lane resumes a segment, whose file may get another name. It
+	// is read with a lane's rolling held.
+	linking atomic.Bool
+
 	mu      lockrank.Mutex[tableRank] // guards what follows but loads of entries
 	entries atomic.Pointer[[]atomic.Pointer[segment]]
 	used    int   // entries[used:] were never used

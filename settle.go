@@ -93,7 +93,7 @@ func (r *recovery) offerPartial() {
 	for _, f := range r.found {
 		seg := f.seg
 		if !f.damaged && seg.kind == layout.KindLane && !seg.large && seg.sealedEarly.Load() &&
-			len(seg.mem) <= r.s.opts.SegmentSize && !f.linked {
+			len(seg.mem) <= r.s.opts.SegmentSize && !seg.inFile.linked.Load() {
 			segs = append(segs, seg)
 		}
 	}
@@ -133,7 +133,8 @@ func (r *recovery) settleSegment(f *foundSegment) error {
 		return nil
 	case sealed && r.manifest.Closed && !f.copied:
 		return nil
-	case sealed && f.copied && (r.manifest.Closed || f.linked || !seg.clearRemains()):
+	case sealed && (seg.inFile.linked.Load() || f.copied && (r.manifest.Closed || !seg.clearRemains())):
+		// A linked one was durable before it got its second name, and is written to no more.
 		return seg.syncFile(len(seg.mem), len(seg.mem))
 	case sealed && !f.copied && (r.cacheKept || !seg.clearRemains()):
 		// After a kill the header may be in the page cache only.

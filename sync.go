@@ -341,7 +341,10 @@ type fileState struct {
 	// stateUnsynced says that a flush wrote to the header after it had synced it. Close reads it,
 	// after the last flush.
 	stateUnsynced atomic.Bool
-	replaced      bool // by a repair, which takes the file out of the store: no flush writes to it; set by Open
+	// linked says that the file has another name, in a checkpoint say: it is never written to again, in either
+	// directory.
+	linked   atomic.Bool
+	replaced bool // by a repair, which takes the file out of the store: no flush writes to it; set by Open
 	// generation is that of the newest state in the header; only writeState reads it.
 	generation uint32
 	unmarked   int          // flushes since one has written the mark

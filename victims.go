@@ -273,7 +273,8 @@ func (v *victim) need() (live, tombstones int) {
 }
 
 // chooseVictims makes victims of the sealed segments with dead bytes that the policy chooses, the
-// best first, and of those that were sealed early, if fewer segments are left of them.
+// best first, and of those that were sealed early and have nothing dead, or that nobody will fill, if fewer
+// segments are left of them.
 func (c *compaction) chooseVictims() {
 	if c.evicts() {
 		c.takeHandful()
@@ -304,14 +305,20 @@ func (c *compaction) chooseDead() {
 		}
 	}
 	slices.SortStableFunc(c.victims, func(a, b *victim) int { return cmp.Compare(b.benefit, a.benefit) })
-	c.victims = c.policy.choose(c.victims, c.s.sizes())
+	rated := c.victims
+	c.victims = c.policy.choose(rated, c.s.sizes())
+	for _, v := range rated {
+		if v.seg.isUnfilled() && !slices.Contains(c.victims, v) {
+			merge = append(merge, v)
+		}
+	}
 	if c.leavesFewer(merge) {
 		c.victims = append(c.victims, merge...)
 	}
 	c.victims = c.claimVictims(c.victims)
 }
 
-// leavesFewer reports whether fewer segments are left when those of merge, in which nothing is dead, are copied
+// leavesFewer reports whether fewer segments are left when those of merge, in which little is dead, are copied
 // together with the victims. Targets are taken to become nine tenths full, which they always do: at more, a
 // compaction that hoped for one segment fewer and got none would be followed by one that copies the same again.
 func (c *compaction) leavesFewer(merge []*victim) bool {

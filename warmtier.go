@@ -143,9 +143,9 @@ type Store struct {
 
 	// Lock order: lane.rolling < segmentTable.leaving < contentMu < lane.mu < shard.mu <
 	// segmentTable.mu; "a < b" means a must be acquired before b if both are held. No goroutine holds
-	// two locks of one kind, or one lock twice, not even for reading, but for Apply, which locks lanes in the
-	// order of their numbers. No user code runs with any of them held. Locks that call themselves leaves stand
-	// outside of the order: nothing is acquired under them. So do maintenance.mu, which is only ever tried,
+	// two locks of one kind, or one lock twice, not even for reading, but for Apply and Checkpoint, which lock
+	// lanes in the order of their numbers. No user code runs with any of them held. Locks that call themselves
+	// leaves stand outside of the order: nothing is acquired under them. So do maintenance.mu, which is only ever tried,
 	// clearing and dead.running, which come before all others in that order, the locks of disk, which say what
 	// they come before, and round.mu, which is a compaction's own and comes before segmentTable.mu.
 	//

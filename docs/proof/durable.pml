@@ -1,6 +1,6 @@
 /*
  * What a directory store adds: files, flushes, the manifest, the durable commit of a round or of a sweep,
- * tombstones, a lane that gets its segment back; and a kill or a power loss at any step, a second power loss
+ * tombstones, a lane that gets its segment back, a checkpoint; and a kill or a power loss at any step, a second power loss
  * during or after the recovery. README.md says how to read this, and what is left out.
  *
  * Names in [brackets] are the Go functions that a step models. One define, -DNAME, puts one mistake
@@ -28,6 +28,9 @@
 #ifndef CLEARS
 #define CLEARS 0      /* 1: a Clear, with SWEEPS=0 */
 #endif
+#ifndef CHECKPOINTS
+#define CHECKPOINTS 0 /* 1: a checkpoint */
+#endif
 #ifndef CAP
 #define CAP 3         /* records in a segment */
 #endif
@@ -51,6 +54,8 @@
 #define NONE 0
 #define ACTIVE 1
 #define SEALED 2
+
+#define VALUE(v) (BURIES(v) -> 0 : (v))
 
 #define BIT(i) (1 << (i))
 #define HAS(set, i) ((set) & BIT(i))
@@ -85,6 +90,12 @@ bool clears;               /* the cut has been */
 bool barrier;              /* writes are kept out */
 bool laneMu, manifestMu, flushing, failed;
 byte contentR;
+
+/* The directory of the checkpoint: names of files of the store, and its manifest. */
+bool linking;              /* lanes resume no segment: segmentTable.linking */
+byte links, clinks;        /* sets of files: names in it; those on the disk */
+byte clisted, cend[SEGS];  /* its manifest, 0 until it is in force; where it says that each file ends */
+byte cwant[IDS];           /* newest version of each id at its moment, 0 for absent */
 
 /* What the specification remembers. */
 byte idOf[SEQS], tomb, nextv = 1;  /* tomb: set of sequence numbers */
@@ -418,7 +429,11 @@ inline unsealLane() {
 	atomic { !flushing -> flushing = true };                        /* [holdFlushes] */
 #endif
 	atomic { !laneMu -> laneMu = true;
+#ifdef LINKED_RESUMED
 		ok = (lane == 0 && HAS(intable & ~claimed & ~cleared, sealed));
+#else
+		ok = (lane == 0 && !linking && HAS(intable & ~claimed & ~cleared & ~links, sealed));
+#endif
 		if
 		:: ok ->
 			claimed = claimed | BIT(sealed);
@@ -588,6 +603,83 @@ over:	finished++
 }
 #endif
 
+#if CHECKPOINTS > 0
+/* [Store.Checkpoint] What is linked before the moment is left out: it is sealed and durable, and looked at again. */
+proctype Checkpointer() IMMORTAL {
+	byte i, set;
+	if
+	:: atomic { !laneMu && !failed -> linking = true }              /* [stopResuming] */
+	:: failed -> goto over
+	fi;
+	atomic { !flushing -> flushing = true };                        /* [holdFlushes] */
+	atomic { !manifestMu -> manifestMu = true };                    /* [checkpoint.cut] */
+	if :: failed -> goto undone :: else fi;
+	atomic { !laneMu ->                                             /* [checkpoint.seal] */
+		set = intable & committed & ~drawn;
+#ifndef CHECKPOINT_UNSEALED
+		if :: lane != 0 && tail[lane] > 0 -> state[lane] = SEALED; lane = 0
+		   :: lane != 0 && tail[lane] == 0 -> set = set & ~BIT(lane)
+		   :: else fi;
+#endif
+		cwant[0] = (slot[0] == 0 -> 0 : rec[slot[0] - 1]); cwant[1] = (slot[1] == 0 -> 0 : rec[slot[1] - 1]) };
+#ifdef CHECKPOINT_UNHELD
+	manifestMu = false;
+#endif
+	i = 1;
+	do
+	:: i < SEGS && !HAS(set, i) -> i++
+	:: i < SEGS && HAS(set, i) ->
+#ifndef CHECKPOINT_UNFLUSHED
+		if
+		:: tail[i] > synced[i] || !HAS(sealedSays, i) ->            /* [checkpoint.flush] */
+			d_step { header = header | BIT(i); durable = durable | BIT(i); synced[i] = tail[i];
+				says[i] = tail[i]; sealedSays = sealedSays | BIT(i) }
+		:: else
+		fi;
+#endif
+#ifndef CHECKPOINT_HEADERS
+		d_step { dsays[i] = says[i]; dsealedSays = dsealedSays & ~BIT(i) | sealedSays & BIT(i) };  /* [settleState] */
+#endif
+		d_step { assert(HAS(exists, i)); links = links | BIT(i); cend[i] = tail[i]; i++ }  /* [checkpoint.link] */
+	:: i == SEGS -> break
+	od;
+	skip;
+	d_step { manifestMu = false; flushing = false; i = 0 };
+#ifdef CHECKPOINT_EARLY
+	clisted = set;
+	clinks = links;
+#else
+	clinks = links;                                                 /* [checkpoint.finish] */
+	clisted = set;
+#endif
+	goto over;
+undone:	skip;
+	d_step { manifestMu = false; flushing = false };
+over:	skip;
+	d_step { linking = false; set = 0; finished++ }
+}
+
+/* The checkpoint opens as the store was at its moment, after a kill and after any power loss, whatever has become
+ * of the store. A manifest that is not durable may be on the disk. */
+inline judgeCopy() {
+	for (i : 1 .. SEGS - 1) {
+		if
+		:: HAS(clisted, i) ->
+			assert(HAS(clinks, i) && HAS(header, i));
+			assert(tail[i] == cend[i] && synced[i] >= cend[i]);
+			assert(says[i] == cend[i] && dsays[i] == cend[i] && HAS(sealedSays & dsealedSays, i));
+			for (j : 0 .. CAP - 1) {
+				if
+				:: j < cend[i] && RANK(rec[i * CAP + j]) > RANK(got[idOf[NUMBER(rec[i * CAP + j])]]) ->
+					got[idOf[NUMBER(rec[i * CAP + j])]] = rec[i * CAP + j]
+				:: else fi } j = 0
+		:: else fi } i = 0;
+	assert(clisted == 0 || VALUE(got[0]) == cwant[0] && VALUE(got[1]) == cwant[1]);
+	got[0] = 0; got[1] = 0; cwant[0] = 0; cwant[1] = 0; clisted = 0; clinks = 0; links = 0;
+	for (i : 1 .. SEGS - 1) { cend[i] = 0 } i = 0
+}
+#endif
+
 /* [recovery.openSegments, examine] Files that are not listed count when they are newer than the
  * manifest, or were being made when it was written; targets count when they are listed. */
 #ifdef LEFTOVERS_COUNT
@@ -677,15 +769,16 @@ inline missing() {
 		numbers = 0 }
 }
 
-#define VALUE(v) (BURIES(v) -> 0 : (v))
-
 proctype Crash() {
 	byte i, j, counts, numbers, got[IDS], least[IDS], first[IDS]; bool opened, kept;
 	atomic {
 #ifdef CRASH_LAST
-		finished == 3 + (SWEEPS > 0 -> 1 : 0) + CLEARS;                                              /* who is blocked is found then */
+		finished == 3 + (SWEEPS > 0 -> 1 : 0) + CLEARS + CHECKPOINTS;                                              /* who is blocked is found then */
 #endif
 		crashed = true;
+#if CHECKPOINTS > 0
+		d_step { judgeCopy() };
+#endif
 		if
 		:: kept = true; least[0] = acked[0]; least[1] = acked[1]    /* kill: the page cache stays */
 		:: least[0] = safe[0]; least[1] = safe[1]; powerLoss()
@@ -774,6 +867,9 @@ init {
 #endif
 #if CLEARS > 0
 		run Clearer();
+#endif
+#if CHECKPOINTS > 0
+		run Checkpointer();
 #endif
 		i = 0
 	}

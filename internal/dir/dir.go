@@ -47,6 +47,9 @@ type FS interface {
 	SyncFile(name string) error
 	// Rename gives a file another name, in place of a file of that name.
 	Rename(from, to string) error
+	// Link gives a file the same name in to, a directory of the same file system, as well. From then on it is one
+	// file with two names: whatever is written to it is in both directories.
+	Link(name string, to FS) error
 	// Remove removes a name.
 	Remove(name string) error
 	// Sync makes creations, renames and removals durable.

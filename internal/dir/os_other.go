@@ -30,6 +30,9 @@ func (d *OS) Present() error { return errors.ErrUnsupported }
 // Rename returns [errors.ErrUnsupported].
 func (d *OS) Rename(string, string) error { return errors.ErrUnsupported }
 
+// Link returns [errors.ErrUnsupported].
+func (d *OS) Link(string, FS) error { return errors.ErrUnsupported }
+
 // Remove returns [errors.ErrUnsupported].
 func (d *OS) Remove(string) error { return errors.ErrUnsupported }
 

@@ -64,6 +64,19 @@ func (d *OS) Rename(from, to string) error {
 	return nil
 }
 
+// Link is the method of [FS]. Between two file systems its error is EXDEV.
+func (d *OS) Link(name string, to FS) error {
+	other, ok := to.(*OS)
+	if !ok {
+		return d.failed("link", name, errors.ErrUnsupported)
+	}
+	err := uninterrupted(func() error { return unix.Linkat(d.fd(), name, other.fd(), name, 0) })
+	if err != nil {
+		return &os.LinkError{Op: "link", Old: d.pathOf(name), New: other.pathOf(name), Err: err}
+	}
+	return nil
+}
+
 // Remove is the method of [FS].
 func (d *OS) Remove(name string) error {
 	return d.failed("remove", name, uninterrupted(func() error { return unix.Unlinkat(d.fd(), name, 0) }))

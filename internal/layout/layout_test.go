@@ -117,7 +117,8 @@ func TestMayBeUnfinished(t *testing.T) {
 func TestManifest_EveryFlippedBitDetected(t *testing.T) {
 	m := Manifest{
 		Store: StoreID{5}, Cache: [16]byte{6}, Closed: true, Next: 9, Open: 10, Generation: 11, Hint: 12, Directory: 13,
-		Clock: 14, MaxSeq: 15, Listed: []ListedSegment{{1, 16, 17, 18, 19}, {3, 20, 21, 22, 23}}, Pending: []uint64{8},
+		Unfinished: true, Clock: 14, MaxSeq: 15,
+		Listed: []ListedSegment{{1, 16, 17, 18, 19}, {3, 20, 21, 22, 23}}, Pending: []uint64{8},
 	}
 	b := m.Encode()
 	require.Len(t, b, 2*(128+2*40+8+4))
@@ -138,7 +139,7 @@ func TestManifest_EveryFlippedBitDetected(t *testing.T) {
 		_, _, err := DecodeManifest(b[:size])
 		require.Error(t, err, "%d bytes", size)
 	}
-	for at, what := range map[int]string{8: "format version 3", 12: "flags 0x2"} {
+	for at, what := range map[int]string{8: "format version 3", 12: "flags 0x4"} {
 		b := m.Encode()
 		half := len(b) / 2
 		b[at]++

@@ -16,7 +16,7 @@ It holds two copies, one after the other, of:
 	offset  bytes
 	0       8      magic "WARMMAN\x00"
 	8       4      format version
-	12      4      flags: 1 when the store was closed
+	12      4      flags: 1 when the store was closed, 2 when the directory is a checkpoint that was not finished
 	16      4      number n of listed segments
 	20      4      number p of pending segments
 	24      16     id of the store
@@ -48,14 +48,18 @@ const (
 	listedSize         = 40  // of a listed segment
 )
 
-// flagClosed is a flag of a manifest.
-const flagClosed = 1
+// Flags of a manifest.
+const (
+	flagClosed     = 1
+	flagUnfinished = 2
+)
 
 // Manifest is a decoded manifest.
 type Manifest struct {
 	Store      StoreID
 	Cache      [16]byte // tells page caches apart: that of a boot and a mount from all others
 	Closed     bool     // written by a clean Close: nothing was made or changed since
+	Unfinished bool     // of a checkpoint in the making: the directory is no store
 	Next       uint64
 	Open       uint64
 	Generation uint64
@@ -85,9 +89,14 @@ func (m Manifest) Encode() []byte {
 	b := make([]byte, manifestHeaderSize, ManifestSize(len(m.Listed)+len(m.Pending)))
 	copy(b, manifestMagic)
 	binary.LittleEndian.PutUint32(b[8:], Version)
+	flags := uint32(0)
 	if m.Closed {
-		binary.LittleEndian.PutUint32(b[12:], flagClosed)
+		flags |= flagClosed
 	}
+	if m.Unfinished {
+		flags |= flagUnfinished
+	}
+	binary.LittleEndian.PutUint32(b[12:], flags)
 	binary.LittleEndian.PutUint32(b[16:], uint32(len(m.Listed)))
 	binary.LittleEndian.PutUint32(b[20:], uint32(len(m.Pending)))
 	copy(b[24:], m.Store[:])
@@ -147,13 +156,14 @@ func decodeManifestCopy(b []byte) (m Manifest, err error) {
 		return m, errors.New("checksum mismatch")
 	}
 	flags := binary.LittleEndian.Uint32(b[12:])
-	if flags&^flagClosed != 0 {
+	if flags&^(flagClosed|flagUnfinished) != 0 {
 		return m, fmt.Errorf("%w %d with flags %#x, which this package does not know", ErrVersion, Version, flags)
 	}
 	m = Manifest{
 		Store:      StoreID(b[24:40]),
 		Cache:      [16]byte(b[40:56]),
 		Closed:     flags&flagClosed != 0,
+		Unfinished: flags&flagUnfinished != 0,
 		Next:       binary.LittleEndian.Uint64(b[56:]),
 		Open:       binary.LittleEndian.Uint64(b[64:]),
 		Generation: binary.LittleEndian.Uint64(b[72:]),

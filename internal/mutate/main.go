@@ -32,7 +32,7 @@ const testLimit = 3 * time.Minute
 func main() {
 	names := os.Args[1:]
 	var chosen []fault
-	for _, f := range slices.Concat(faults, directoryFaults, batchFaults) {
+	for _, f := range slices.Concat(faults, directoryFaults, batchFaults, checkpointFaults) {
 		if len(names) == 0 || slices.ContainsFunc(names, func(n string) bool { return strings.Contains(f.name, n) }) {
 			chosen = append(chosen, f)
 		}

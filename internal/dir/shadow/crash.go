@@ -57,7 +57,11 @@ func (d *FS) Crash(l Loss) *FS {
 	binary.LittleEndian.PutUint64(after.Boot[:], binary.LittleEndian.Uint64(d.Boot[:])+1)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		b := names[name].afterCrash(l)
-		after.add(name, &Inode{Current: b, Durable: slices.Clone(b), ID: names[name].ID, links: 1})
+		f := &Inode{Current: b, Durable: slices.Clone(b), ID: names[name].ID, links: names[name].links}
+		if f.links > 1 {
+			f.linkedAs = slices.Clone(b)
+		}
+		after.add(name, f)
 		after.durable[name] = after.Files[name]
 	}
 	return after
@@ -181,7 +185,7 @@ func (d *FS) Kill() *FS {
 	clone := func(f *Inode) *Inode {
 		if clones[f] == nil {
 			c := &Inode{Current: make([]byte, len(f.Current)), Durable: slices.Clone(f.Durable),
-				ID: f.ID, lost: maps.Clone(f.lost), links: f.links}
+				ID: f.ID, lost: maps.Clone(f.lost), links: f.links, linkedAs: f.linkedAs}
 			copyShared(c.Current, f.Current)
 			clones[f] = c
 		}

@@ -23,6 +23,20 @@ type Inode struct {
 	lost     map[int][]byte // sectors that a failed sync left out, as they were then
 	mappings int
 	links    int
+	linkedAs []byte // what it had when it got a second name, after which nobody may write to it
+}
+
+// linkTo gives f one more name.
+func (f *Inode) linkTo() {
+	if f.links++; f.links == 2 {
+		f.linkedAs = make([]byte, len(f.Current))
+		copyShared(f.linkedAs, f.Current)
+	}
+}
+
+// Rewritten reports whether f got other bytes after it had got a second name, while it has that.
+func (f *Inode) Rewritten() bool {
+	return f.links > 1 && f.linkedAs != nil && !equalShared(f.linkedAs, f.Current)
 }
 
 // sync makes a range durable, whole sectors of it. REQUIRES: the shadow's mu held.

@@ -25,7 +25,7 @@ The shadow promises what POSIX promises and not more:
 	bytes   A file has current bytes, which the mapping is, and durable ones. A sync makes its range
 	        durable; until then each sector of 512 bytes may be on the disk or not. The size of a
 	        file is durable with the first sync of the file; until then any part of it may be there.
-	names   Creations, renames and removals wait in a journal for a sync of the directory; until
+	names   Creations, links, renames and removals wait in a journal for a sync of the directory; until
 	        then each of them may have happened or not, whatever came before or after it.
 	space   Files take whole pages, and names blocks of the directory (names.go).
 	lack    While the process has no descriptors every call that opens something fails, and does nothing
@@ -297,6 +297,34 @@ func (d *FS) Rename(from, to string) error {
 		defer d.unlinked(old)
 	}
 	d.log(dirOperation{kind: CallRename, name: from, to: to, file: f})
+	return nil
+}
+
+// Link is the method of dir.FS. Directories that share a file crash each on its own.
+func (d *FS) Link(name string, to dir.FS) error {
+	other, ok := to.(*FS)
+	if !ok || other == d {
+		return errors.ErrUnsupported
+	}
+	if _, err := d.enter(CallLink, name); err != nil {
+		return err
+	}
+	defer d.Mu.Unlock()
+	other.Mu.Lock()
+	defer other.Mu.Unlock()
+	f := d.Files[name]
+	switch {
+	case f == nil:
+		return d.missing("link", name)
+	case other.frozen:
+		return syscall.EIO
+	case other.removed:
+		return other.missing("link", name)
+	case other.Files[name] != nil:
+		return &fs.PathError{Op: "link", Path: name, Err: os.ErrExist}
+	}
+	f.linkTo()
+	other.log(dirOperation{kind: CallCreate, name: name, file: f})
 	return nil
 }
 

@@ -24,6 +24,7 @@ const (
 	CallWriteFile Kind = "writeFile"
 	CallSyncFile  Kind = "syncFile"
 	CallRename    Kind = "rename"
+	CallLink      Kind = "link"
 	CallRemove    Kind = "remove"
 	CallSyncDir   Kind = "syncDir"
 	CallSync      Kind = "sync"

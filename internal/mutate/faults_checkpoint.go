@@ -1,0 +1,60 @@
+package main
+
+// checkpointFaults are mistakes in checkpoints, and in what may still write to a file with two names.
+var checkpointFaults = []fault{
+	{
+		name: "checkpoint seals nothing", file: "checkpoint.go",
+		old: "s.sealActiveLocked(ln, seg.isMergeable())\n\t\t\tc.sealed", new: "c.sealed",
+		test: "TestCheckpoint_EveryCall",
+	},
+	{
+		name: "checkpoint links what is not durable", file: "checkpoint.go",
+		old: "if err := c.flush(seg); err != nil {", new: "if err := stopped(ctx); err != nil {",
+		test: "TestCheckpoint_EveryCall",
+	},
+	{
+		name: "checkpoint's manifest comes before the names", file: "checkpoint.go",
+		old: "if err := c.to.Sync(); err != nil { // the names", new: "if err := stopped(ctx); err != nil { // the names",
+		test: "TestCheckpoint_EveryCall",
+	},
+	{
+		name: "unfinished checkpoint does not say so", file: "checkpoint.go",
+		old: "Store: c.d.store, Unfinished: true}", new: "Store: c.d.store}",
+		test: "TestCheckpoint_EveryCall",
+	},
+	{
+		name: "checkpoint that fails forgets the one before", file: "checkpoint.go",
+		old: "c.linked[seg] = seg.inFile.linked.Swap(true)", new: "c.linked[seg] = seg.inFile.linked.Swap(true) && false",
+		test: "TestLinked_ByTwoCheckpoints",
+	},
+	{
+		name: "checkpoint begins beside a lane that resumes", file: "checkpoint.go",
+		old: "s.lanes[i].rolling.Lock()\n\t\ts.lanes[i].rolling.Unlock() //nolint", new: "_ = i //nolint",
+		test: "TestLinked_WaitsForLaneThatResumes",
+	},
+	{
+		name: "lane resumes a linked segment", file: "lane.go",
+		old: "if seg.inFile.linked.Load() {", new: "if false {",
+		test: "TestLinked_NotGivenBackByCompaction",
+	},
+	{
+		name: "lanes resume while a checkpoint is under way", file: "lane.go",
+		old: "for !t.linking.Load() {", new: "for {",
+		test: "TestLinked_NotResumedMeanwhile",
+	},
+	{
+		name: "linked segment is offered after Open", file: "settle.go",
+		old: "<= r.s.opts.SegmentSize && !seg.inFile.linked.Load() {", new: "<= r.s.opts.SegmentSize {",
+		test: "TestLinked_NotResumedAfterOpen",
+	},
+	{
+		name: "linked segment is cleared by Open", file: "settle.go",
+		old: "case sealed && (seg.inFile.linked.Load() || ", new: "case sealed && (false || ",
+		test: "TestLinked_NotCleared",
+	},
+	{
+		name: "checkpoints leave a trail", file: "maintain.go",
+		old: "if seg.isUnfilled() {", new: "if false {",
+		test: "TestCheckpoint_LeavesNoTrail",
+	},
+}
