@@ -102,8 +102,10 @@ func (a *application) addWrite(s *Store, w *batchWrite, sh *shard, tag uint32) {
 	if s.marksReads {
 		d.hash = s.hash(w.id) // the whole of it: ghosts
 	}
-	if w.ttl > 0 {
+	if d.deadline = w.until; w.ttl > 0 {
 		d.deadline = s.clock.after(w.ttl)
+	}
+	if d.deadline != 0 {
 		d.size = record.Size(len(w.id)+record.DeadlineSize, len(w.content))
 	}
 	if d.kind == record.KindMemory || s.leavesTombstones() {

@@ -116,6 +116,46 @@ func TestApply_LastWriteCounts(t *testing.T) {
 	require.EqualValues(t, 1, s.Stats().Deletes)
 }
 
+// Goal: a memory that is replaced again and again keeps its deadline to the millisecond, however late Apply comes;
+// one whose moment has passed is absent.
+func TestApply_PutUntil(t *testing.T) {
+	clock := newTestClock()
+	s := openTest(t, quiet(), hooks{now: clock.Load})
+	require.NoError(t, s.PutTTL("a", []byte("0"), time.Second))
+	deadline, err := s.Expiry("a")
+	require.NoError(t, err)
+	var b Batch
+	for range 10 {
+		clock.pass(time.Millisecond)
+		at, err := s.Expiry("a")
+		require.NoError(t, err)
+		b.Reset()
+		b.PutUntil("a", []byte("1"), at.Add(999*time.Microsecond))
+		clock.pass(time.Millisecond)
+		require.NoError(t, s.Apply(&b))
+	}
+	at, err := s.Expiry("a")
+	require.NoError(t, err)
+	require.Equal(t, deadline, at)
+
+	b.Reset()
+	b.PutUntil("a", []byte("2"), time.Time{})
+	b.PutUntil("b", []byte("2"), time.UnixMilli(0))
+	b.PutUntil("c", []byte("2"), time.UnixMilli(clock.Load()))
+	b.PutUntil("d", []byte("2"), time.UnixMilli(clock.Load()+1))
+	b.PutUntil("e", []byte("2"), time.UnixMilli(clock.Load()))
+	b.PutTTL("e", []byte("3"), time.Millisecond)
+	require.NoError(t, s.Apply(&b))
+	require.False(t, s.Has("b"))
+	require.False(t, s.Has("c"))
+	require.True(t, s.Has("d"))
+	require.True(t, s.Has("e"))
+	clock.pass(time.Hour)
+	require.False(t, s.Has("d"))
+	require.False(t, s.Has("e"))
+	require.True(t, s.Has("a"))
+}
+
 // Goal: Apply does nothing unless all its checks hold, and says which one does not; checks see what is there before
 // the batch, and alone they are one look.
 func TestApply_Checks(t *testing.T) {

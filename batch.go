@@ -28,6 +28,7 @@ type batchWrite struct {
 	sum     uint32 // checksum of content
 	kind    byte
 	ttl     time.Duration // 0 for none
+	until   int64         // deadline, Unix time in ms; 0 for none, or for one that ttl gives
 }
 
 // batchCheck is one Check.
@@ -38,7 +39,7 @@ type batchCheck struct {
 
 // Put adds a [Store.Put]. The batch keeps a copy of content, until Reset. What is wrong with id or content is an
 // error of Apply.
-func (b *Batch) Put(id string, content []byte) { b.put(id, content, 0) }
+func (b *Batch) Put(id string, content []byte) { b.put(id, content, 0, 0) }
 
 // PutTTL adds a [Store.PutTTL], whose time begins with Apply, and is otherwise as Put. A ttl of 0 or less is an
 // error of Apply.
@@ -46,7 +47,19 @@ func (b *Batch) PutTTL(id string, content []byte, ttl time.Duration) {
 	if ttl <= 0 {
 		b.fail("write", len(b.writes), invalidTTL(ttl))
 	}
-	b.put(id, content, ttl)
+	b.put(id, content, ttl, 0)
+}
+
+// PutUntil adds a Put of a memory that expires at the moment at, by the store's clock, as [Store.Expiry] tells
+// it; the zero time means never. So a memory can be replaced that keeps its deadline exactly, where a time to live
+// that is computed again would move it each time. at is rounded down to whole ms; from Apply on a memory whose moment
+// has passed is absent.
+func (b *Batch) PutUntil(id string, content []byte, at time.Time) {
+	until := int64(0)
+	if !at.IsZero() {
+		until = max(1, at.UnixMilli())
+	}
+	b.put(id, content, 0, until)
 }
 
 // Delete adds a [Store.Delete]. An id that has no memory is no error.
@@ -73,13 +86,14 @@ func (b *Batch) Reset() {
 	b.writes, b.checks, b.chunk, b.err = b.writes[:0], b.checks[:0], b.chunk[:0], nil
 }
 
-func (b *Batch) put(id string, content []byte, ttl time.Duration) {
+func (b *Batch) put(id string, content []byte, ttl time.Duration, until int64) {
 	if len(content) > MaxContentLen {
 		b.fail("write", len(b.writes), contentTooLarge(len(content)))
 		content = nil
 	}
 	content = b.keep(content)
-	b.add(batchWrite{id: id, content: content, kind: record.KindMemory, sum: record.Checksum(content), ttl: ttl})
+	b.add(batchWrite{id: id, content: content, kind: record.KindMemory, sum: record.Checksum(content),
+		ttl: ttl, until: until})
 }
 
 func (b *Batch) add(w batchWrite) {
