@@ -9,6 +9,7 @@ require (
 	github.com/vbauerster/mpb/v8 v8.9.3
 	github.com/warmtier/warmtier v0.1.0
 	github.com/warmtier/warmtier/warmtierhttp v0.1.0
+	github.com/warmtier/warmtier/warmtierresp v0.1.0
 	golang.org/x/sys v0.49.0
 )
 
@@ -18,6 +19,9 @@ require (
 	github.com/edsrzf/mmap-go v1.2.0 // indirect
 	github.com/mattn/go-runewidth v0.0.16 // indirect
 	github.com/rivo/uniseg v0.4.7 // indirect
+	github.com/tidwall/btree v1.1.0 // indirect
+	github.com/tidwall/match v1.1.1 // indirect
+	github.com/tidwall/redcon v1.6.4 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/sync v0.24.0 // indirect
 )

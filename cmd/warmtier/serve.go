@@ -11,6 +11,7 @@ import (
 
 	"github.com/warmtier/warmtier"
 	"github.com/warmtier/warmtier/warmtierhttp"
+	"github.com/warmtier/warmtier/warmtierresp"
 )
 
 type serveCmd struct {
@@ -19,6 +20,10 @@ type serveCmd struct {
 	Listen string   `default:"127.0.0.1:7077" placeholder:"ADDRESS" help:"Address of the page (${default}); port 0 takes a free one."`
 	Token  string   `env:"WARMTIER_TOKEN" placeholder:"TOKEN" help:"What requests that change anything must bring; others see a command line, so set the variable."`
 	Host   []string `placeholder:"NAME" help:"Name by which browsers may ask, beside loopback ones."`
+
+	Resp        string        `placeholder:"ADDRESS" help:"Serve Redis clients there too, as 127.0.0.1:6380."`
+	RespClients int           `placeholder:"NUMBER" help:"Most Redis clients at once; default: 1000."`
+	RespIdle    time.Duration `placeholder:"TIME" help:"Close Redis clients from which nothing comes for so long; default: never."`
 }
 
 func (serveCmd) Help() string {
@@ -26,11 +31,13 @@ func (serveCmd) Help() string {
   warmtier serve -d data
   warmtier serve -d data --max-bytes 512MiB
   WARMTIER_TOKEN=secret warmtier serve -d data --listen :7077 --host metrics.example
+  warmtier serve -d data --resp 127.0.0.1:6380
   warmtier stats --url http://127.0.0.1:7077
 The page is at /, metrics for Prometheus are at /metrics. Background maintenance runs as in every program.
 With a token get, ls, count and export with --url read ids and contents, for who brings it; without one nobody
 does. Anyone who reaches the address may compact, unless there is a token; an address that is not a loopback one
-needs one.`
+needs one. To Redis clients (--resp) the token is their password; without one whoever reaches the address reads and
+changes everything.`
 }
 
 // Bounds for clients that are slow or gone. The handler exempts compactions and events, which take
@@ -44,18 +51,25 @@ const (
 )
 
 func (c *serveCmd) Run(a *app) error {
-	if c.Token == "" && !isLoopback(c.Listen) {
-		return usage("--listen %s is no loopback address: set WARMTIER_TOKEN", c.Listen)
+	for flag, address := range map[string]string{"listen": c.Listen, "resp": c.Resp} {
+		if address != "" && c.Token == "" && !isLoopback(address) {
+			return usage("--%s %s is no loopback address: set WARMTIER_TOKEN", flag, address)
+		}
 	}
 	how := changing
 	if c.Create {
 		how = creating
 	}
-	err := a.with(c.Dir, how, c.options(), func(s *warmtier.Store) error {
+	err := a.with(c.Dir, how, c.options(), func(s *warmtier.Store) (err error) {
 		listener, err := net.Listen("tcp", c.Listen)
 		if err != nil {
 			return err
 		}
+		clients, err := c.serveClients(a, s)
+		if err != nil {
+			return errors.Join(err, listener.Close())
+		}
+		defer func() { err = errors.Join(err, clients.end()) }()
 		steering := warmtierhttp.New(s, warmtierhttp.Options{Token: c.Token, Hosts: c.Host, Logger: a.log})
 		handler := &contentsHandler{store: s, token: c.Token, next: steering}
 		server := &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout,
@@ -64,14 +78,21 @@ func (c *serveCmd) Run(a *app) error {
 		go func() { served <- server.Serve(listener) }()
 
 		address := "http://" + listener.Addr().String() + "/"
-		if err := a.result(map[string]any{"url": address, "dir": c.Dir},
-			[][]string{{"page", address}, {"metrics", address + "metrics"}}); err != nil {
+		answer := map[string]any{"url": address, "dir": c.Dir}
+		rows := [][]string{{"page", address}, {"metrics", address + "metrics"}}
+		if clients != nil {
+			answer["resp"] = clients.address
+			rows = append(rows, []string{"redis clients", clients.address})
+		}
+		if err := a.result(answer, rows); err != nil {
 			return errors.Join(err, steering.Close(), server.Close())
 		}
 		_ = a.out.Flush() // the process that started it may have gone, which is no reason to stop
 		select {
 		case err = <-served:
 			return errors.Join(err, steering.Close())
+		case err = <-clients.failed():
+			return errors.Join(err, steering.Close(), server.Close())
 		case <-a.ctx.Done():
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
@@ -86,6 +107,45 @@ func (c *serveCmd) Run(a *app) error {
 		return fmt.Errorf("%w; --create makes one", err)
 	}
 	return err
+}
+
+// respServer serves Redis clients; nil is none.
+type respServer struct {
+	server  *warmtierresp.Server
+	address string
+	served  chan error
+}
+
+// serveClients begins to serve Redis clients, if that was asked for.
+func (c *serveCmd) serveClients(a *app, s *warmtier.Store) (*respServer, error) {
+	if c.Resp == "" {
+		return nil, nil
+	}
+	listener, err := net.Listen("tcp", c.Resp)
+	if err != nil {
+		return nil, err
+	}
+	r := &respServer{address: listener.Addr().String(), served: make(chan error, 1)}
+	r.server = warmtierresp.New(s, warmtierresp.Options{Token: c.Token, MaxClients: c.RespClients,
+		IdleTimeout: c.RespIdle, Logger: a.log})
+	go func() { r.served <- r.server.Serve(listener) }()
+	return r, nil
+}
+
+// failed has the error that ends the server before its time; of no server never.
+func (r *respServer) failed() <-chan error {
+	if r == nil {
+		return nil
+	}
+	return r.served
+}
+
+// end lets commands at work end.
+func (r *respServer) end() error {
+	if r == nil {
+		return nil
+	}
+	return r.server.Close()
 }
 
 func isLoopback(address string) bool {

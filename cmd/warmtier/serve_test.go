@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,6 +23,8 @@ type server struct {
 	t   *testing.T
 	cmd *exec.Cmd
 	url string
+
+	resp string // address for Redis clients
 }
 
 func serve(t *testing.T, dir string, args ...string) *server {
@@ -31,10 +34,10 @@ func serve(t *testing.T, dir string, args ...string) *server {
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill() }) // after end, it is gone already
-	var answer struct{ URL, Dir string }
+	var answer struct{ URL, Dir, Resp string }
 	require.NoError(t, json.NewDecoder(out).Decode(&answer))
 	require.Equal(t, dir, answer.Dir)
-	return &server{t: t, cmd: cmd, url: answer.URL}
+	return &server{t: t, cmd: cmd, url: answer.URL, resp: answer.Resp}
 }
 
 // end stops it as a service manager does.
@@ -132,6 +135,40 @@ func TestServe_Token(t *testing.T) {
 	for _, listen := range []string{":0", "0.0.0.0:0", "192.0.2.1:80", "example.com:80", "nonsense"} {
 		command(t, "", "serve", "-d", dir, "--listen", listen).exits(exitUsage)
 	}
+	s.end()
+}
+
+// Goal: Redis clients reach the store with the token as their password, and only loopback addresses need none; they
+// keep nothing from ending.
+func TestServe_RedisClients(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	for _, listen := range []string{":0", "0.0.0.0:0", "192.0.2.1:80", "example.com:80", "nonsense"} {
+		command(t, "", "serve", "-d", dir, "--create", "--resp", listen).exits(exitUsage)
+	}
+	ask := func(s *server, commands, replies string) net.Conn {
+		nc, err := net.Dial("tcp", s.resp)
+		require.NoError(t, err)
+		_, err = io.WriteString(nc, commands)
+		require.NoError(t, err)
+		got := make([]byte, len(replies))
+		_, err = io.ReadFull(nc, got)
+		require.NoError(t, err)
+		require.Equal(t, replies, string(got))
+		return nc
+	}
+	s := serve(t, dir, "--create", "--resp", "127.0.0.1:0", "--resp-clients", "1")
+	first := ask(s, "SET a 1\r\n", "+OK\r\n")
+	require.NoError(t, ask(s, "", "-ERR max number of clients reached\r\n").Close())
+	s.end()
+	_, err := first.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+	require.Equal(t, "1", command(t, "", "get", "-d", dir, "a").exits(exitOK).out)
+
+	t.Setenv("WARMTIER_TOKEN", "secret")
+	s = serve(t, dir, "--resp", "127.0.0.1:0", "--resp-idle", "100ms")
+	nc := ask(s, "GET a\r\nAUTH secret\r\nGET a\r\n", "-NOAUTH Authentication required.\r\n+OK\r\n$1\r\n1\r\n")
+	_, err = nc.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
 	s.end()
 }
 

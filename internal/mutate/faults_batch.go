@@ -3,6 +3,11 @@ package main
 // batchFaults are mistakes in batches and their containers.
 var batchFaults = []fault{
 	{
+		name: "batch forgets a moment", file: "application.go",
+		old: "if d.deadline = w.until; w.ttl > 0 {", new: "if w.ttl > 0 {",
+		test: "TestApply_PutUntil",
+	},
+	{
 		name: "batch locks one lane", file: "application.go",
 		old: "a.lanes[s.laneOf(shardIndex)] = true\n\t\t\ta.addWrite", new: "a.lanes[0] = true\n\t\t\ta.addWrite",
 		test: "TestApply_HoldsAllLanes",
