@@ -1,0 +1,156 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/olric-data/olric"
+	"github.com/warmtier/warmtier"
+)
+
+// maxIDSize is the longest id that Olric takes, bytes.
+const maxIDSize = 255
+
+// checkID returns the error for an id that cannot be used.
+func checkID(id string) error {
+	switch {
+	case id == "":
+		return fmt.Errorf("%w: it is empty", warmtier.ErrInvalidID)
+	case len(id) > maxIDSize:
+		return fmt.Errorf("%w: it has %d bytes, of at most %d", warmtier.ErrInvalidID, len(id), maxIDSize)
+	case strings.HasPrefix(id, reserved):
+		return fmt.Errorf("%w: %q is how ids of nodes begin", warmtier.ErrInvalidID, reserved)
+	}
+	return nil
+}
+
+// Put stores a memory, on Options.WriteQuorum nodes before it returns nil. An id has 1 to 255
+// bytes. Put may be called again after an error: the content may then be there, on some nodes or on
+// all, or not. For some seconds after a node was killed, writes whose partition it had a copy of
+// fail; after a Close or Leave they do not.
+//
+// Errors: warmtier.ErrInvalidID; olric.ErrWriteQuorum, olric.ErrClusterQuorum and others of Olric
+// and the network; that of ctx, which is looked at before the write and not within. When this node
+// refuses a write, because its memory budget or its disk is used up, the error is that of its store
+// too, warmtier.ErrNoSpace for example; of another node Olric passes on the text, or only that
+// there is no quorum, and that node's Stats and log say why.
+func (c *Cluster) Put(ctx context.Context, id string, content []byte) error {
+	return c.put(ctx, id, encodeContent(content))
+}
+
+// PutTTL stores a memory that is absent once ttl is over, to the millisecond, and is otherwise as
+// Put. Errors: also warmtier.ErrInvalidTTL.
+func (c *Cluster) PutTTL(ctx context.Context, id string, content []byte, ttl time.Duration) error {
+	if ttl < time.Millisecond {
+		return fmt.Errorf("%w: %v, less than a millisecond", warmtier.ErrInvalidTTL, ttl)
+	}
+	return c.put(ctx, id, encodeContent(content), olric.PX(ttl))
+}
+
+// Delete makes an id absent; one that has no memory is no error. It is a write of a marker, which
+// takes the place of the content on every node, and is kept for Options.DeletionsKept. Errors:
+// those of Put.
+func (c *Cluster) Delete(ctx context.Context, id string) error {
+	return c.put(ctx, id, marked(kindDeleted, nil), olric.PX(c.opts.DeletionsKept))
+}
+
+func (c *Cluster) put(ctx context.Context, id string, value []byte, options ...olric.PutOption) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if err := c.usable(ctx); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	began := time.Now()
+	return c.explain(c.dmap.Put(ctx, id, value, options...), began)
+}
+
+// explain adds to an error of Olric what this node knows of its cause.
+func (c *Cluster) explain(err error, began time.Time) error {
+	if err == nil {
+		return nil
+	}
+	if when, failure := c.engine.Failure(); failure != nil && !when.Before(began) {
+		return fmt.Errorf("cluster: %w; this node, %s, refused the write: %w", err, c.self, failure)
+	}
+	return fmt.Errorf("cluster: %w", err)
+}
+
+// Get returns the content of a memory, the caller's: the latest that the owner of its partition and
+// the replicas have. Errors: warmtier.ErrNotFound, warmtier.ErrInvalidID; [ErrFormat];
+// olric.ErrReadQuorum, olric.ErrClusterQuorum and others of Olric and the network; that of ctx.
+func (c *Cluster) Get(ctx context.Context, id string) ([]byte, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	value, err := c.get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	content, err := decodeContent(value)
+	if errors.Is(err, errDeleted) {
+		return nil, warmtier.ErrNotFound
+	}
+	return content, err
+}
+
+func (c *Cluster) get(ctx context.Context, id string) ([]byte, error) {
+	if err := c.usable(ctx); err != nil {
+		return nil, err
+	}
+	answer, err := c.dmap.Get(ctx, id)
+	if errors.Is(err, olric.ErrKeyNotFound) {
+		return nil, warmtier.ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
+	return answer.Byte()
+}
+
+// scanCount is how many ids one answer has at most.
+const scanCount = 500
+
+// Scan iterates over the ids of all nodes, partition by partition, in no order that means anything.
+// Ids that are there throughout come once if the cluster stays as it is; those that are written,
+// deleted or expire meanwhile may come or not. The first error, of a node that does not answer for
+// example, ends it, and comes with an empty id: without one, the ids are complete.
+func (c *Cluster) Scan(ctx context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		if err := c.usable(ctx); err != nil {
+			yield("", err)
+			return
+		}
+		v, err := c.wire.view(ctx, c.self, c.opts)
+		if err != nil {
+			yield("", err)
+			return
+		}
+		for partition, names := range v.primaries {
+			seen := make(map[string]bool) // an id may be on its way from one owner to the next
+			for _, name := range names {
+				err := c.wire.scan(ctx, name, c.opts.Name, partition, func(id string) bool {
+					if seen[id] || strings.HasPrefix(id, reserved) {
+						return true
+					}
+					seen[id] = true
+					return yield(id, nil)
+				})
+				if errors.Is(err, errStopped) {
+					return
+				}
+				if err != nil {
+					yield("", fmt.Errorf("cluster: scan of partition %d on %s: %w", partition, name, err))
+					return
+				}
+			}
+		}
+	}
+}

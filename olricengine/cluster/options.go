@@ -1,0 +1,209 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"github.com/olric-data/olric/config"
+	"github.com/warmtier/warmtier"
+	"github.com/warmtier/warmtier/olricengine"
+)
+
+// Options configure a node. Name, Replicas and Partitions must be the same on all nodes.
+type Options struct {
+	// Address is where Olric listens: an IP address, which other nodes must reach too, and a port;
+	// "" means 127.0.0.1:0. Port 0 means a free one, which [Cluster.Address] then has. Nothing
+	// listens anywhere else, and nothing asks for a password: keep it in a network of your own.
+	Address string
+	// GossipAddress is where membership is told, over TCP and UDP; "" means the IP address of
+	// Address, and a free port.
+	GossipAddress string
+	// Peers are the GossipAddresses of other nodes, of which one that answers is enough. Without
+	// any, or when none answers for ten seconds, the node begins a cluster of its own.
+	Peers []string
+
+	// Name is that of Olric's distributed map; "" means "warmtier".
+	Name string
+	// Partitions is how many parts ids are distributed over; 0 means 271. It bounds the nodes: have
+	// at least ten for each.
+	Partitions int
+	// Replicas is on how many nodes a memory is; 0 means 2.
+	Replicas int
+	// WriteQuorum is on how many of them a write must be before it returns nil; 0 means on all.
+	// With less, a write that returned nil may be lost with one node.
+	WriteQuorum int
+	// ReadQuorum is how many of them a read must have an answer from; 0 means 1.
+	ReadQuorum int
+	// MinMembers is how many nodes a cluster must have to take reads and writes; 0 means as many as
+	// Replicas. With more than half of all nodes, of two parts of a network only one works.
+	MinMembers int
+
+	// DeletionsKept is how long what was deleted, or has expired, cannot come back with a node that
+	// was away; 0 means 24h.
+	DeletionsKept time.Duration
+	// AwayTooLong opens a directory whose node was away for longer than DeletionsKept, which
+	// otherwise is an [AwayError]: what was deleted in the meantime may come back. It is for a
+	// cluster that was down as a whole.
+	AwayTooLong bool
+
+	// Directory is where the node's store is; "" means memory.
+	Directory string
+	// Store configures it. MaxBytes is the node's memory budget: a write beyond it fails. WhenFull
+	// must be Refuse, since a replica that forgets by itself is none.
+	Store warmtier.Options
+
+	// Logger gets what happens, of Olric too; nil means nothing.
+	Logger *slog.Logger
+
+	expireInterval time.Duration // for tests; 0 means 10s
+}
+
+const (
+	defaultName       = "warmtier"
+	defaultPartitions = 271
+	defaultReplicas   = 2
+	defaultKept       = 24 * time.Hour
+	defaultExpire     = 10 * time.Second
+	loopback          = "127.0.0.1:0"
+
+	// How often Olric looks whether fragments must move, and what its tables and fragments are: its
+	// own 15 s and a minute would be how long a node that joins waits.
+	balanceInterval = time.Second
+	tableInterval   = 5 * time.Second
+
+	// leaveTimeout bounds how long a node that goes waits until another one has heard of it.
+	leaveTimeout = time.Second
+)
+
+func (o Options) withDefaults() Options {
+	o.Address = orDefault(o.Address, loopback)
+	o.Name = orDefault(o.Name, defaultName)
+	o.Partitions = orDefault(o.Partitions, defaultPartitions)
+	o.Replicas = orDefault(o.Replicas, defaultReplicas)
+	o.WriteQuorum = orDefault(o.WriteQuorum, o.Replicas)
+	o.ReadQuorum = orDefault(o.ReadQuorum, 1)
+	o.MinMembers = orDefault(o.MinMembers, o.Replicas)
+	o.DeletionsKept = orDefault(o.DeletionsKept, defaultKept)
+	o.expireInterval = orDefault(o.expireInterval, defaultExpire)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Store.Logger == nil {
+		o.Store.Logger = o.Logger
+	}
+	if host, _, err := net.SplitHostPort(o.Address); err == nil && o.GossipAddress == "" {
+		o.GossipAddress = net.JoinHostPort(host, "0")
+	}
+	return o
+}
+
+func orDefault[T comparable](value, fallback T) T {
+	var zero T
+	if value == zero {
+		return fallback
+	}
+	return value
+}
+
+// ErrInvalidOptions is returned by Open, with everything that is wrong.
+var ErrInvalidOptions = errors.New("cluster: invalid options")
+
+func (o Options) validate() error {
+	var wrong []error
+	check := func(ok bool, format string, arguments ...any) {
+		if !ok {
+			wrong = append(wrong, fmt.Errorf(format, arguments...))
+		}
+	}
+	for name, address := range map[string]string{"Address": o.Address, "GossipAddress": o.GossipAddress} {
+		host, _, err := net.SplitHostPort(address)
+		check(err == nil && net.ParseIP(host) != nil, "%s %q is not an IP address and a port", name, address)
+	}
+	check(o.Partitions >= 1, "Partitions %d", o.Partitions)
+	check(o.Replicas >= 1, "Replicas %d", o.Replicas)
+	check(o.WriteQuorum >= 1 && o.WriteQuorum <= o.Replicas, "WriteQuorum %d of %d Replicas", o.WriteQuorum, o.Replicas)
+	check(o.ReadQuorum >= 1 && o.ReadQuorum <= o.Replicas, "ReadQuorum %d of %d Replicas", o.ReadQuorum, o.Replicas)
+	check(o.MinMembers >= 1, "MinMembers %d", o.MinMembers)
+	check(o.DeletionsKept >= time.Second, "DeletionsKept %v is less than a second", o.DeletionsKept)
+	check(o.Store.WhenFull == warmtier.Refuse, "Store.WhenFull must be Refuse")
+	check(!o.Store.ReadOnly, "Store.ReadOnly")
+	if len(wrong) == 0 {
+		return nil
+	}
+	slices.SortFunc(wrong, func(a, b error) int {
+		if a.Error() < b.Error() {
+			return -1
+		}
+		return 1
+	})
+	return fmt.Errorf("%w: %w", ErrInvalidOptions, errors.Join(wrong...))
+}
+
+// listening replaces port 0 by a port that is free now.
+func listening(address string) (host string, port int, err error) {
+	host, digits, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, err
+	}
+	if port, err = strconv.Atoi(digits); err != nil || port != 0 {
+		return host, port, err
+	}
+	// Olric takes no socket, only a number. Membership needs the number for TCP and UDP.
+	for range 100 {
+		tcp, err := net.Listen("tcp", address)
+		if err != nil {
+			return "", 0, err
+		}
+		port = tcp.Addr().(*net.TCPAddr).Port
+		udp, err := net.ListenPacket("udp", net.JoinHostPort(host, strconv.Itoa(port)))
+		_ = tcp.Close() // nothing was sent
+		if err == nil {
+			return host, port, udp.Close()
+		}
+	}
+	return "", 0, fmt.Errorf("cluster: no port of %s is free for TCP and UDP", host)
+}
+
+// olric returns Olric's configuration.
+func (o Options) olric(engine *olricengine.Engine) (*config.Config, error) {
+	network := "lan"
+	host, port, err := listening(o.Address)
+	if err != nil {
+		return nil, err
+	}
+	if net.ParseIP(host).IsLoopback() {
+		network = "local"
+	}
+	gossipHost, gossipPort, err := listening(o.GossipAddress)
+	if err != nil {
+		return nil, err
+	}
+	var gossip *memberlist.Config
+	if gossip, err = config.NewMemberlistConfig(network); err != nil {
+		return nil, err
+	}
+	gossip.BindAddr, gossip.BindPort, gossip.AdvertisePort = gossipHost, gossipPort, gossipPort
+
+	c := config.New(network)
+	c.BindAddr, c.BindPort = host, port
+	c.MemberlistConfig = gossip
+	c.Peers = slices.Clone(o.Peers)
+	c.PartitionCount = uint64(o.Partitions)
+	c.ReplicaCount, c.WriteQuorum, c.ReadQuorum = o.Replicas, o.WriteQuorum, o.ReadQuorum
+	c.MemberCountQuorum = int32(o.MinMembers)
+	c.ReadRepair = true
+	c.ReplicationMode = config.SyncReplicationMode
+	c.TriggerBalancerInterval, c.RoutingTablePushInterval = balanceInterval, tableInterval
+	c.LeaveTimeout = leaveTimeout
+	c.LogLevel, c.LogVerbosity = config.LogLevelInfo, 2
+	c.Logger = slog.NewLogLogger(o.Logger.Handler(), slog.LevelInfo)
+	c.DMaps.Engine.Implementation = engine
+	c.DMaps.Engine.Name = engine.Name()
+	return c, nil
+}

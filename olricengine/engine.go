@@ -1,0 +1,215 @@
+package olricengine
+
+import (
+	"encoding/binary"
+	"errors"
+	"log"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/olric-data/olric/pkg/storage"
+	"github.com/tidwall/btree"
+	"github.com/warmtier/warmtier"
+)
+
+// Options configure the engine of a node.
+type Options struct {
+	// Remember is how long the engine keeps the timestamp of an entry after its time was over, so
+	// that no older one comes back from a node that was away; 0 means not at all. With it Olric
+	// removes nothing: it leaves no trace of what it deletes, and where a partition has moved, its
+	// eviction waits for a lock that it holds itself. Its deletions are then refused with
+	// [ErrRefused], and what has expired is removed by [Engine.Expire].
+	Remember time.Duration
+	// Deleted reports whether a value is the program's own marker of a deletion. Scan leaves such
+	// entries out, and their timestamps are not remembered after they have expired. Nil means that
+	// there are none.
+	Deleted func(value []byte) bool
+}
+
+// Errors of an engine, besides those of Olric's package storage and of the store.
+var (
+	// ErrRefused is returned by an engine with Options.Remember for a deletion.
+	ErrRefused = errors.New("olricengine: refused, since it could be undone by a node that was away")
+	// ErrDestroyed is returned by a fork that Olric has destroyed. A write that waited meanwhile is
+	// not stored.
+	ErrDestroyed = errors.New("olricengine: this fork is destroyed")
+)
+
+// node is what all forks of a node share.
+type node struct {
+	store *warmtier.Store
+	opts  Options
+	began time.Time // last accesses are counted from here
+
+	clock clock
+
+	marked atomic.Pointer[mark] // by the last Engine.Mark; never nil
+
+	// mu guards what follows. It may be taken while the lock of a fork is held, and not the other
+	// way round.
+	mu        sync.Mutex
+	next      uint64             // number of the next fork
+	forks     map[uint64]*Engine // those that are not destroyed
+	recovered []*Engine          // what earlier lives of the node left in the store
+	late      []place            // see Engine.Mark
+	failure   error              // of the last write that failed
+	failed    time.Time
+}
+
+// place is where an entry is.
+type place struct {
+	fork *Engine
+	hkey uint64
+}
+
+// Engine is a storage engine of Olric, and each of its forks. It is safe for concurrent use, which
+// Olric does not ask for.
+type Engine struct {
+	node   *node
+	number uint64 // makes the prefix of its ids; never used twice in a store
+
+	// mu makes an entry and its stamp change together. It is held while the store writes.
+	mu        sync.RWMutex
+	entries   *btree.Map[uint64, stamp]
+	bytes     int64 // of the contents
+	soonest   int64 // nothing expires before, Unix milliseconds; 0 when nothing does
+	destroyed bool
+}
+
+// stamp is what a fork knows of an entry without looking into the store. It has no pointers.
+type stamp struct {
+	timestamp int64
+	access    uint32 // of the last use, in units of accessUnit since the node began
+	size      uint32 // of the content; the topmost bit is set for a tombstone
+}
+
+const (
+	accessUnit   = 10 * time.Millisecond // 32 bits of them are 497 days
+	tombstoneBit = 1 << 31
+
+	// degree of the trees: nodes so large that a garbage collection finds few of them.
+	degree = 256
+)
+
+var _ storage.Engine = (*Engine)(nil)
+
+// New returns the engine of a node over store, which must have no other user, and must be closed by
+// the caller after Olric has shut down. What an earlier engine left in the store is read: its ids,
+// not its contents. Olric does not see it; [Engine.Offer] passes it on.
+func New(store *warmtier.Store, opts Options) (*Engine, error) {
+	n := &node{store: store, opts: opts, began: time.Now(), forks: make(map[uint64]*Engine)}
+	n.marked.Store(&mark{primary: func(uint64) bool { return true }})
+	left := make(map[uint64]*Engine)
+	for id := range store.IDs() {
+		number, hkey, ok := parseID(id)
+		if !ok {
+			continue
+		}
+		fork := left[number]
+		if fork == nil {
+			fork = n.newFork(number)
+			left[number] = fork
+			n.recovered = append(n.recovered, fork)
+		}
+		fork.entries.Set(hkey, stamp{})
+		n.next = max(n.next, number+1)
+	}
+	return n.fork(), nil
+}
+
+// fork returns an empty fork with a number of its own.
+func (n *node) fork() *Engine {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	fork := n.newFork(n.next)
+	n.forks[fork.number] = fork
+	n.next++
+	return fork
+}
+
+func (n *node) newFork(number uint64) *Engine {
+	return &Engine{node: n, number: number, entries: btree.NewMap[uint64, stamp](degree)}
+}
+
+const idSize = 16
+
+// id returns the id of an entry: number of the fork, hash key.
+func (e *Engine) id(hkey uint64) string {
+	var id [idSize]byte
+	binary.BigEndian.PutUint64(id[:], e.number)
+	binary.BigEndian.PutUint64(id[8:], hkey)
+	return string(id[:])
+}
+
+// parseID is the reverse of id. It reports false for an id that is not an entry's.
+func parseID(id string) (number, hkey uint64, ok bool) {
+	if len(id) != idSize {
+		return 0, 0, false
+	}
+	return binary.BigEndian.Uint64([]byte(id[:8])), binary.BigEndian.Uint64([]byte(id[8:])), true
+}
+
+// SetConfig does nothing: everything is said to [New].
+func (e *Engine) SetConfig(*storage.Config) {}
+
+// SetLogger does nothing: what happens is in errors, and in the log of the store.
+func (e *Engine) SetLogger(*log.Logger) {} //nolint:forbidigo // the interface is Olric's
+
+// Start does nothing.
+func (e *Engine) Start() error { return nil }
+
+// Name returns "warmtier".
+func (e *Engine) Name() string { return "warmtier" }
+
+// NewEntry returns an empty entry, for a write that begins here, or for what another node has sent.
+func (e *Engine) NewEntry() storage.Entry { return &Entry{node: e.node, begun: e.node.marked.Load()} }
+
+// Fork returns an empty engine over the same store. The configuration means nothing to it.
+func (e *Engine) Fork(*storage.Config) (storage.Engine, error) { return e.node.fork(), nil }
+
+// Compaction returns at once: the store compacts by itself, all forks together.
+func (e *Engine) Compaction() (bool, error) { return true, nil }
+
+// Close does nothing: Olric closes a fork before it destroys it, and the store is the caller's.
+func (e *Engine) Close() error { return nil }
+
+// Destroy removes all entries of the fork, which takes no writes afterwards.
+func (e *Engine) Destroy() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.destroyed = true
+	var failed error
+	for _, hkey := range e.entries.Keys() {
+		if err := e.removeLocked(hkey); err != nil {
+			failed = err
+		}
+	}
+	if failed == nil {
+		e.node.mu.Lock()
+		delete(e.node.forks, e.number)
+		e.node.mu.Unlock()
+	}
+	return failed
+}
+
+// Stats returns the figures of the fork. Tombstones count, so that Olric does not take a fork for
+// empty that has only them. Garbage is the store's, and 0 here.
+func (e *Engine) Stats() storage.Stats {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return storage.Stats{
+		Allocated: int(e.bytes),
+		Inuse:     int(e.bytes),
+		Length:    e.entries.Len(),
+		NumTables: 1,
+	}
+}
+
+// Failure returns when a write of this node failed last, and its error; zero and nil when none did.
+// Olric tells its callers only that too few nodes took a write.
+func (e *Engine) Failure() (time.Time, error) {
+	e.node.mu.Lock()
+	defer e.node.mu.Unlock()
+	return e.node.failed, e.node.failure
+}

@@ -1,0 +1,140 @@
+package olricengine
+
+import (
+	"maps"
+	"slices"
+)
+
+// Chunk is entries of one partition, on their way to its owners.
+type Chunk struct {
+	Partition uint64
+	Payload   []byte // for Import
+	Entries   int
+}
+
+// Offer passes every entry that the node holds to send, in chunks of one partition each: those of
+// its forks, and those that earlier lives of the node left in the store. Partitions that wanted is
+// false for are left out. Of what was left by earlier lives it forgets each chunk for which send
+// returned nil; what is in forks stays. It ends with the first error of send or of the store. No
+// lock is held while send runs.
+func (e *Engine) Offer(partitions uint64, wanted func(partition uint64) bool, send func(Chunk) error) error {
+	for _, fork := range e.node.leftForks() {
+		sendAndDrop := func(c Chunk, p *payload) error {
+			if err := send(c); err != nil {
+				return err
+			}
+			return p.dropFrom(fork)
+		}
+		if err := fork.offer(partitions, wanted, sendAndDrop); err != nil {
+			return err
+		}
+	}
+	e.node.forgetEmpty()
+	for _, fork := range e.node.liveForks() {
+		if err := fork.offer(partitions, wanted, func(c Chunk, _ *payload) error { return send(c) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// offer passes the fork's entries on. They are of one partition, unless the number of partitions
+// was another one in an earlier life.
+func (e *Engine) offer(partitions uint64, wanted func(uint64) bool, send func(Chunk, *payload) error) error {
+	var (
+		p         payload
+		partition uint64
+		failure   error
+	)
+	flush := func() error {
+		if len(p.places) == 0 {
+			return nil
+		}
+		err := send(Chunk{Partition: partition, Payload: p.sealed(), Entries: len(p.places)}, &p)
+		p = payload{scratch: p.scratch}
+		return err
+	}
+	e.walk(0, func(hkey uint64) bool {
+		if hkey%partitions != partition || p.full() {
+			if failure = flush(); failure != nil {
+				return false
+			}
+			partition = hkey % partitions
+		}
+		if wanted(partition) {
+			failure = p.add(e, hkey)
+		}
+		return failure == nil
+	})
+	if failure != nil {
+		return failure
+	}
+	return flush()
+}
+
+// liveForks returns the forks that are not destroyed.
+func (n *node) liveForks() []*Engine {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Collect(maps.Values(n.forks))
+}
+
+// leftForks returns those of earlier lives.
+func (n *node) leftForks() []*Engine {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.recovered)
+}
+
+// forgetEmpty forgets those forks of earlier lives of which nothing is left.
+func (n *node) forgetEmpty() {
+	empty := make(map[*Engine]bool)
+	for _, fork := range n.leftForks() {
+		empty[fork] = fork.Stats().Length == 0
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.recovered = slices.DeleteFunc(n.recovered, func(fork *Engine) bool { return empty[fork] })
+}
+
+// Recovered returns how many entries of earlier lives of the node are still to be offered.
+func (e *Engine) Recovered() int {
+	var n int
+	for _, fork := range e.node.leftForks() {
+		n += fork.Stats().Length
+	}
+	return n
+}
+
+// mark is one change of owners.
+type mark struct{ primary func(hkey uint64) bool }
+
+// Mark is called when the owners of partitions have changed, once the writes that begin on this
+// node go to the new ones, and before an Offer to them. A write under way may still have gone to
+// the owners of before, and be stored here after Offer has passed; and writes for which primary is
+// false, which says whether this node is the primary owner of a hash key, should not begin here at
+// all: Olric on this node does not know yet. [Engine.OfferLate] has all of those.
+func (e *Engine) Mark(primary func(hkey uint64) bool) { e.node.marked.Store(&mark{primary}) }
+
+// OfferLate passes entries to send that were stored since the last Mark by writes that may have
+// missed the new owners. What send fails for is passed again by the next call.
+func (e *Engine) OfferLate(partitions uint64, send func(Chunk) error) error {
+	e.node.mu.Lock()
+	late := e.node.late
+	e.node.late = nil
+	e.node.mu.Unlock()
+	for i, l := range late {
+		var p payload
+		err := p.add(l.fork, l.hkey)
+		if err == nil && len(p.places) > 0 {
+			err = send(Chunk{Partition: l.hkey % partitions, Payload: p.sealed(), Entries: 1})
+		}
+		if err != nil {
+			e.node.mu.Lock()
+			e.node.late = append(e.node.late, late[i:]...)
+			e.node.mu.Unlock()
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,84 @@
+package olricengine_test
+
+import (
+	"errors"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/warmtier/warmtier"
+	"github.com/warmtier/warmtier/olricengine"
+)
+
+func storageKey(hkey uint64) string { return strconv.FormatUint(hkey, 10) }
+
+func everywhere(uint64) bool { return true }
+
+func TestOffer_WhatEarlierLivesLeft(t *testing.T) {
+	dir := t.TempDir()
+	first, err := warmtier.Open(dir, nil)
+	require.NoError(t, err)
+	engine, err := olricengine.New(first, olricengine.Options{})
+	require.NoError(t, err)
+	a, b := fork(t, engine), fork(t, engine)
+	for h := range uint64(70) {
+		put(t, a, h*7, "of partition 0", 1)
+		put(t, b, h*7+1, "of partition 1", 1)
+	}
+	require.NoError(t, first.Close())
+
+	second, err := warmtier.Open(dir, nil)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, second.Close()) }()
+	engine, err = olricengine.New(second, olricengine.Options{})
+	require.NoError(t, err)
+	require.Equal(t, 140, engine.Recovered())
+	f := fork(t, engine)
+	require.Zero(t, f.Stats().Length, "no fork has a number of an earlier life")
+	put(t, f, 2, "of this life", 1)
+
+	// Nothing is forgotten that was not taken.
+	failure := errors.New("no")
+	err = engine.Offer(7, everywhere, func(c olricengine.Chunk) error { return failure })
+	require.ErrorIs(t, err, failure)
+	require.Equal(t, 140, engine.Recovered())
+
+	offered := make(map[uint64]int)
+	owner := openEngine(t, olricengine.Options{})
+	take := func(c olricengine.Chunk) error {
+		offered[c.Partition] += c.Entries
+		return owner.Import(c.Payload, owner.Put)
+	}
+	require.NoError(t, engine.Offer(7, func(p uint64) bool { return p == 1 }, take))
+	require.Equal(t, map[uint64]int{1: 70}, offered)
+	require.Equal(t, 70, engine.Recovered())
+	require.NoError(t, engine.Offer(7, everywhere, take))
+	require.Zero(t, engine.Recovered())
+	require.Equal(t, map[uint64]int{0: 70, 1: 70, 2: 1}, offered)
+	require.Equal(t, 141, owner.Stats().Length)
+	require.Equal(t, 1, second.Len(), "what is taken is forgotten, and what this life wrote is not")
+}
+
+// A write that Olric began when other nodes owned the partition may have gone to those.
+func TestOffer_Late(t *testing.T) {
+	engine := openEngine(t, olricengine.Options{})
+	f := fork(t, engine)
+	before := f.NewEntry()
+	engine.Mark(func(hkey uint64) bool { return hkey != 5 })
+	require.NoError(t, f.Put(3, before))
+	require.NoError(t, f.Put(4, f.NewEntry()))
+	require.NoError(t, f.Put(5, f.NewEntry()), "Olric still takes this node for the owner")
+	require.NoError(t, f.Put(6, entry(f, "of another node", "v", 1)))
+
+	failure := errors.New("no")
+	require.ErrorIs(t, engine.OfferLate(7, func(olricengine.Chunk) error { return failure }), failure)
+	var partitions []uint64
+	note := func(c olricengine.Chunk) error {
+		partitions = append(partitions, c.Partition)
+		return nil
+	}
+	require.NoError(t, engine.OfferLate(7, note))
+	require.Equal(t, []uint64{3, 5}, partitions)
+	require.NoError(t, engine.OfferLate(7, note))
+	require.Len(t, partitions, 2)
+}

@@ -1,0 +1,150 @@
+package olricengine
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"github.com/olric-data/olric/pkg/storage"
+)
+
+// A payload carries entries to another node: the format, the entries, each as hash key, length and
+// what Entry.Encode returned, and a CRC-32C of all that. Numbers are big-endian.
+const (
+	payloadFormat = 1
+
+	// payloadSize is what a payload is filled to. Olric moves one per partition and round of its
+	// balancer, with the fragment locked, so it must be neither small nor slow to send. An entry
+	// that is larger has one of its own.
+	payloadSize = 8 << 20
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// payload is one that is being made.
+type payload struct {
+	buf     []byte
+	places  []uint64 // hash keys, in the order of the entries
+	stamps  []stamp  // as they were
+	scratch []byte
+}
+
+// add appends an entry of the fork, unless it is gone. Errors: those of the store.
+func (p *payload) add(e *Engine, hkey uint64) error {
+	e.mu.RLock()
+	s, ok := e.entries.Get(hkey)
+	e.mu.RUnlock()
+	if !ok {
+		return nil
+	}
+	en, err := e.load(hkey)
+	if err == storage.ErrKeyNotFound { //nolint:errorlint // the engine's own, bare
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(p.buf) == 0 {
+		p.buf = append(p.buf, payloadFormat)
+	}
+	p.scratch = en.appendTo(p.scratch[:0])
+	p.buf = binary.BigEndian.AppendUint64(p.buf, hkey)
+	p.buf = binary.BigEndian.AppendUint32(p.buf, uint32(len(p.scratch)))
+	p.buf = append(p.buf, p.scratch...)
+	p.places, p.stamps = append(p.places, hkey), append(p.stamps, s)
+	return nil
+}
+
+func (p *payload) full() bool { return len(p.buf) >= payloadSize }
+
+// sealed returns the bytes to send. The payload takes no more entries.
+func (p *payload) sealed() []byte {
+	return binary.BigEndian.AppendUint32(p.buf, crc32.Checksum(p.buf, castagnoli))
+}
+
+// dropFrom removes the entries that the payload carries, but those that have changed since.
+func (p *payload) dropFrom(e *Engine) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, hkey := range p.places {
+		s, ok := e.entries.Get(hkey)
+		if !ok || s.timestamp != p.stamps[i].timestamp || s.size != p.stamps[i].size {
+			continue
+		}
+		if err := e.removeLocked(hkey); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Import calls f for every entry of a payload, in order, and returns the first error of f: the
+// sender then keeps what it sent. Errors: also [ErrFormat], for a payload of another engine, of a
+// newer version, or damaged.
+func (e *Engine) Import(data []byte, f func(hkey uint64, entry storage.Entry) error) error {
+	end := len(data) - crc32.Size
+	if end < 1 || data[0] != payloadFormat {
+		return fmt.Errorf("%w: a payload of %d bytes is not of format %d", ErrFormat, len(data), payloadFormat)
+	}
+	if crc32.Checksum(data[:end], castagnoli) != binary.BigEndian.Uint32(data[end:]) {
+		return fmt.Errorf("%w: a payload of %d bytes is damaged", ErrFormat, len(data))
+	}
+	for rest := data[1:end]; len(rest) > 0; {
+		if len(rest) < 12 || len(rest)-12 < int(binary.BigEndian.Uint32(rest[8:])) {
+			return fmt.Errorf("%w: a payload ends within an entry", ErrFormat)
+		}
+		hkey, size := binary.BigEndian.Uint64(rest), binary.BigEndian.Uint32(rest[8:])
+		en, err := decode(rest[12 : 12+size : 12+size])
+		if err != nil {
+			return err
+		}
+		if err := f(hkey, en); err != nil {
+			return err
+		}
+		rest = rest[12+size:]
+	}
+	return nil
+}
+
+// TransferIterator returns what moves the fork's entries to another node, payload by payload.
+func (e *Engine) TransferIterator() storage.TransferIterator { return &transfer{fork: e} }
+
+type transfer struct {
+	fork *Engine
+	sent []*payload // those exported, by index
+}
+
+// Next reports whether there is anything to export.
+func (t *transfer) Next() bool { return t.fork.Stats().Length > 0 }
+
+// Export returns entries for Import on another node, with the index by which Drop knows them;
+// io.EOF when there is none. Without a Drop the next call returns the same ones.
+func (t *transfer) Export() ([]byte, int, error) {
+	var (
+		p       payload
+		failure error
+	)
+	t.fork.walk(0, func(hkey uint64) bool {
+		failure = p.add(t.fork, hkey)
+		return failure == nil && !p.full()
+	})
+	if failure != nil {
+		return nil, 0, failure
+	}
+	if len(p.places) == 0 {
+		return nil, 0, io.EOF
+	}
+	data := p.sealed()
+	p.buf, p.scratch = nil, nil
+	t.sent = append(t.sent, &p)
+	return data, len(t.sent) - 1, nil
+}
+
+// Drop removes what Export returned with the index, but entries that were written since.
+func (t *transfer) Drop(index int) error {
+	if index < 0 || index >= len(t.sent) {
+		return fmt.Errorf("olricengine: nothing was exported with index %d", index)
+	}
+	return t.sent[index].dropFrom(t.fork)
+}
