@@ -1,6 +1,37 @@
 package cluster
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // ExpireEvery makes a node remove what has expired more often than it would.
 func ExpireEvery(opts *Options, interval time.Duration) { opts.expireInterval = interval }
+
+// BeforeOffers makes a node call fn before it offers what it holds.
+func BeforeOffers(opts *Options, fn func()) { opts.offering = fn }
+
+// Probe looks whether a write of this node, to a partition that it is the primary owner of, reaches
+// the backup owner, and with another node's name whether it reaches that.
+func Probe(ctx context.Context, c *Cluster, other *Cluster) (tried, reached int, err error) {
+	v, err := c.see(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	for partition, owners := range v.owners {
+		if owners[0].name != c.self {
+			continue
+		}
+		for _, o := range owners[1:] {
+			if err := c.probe(ctx, partition, o); err != nil {
+				return tried, reached, err
+			}
+			tried++
+			o.name = other.self
+			if c.probe(ctx, partition, o) == nil {
+				reached++
+			}
+		}
+	}
+	return tried, reached, nil
+}

@@ -62,6 +62,7 @@ type Options struct {
 	Logger *slog.Logger
 
 	expireInterval time.Duration // for tests; 0 means 10s
+	offering       func()        // for tests: called before a node offers what it holds
 }
 
 const (
@@ -91,6 +92,9 @@ func (o Options) withDefaults() Options {
 	o.MinMembers = orDefault(o.MinMembers, o.Replicas)
 	o.DeletionsKept = orDefault(o.DeletionsKept, defaultKept)
 	o.expireInterval = orDefault(o.expireInterval, defaultExpire)
+	if o.offering == nil {
+		o.offering = func() {}
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

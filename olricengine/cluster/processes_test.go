@@ -60,15 +60,16 @@ func child(text string) error {
 	}
 	ctx, end := context.WithCancel(context.Background())
 	server := &http.Server{Handler: nodeapi.Handler(node, end), ReadHeaderTimeout: time.Minute}
+	answered := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
-		_ = server.Shutdown(context.Background()) // the answer to the request to leave is under way
+		answered <- server.Shutdown(context.Background()) // the answer to the request to leave is under way
 	}()
 	fmt.Fprintf(os.Stdout, "http://%s\n", listener.Addr()) // the parent reads this line
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	return node.Close()
+	return errors.Join(<-answered, node.Close())
 }
 
 // process is a node as its parent sees it.

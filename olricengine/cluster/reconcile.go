@@ -95,6 +95,7 @@ func (c *Cluster) lacks(v *view, partition uint64) bool {
 
 // offer gives every owner what it has not had.
 func (c *Cluster) offer(ctx context.Context, v *view) error {
+	c.opts.offering()
 	recovered := c.engine.Recovered() > 0
 	err := c.engine.Offer(uint64(c.opts.Partitions),
 		func(partition uint64) bool { return recovered || c.lacks(v, partition) },
