@@ -35,7 +35,7 @@ func TestOffer_WhatEarlierLivesLeft(t *testing.T) {
 	require.Equal(t, 140, engine.Recovered())
 	f := fork(t, engine)
 	require.Zero(t, f.Stats().Length, "no fork has a number of an earlier life")
-	put(t, f, 2, "of this life", 1)
+	put(t, f, 7, "of this life", 2)
 
 	// Nothing is forgotten that was not taken.
 	failure := errors.New("no")
@@ -54,8 +54,10 @@ func TestOffer_WhatEarlierLivesLeft(t *testing.T) {
 	require.Equal(t, 70, engine.Recovered())
 	require.NoError(t, engine.Offer(7, everywhere, take))
 	require.Zero(t, engine.Recovered())
-	require.Equal(t, map[uint64]int{0: 70, 1: 70, 2: 1}, offered)
-	require.Equal(t, 141, owner.Stats().Length)
+	require.Equal(t, map[uint64]int{0: 71, 1: 70}, offered)
+	require.Equal(t, 140, owner.Stats().Length)
+	require.Equal(t, "of this life", value(t, owner, 7))
+	require.Equal(t, "of this life", value(t, f, 7))
 	require.Equal(t, 1, second.Len(), "what is taken is forgotten, and what this life wrote is not")
 }
 
