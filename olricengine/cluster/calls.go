@@ -118,38 +118,33 @@ func (c *Cluster) get(ctx context.Context, id string) ([]byte, error) {
 // scanCount is how many ids one answer has at most.
 const scanCount = 500
 
-// Scan iterates over the ids of all nodes, partition by partition, in no order that means anything.
-// Ids that are there throughout come once if the cluster stays as it is; those that are written,
-// deleted or expire meanwhile may come or not. The first error, of a node that does not answer for
-// example, ends it, and comes with an empty id: without one, the ids are complete.
+// Scan iterates over the ids of all nodes, partition by partition, in no order that means anything:
+// those that the owner of each partition has, which is all of them when the cluster is Ready. Ids that
+// are there throughout come once if the cluster stays as it is; those that are written, deleted or
+// expire meanwhile may come or not. The first error, of a node that does not answer for example, ends
+// it, and comes with an empty id.
 func (c *Cluster) Scan(ctx context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		if err := c.usable(ctx); err != nil {
 			yield("", err)
 			return
 		}
-		v, err := c.wire.view(ctx, c.self, c.opts)
+		v, err := c.see(ctx)
 		if err != nil {
 			yield("", err)
 			return
 		}
-		for partition, names := range v.primaries {
-			seen := make(map[string]bool) // an id may be on its way from one owner to the next
-			for _, name := range names {
-				err := c.wire.scan(ctx, name, c.opts.Name, partition, func(id string) bool {
-					if seen[id] || strings.HasPrefix(id, reserved) {
-						return true
-					}
-					seen[id] = true
-					return yield(id, nil)
-				})
-				if errors.Is(err, errStopped) {
-					return
-				}
-				if err != nil {
-					yield("", fmt.Errorf("cluster: scan of partition %d on %s: %w", partition, name, err))
-					return
-				}
+		visible := func(id string) bool { return strings.HasPrefix(id, reserved) || yield(id, nil) }
+		for partition, owners := range v.owners {
+			// Not those who have had it: what was deleted since may still be there, until it has
+			// moved.
+			err := c.wire.scan(ctx, owners[0].name, c.opts.Name, partition, visible)
+			if errors.Is(err, errStopped) {
+				return
+			}
+			if err != nil {
+				yield("", fmt.Errorf("cluster: scan of partition %d on %s: %w", partition, owners[0].name, err))
+				return
 			}
 		}
 	}

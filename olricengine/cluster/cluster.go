@@ -42,7 +42,7 @@ type Cluster struct {
 
 	mu       sync.Mutex
 	progress Progress
-	latest   *view // the last one that was seen
+	latest   *view // the last one for which everything was done
 
 	// offered is which owners of each partition have had everything that this node holds of it, or
 	// were there when it was written. It belongs to the goroutine that reconciles.

@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"time"
+
+	"github.com/warmtier/warmtier/olricengine"
 )
 
 // ExpireEvery makes a node remove what has expired more often than it would.
@@ -27,7 +29,15 @@ func Probe(ctx context.Context, c *Cluster, other *Cluster) (tried, reached int,
 				return tried, reached, err
 			}
 			tried++
+			// What an earlier probe may have left there says nothing.
+			old := &olricengine.Entry{}
+			id := c.probeID(partition)
+			old.SetKey(id)
+			old.SetValue(marked(kindProbe, []byte("old")))
 			o.name = other.self
+			if err := c.wire.to(o.name).Do(ctx, "dm.putentry", c.opts.Name, id, old.Encode()).Err(); err != nil {
+				return tried, reached, err
+			}
 			if c.probe(ctx, partition, o) == nil {
 				reached++
 			}

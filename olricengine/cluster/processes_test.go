@@ -154,7 +154,13 @@ func (f *fleet) remove(i int) process {
 func (f *fleet) ready(t *testing.T) {
 	t.Helper()
 	for _, node := range f.clients() {
-		require.NoError(t, node.Ready(timeout(t)))
+		if err := node.Ready(timeout(t)); err != nil {
+			for _, other := range f.clients() {
+				stats, err := other.Stats(t.Context())
+				t.Logf("%+v %v", stats, err)
+			}
+			require.NoError(t, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/warmtier/warmtier/olricengine"
@@ -18,56 +19,75 @@ import (
 // When a node has nothing more to offer for a view, it announces the view's signature, as a memory
 // of the cluster. The cluster is ready when all members of a view have announced it.
 
-// reconcileInterval is how often a node looks whether owners have changed.
+// reconcileInterval is how often a node looks whether members have changed, which it knows by
+// itself.
 const reconcileInterval = 200 * time.Millisecond
 
-// reconcile keeps copies where they belong until the node ends.
+// reconcile keeps copies where they belong until the node ends. The coordinator is asked for its
+// table all the time after something has changed, since it makes new ones then, and otherwise as
+// often as it makes one anyway.
 func (c *Cluster) reconcile() {
-	var announcedAt time.Time
+	var changed, looked, announced time.Time
 	for c.ending.Err() == nil {
-		v, err := c.see(c.ending)
-		if err == nil {
-			err = c.follow(v)
+		members, err := c.wire.members(c.ending, c.self)
+		if err == nil && !slices.Equal(members, c.members()) {
+			changed = time.Now()
 		}
-		// An announcement goes the way of all memories, and one may have gone with the nodes that
-		// had it.
-		if err == nil && (c.announced.Load() != v.signature || time.Since(announcedAt) > tableInterval) {
-			if err = c.announce(c.ending, v); err == nil {
-				c.announced.Store(v.signature)
-				announcedAt = time.Now()
+		if err == nil && (time.Since(changed) < 2*tableInterval || time.Since(looked) > tableInterval) {
+			var v *view
+			if v, err = c.follow(); err != nil || c.announced.Load() != v.signature {
+				changed = time.Now()
 			}
+			// An announcement goes the way of all memories, and one may have gone with the nodes
+			// that had it.
+			if err == nil && (c.announced.Load() != v.signature || time.Since(announced) > tableInterval) {
+				if err = c.announce(c.ending, v); err == nil {
+					c.announced.Store(v.signature)
+					announced = time.Now()
+				}
+			}
+			looked = time.Now()
+		} else if err == nil {
+			err = c.offerLate(c.view())
 		}
 		c.note("reconciling", err)
 		c.pause(reconcileInterval)
 	}
 }
 
-// follow offers what the owners in the view do not have.
-func (c *Cluster) follow(v *view) error {
-	c.mu.Lock()
-	changed := c.latest == nil || c.latest.signature != v.signature
-	c.mu.Unlock()
-	if changed || !c.offeredAll(v) {
-		if err := c.probeAll(v); err != nil {
-			return err
-		}
-		c.engine.Mark(func(hkey uint64) bool {
-			return v.owners[hkey%uint64(c.opts.Partitions)][0].name == c.self
-		})
-		if err := c.offer(c.ending, v); err != nil {
-			return err
-		}
-		names := make(map[string]bool)
-		for _, m := range v.members {
-			names[m.name] = true
-		}
-		c.wire.keep(names)
-		c.mu.Lock()
-		c.latest = v
-		c.mu.Unlock()
-		c.opts.Logger.Info("cluster: every owner has what this node holds",
-			"node", c.self, "members", len(v.members), "entries", c.Progress().Offered)
+// follow offers what the owners of now do not have, and returns the view of them.
+func (c *Cluster) follow() (*view, error) {
+	v, err := c.see(c.ending)
+	if err != nil {
+		return nil, err
 	}
+	if before := c.view(); before != nil && before.signature == v.signature && c.offeredAll(v) {
+		return v, c.offerLate(v)
+	}
+	if err := c.probeAll(v); err != nil {
+		return nil, err
+	}
+	c.engine.Mark(func(hkey uint64) bool {
+		return v.owners[hkey%uint64(c.opts.Partitions)][0].name == c.self
+	})
+	if err := c.offer(c.ending, v); err != nil {
+		return nil, err
+	}
+	names := make(map[string]bool)
+	for _, m := range v.members {
+		names[m.name] = true
+	}
+	c.wire.keep(names)
+	c.mu.Lock()
+	c.latest = v
+	c.mu.Unlock()
+	c.opts.Logger.Info("cluster: every owner has what this node holds",
+		"node", c.self, "members", len(v.members), "entries", c.Progress().Offered)
+	return v, c.offerLate(v)
+}
+
+// offerLate gives owners what was written while they became owners.
+func (c *Cluster) offerLate(v *view) error {
 	return c.engine.OfferLate(uint64(c.opts.Partitions), func(chunk olricengine.Chunk) error {
 		return c.give(c.ending, v, chunk, func(owner) bool { return true })
 	})
@@ -135,13 +155,10 @@ func (c *Cluster) give(ctx context.Context, v *view, chunk olricengine.Chunk, wa
 
 // handOver gives what this node holds to those who own it without this node.
 func (c *Cluster) handOver(ctx context.Context, others []member) error {
-	var failed error
+	var failed error // as long as they still list this node, it cannot be reached
 	for attempt := 0; ; attempt++ {
 		asked := others[attempt%len(others)]
 		v, err := c.wire.view(ctx, asked.name, c.opts)
-		if err == nil && v.has(c.self) {
-			err = errUnsettled
-		}
 		if err == nil {
 			err = c.engine.Offer(uint64(c.opts.Partitions), func(uint64) bool { return true },
 				func(chunk olricengine.Chunk) error {
@@ -158,14 +175,4 @@ func (c *Cluster) handOver(ctx context.Context, others []member) error {
 		case <-time.After(reconcileInterval):
 		}
 	}
-}
-
-// has reports whether the node is a member, or owns anything.
-func (v *view) has(name string) bool {
-	for _, m := range v.members {
-		if m.name == name {
-			return true
-		}
-	}
-	return false // owners are members
 }

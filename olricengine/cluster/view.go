@@ -29,9 +29,8 @@ type owner struct {
 
 // view is who must have what, as one node tells it.
 type view struct {
-	members   []member
-	owners    [][]owner  // by partition: the primary owner, then the backups
-	primaries [][]string // by partition: those who had it and may still have some of it, then the primary owner
+	members []member
+	owners  [][]owner // by partition: the primary owner, then the backups
 	// signature stands for members and owners.
 	signature uint64
 }
@@ -39,13 +38,13 @@ type view struct {
 // errUnsettled is returned while members and tables of the cluster do not fit together.
 var errUnsettled = errors.New("cluster: membership is changing")
 
-// view asks a node. It answers for its members, and asks their coordinator for the table.
-func (w *wire) view(ctx context.Context, name string, opts Options) (*view, error) {
+// members asks a node, which knows them by itself.
+func (w *wire) members(ctx context.Context, name string) ([]member, error) {
 	answer, err := w.to(name).Do(ctx, "cluster.members").Slice()
 	if err != nil {
 		return nil, err
 	}
-	v := &view{}
+	members := make([]member, 0, len(answer))
 	for _, item := range answer {
 		fields, ok := item.([]any)
 		if !ok || len(fields) < 2 {
@@ -54,18 +53,27 @@ func (w *wire) view(ctx context.Context, name string, opts Options) (*view, erro
 		m := member{}
 		m.name, _ = fields[0].(string)
 		m.born, _ = fields[1].(int64)
-		v.members = append(v.members, m)
+		members = append(members, m)
 	}
-	slices.SortFunc(v.members, func(a, b member) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.name, b.name) })
+	return members, nil
+}
 
-	answer, err = w.to(name).Do(ctx, "cluster.routingtable").Slice()
+// view asks a node, which asks the coordinator for the table.
+func (w *wire) view(ctx context.Context, name string, opts Options) (*view, error) {
+	members, err := w.members(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	v := &view{members: members}
+	answer, err := w.to(name).Do(ctx, "cluster.routingtable").Slice()
 	if err != nil {
 		return nil, err
 	}
 	if len(answer) != opts.Partitions {
 		return nil, fmt.Errorf("cluster: %s has %d partitions, this node %d", name, len(answer), opts.Partitions)
 	}
-	v.owners, v.primaries = make([][]owner, len(answer)), make([][]string, len(answer))
+	v.owners = make([][]owner, len(answer))
 	for _, item := range answer {
 		if err := v.addPartition(item, opts.Replicas); err != nil {
 			return nil, err
@@ -94,7 +102,6 @@ func (v *view) addPartition(item any, replicas int) error {
 	if len(primaries) == 0 {
 		return errUnsettled
 	}
-	v.primaries[number] = primaries
 	owners, err := v.lookUp(primaries[len(primaries)-1:], primary)
 	if err != nil {
 		return err
@@ -149,12 +156,17 @@ func (v *view) sign() {
 // see returns the view of this node.
 func (c *Cluster) see(ctx context.Context) (*view, error) { return c.wire.view(ctx, c.self, c.opts) }
 
-// members returns those of the last view.
-func (c *Cluster) members() []member {
+// view returns the last one for which everything was done, nil before the first.
+func (c *Cluster) view() *view {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.latest == nil {
-		return nil
+	return c.latest
+}
+
+// members returns those of the last view.
+func (c *Cluster) members() []member {
+	if v := c.view(); v != nil {
+		return v.members
 	}
-	return c.latest.members
+	return nil
 }

@@ -55,7 +55,13 @@ func Handler(node *cluster.Cluster, left func()) http.Handler {
 		answer(w, nil, node.Delete(r.Context(), r.PathValue("id")))
 	})
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, nil, node.Ready(r.Context()))
+		ctx := r.Context()
+		if within, err := time.ParseDuration(r.URL.Query().Get("within")); err == nil {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, within)
+			defer cancel()
+		}
+		answer(w, nil, node.Ready(ctx))
 	})
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
 		text, err := json.Marshal(statsOf(node))
@@ -117,7 +123,11 @@ func (c Client) Delete(ctx context.Context, id string) error {
 
 // Ready waits until the cluster is ready, as the node sees it.
 func (c Client) Ready(ctx context.Context) error {
-	_, err := c.do(ctx, http.MethodGet, "/ready", nil)
+	path := "/ready"
+	if deadline, ok := ctx.Deadline(); ok { // the node ends first, and says what is missing
+		path += "?within=" + (time.Until(deadline) * 9 / 10).String()
+	}
+	_, err := c.do(ctx, http.MethodGet, path, nil)
 	return err
 }
 
