@@ -66,7 +66,8 @@ func startPlain(t *testing.T, engine string, replicas int, peers ...*plain) *pla
 		require.NoError(t, err)
 		c.DMaps.Engine.Implementation = e
 	}
-	p := &plain{gossip: net.JoinHostPort("127.0.0.1", strconv.Itoa(c.MemberlistConfig.BindPort)), ended: make(chan error, 1)}
+	gossip := net.JoinHostPort("127.0.0.1", strconv.Itoa(c.MemberlistConfig.BindPort))
+	p := &plain{gossip: gossip, ended: make(chan error, 1)}
 	for _, peer := range peers {
 		c.Peers = append(c.Peers, peer.gossip)
 	}
@@ -114,6 +115,7 @@ func TestBeside(t *testing.T) {
 			}
 		}
 	})
+	t.Run("offers", offers)
 	t.Run("restart", func(t *testing.T) {
 		t.Log("stock    " + plainRestart(t))
 		t.Log("cluster  " + clusterRestart(t))
@@ -247,6 +249,39 @@ func resident(t *testing.T) int {
 	pages, err := strconv.Atoi(strings.Fields(string(text))[1])
 	require.NoError(t, err)
 	return pages * os.Getpagesize()
+}
+
+// offers measures how long a cluster takes to be whole again, with 1 KiB contents.
+func offers(t *testing.T) {
+	const ids = 100_000
+	all := nodes(t, 3, func(_ int, opts *cluster.Options) { opts.Store = warmtier.Options{} })
+	content := make([]byte, 1024)
+	var work sync.WaitGroup
+	for c, node := range all {
+		work.Go(func() {
+			for i := c; i < ids; i += len(all) {
+				written(t, func() error { return node.Put(t.Context(), strconv.Itoa(i), content) })
+			}
+		})
+	}
+	work.Wait()
+	whole := func(what string, nodes ...*cluster.Cluster) {
+		var before, sent int64
+		for _, node := range nodes {
+			before += node.Progress().OfferedBytes
+		}
+		began := time.Now()
+		ready(t, nodes...)
+		took := time.Since(began)
+		for _, node := range nodes {
+			sent += node.Progress().OfferedBytes
+		}
+		t.Logf("%s: %d MB offered, ready after %v", what, (sent-before)>>20, took.Round(10*time.Millisecond))
+	}
+	require.NoError(t, all[2].Close())
+	whole("a node has gone", all[:2]...)
+	all[2] = open(t, small(all[0], all[1]))
+	whole("a node has come", all...)
 }
 
 const (
