@@ -50,6 +50,10 @@
 //   - After a node has gone, nothing of Olric makes new replicas before a key is read. Here every
 //     node offers what it holds to the new owners; see docs/scale-out.md.
 //
+// What no facade can take away: Olric reads what members say of themselves while memberlist may
+// write it (internal/discovery/discovery.go, GetMembers), which the race detector reports when a
+// node comes back. What is written has the same length, and nearly always the same bytes.
+//
 // Olric's port is open to any Redis client that reaches it: DM.GET of the map in Options.Name reads
 // contents. Writes of others than this package are at their own risk.
 package cluster

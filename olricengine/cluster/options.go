@@ -78,6 +78,10 @@ const (
 	balanceInterval = time.Second
 	tableInterval   = 5 * time.Second
 
+	// callTimeout bounds an answer of another node. Olric's own 3 s are little for a content of
+	// some MiB on a busy machine; the connections to a node that is missed are closed sooner.
+	callTimeout = 10 * time.Second
+
 	// leaveTimeout bounds how long a node that goes waits until another one has heard of it.
 	leaveTimeout = time.Second
 )
@@ -205,6 +209,7 @@ func (o Options) olric(engine *olricengine.Engine) (*config.Config, error) {
 	c.ReplicationMode = config.SyncReplicationMode
 	c.TriggerBalancerInterval, c.RoutingTablePushInterval = balanceInterval, tableInterval
 	c.LeaveTimeout = leaveTimeout
+	c.Client.ReadTimeout, c.Client.WriteTimeout, c.Client.PoolTimeout = callTimeout, callTimeout, callTimeout
 	c.LogLevel, c.LogVerbosity = config.LogLevelInfo, 2
 	c.Logger = slog.NewLogLogger(o.Logger.Handler(), slog.LevelInfo)
 	c.DMaps.Engine.Implementation = engine
