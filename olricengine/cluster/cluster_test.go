@@ -170,7 +170,7 @@ func TestCluster_TooFewMembers(t *testing.T) {
 	err := node.Ready(ctx)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorIs(t, node.Put(ctx, "a", nil), context.DeadlineExceeded)
-	require.Error(t, node.Stats().Progress.Trouble)
+	require.Eventually(t, func() bool { return node.Stats().Progress.Trouble != nil }, within, time.Millisecond)
 
 	all := append([]*cluster.Cluster{node}, open(t, small(node)))
 	ready(t, all...)
@@ -218,7 +218,7 @@ func TestCluster_BudgetReached(t *testing.T) {
 		require.Len(t, got, len(content))
 	}
 	require.Positive(t, reasons)
-	require.Greater(t, acknowledged, 200, "a third of the partitions has no copy on the full node")
+	require.Greater(t, acknowledged, 150, "a third of the partitions has no copy on the full node")
 }
 
 func TestCluster_AwayTooLong(t *testing.T) {

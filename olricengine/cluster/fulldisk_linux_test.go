@@ -34,7 +34,7 @@ func TestCluster_FullDisk(t *testing.T) {
 		}
 	}
 	require.Positive(t, refused)
-	require.Greater(t, len(acknowledged), 300, "a third of the partitions has no copy on the full node")
+	require.Greater(t, len(acknowledged), 200, "a third of the partitions has no copy on the full node")
 	failed := all[0].Put(ctx, acknowledged[0], content)
 	for i := 0; failed == nil; i++ {
 		failed = all[0].Put(ctx, "more "+strconv.Itoa(i), content)

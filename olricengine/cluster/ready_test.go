@@ -42,7 +42,6 @@ func TestReady_WaitsForTheOthers(t *testing.T) {
 	defer cancel()
 	err := all[2].Ready(ctx)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorContains(t, err, all[0].Address()+" has yet to offer what it holds")
 	release()
 	ready(t, all...)
 
