@@ -47,7 +47,8 @@ func processes(t *testing.T) []process {
 	require.NoError(t, listener.Close())
 	address := listener.Addr().String()
 	_, port, _ := net.SplitHostPort(address)
-	redis := onFirst(redisCommand(redisProgram(t), "--port", port, "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"))
+	redis := onFirst(redisCommand(redisProgram(t), "--port", port, "--save", "", "--appendonly", "no",
+		"--bind", "127.0.0.1"))
 	start(t, redis, "Ready to accept connections")
 
 	self := exec.Command(os.Args[0])
@@ -152,7 +153,7 @@ func pipe(t *testing.T, address string, n int, command func(i int) string) {
 	t.Helper()
 	nc, err := net.Dial("tcp", address)
 	require.NoError(t, err)
-	defer nc.Close()
+	defer func() { _ = nc.Close() }()
 	go func() {
 		w := bufio.NewWriterSize(nc, 64<<10)
 		for i := range n {

@@ -206,7 +206,6 @@ CLIENT SETNAME worker: OK
 CLIENT GETNAME: "worker"
 CLIENT SETNAME "a b": -ERR Client names cannot contain spaces, newlines or special characters.
 CLIENT NOSUCH: -ERR unknown subcommand 'NOSUCH'. Try CLIENT HELP.
-AUTH nothing: -ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?
 AUTH default nothing: OK
 AUTH other nothing: -WRONGPASS invalid username-password pair or user is disabled.
 AUTH a b c: -ERR syntax error

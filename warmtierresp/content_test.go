@@ -139,7 +139,9 @@ func TestScan(t *testing.T) {
 	for i := range 1000 {
 		require.Equal(t, "OK", c.do("SET", fmt.Sprintf("%d:%d", i%10, i), "1"))
 	}
-	for _, match := range [][]string{nil, {"MATCH", "3:*"}, {"COUNT", "97"}, {"TYPE", "string", "MATCH", "*", "COUNT", "100000"}} {
+	for _, match := range [][]string{
+		nil, {"MATCH", "3:*"}, {"COUNT", "97"}, {"TYPE", "string", "MATCH", "*", "COUNT", "100000"},
+	} {
 		seen := map[string]int{}
 		for cursor := "0"; ; {
 			c.send(encode(append([]string{"SCAN", cursor}, match...)...))

@@ -21,8 +21,8 @@ func Example() {
 		panic(err)
 	}
 	server := warmtierresp.New(store, warmtierresp.Options{MaxClients: 100})
-	go server.Serve(listener) // returns ErrServerClosed after Close
-	defer server.Close()      // before the store
+	go func() { _ = server.Serve(listener) }() // ErrServerClosed, after Close
+	defer server.Close()                       // before the store
 
 	client, err := net.Dial("tcp", listener.Addr().String()) // any Redis client would do
 	if err != nil {

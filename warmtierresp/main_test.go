@@ -1,6 +1,7 @@
 package warmtierresp
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -40,6 +41,8 @@ func serveChild() error {
 	if err := server.Close(); err != nil {
 		return err
 	}
-	<-served
+	if err := <-served; !errors.Is(err, ErrServerClosed) {
+		return err
+	}
 	return store.Close()
 }

@@ -50,10 +50,6 @@ func readAll(t testing.TB, r *reader) (all []result) {
 	}
 }
 
-func readerOf(input string, buffers *allowance) *reader {
-	return newReader(strings.NewReader(input), buffers, testLimits)
-}
-
 // Goal: commands are what was sent, whatever is in them, however they arrive.
 func TestReader_Commands(t *testing.T) {
 	long := strings.Repeat("long", 25_000)
@@ -129,7 +125,7 @@ func TestReader_Limits(t *testing.T) {
 		want    string
 	}{
 		"bytes of an argument":     {testLimits, 1 << 30, []string{"SET", "a", long, "EX", "1"}, "ERR too long"},
-		"bytes of many":            {testLimits, 1 << 30, []string{"MSET", long[:1<<19], long[:1<<19], "c", "d"}, "ERR too long"},
+		"bytes of many":            {testLimits, 1 << 30, []string{"MSET", long[:1<<19], long[:1<<19], "c"}, "ERR too long"},
 		"buffers of all":           {testLimits, 100_000, []string{"SET", "a", long[:1<<19], "EX", "1"}, "OOM "},
 		"buffers of all arguments": {testLimits, 1 << 20, many, "OOM "},
 		"number of arguments":      {narrow, 0, []string{"GET", "a", "b", "c"}, "NOAUTH"},
@@ -137,7 +133,7 @@ func TestReader_Limits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			input := next + encode(c.args...) + next
-			for _, src := range []io.Reader{strings.NewReader(input), iotest.DataErrReader(iotest.HalfReader(strings.NewReader(input)))} {
+			for _, src := range []io.Reader{strings.NewReader(input), iotest.HalfReader(strings.NewReader(input))} {
 				buffers := &allowance{limit: c.buffers}
 				r := newReader(src, buffers, c.limits)
 				all := readAll(t, r)
@@ -185,8 +181,8 @@ func TestReader_ParsesOnce(t *testing.T) {
 	}
 }
 
-// FuzzReader feeds bytes as they come, in pieces: the commands must be the same, no buffer may be more than twice what has
-// come, and of well-formed commands they must be those of redcon.
+// FuzzReader feeds bytes as they come, in pieces: the commands must be the same, no buffer may be more than twice what
+// has come, and of well-formed commands they must be those of redcon.
 func FuzzReader(f *testing.F) {
 	for _, input := range []string{
 		encode("SET", "a", "1") + encode("GET", "a"), "GET a\r\nSET b 'c d'\n", "*2\r\n$3\r\nGET\r\n$5\r\nab",

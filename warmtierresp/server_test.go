@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -113,7 +114,8 @@ func TestServer_MaxRequestBytes(t *testing.T) {
 	c := serve(t, openStore(t, nil), Options{MaxRequestBytes: 1000}).dial()
 	require.Equal(t, "OK", c.do("SET", "a", strings.Repeat("x", 900)))
 	require.Contains(t, c.do("SET", "b", strings.Repeat("x", 100_000)), "-ERR string exceeds maximum allowed size")
-	require.Contains(t, c.do("APPEND", "a", strings.Repeat("x", 101)), "-ERR string exceeds maximum allowed size (1001 bytes, limit 1000)")
+	require.Equal(t, "-ERR string exceeds maximum allowed size (1001 bytes, limit 1000)",
+		c.do("APPEND", "a", strings.Repeat("x", 101)))
 	require.Equal(t, "900", c.line("STRLEN a"))
 	require.Equal(t, "0", c.line("EXISTS b"))
 }
@@ -150,8 +152,8 @@ func TestServer_Close(t *testing.T) {
 	require.Empty(t, idle.closed())
 	require.Empty(t, half.closed())
 	select {
-	case <-closed:
-		require.Fail(t, "closed with a command at work")
+	case err := <-closed:
+		require.Fail(t, "closed with a command at work", "%v", err)
 	default:
 	}
 	close(end)
@@ -172,7 +174,7 @@ func TestServer_Close(t *testing.T) {
 func TestServer_CloseBeforeWait(t *testing.T) {
 	s := New(openStore(t, nil), Options{IdleTimeout: time.Hour})
 	ours, theirs := net.Pipe()
-	defer theirs.Close()
+	defer func() { _ = theirs.Close() }()
 	var c *conn
 	nc := &hookedConn{Conn: ours}
 	require.True(t, s.enter(func() {
@@ -253,6 +255,8 @@ func TestServer_Token(t *testing.T) {
 		}
 		require.Equal(t, "-NOAUTH Authentication required.", s.dial().do(name, "a", "b"), name)
 	}
+	require.Contains(t, serve(t, store, Options{}).dial().line("AUTH x"),
+		"-ERR AUTH <password> called without any password configured for the default user.")
 	c := s.dial()
 	require.Equal(t, "-NOAUTH Authentication required.", c.do("SET", "a", strings.Repeat("x", 1<<20)))
 	require.Equal(t, "-NOAUTH Authentication required.", c.do(strings.Fields("MGET "+strings.Repeat("a ", 100))...))
@@ -300,7 +304,7 @@ func TestServer_StoreErrors(t *testing.T) {
 	c := serve(t, full, Options{}).dial()
 	reply := "OK"
 	for i := 0; reply == "OK" && i < 100; i++ {
-		reply = c.do("SET", fmt.Sprint(i), strings.Repeat("x", 100_000))
+		reply = c.do("SET", strconv.Itoa(i), strings.Repeat("x", 100_000))
 	}
 	require.Contains(t, reply, "-OOM command not allowed when used memory > 'maxmemory': warmtier: no space")
 	require.Equal(t, "1", c.line("DEL 0"))
@@ -356,7 +360,7 @@ func TestServer_Info(t *testing.T) {
 	}
 	require.NotContains(t, c.line("INFO stats"), "connected_clients")
 	require.Contains(t, c.line("INFO Clients stats"), "keyspace_hits")
-	require.Equal(t, fmt.Sprint(len(s.commands)), c.line("COMMAND COUNT"))
+	require.Equal(t, strconv.Itoa(len(s.commands)), c.line("COMMAND COUNT"))
 	require.Equal(t, `[["get" 2 [readonly fast] 1 1 1] nil]`, c.line("COMMAND INFO GET nosuch"))
 	require.Contains(t, c.line("COMMAND"), `["mset" -3 [write denyoom] 1 -1 2]`)
 	require.Contains(t, c.line("COMMAND LIST"), `"getdel"`)
