@@ -9,6 +9,7 @@ import (
 )
 
 func TestMemory(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, storetest.Config{
 		Open: func(string) (storetest.Store, error) { return Open("", warmtier.Options{}) },
 		TTL:  20 * time.Millisecond, MaxIDLen: warmtier.MaxIDLen, MaxContentLen: 1 << 20,
@@ -16,6 +17,7 @@ func TestMemory(t *testing.T) {
 }
 
 func TestDirectory(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, storetest.Config{
 		Open:  func(dir string) (storetest.Store, error) { return Open(dir, warmtier.Options{}) },
 		Keeps: storetest.Acknowledged, TTL: 20 * time.Millisecond, MaxIDLen: warmtier.MaxIDLen,
@@ -24,15 +26,17 @@ func TestDirectory(t *testing.T) {
 
 // TestDirectory_Small has segments that are soon full.
 func TestDirectory_Small(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, storetest.Config{
 		Open: func(dir string) (storetest.Store, error) {
-			return Open(dir, warmtier.Options{SegmentSize: 64 << 10, SyncWrites: true})
+			return Open(dir, warmtier.Options{SegmentSize: 64 << 10})
 		},
 		Keeps: storetest.Acknowledged, TTL: 20 * time.Millisecond, DiskBytes: 8 << 20,
 	})
 }
 
 func TestCache(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, storetest.Config{
 		Open: func(string) (storetest.Store, error) {
 			return Open("", warmtier.Options{MaxBytes: 2 << 20, WhenFull: warmtier.Evict})
