@@ -23,7 +23,9 @@ const iterationBatch = 128
 // All iterates over the memories in no particular order. A memory that is there from the first step
 // to the last is yielded exactly once, with its content at that step; one that comes or goes on the
 // way may be yielded or not, but never twice. The content is valid until the next step, and must
-// not be written to. The body of the loop runs with no lock held and may call the store.
+// not be written to. The body of the loop runs with no lock held and may call the store. Contents come without
+// versions, and of a batch that is applied meanwhile, some may be those of before: [Store.Checkpoint] has all of one
+// moment.
 //
 // An iterator cannot report a damaged record: it is left out, logged, and counted in
 // Stats.Reads.CorruptRecords; [Store.Verify] names each one. The iteration ends early when the

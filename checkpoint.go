@@ -50,7 +50,7 @@ section 15, has the interleavings.
 // a flush. Each lane begins a new segment after it, for which the disk needs space. One checkpoint at a time is
 // made, and a second call waits. It panics when ctx is nil.
 //
-// Errors: one that is [errors.ErrUnsupported] for a store in memory; [ErrReadOnly];
+// Errors: one that is [errors.ErrUnsupported] for a store in memory, which [Store.Export] writes; [ErrReadOnly];
 // [ErrClosed]; [ErrLocked] when another store has dir; one that is [fs.ErrExist] when dir is not empty; ctx's error
 // with its cause; [ErrNoSpace]; [ErrSyncFailed]; and those of the file system, one that is [syscall.EXDEV] when dir
 // is on another one.

@@ -3,11 +3,13 @@
 package warmtier
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"testing"
@@ -147,7 +149,13 @@ func TestLinked_WaitsForLaneThatResumes(t *testing.T) {
 		made <- err
 	}()
 	require.True(t, waitFor(s.segments.linking.Load))
-	require.True(t, stays(func() bool { return len(made) == 0 && !seg.inFile.linked.Load() }))
+	stacks := make([]byte, 1<<20)
+	require.True(t, waitFor(func() bool {
+		waits := bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("(*Store).stopResuming("))
+		return waits || len(made) > 0
+	}))
+	require.Empty(t, made, "a lane was about to resume")
+	require.False(t, seg.inFile.linked.Load())
 	s.resume(ln, seg)
 	ln.rolling.Unlock()
 	require.NoError(t, <-made)

@@ -43,6 +43,15 @@ func (s *Store) Expiry(id string) (at time.Time, err error) {
 	if err := checkID(id); err != nil {
 		return time.Time{}, err
 	}
+	deadline, _, err := s.expiry(id)
+	if deadline != 0 {
+		at = time.UnixMilli(deadline)
+	}
+	return at, err
+}
+
+// expiry returns the deadline, 0 for none, and the number of the memory of a valid id.
+func (s *Store) expiry(id string) (deadline int64, seq uint64, err error) {
 	var h readHold
 	if s.mayFault() {
 		defer s.catchFault(armFaults(), &err)
@@ -50,13 +59,11 @@ func (s *Store) Expiry(id string) (at time.Time, err error) {
 	}
 	var m match
 	if err := s.lookup(&h, &m, id, false); err != nil {
-		return time.Time{}, err
+		return 0, 0, err
 	}
-	if deadline := m.deadline(); deadline != 0 {
-		at = time.UnixMilli(deadline)
-	}
+	deadline, seq = m.deadline(), m.h.Seq
 	h.release()
-	return at, nil
+	return deadline, seq, nil
 }
 
 // deadline returns when the memory at m expires, Unix time in ms; 0 means never.

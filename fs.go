@@ -21,7 +21,8 @@ import (
 //
 // Open copies the content, which counts as a Get: a file reads what was stored at that moment.
 // Reading the directory holds and sorts all names, some 100 bytes for each memory. Files have mode
-// 0444 and no modification time.
+// 0444, no modification time and no version. Files that are opened one after the other may be of before and after a
+// batch.
 func (s *Store) FS() fs.FS { return fileSystemView{s} }
 
 // fileSystemView implements fs.FS, fs.StatFS, fs.ReadFileFS and fs.ReadDirFS.

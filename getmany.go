@@ -45,9 +45,9 @@ const batchIDs = 64
 //
 // content is valid inside fn only: it is a copy whose memory is used again for the ids that follow.
 // fn may write to it, take its time, and call the store, Close included: it runs with no lock held.
-// Each id is read on its own, at some moment between the beginning of GetMany and its fn. A batch
-// of up to 64 ids is read before fn gets the first of them, so fn does not see what it has itself
-// stored under the next ones. An id may be in ids more than once.
+// Each id is read on its own, at some moment between the beginning of GetMany and its fn: of the writes of an Apply
+// beside it some may be seen and others not. Up to 64 ids are read before fn gets the first of them, so fn does not see
+// what it has itself stored under the next ones. An id may be in ids more than once.
 //
 // The err that fn gets is that of its id: [ErrNotFound], [ErrInvalidID] or [ErrCorrupt]; content is
 // nil then, and GetMany continues with the next id. GetMany returns [ErrClosed] when the store is

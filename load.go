@@ -63,7 +63,8 @@ var errSuperseded = errors.New("warmtier: superseded while it was loaded")
 //
 // A load that fails stores nothing, and every call that waits for it returns its error unchanged.
 // When the id is stored or deleted while the load runs, that change stands: what was loaded is
-// returned and not stored. When it cannot be stored, it is returned together with the error of Put.
+// returned and not stored; so it is with a change by PutIf or a batch. When it cannot be stored, it is returned
+// together with the error of Put. What is stored has a version of its own: [Store.GetVersion] reads it.
 //
 // A call whose ctx ends returns ctx's error with its cause, and the load continues for the others. The context of
 // load has the values of the first caller's; it ends when no caller is left, or with Close, which

@@ -381,6 +381,9 @@ func (s *Store) probeToRemove(m *match, d *draft) (exists bool, err error) {
 		d.shard.deleteMisses.Add(1)
 		s.loads.supersede(d.id)
 	}
+	if err == nil && exists {
+		err = d.checkLocked(m, true)
+	}
 	return exists, err
 }
 

@@ -208,8 +208,10 @@ type Store struct {
 	// Background work: lifetime ends when Close begins, and running counts what Close waits for.
 	lifetime    context.Context
 	endLife     context.CancelCauseFunc
-	lifeMu      sync.Mutex // a leaf; guards the step from open to closing, and running's Add against it
-	closing     bool
+	lifeMu      sync.Mutex   // a leaf; guards the step from open to closing, and running's Add against it
+	ending      bool         // Close was called
+	closing     bool         // and has waited for imports
+	importing   sync.RWMutex // read-held while an import stores, or takes back what it has stored
 	running     sync.WaitGroup
 	closeDone   chan struct{}
 	maintenance maintenance
@@ -361,8 +363,8 @@ func (s *Store) startBackground() {
 // unmap, if anything: that takes addresses until the process ends, and no memory.
 func (s *Store) Close() error {
 	s.lifeMu.Lock()
-	first := !s.closing
-	s.closing = true
+	first := !s.ending
+	s.ending = true
 	s.lifeMu.Unlock()
 	if !first {
 		<-s.closeDone
@@ -370,6 +372,11 @@ func (s *Store) Close() error {
 	}
 	defer close(s.closeDone)
 	s.endLife(ErrClosed)
+	s.importing.Lock() // one that has to take back what it has stored still writes
+	s.lifeMu.Lock()
+	s.closing = true
+	s.lifeMu.Unlock()
+	s.importing.Unlock()
 	s.running.Wait()
 	s.contentMu.Lock()
 	s.closed, s.barrier = true, make(chan struct{}) // nothing is acknowledged after the last flush

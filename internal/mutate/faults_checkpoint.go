@@ -1,6 +1,6 @@
 package main
 
-// checkpointFaults are mistakes in checkpoints, and in what may still write to a file with two names.
+// checkpointFaults are mistakes in checkpoints, in what may still write to a file with two names, and in imports.
 var checkpointFaults = []fault{
 	{
 		name: "checkpoint seals nothing", file: "checkpoint.go",
@@ -56,5 +56,31 @@ var checkpointFaults = []fault{
 		name: "checkpoints leave a trail", file: "maintain.go",
 		old: "if seg.isUnfilled() {", new: "if false {",
 		test: "TestCheckpoint_LeavesNoTrail",
+	},
+	{
+		name: "Close does not wait for an import", file: "warmtier.go",
+		old:  "s.importing.Lock() // one that",
+		new:  "s.lifeMu.Lock()\n\ts.closing = true\n\ts.lifeMu.Unlock()\n\ts.importing.Lock() // one that",
+		test: "TestImport_BesideClose",
+	},
+	{
+		name: "import that fails deletes what others have stored", file: "import.go",
+		old: "d.condition = &condition{wanted: v}", new: "_ = v",
+		test: "TestImport_Undone",
+	},
+	{
+		name: "import that fails leaves a part", file: "import.go",
+		old: "if failed := i.undo(); failed != nil {", new: "if failed := err; failed == nil {",
+		test: "TestImport_Undone",
+	},
+	{
+		name: "numbers that an import skips are in no manifest", file: "import.go",
+		old: "m.MaxSeq = seq\n", new: "\n",
+		test: "TestImport_SkipsNumbers",
+	},
+	{
+		name: "chunk of an export in another place", file: "internal/stream/stream.go",
+		old: "case binary.LittleEndian.Uint64(number[:]) != s.number:", new: "case false:",
+		test: "TestStream_EveryByteCounts",
 	},
 }

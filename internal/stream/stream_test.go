@@ -1,0 +1,194 @@
+package stream
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"io"
+	"testing"
+	"testing/iotest"
+
+	"github.com/stretchr/testify/require"
+)
+
+// export returns a stream of several chunks, and what is in it.
+func export(t testing.TB, sizes ...int) (b []byte, memories []Memory) {
+	t.Helper()
+	var buf bytes.Buffer
+	w, err := NewWriter(&buf, 0x0102030405060708)
+	require.NoError(t, err)
+	for i, size := range sizes {
+		m := Memory{ID: []byte{byte(i), 'x'}, Content: bytes.Repeat([]byte{byte(i + 1)}, size), Version: uint64(10 + i)}
+		if i%2 == 1 {
+			m.Deadline = int64(1000 + i)
+		}
+		require.NoError(t, w.Put(m))
+		memories = append(memories, m)
+	}
+	total, err := w.End()
+	require.NoError(t, err)
+	require.Equal(t, int64(len(sizes)), total.Memories)
+	require.Equal(t, int64(buf.Len()), w.Written())
+	return buf.Bytes(), memories
+}
+
+// read returns what is in a stream, with copies of the slices.
+func read(r io.Reader) (memories []Memory, err error) {
+	s, err := NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		m, err := s.Next()
+		if errors.Is(err, io.EOF) {
+			return memories, nil
+		}
+		if err != nil {
+			return memories, err
+		}
+		m.ID, m.Content = bytes.Clone(m.ID), append([]byte{}, m.Content...)
+		memories = append(memories, m)
+	}
+}
+
+func TestStream(t *testing.T) {
+	for _, sizes := range [][]int{nil, {0}, {5, 0, 7}, {maxBody, maxBody - 1, 3, 4 * maxBody, 9}} {
+		b, want := export(t, sizes...)
+		for _, r := range []io.Reader{bytes.NewReader(b), iotest.HalfReader(bytes.NewReader(b)),
+			iotest.DataErrReader(bytes.NewReader(b))} {
+			got, err := read(r)
+			require.NoError(t, err)
+			require.Len(t, got, len(want))
+			for i := range want {
+				require.True(t, bytes.Equal(want[i].Content, got[i].Content))
+				got[i].Content = want[i].Content
+			}
+			require.Equal(t, want, got)
+		}
+	}
+}
+
+// Goal: one bit that is flipped, one byte that is missing, doubled or inserted, and any end that is cut off, are
+// noticed; so are chunks that are missing, doubled, swapped or of another export.
+func TestStream_EveryByteCounts(t *testing.T) {
+	b, _ := export(t, 5, 0, 7)
+	refused := func(b []byte, what string, at int) {
+		_, err := read(bytes.NewReader(b))
+		var damage *DamageError
+		require.ErrorAs(t, err, &damage, "%s %d", what, at)
+		require.LessOrEqual(t, damage.Offset, int64(len(b)))
+	}
+	for at := range b {
+		for bit := range 8 {
+			damaged := bytes.Clone(b)
+			damaged[at] ^= 1 << bit
+			refused(damaged, "flipped", at)
+		}
+		refused(append(bytes.Clone(b[:at]), b[at+1:]...), "missing", at)
+		refused(append(append(bytes.Clone(b[:at]), b[at]^1), b[at:]...), "inserted", at)
+		refused(b[:at], "cut", at)
+	}
+	refused(append(bytes.Clone(b), 0), "something follows", len(b))
+
+	b, _ = export(t, maxBody, maxBody, maxBody)
+	chunk := func(i int) []byte {
+		size := chunkSize + memorySize + 8*(i%2) + 2 + maxBody + 4
+		at := headerSize
+		for j := range i {
+			at += chunkSize + memorySize + 8*(j%2) + 2 + maxBody + 4
+		}
+		return b[at : at+size]
+	}
+	end := b[len(b)-chunkSize-endSize-4:]
+	head := b[:headerSize]
+	require.Equal(t, b, bytes.Join([][]byte{head, chunk(0), chunk(1), chunk(2), end}, nil))
+	for i, parts := range [][][]byte{
+		{head, chunk(0), chunk(1), end}, {head, chunk(1), chunk(2), end}, {head, chunk(0), chunk(0), chunk(1), chunk(2), end},
+		{head, chunk(2), chunk(1), chunk(0), end}, {head, end}, {head, chunk(0), chunk(1), chunk(2)},
+	} {
+		refused(bytes.Join(parts, nil), "chunks", i)
+	}
+	var other bytes.Buffer
+	w, err := NewWriter(&other, 9)
+	require.NoError(t, err)
+	_, err = w.End()
+	require.NoError(t, err)
+	head = other.Bytes()[:headerSize]
+	refused(bytes.Join([][]byte{head, chunk(0), chunk(1), chunk(2), end}, nil), "of another export", 0)
+}
+
+// Goal: errors of the reader and the writer are theirs, and another version is told from damage.
+func TestStream_Errors(t *testing.T) {
+	b, _ := export(t, 5, maxBody)
+	broken := errors.New("broken")
+	for _, n := range []int{0, 10, headerSize, headerSize + 5, len(b) - 1} {
+		_, err := read(io.MultiReader(bytes.NewReader(b[:n]), iotest.ErrReader(broken)))
+		require.ErrorIs(t, err, broken)
+	}
+	_, err := read(io.MultiReader(bytes.NewReader(b), iotest.ErrReader(broken)))
+	require.ErrorIs(t, err, broken, "in place of the end")
+
+	later := bytes.Clone(b)
+	later[8]++
+	binary.LittleEndian.PutUint32(later[headerSize-4:], crc32.Checksum(later[:headerSize-4], castagnoli))
+	_, err = read(bytes.NewReader(later))
+	require.ErrorIs(t, err, ErrVersion)
+	_, err = read(bytes.NewReader([]byte("{\"id\":1}                                          ")))
+	require.ErrorContains(t, err, "does not begin like an export")
+
+	for size := range b {
+		if size > 100 && size%4099 > 0 {
+			continue
+		}
+		w, err := NewWriter(&limited{left: size, err: broken}, 1)
+		if err == nil {
+			err = errors.Join(w.Put(Memory{ID: []byte("a"), Content: make([]byte, 5)}),
+				w.Put(Memory{ID: []byte("b"), Content: make([]byte, maxBody)}))
+		}
+		if err == nil {
+			_, err = w.End()
+		}
+		require.ErrorIs(t, err, broken, size)
+	}
+}
+
+// limited is a writer that takes so many bytes.
+type limited struct {
+	left int
+	err  error
+}
+
+func (l *limited) Write(b []byte) (int, error) {
+	if len(b) > l.left {
+		return l.left, l.err
+	}
+	l.left -= len(b)
+	return len(b), nil
+}
+
+// FuzzReader reads anything: no panic, no memory beyond what came in, and what is read as whole is what a writer
+// writes for it.
+func FuzzReader(f *testing.F) {
+	for _, sizes := range [][]int{nil, {1}, {5, 0, 7}} {
+		b, _ := export(f, sizes...)
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		memories, err := read(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		var again bytes.Buffer
+		w, err := NewWriter(&again, uint64(0))
+		require.NoError(t, err)
+		for _, m := range memories {
+			require.NoError(t, w.Put(m))
+		}
+		_, err = w.End()
+		require.NoError(t, err)
+		got, err := read(bytes.NewReader(again.Bytes()))
+		require.NoError(t, err)
+		require.Equal(t, memories, got)
+	})
+}
