@@ -255,7 +255,7 @@ func (c *changingReader) Read(b []byte) (int, error) {
 // there.
 func TestImport_BesideClose(t *testing.T) {
 	from := openTest(t, quiet(), hooks{})
-	fill(t, from, 0, 2000, 500)
+	fill(t, from, 0, 6000, 50) // what is stored takes tombstones of several segments
 	b := exportOf(t, from)
 	dir := fastDir(t)
 	var at latePoints
@@ -267,7 +267,7 @@ func TestImport_BesideClose(t *testing.T) {
 	closed, puts := make(chan error, 1), 0
 	at.set(func(p point) error {
 		if p == pointPutAppended {
-			if puts++; puts == 500 {
+			if puts++; puts == 5000 {
 				go func() { closed <- to.Close() }()
 				require.True(t, waitFor(func() bool { return to.lifetime.Err() != nil }))
 			}
