@@ -15,8 +15,8 @@ import (
 )
 
 // A checkpoint of 1 GB (100 MB with -short) beside a writer that overwrites memories of 1 KiB at random, some
-// thousands a second, and a reader: how long it takes, and the longest that a call of theirs took, while one was made and without.
-// WARMTIER_BENCH_DIR names the file system.
+// thousands a second, and a reader: how long it takes, and the longest that a call of theirs took, while one was made
+// and without. WARMTIER_BENCH_DIR names the file system.
 func BenchmarkCheckpoint(b *testing.B) {
 	memories := 1_000_000
 	if testing.Short() {

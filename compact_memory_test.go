@@ -210,7 +210,7 @@ func TestCompact_NoLargeAllocation(t *testing.T) {
 			}
 		}
 		deleteWhere(t, s, 0, n, func(i int) bool { return i%8 == 7 })
-		time.Sleep(90 * time.Second)
+		afterwards(90 * time.Second)
 		rate := runtime.MemProfileRate
 		runtime.MemProfileRate = 16 << 10 // what is larger than a piece is never left out
 		mustCompact(t, s)
