@@ -13,10 +13,10 @@ func elements[T any](p *pieces[T]) []T { return slices.Collect(p.all()) }
 // the original goes on. Method: random calls beside a slice.
 func TestPieces(t *testing.T) {
 	rng := seeded(t)
-	for range 20 {
+	for range 4 {
 		var p, kept pieces[uint64]
 		var want, wantKept []uint64
-		for range 300 {
+		for range 100 {
 			switch n := rng.IntN(1000); rng.IntN(6) {
 			case 0:
 				n = min(n, len(want))
