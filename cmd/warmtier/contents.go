@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,9 +20,11 @@ the directory may read them; others on the same machine may not, so there they a
 
 	GET /api/v1/memory?id=ID          a content
 	GET /api/v1/memories?prefix=ID    ids and lengths, a JSON object a line
-	GET /api/v1/export?prefix=ID      an export (stream.go)
+	    with &contents=1              with contents, as export --format jsonl
+	GET /api/v1/export                what Store.Export writes
 
-A list that could not be ended says why in the trailer Warmtier-Error.
+A list that could not be ended says why in the trailer Warmtier-Error. The trailer Warmtier-Memories has the number of
+memories of an export that is whole.
 */
 
 const (
@@ -29,7 +32,8 @@ const (
 	memoriesPath = "/api/v1/memories"
 	exportPath   = "/api/v1/export"
 
-	errorTrailer = "Warmtier-Error"
+	errorTrailer    = "Warmtier-Error"
+	memoriesTrailer = "Warmtier-Memories"
 )
 
 // contentsHandler serves ids and contents, and leaves the rest to next.
@@ -89,33 +93,33 @@ func (h *contentsHandler) memory(w http.ResponseWriter, r *http.Request) {
 
 func (h *contentsHandler) memories(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/jsonl")
+	store, prefix := openStore{h.store}, r.URL.Query().Get("prefix")
 	h.stream(w, func(out io.Writer) error {
-		list := func(id string, size int, expires time.Time) error {
+		if r.URL.Query().Has("contents") {
+			return store.each(r.Context(), prefix, func(m memory) error { return writeJSON(out, newMemoryJSON(m)) })
+		}
+		return store.sizes(r.Context(), prefix, func(id string, size int, expires time.Time) error {
 			m := idJSON(id)
 			m.Bytes = &size
 			m.expire(expires)
 			return writeJSON(out, m)
-		}
-		return openStore{h.store}.sizes(r.Context(), r.URL.Query().Get("prefix"), list)
+		})
 	})
 }
 
 func (h *contentsHandler) export(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	h.stream(w, func(out io.Writer) error {
-		stream, err := newStreamWriter(out)
+		n, err := openStore{h.store}.export(r.Context(), out)
 		if err == nil {
-			err = openStore{h.store}.each(r.Context(), r.URL.Query().Get("prefix"), stream.put)
-		}
-		if err == nil {
-			err = stream.end()
+			w.Header().Set(memoriesTrailer, strconv.Itoa(n))
 		}
 		return err
 	})
 }
 
 func (h *contentsHandler) stream(w http.ResponseWriter, write func(io.Writer) error) {
-	w.Header().Set("Trailer", errorTrailer) // declared: without it a short answer would have none
+	w.Header().Set("Trailer", errorTrailer+", "+memoriesTrailer) // declared: else a short answer would have none
 	out := bufio.NewWriterSize(patientWriter{w}, 64<<10)
 	err := write(out)
 	if err = errors.Join(err, out.Flush()); err != nil { // also that the client is gone

@@ -44,6 +44,7 @@ type cli struct {
 	Stats   statsCmd   `cmd:"" group:"Care" help:"Show sizes and counters."`
 	Verify  verifyCmd  `cmd:"" group:"Care" help:"Read everything and check every invariant."`
 	Compact compactCmd `cmd:"" group:"Care" help:"Give back the space of dead bytes."`
+	Backup  backupCmd  `cmd:"" group:"Care" help:"Make a second directory of the store, of hard links."`
 	Clear   clearCmd   `cmd:"" group:"Care" help:"Delete all memories."`
 	Repair  repairCmd  `cmd:"" group:"Care" help:"Salvage a damaged directory into another one."`
 

@@ -171,6 +171,7 @@ func TestIOErrors(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "nothing")
 	for _, args := range [][]string{
 		{"get", "a"}, {"rm", "a"}, {"ls"}, {"stats"}, {"verify"}, {"compact"}, {"export"}, {"doctor"},
+		{"backup", dir + "2"},
 		{"repair", "--to", dir + "2"}, {"import", dir + ".warm"}, {"load", dir + ".csv"}, {"serve"},
 		{"put", "a", dir + ".txt"}, {"count"},
 	} {
@@ -182,7 +183,7 @@ func TestIOErrors(t *testing.T) {
 func TestHelp(t *testing.T) {
 	out := command(t, "", "--help").exits(exitOK).out
 	for _, name := range []string{"load", "get", "put", "rm", "ls", "export", "import", "stats", "verify", "compact",
-		"repair", "bench", "doctor"} {
+		"backup", "repair", "bench", "doctor"} {
 		require.Contains(t, out, "\n  "+name+" ")
 		require.Contains(t, command(t, "", name, "--help").exits(exitOK).out, "Example", name)
 	}
@@ -196,7 +197,7 @@ func TestLocked(t *testing.T) {
 	holder := fmt.Sprintf("held by process %d", os.Getpid())
 	for _, args := range [][]string{
 		{"get", "a"}, {"put", "a"}, {"rm", "a"}, {"ls"}, {"stats"}, {"verify"}, {"compact"}, {"export"},
-		{"repair", "--to", dir + "2"}, {"import", "-"}, {"load", "-", "--id", "a"}, {"count"},
+		{"backup", dir + "2"}, {"repair", "--to", dir + "2"}, {"import", "-"}, {"load", "-", "--id", "a"}, {"count"},
 	} {
 		r := command(t, string(smallExport(t)), append(args, "-d", dir, "--wait", "0")...).exits(exitIO)
 		require.Contains(t, r.err, holder, args)

@@ -22,12 +22,12 @@ What the program writes for a user: a regular file is replaced as a whole or not
 is named; everything else is written to and stays what it is.
 */
 
-// exported makes a store and returns its directory and what export writes of it.
+// exported makes a store and returns its directory and what export writes of it, which is the same each time.
 func exported(t *testing.T) (store, export string) {
 	t.Helper()
 	store = filepath.Join(t.TempDir(), "store")
 	fill(t, store, map[string]string{"a": "content of a"})
-	return store, command(t, "", "export", "-d", store).exits(exitOK).out
+	return store, command(t, "", "export", "--format", "jsonl", "-d", store).exits(exitOK).out
 }
 
 func mode(t *testing.T, name string) fs.FileMode {
@@ -74,7 +74,7 @@ func TestOutput_RegularFileKeepsModeAndOwner(t *testing.T) {
 	store, want := exported(t)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
-	command(t, "", "export", "-d", store, "-o", file).exits(exitOK)
+	command(t, "", "export", "--format", "jsonl", "-d", store, "-o", file).exits(exitOK)
 	require.Equal(t, fs.FileMode(0o600), mode(t, file), "new")
 	owner := os.Getuid()
 	for _, perm := range []fs.FileMode{0o640, 0o666, 0o200} {
@@ -86,7 +86,7 @@ func TestOutput_RegularFileKeepsModeAndOwner(t *testing.T) {
 		}
 		before, err := os.Stat(file)
 		require.NoError(t, err)
-		command(t, "", "export", "-d", store, "-o", file).exits(exitOK)
+		command(t, "", "export", "--format", "jsonl", "-d", store, "-o", file).exits(exitOK)
 		after, err := os.Stat(file)
 		require.NoError(t, err)
 		require.False(t, os.SameFile(before, after), "replaced as a whole")
@@ -139,7 +139,7 @@ func TestOutput_LinksAreFollowed(t *testing.T) {
 			for name, to := range c.links {
 				require.NoError(t, os.Symlink(to, filepath.Join(dir, name)))
 			}
-			command(t, "", "export", "-d", store, "-o", filepath.Join(dir, "link")).exits(exitOK)
+			command(t, "", "export", "--format", "jsonl", "-d", store, "-o", filepath.Join(dir, "link")).exits(exitOK)
 			for name := range c.links {
 				require.Equal(t, fs.ModeSymlink, mode(t, filepath.Join(dir, name)).Type(), name)
 			}
@@ -176,7 +176,7 @@ func TestOutput_FIFO(t *testing.T) {
 			b, _ := os.ReadFile(fifo)
 			got <- string(b)
 		}()
-		command(t, "", "export", "-d", store, "-o", name).exits(exitOK)
+		command(t, "", "export", "--format", "jsonl", "-d", store, "-o", name).exits(exitOK)
 		require.Equal(t, want, <-got)
 		require.Equal(t, fs.ModeNamedPipe, mode(t, fifo).Type())
 	}
@@ -225,7 +225,7 @@ func TestOutput_Device(t *testing.T) {
 	before := mode(t, null)
 	require.Equal(t, fs.ModeDevice|fs.ModeCharDevice, before.Type())
 	for _, name := range []string{null, link} {
-		command(t, "", "export", "-d", store, "-o", name).exits(exitOK)
+		command(t, "", "export", "--format", "jsonl", "-d", store, "-o", name).exits(exitOK)
 		command(t, "", "get", "-d", store, "a", "-o", name).exits(exitOK)
 		require.Equal(t, before, mode(t, null))
 	}
@@ -243,7 +243,8 @@ func TestOutput_Descriptors(t *testing.T) {
 	require.NoError(t, os.Symlink("/proc/self/fd/1", stdout))
 	require.NoError(t, os.Symlink("/proc/self/fd/3", third))
 	for _, name := range []string{stdout, "/proc/self/fd/1"} {
-		require.Equal(t, want, command(t, "", "export", "-d", store, "-o", name).exits(exitOK).out, "and nothing else")
+		export := command(t, "", "export", "--format", "jsonl", "-d", store, "-o", name).exits(exitOK)
+		require.Equal(t, want, export.out, "and nothing else")
 		require.Equal(t, "content of a", command(t, "", "get", "-d", store, "a", "-o", name).exits(exitOK).out)
 	}
 
@@ -253,7 +254,7 @@ func TestOutput_Descriptors(t *testing.T) {
 	require.NoError(t, err)
 	_, err = out.WriteString("first ")
 	require.NoError(t, err)
-	export := exec.Command(program, "export", "-d", store, "-o", stdout)
+	export := exec.Command(program, "export", "--format", "jsonl", "-d", store, "-o", stdout)
 	export.Stdout = out
 	require.NoError(t, export.Run())
 	_, err = out.WriteString(" last")
@@ -265,7 +266,7 @@ func TestOutput_Descriptors(t *testing.T) {
 	require.NoError(t, err)
 	_, err = out.WriteString(strings.Repeat("old", 1000))
 	require.NoError(t, errors.Join(err, os.Remove(file)))
-	export = exec.Command(program, "export", "-d", store, "-o", third)
+	export = exec.Command(program, "export", "--format", "jsonl", "-d", store, "-o", third)
 	export.ExtraFiles = []*os.File{out}
 	require.NoError(t, export.Run())
 	_, err = out.Seek(0, io.SeekStart)

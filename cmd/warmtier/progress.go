@@ -39,6 +39,7 @@ type progress struct {
 func (p *progress) add(n int64)                  { p.done.Add(n) }
 func (p *progress) set(n, of int64)              { p.done.Store(n); p.total.Store(of) }
 func (p *progress) reader(r io.Reader) io.Reader { return countingReader{r, p} }
+func (p *progress) writer(w io.Writer) io.Writer { return countingWriter{w, p} }
 
 // end takes the bar from the screen. It is called once.
 func (p *progress) end() {
@@ -55,6 +56,35 @@ func (c countingReader) Read(b []byte) (int, error) {
 	n, err := c.Reader.Read(b)
 	c.p.add(int64(n))
 	return n, err
+}
+
+type countingWriter struct {
+	io.Writer
+	p *progress
+}
+
+func (c countingWriter) Write(b []byte) (int, error) {
+	n, err := c.Writer.Write(b)
+	c.p.add(int64(n))
+	return n, err
+}
+
+// countedInput shows how far an input is read, which may begin again.
+type countedInput struct {
+	*input
+	bar *progress
+}
+
+func (c *countedInput) Read(b []byte) (int, error) {
+	n, err := c.input.Read(b)
+	c.bar.add(int64(n))
+	return n, err
+}
+
+func (c *countedInput) Seek(offset int64, whence int) (int64, error) {
+	at, err := c.input.Seek(offset, whence)
+	c.bar.set(at, c.size)
+	return at, err
 }
 
 // noProgress is for an output that is no terminal.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"time"
 
@@ -25,6 +26,8 @@ type reader interface {
 	each(ctx context.Context, prefix string, fn func(m memory) error) error
 	// sizes is each with the length of the content in its place.
 	sizes(ctx context.Context, prefix string, fn func(id string, size int, expires time.Time) error) error
+	// export writes all memories to w as Store.Export does, and returns how many.
+	export(ctx context.Context, w io.Writer) (int, error)
 	// count returns how many memories there are.
 	count(ctx context.Context) (int, error)
 }
@@ -43,6 +46,11 @@ func (w whereFlag) read(a *app, fn func(reader) error) error {
 type openStore struct{ s *warmtier.Store }
 
 func (o openStore) get(_ context.Context, id string) ([]byte, error) { return o.s.Get(id) }
+
+func (o openStore) export(ctx context.Context, w io.Writer) (int, error) {
+	st, err := o.s.Export(ctx, w)
+	return int(st.Memories), err
+}
 
 func (o openStore) each(ctx context.Context, prefix string, fn func(m memory) error) error {
 	return o.missing(func() error {

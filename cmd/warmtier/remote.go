@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -10,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -126,13 +126,31 @@ func (c *client) get(ctx context.Context, id string) ([]byte, error) {
 }
 
 func (c *client) each(ctx context.Context, prefix string, fn func(m memory) error) error {
-	return c.list(ctx, exportPath, prefix, func(r io.Reader) error { return readStream(bufio.NewReader(r), fn) })
+	path := memoriesPath + "?contents=1&prefix=" + url.QueryEscape(prefix)
+	_, err := c.list(ctx, path, func(r io.Reader) error { return readLines(r, fn) })
+	return err
+}
+
+// export relays an export. One that the server could not end has no number of memories.
+func (c *client) export(ctx context.Context, w io.Writer) (int, error) {
+	trailer, err := c.list(ctx, exportPath, func(r io.Reader) error {
+		_, err := io.Copy(w, r)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(trailer.Get(memoriesTrailer))
+	if err != nil {
+		return 0, finding("%s: the export is not whole: its end is missing", c.base)
+	}
+	return n, nil
 }
 
 func (c *client) sizes(
 	ctx context.Context, prefix string, fn func(id string, size int, expires time.Time) error,
 ) error {
-	return c.list(ctx, memoriesPath, prefix, func(r io.Reader) error {
+	_, err := c.list(ctx, memoriesPath+"?prefix="+url.QueryEscape(prefix), func(r io.Reader) error {
 		return readObjects(r, func(object json.RawMessage) error {
 			var m memoryJSON
 			if err := json.Unmarshal(object, &m); err != nil || (m.ID == nil) == (m.IDBase64 == nil) || m.Bytes == nil {
@@ -148,23 +166,24 @@ func (c *client) sizes(
 			return fn(*m.ID, *m.Bytes, expires)
 		})
 	})
+	return err
 }
 
-// list reads a list, and returns why the server could not end it.
-func (c *client) list(ctx context.Context, path, prefix string, read func(io.Reader) error) error {
-	answer, err := c.ask(ctx, http.MethodGet, path+"?prefix="+url.QueryEscape(prefix))
+// list reads a list, and returns the trailer, or why the server could not end it.
+func (c *client) list(ctx context.Context, path string, read func(io.Reader) error) (http.Header, error) {
+	answer, err := c.ask(ctx, http.MethodGet, path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer answer.Body.Close()
 	err = read(answer.Body)
 	if errors.Is(err, errEnough) {
-		return err
+		return nil, err
 	}
 	if reason := answer.Trailer.Get(errorTrailer); reason != "" {
-		return finding("%s: %s", c.base, reason)
+		return nil, finding("%s: %s", c.base, reason)
 	}
-	return about(c.base, err)
+	return answer.Trailer, about(c.base, err)
 }
 
 func (c *client) count(ctx context.Context) (int, error) {

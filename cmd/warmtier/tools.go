@@ -16,6 +16,9 @@ import (
 // formatVersion is the version of the directories that this build reads and writes.
 const formatVersion = 2
 
+// exportVersion is that of the streams (docs/format.md).
+const exportVersion = 2
+
 // buildVersion returns the version that this program was built from.
 func buildVersion() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
@@ -29,10 +32,10 @@ type versionCmd struct{}
 func (versionCmd) Run(a *app) error {
 	version := buildVersion()
 	return a.answer(map[string]any{"version": version, "go": runtime.Version(),
-		"system": runtime.GOOS + "/" + runtime.GOARCH, "format": formatVersion, "export_format": streamVersion},
+		"system": runtime.GOOS + "/" + runtime.GOARCH, "format": formatVersion, "export_format": exportVersion},
 		[][]string{{"warmtier", version}, {"go", runtime.Version()},
 			{"system", runtime.GOOS + "/" + runtime.GOARCH},
-			{"directory format", strconv.Itoa(formatVersion)}, {"export format", strconv.Itoa(streamVersion)}})
+			{"directory format", strconv.Itoa(formatVersion)}, {"export format", strconv.Itoa(exportVersion)}})
 }
 
 type doctorCmd struct {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -17,7 +16,7 @@ type exportCmd struct {
 	whereFlag
 	Output string `short:"o" default:"-" placeholder:"FILE" help:"Write to a file; default: standard output."`
 	Format string `enum:"binary,jsonl" default:"binary" help:"${enum}: checksummed, for import; or JSON lines, for other programs."`
-	Prefix id     `placeholder:"ID" help:"Only memories whose id begins with this."`
+	Prefix id     `placeholder:"ID" help:"Only memories whose id begins with this, of JSON lines."`
 }
 
 func (exportCmd) Help() string {
@@ -26,38 +25,40 @@ func (exportCmd) Help() string {
   warmtier export -d data | ssh elsewhere warmtier import -d data -
   warmtier export -d data --format jsonl | jq .id
   WARMTIER_TOKEN=secret warmtier export --url http://127.0.0.1:7077 -o data.warm
-binary ends with the number of memories and a checksum of everything: import refuses what is not whole.
+binary has all memories, checksums, and an end mark: import refuses what is not whole. A program reads it with
+Store.Import, and writes it with Store.Export. --prefix is for JSON lines.
 In JSON lines, ids and contents that are not UTF-8 are in fields named id_base64 and content_base64. Only
 a line cut in its middle can be told there: use binary for what must be whole.
 A file appears under its name when it is whole, also where a link leads; a device or a FIFO is written to.
 Of a server, a memory that is written during the export is in it in one version or another.
-Exit code 1 when damaged memories had to be left out.`
+A damaged memory is left out of JSON lines and ends a binary export, both with exit code 1.`
 }
 
 func (c *exportCmd) Run(a *app) error {
 	if isStdout(c.Output) { // whose result must not follow the export
 		c.Output = "-"
 	}
-	if c.Output == "-" && c.Format == "binary" && isTerminal(os.Stdout) {
+	binary := c.Format == "binary"
+	switch {
+	case binary && c.Prefix != "":
+		return usage("a binary export has all memories: --prefix is for --format jsonl")
+	case binary && c.Output == "-" && isTerminal(os.Stdout):
 		return usage("the binary format is not for a terminal: choose --output FILE or --format jsonl")
 	}
 	return c.read(a, func(r reader) error {
-		total, err := r.count(a.ctx)
-		if err != nil {
+		count := 0
+		write := func(w io.Writer) (err error) {
+			if binary {
+				count, err = exportBinary(a, r, w)
+			} else {
+				count, err = c.exportLines(a, r, w)
+			}
 			return err
 		}
-		bar := a.progress("exporting", int64(total), unitMemories)
-		var count int
 		if c.Output == "-" {
-			count, err = c.write(a, r, a.out, bar)
-		} else {
-			err = writeOutput(a.ctx, c.Output, func(w io.Writer) (err error) {
-				count, err = c.write(a, r, w, bar)
-				return err
-			})
+			return write(a.out)
 		}
-		bar.end()
-		if err != nil || c.Output == "-" {
+		if err := writeOutput(a.ctx, c.Output, write); err != nil {
 			return err
 		}
 		return a.result(map[string]any{"memories": count, "file": c.Output, "format": c.Format},
@@ -65,26 +66,25 @@ func (c *exportCmd) Run(a *app) error {
 	})
 }
 
-// write exports the memories of r, and makes the stream whole only when nothing is missing.
-func (c *exportCmd) write(a *app, r reader, w io.Writer, bar *progress) (count int, err error) {
-	put := func(m memory) error { return writeJSON(w, newMemoryJSON(m)) }
-	end := func() error { return nil }
-	if c.Format == "binary" {
-		stream, err := newStreamWriter(w)
-		if err != nil {
-			return 0, err
-		}
-		put, end = stream.put, stream.end
+func exportBinary(a *app, r reader, w io.Writer) (count int, err error) {
+	bar := a.progress("exporting", 0, unitBytes)
+	defer bar.end()
+	return r.export(a.ctx, bar.writer(w))
+}
+
+func (c *exportCmd) exportLines(a *app, r reader, w io.Writer) (count int, err error) {
+	total, err := r.count(a.ctx)
+	if err != nil {
+		return 0, err
 	}
+	bar := a.progress("exporting", int64(total), unitMemories)
+	defer bar.end()
 	err = r.each(a.ctx, string(c.Prefix), func(m memory) error {
 		count++
 		bar.add(1)
-		return put(m)
+		return writeJSON(w, newMemoryJSON(m))
 	})
-	if err != nil {
-		return count, err
-	}
-	return count, end()
+	return count, err
 }
 
 type importCmd struct {
@@ -98,8 +98,9 @@ func (importCmd) Help() string {
   warmtier import -d data data.warm
   ssh elsewhere warmtier export -d data | warmtier import -d data -
 Everything is checked before anything of it is stored; over 1 MiB of standard input waits in a file below $TMPDIR
-for that. Memories with the same id are replaced, all others stay. What expires does so at the same moment as where
-it came from; what has expired by now is left out.`
+for that. A memory whose id the store has is left alone: warmtier load --format jsonl replaces. What expires does so
+at the same moment as where it came from; what has expired by now is left out. Of a binary export all is stored or
+nothing, also when this fails or is interrupted; of JSON lines what came before stays.`
 }
 
 func (c *importCmd) Run(a *app) error {
@@ -111,65 +112,129 @@ func (c *importCmd) Run(a *app) error {
 		return aboutFile(c.File, err)
 	}
 	defer in.close()
-	if _, err := c.read(a, in, "checking", func(memory) error { return nil }); err != nil {
+	check, store, err := c.ways(in)
+	if err == nil {
+		err = check(a, in)
+	}
+	if err != nil {
 		return contextError{"", "; nothing was imported", aboutFile(c.File, err)}
 	}
 	if _, err := in.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
 	return a.with(c.Dir, creating, unattended(c.options()), func(s *warmtier.Store) error {
-		expired := 0
-		count, err := c.read(a, in, "importing", func(m memory) error {
-			ttl := time.Until(m.expires)
-			switch {
-			case m.expires.IsZero():
-				return s.Put(m.id, m.content)
-			case ttl <= 0:
-				expired++
-				return nil
-			}
-			return s.PutTTL(m.id, m.content, ttl)
-		})
-		count -= expired
-		if err == nil {
-			err = s.Sync()
-		}
+		st, err := store(a, in, s)
 		if err != nil {
-			return done(aboutFile(c.File, err), count, "imported")
+			return done(aboutFile(c.File, err), int(st.Memories), "imported")
 		}
-		table := [][]string{{"memories", showCount(count)}}
-		if expired > 0 {
-			table = append(table, []string{"left out", showCount(expired) + " that had expired"})
+		table := [][]string{{"memories", showCount(st.Memories)}}
+		if st.Existing > 0 {
+			table = append(table, []string{"left alone", showCount(st.Existing) + " that were there"})
 		}
-		return a.result(map[string]any{"memories": count, "expired": expired}, table)
+		if st.Expired > 0 {
+			table = append(table, []string{"left out", showCount(st.Expired) + " that had expired"})
+		}
+		return a.result(map[string]any{"memories": st.Memories, "existing": st.Existing, "expired": st.Expired}, table)
 	})
 }
 
-func (c *importCmd) read(a *app, in *input, title string,
-	put func(m memory) error) (count int, err error) {
-	bar := a.progress(title, in.size, unitBytes)
-	defer bar.end()
-	r := bufio.NewReaderSize(bar.reader(in), 1<<20)
+// ways returns how in, which is at its start, is checked and stored.
+func (c *importCmd) ways(in *input) (
+	check func(*app, *input) error, store func(*app, *input, *warmtier.Store) (warmtier.ExportStats, error), err error,
+) {
 	format := c.Format
 	if format == "auto" {
+		var first [1]byte
+		n, err := in.Read(first[:])
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, nil, err
+		}
+		if _, err := in.Seek(0, io.SeekStart); err != nil {
+			return nil, nil, err
+		}
 		format = "binary"
-		if first, err := r.Peek(1); err == nil && strings.Contains("{ \t\r\n", string(first)) {
+		if n > 0 && strings.Contains("{ \t\r\n", string(first[:])) {
 			format = "jsonl"
 		}
 	}
-	counted := func(m memory) error {
-		if err := errors.Join(a.ctx.Err(), put(m)); err != nil {
-			return err
-		}
-		count++
-		return nil
-	}
 	if format == "jsonl" {
-		err = readLines(r, counted)
-	} else {
-		err = readStream(r, counted)
+		return checkLines, importLines, nil
 	}
-	return count, err
+	return checkBinary, importBinary, nil
+}
+
+// errWhole is what an export gives that is to be read a second time.
+var errWhole = errors.New("whole")
+
+// readOnce is an input that ends an import where that begins to store.
+type readOnce struct{ *countedInput }
+
+func (r readOnce) Seek(offset int64, whence int) (int64, error) {
+	if whence == io.SeekStart {
+		return 0, errWhole
+	}
+	return r.countedInput.Seek(offset, whence)
+}
+
+// checkBinary checks an export while there is no store: a file that is none must not make one. Import reads
+// it to its end, and stores only what it reads a second time.
+func checkBinary(a *app, in *input) error {
+	opts := unattended(warmtier.Options{})
+	s, err := warmtier.Open("", &opts)
+	if err != nil {
+		return err
+	}
+	bar := a.progress("checking", in.size, unitBytes)
+	defer bar.end()
+	_, err = s.Import(a.ctx, readOnce{&countedInput{in, bar}})
+	if errors.Is(err, errWhole) {
+		err = nil
+	}
+	return errors.Join(err, s.Close())
+}
+
+func importBinary(a *app, in *input, s *warmtier.Store) (warmtier.ExportStats, error) {
+	bar := a.progress("importing", in.size, unitBytes)
+	defer bar.end()
+	return s.Import(a.ctx, &countedInput{in, bar})
+}
+
+func checkLines(a *app, in *input) error {
+	bar := a.progress("checking", in.size, unitBytes)
+	defer bar.end()
+	return readLines(bar.reader(in), func(memory) error { return a.ctx.Err() })
+}
+
+// importLines stores JSON lines as Import does an export. Nobody else has the store.
+func importLines(a *app, in *input, s *warmtier.Store) (st warmtier.ExportStats, err error) {
+	bar := a.progress("importing", in.size, unitBytes)
+	defer bar.end()
+	err = readLines(bar.reader(in), func(m memory) error {
+		ttl := time.Until(m.expires)
+		switch {
+		case a.ctx.Err() != nil:
+			return a.ctx.Err()
+		case !m.expires.IsZero() && ttl <= 0:
+			st.Expired++
+			return nil
+		case s.Has(m.id):
+			st.Existing++
+			return nil
+		}
+		if m.expires.IsZero() {
+			err = s.Put(m.id, m.content)
+		} else {
+			err = s.PutTTL(m.id, m.content, ttl)
+		}
+		if err == nil {
+			st.Memories++
+		}
+		return err
+	})
+	if err == nil {
+		err = s.Sync()
+	}
+	return st, err
 }
 
 // readLines reads JSON lines.

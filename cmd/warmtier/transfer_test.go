@@ -1,9 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,7 +31,8 @@ func TestExportImport(t *testing.T) {
 		for name, args := range map[string][]string{"file": {file}, "pipe": {"-"}, "named": {"-", "--format", format}} {
 			target := filepath.Join(elsewhere, format+name)
 			r := command(t, piped, append([]string{"import", "--json", "-d", target, "--segment-size", "64KiB"}, args...)...)
-			require.Equal(t, map[string]any{"memories": float64(len(nasty)), "expired": 0.0}, r.exits(exitOK).json())
+			want := map[string]any{"memories": float64(len(nasty)), "existing": 0.0, "expired": 0.0}
+			require.Equal(t, want, r.exits(exitOK).json())
 			require.Equal(t, nasty, contents(t, target))
 		}
 	}
@@ -46,29 +49,18 @@ func TestExport_EmptyStore(t *testing.T) {
 	require.Empty(t, contents(t, target))
 }
 
-// smallExport is of three memories, in an order that is fixed.
+// smallExport is an export of three memories.
 func smallExport(t *testing.T) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	w, err := newStreamWriter(&b)
+	s, err := warmtier.Open("", nil)
 	require.NoError(t, err)
 	for i := range 3 {
-		m := memory{id: fmt.Sprintf("id%d", i), content: bytes.Repeat([]byte{byte(i)}, 4*i)}
-		if i == 2 {
-			m.expires = time.UnixMilli(1e15)
-		}
-		require.NoError(t, w.put(m))
+		require.NoError(t, s.PutTTL(fmt.Sprintf("id%d", i), bytes.Repeat([]byte{byte(i)}, 4*i), time.Hour))
 	}
-	require.NoError(t, w.end())
+	var b bytes.Buffer
+	_, err = s.Export(t.Context(), &b)
+	require.NoError(t, errors.Join(err, s.Close()))
 	return b.Bytes()
-}
-
-func read(stream []byte) (ids []string, err error) {
-	err = readStream(bufio.NewReader(bytes.NewReader(stream)), func(m memory) error {
-		ids = append(ids, fmt.Sprint(m.id, string(m.content), m.expires.UnixMilli()))
-		return nil
-	})
-	return ids, err
 }
 
 // What expires does so at the same moment where it is imported, in either format; what has expired is left out.
@@ -105,90 +97,90 @@ func TestImport_Expires(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "late")
 	line := `{"id":"late","content":"x","expires":"2020-01-01T00:00:00Z"}`
 	r := command(t, line, "import", "--json", "-d", target, "--segment-size", "64KiB", "-").exits(exitOK)
-	require.Equal(t, map[string]any{"memories": 0.0, "expired": 1.0}, r.json())
+	require.Equal(t, map[string]any{"memories": 0.0, "existing": 0.0, "expired": 1.0}, r.json())
 	require.Empty(t, contents(t, target))
 }
 
-// Whatever is cut off is missed, whichever way it comes in.
-func TestImport_Truncated(t *testing.T) {
+// Whatever is cut off or damaged is found before a store is made, whichever way it comes in.
+func TestImport_NotWhole(t *testing.T) {
 	stream := smallExport(t)
 	dir, file := filepath.Join(t.TempDir(), "store"), filepath.Join(t.TempDir(), "cut")
-	for n := range stream {
-		require.NoError(t, os.WriteFile(file, stream[:n], 0o600))
-		r := command(t, "", "import", "-d", dir, file).exits(exitFinding)
-		require.Contains(t, r.err, "nothing was imported", n)
-		require.NoDirExists(t, dir)
-		ids, err := read(stream[:n])
-		require.Error(t, err, n)
-		require.Equal(t, exitFinding, exitCode(err))
-		require.LessOrEqual(t, len(ids), 3)
+	inputs := map[string][]byte{"twice": append(bytes.Clone(stream), stream...)}
+	for n := 0; n < len(stream); n += 7 {
+		inputs[fmt.Sprint("cut to ", n)] = stream[:n]
+		damaged := bytes.Clone(stream)
+		damaged[n] ^= 1
+		inputs[fmt.Sprint("damaged at ", n)] = damaged
+	}
+	for name, input := range inputs {
+		require.NoError(t, os.WriteFile(file, input, 0o600))
+		for _, r := range []result{
+			command(t, "", "import", "-d", dir, file), command(t, string(input), "import", "-d", dir, "-"),
+		} {
+			require.Equal(t, exitFinding, r.code, name)
+			require.Contains(t, r.err, "nothing was imported", name)
+			require.NoDirExists(t, dir)
+		}
 	}
 	require.NoError(t, os.WriteFile(file, stream, 0o600))
 	command(t, "", "import", "-d", dir, "--segment-size", "64KiB", file).exits(exitOK)
-
-	piped := filepath.Join(t.TempDir(), "piped")
-	for n := 12; n < len(stream); n += 9 {
-		r := command(t, string(stream[:n]), "import", "-d", piped, "--segment-size", "64KiB", "-").exits(exitFinding)
-		require.Contains(t, r.err, "nothing was imported")
-		require.NoDirExists(t, piped)
-	}
+	require.Len(t, contents(t, dir), 3)
 }
 
-func TestImport_EveryBit(t *testing.T) {
+// To check an export stores nothing of it, in whatever store.
+func TestImport_CheckStoresNothing(t *testing.T) {
 	stream := smallExport(t)
-	whole, err := read(stream)
+	s, err := warmtier.Open("", nil)
 	require.NoError(t, err)
-	for i := range stream {
-		for bit := range 8 {
-			damaged := bytes.Clone(stream)
-			damaged[i] ^= 1 << bit
-			got, err := read(damaged)
-			require.Error(t, err, "byte %d bit %d", i, bit)
-			// Nor may a damaged memory be stored before the end is seen.
-			require.Equal(t, whole[:len(got):len(got)], append([]string{}, got...), "byte %d bit %d", i, bit)
-		}
-	}
-	_, err = read(append(bytes.Clone(stream), 0))
-	require.ErrorIs(t, err, errNoStream)
-	_, err = read(append(bytes.Clone(stream), stream...))
-	require.ErrorIs(t, err, errNoStream)
+	in := &input{ReadSeeker: bytes.NewReader(stream), size: int64(len(stream))}
+	_, err = s.Import(t.Context(), readOnce{&countedInput{in, noProgress("", 0, unitBytes)}})
+	require.ErrorIs(t, err, errWhole)
+	require.Zero(t, s.Stats().TotalBytes, "and no tombstones")
+	require.NoError(t, s.Close())
 }
 
-// Memories that are intact, but not all of them, or not in their order.
-func TestImport_Rearranged(t *testing.T) {
-	stream := smallExport(t)
-	size := func(i int) int { return 1 + 2 + 4 + 3 + 4*i + 4 }
-	head, a, b := stream[:12], stream[12:12+size(0)], stream[12+size(0):12+size(0)+size(1)]
-	rest := stream[12+size(0)+size(1):]
-	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
-	require.Equal(t, stream, join(head, a, b, rest))
-	for name, damaged := range map[string][]byte{
-		"dropped": join(head, a, rest), "doubled": join(head, a, a, b, rest), "swapped": join(head, b, a, rest),
-	} {
-		_, err := read(damaged)
-		require.ErrorIs(t, err, errNoStream, name)
+// What the store has is left alone, in either format; an import again adds what is missing.
+func TestImport_Existing(t *testing.T) {
+	from := filepath.Join(t.TempDir(), "from")
+	fill(t, from, map[string]string{"a": "imported", "b": "imported"})
+	for _, format := range []string{"binary", "jsonl"} {
+		out := command(t, "", "export", "-d", from, "--format", format).exits(exitOK).out
+		dir := filepath.Join(t.TempDir(), "store")
+		fill(t, dir, map[string]string{"a": "newer", "c": "other"})
+		r := command(t, out, "import", "--json", "-d", dir, "-").exits(exitOK)
+		require.Equal(t, map[string]any{"memories": 1.0, "existing": 1.0, "expired": 0.0}, r.json())
+		require.Equal(t, map[string]string{"a": "newer", "b": "imported", "c": "other"}, contents(t, dir))
+		table := command(t, out, "import", "-d", dir, "-").exits(exitOK).out
+		require.Contains(t, table, "left alone  2 that were there", format)
 	}
 }
 
-// A writer that miscounts is found out by the count alone: its checksum is right.
-func TestImport_Miscounted(t *testing.T) {
-	var b bytes.Buffer
-	w, err := newStreamWriter(&b)
-	require.NoError(t, err)
-	require.NoError(t, w.put(memory{id: "a"}))
-	w.count++
-	require.NoError(t, w.end())
-	_, err = read(b.Bytes())
-	require.ErrorIs(t, err, errNoStream)
+// A binary import that fails while it stores leaves nothing of it.
+func TestImport_AllOrNothing(t *testing.T) {
+	from, dir := filepath.Join(t.TempDir(), "from"), filepath.Join(t.TempDir(), "store")
+	command(t, lines(8000, 8000), "load", "-d", from, "--format", "jsonl", "-").exits(exitOK)
+	out := command(t, "", "export", "-d", from).exits(exitOK).out
+	fill(t, dir, map[string]string{"mine": "stays"})
+	r := command(t, out, "import", "-d", dir, "--max-bytes", "4MiB", "-").exits(exitIO)
+	require.Contains(t, r.err, "no space")
+	require.Equal(t, map[string]string{"mine": "stays"}, contents(t, dir))
 }
 
-func TestImport_HostileLength(t *testing.T) {
-	stream := append(smallExport(t)[:12], 'm', 0xff, 0xff, 0, 0, 0, 0x40, 'x')
-	r := &streamReader{r: bufio.NewReader(bytes.NewReader(stream[13:]))}
-	r.buf.WriteByte('m')
-	_, err := r.readMemory(markMemory)
-	require.ErrorIs(t, err, errNoStream)
-	require.Less(t, r.buf.Cap(), 1<<20, "memory is taken as bytes come")
+// What a program exports the command imports, and the other way round.
+func TestExportImport_Library(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	fill(t, dir, nasty)
+	out := command(t, "", "export", "-d", dir).exits(exitOK).out
+	s, err := warmtier.Open("", nil)
+	require.NoError(t, err)
+	st, err := s.Import(t.Context(), strings.NewReader(out))
+	require.NoError(t, err)
+	require.EqualValues(t, len(nasty), st.Memories)
+	require.NoError(t, s.Close())
+	command(t, string(smallExport(t)), "import", "-d", dir, "-").exits(exitOK)
+	require.Len(t, contents(t, dir), len(nasty)+3)
+	r := command(t, "", "export", "-d", dir, "--prefix", "a").exits(exitUsage)
+	require.Contains(t, r.err, "--prefix is for --format jsonl")
 }
 
 func TestImport_Lines(t *testing.T) {
@@ -198,7 +190,7 @@ func TestImport_Lines(t *testing.T) {
 		{"two ids", `{"id":"a","id_base64":"YQ==","content":""}`, "id_base64"},
 		{"other fields", `{"id":"a","content":"1","more":1}`, "more"},
 		{"no base64", `{"id":"a","content_base64":"!"}`, "line 1: "},
-		{"neither format", "not an export", "does not begin like one"},
+		{"neither format", "something else that is no export", "does not begin like an export"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir, file := filepath.Join(t.TempDir(), "store"), filepath.Join(t.TempDir(), "lines")
@@ -207,7 +199,10 @@ func TestImport_Lines(t *testing.T) {
 			require.NoDirExists(t, dir)
 		})
 	}
-	future := strings.Replace(string(smallExport(t)), "\x01\x00\x00\x00", "\x02\x00\x00\x00", 1)
-	r := command(t, future, "import", "-d", filepath.Join(t.TempDir(), "store"), "-").exits(exitIO)
-	require.Contains(t, r.err, "export format 2")
+	future := smallExport(t)
+	future[8]++
+	binary.LittleEndian.PutUint32(future[28:], crc32.Checksum(future[:28], crc32.MakeTable(crc32.Castagnoli)))
+	r := command(t, string(future), "import", "-d", filepath.Join(t.TempDir(), "store"), "-").exits(exitIO)
+	require.Contains(t, r.err, fmt.Sprintf("version of the export is %d", exportVersion+1))
+	require.Contains(t, r.err, fmt.Sprintf("reads %d", exportVersion))
 }
