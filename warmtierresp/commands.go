@@ -110,10 +110,15 @@ func (c *conn) execute(args [][]byte) {
 			c.error(unknown(args))
 		}
 	case len(args) != cmd.arity && (cmd.arity >= 0 || len(args) < -cmd.arity):
-		c.error("ERR wrong number of arguments for '" + cmd.name + "' command")
+		c.error(wrongNumber(cmd.name))
 	default:
 		cmd.run(c, args)
+		c.endWork()
 	}
+}
+
+func wrongNumber(name string) string {
+	return "ERR wrong number of arguments for '" + name + "' command"
 }
 
 // lower returns name in lower case, what is beyond any name cut off. It is valid until the next call.
@@ -167,6 +172,10 @@ func (c *conn) commandInfo(args [][]byte) {
 			c.describe(cmd)
 		}
 	case "count":
+		if len(args) != 2 {
+			c.error(wrongNumber("command|count"))
+			return
+		}
 		c.integer(int64(len(table)))
 	case "list":
 		c.array(len(table))
@@ -181,7 +190,9 @@ func (c *conn) commandInfo(args [][]byte) {
 			} else {
 				c.null()
 			}
-			c.relieve()
+			if !c.relieve() {
+				return
+			}
 		}
 	case "docs": // redis-cli asks; it does without
 		c.dict(0)
@@ -216,9 +227,11 @@ func unknownSubcommand(name string, sub []byte) string {
 	return fmt.Sprintf("ERR unknown subcommand '%s'. Try %s HELP.", clip(sub, 128), strings.ToUpper(name))
 }
 
-// relieve sends long replies before a command with many of them goes on, so that what it replies need not be held.
-func (c *conn) relieve() {
+// relieve sends long replies before a command with many of them goes on, so that what it replies need not be held. It
+// reports whether the command is to go on: not for a client that is gone.
+func (c *conn) relieve() (goesOn bool) {
 	if len(c.out) >= flushBytes && !c.quits {
 		c.quits = c.flush() != nil
 	}
+	return !c.quits
 }

@@ -41,6 +41,7 @@ SET c 2 NX GET: "1"
 SET d 2 NX GET: nil
 SET d 3 XX GET: "2"
 MGET a b none c d: ["" "4" nil "1" "3"]
+MGET a "" b: ["" nil "4"]
 SET a 1 NX XX: -ERR syntax error
 SET a 1 EX: -ERR syntax error
 SET a 1 EX 1 PX 1: -ERR syntax error
@@ -107,6 +108,27 @@ INCRBYFLOAT x 0.2: "0.3"
 INCRBYFLOAT x abc: -ERR value is not a valid float
 INCRBYFLOAT f 1: -ERR value is not a valid float
 INCRBYFLOAT y 3: "3"
+INCRBYFLOAT y 1p3: -ERR value is not a valid float
+INCRBYFLOAT y inf: -ERR increment would produce NaN or Infinity
+INCRBYFLOAT y -Infinity: -ERR increment would produce NaN or Infinity
+INCRBYFLOAT y nan: -ERR value is not a valid float
+INCRBYFLOAT y 1_0: -ERR value is not a valid float
+INCRBYFLOAT y 1e: -ERR value is not a valid float
+INCRBYFLOAT y .: -ERR value is not a valid float
+INCRBYFLOAT y " 1": -ERR value is not a valid float
+INCRBYFLOAT y .5: "3.5"
+INCRBYFLOAT y +1.: "4.5"
+INCRBYFLOAT y 1e-4940: "4.5"
+INCRBYFLOAT y 1e-4960: -ERR value is not a valid float
+INCRBYFLOAT y 1e-100000000: -ERR value is not a valid float
+INCRBYFLOAT y 1e100000000: -ERR value is not a valid float
+INCRBYFLOAT y 1e5000: -ERR value is not a valid float
+INCRBYFLOAT y 0e99999999999: "4.5"
+SET y 1e-100000000: OK
+INCRBYFLOAT y 1: -ERR value is not a valid float
+SET y 1e-4940: OK
+INCRBYFLOAT y 0: "0"
+DEL y: 1
 
 TTL none: -2
 PTTL none: -2
@@ -150,6 +172,8 @@ PEXPIREAT h 33177117420123: 1
 PEXPIRETIME h: 33177117420123
 SET h 1 EXAT 33177117420: OK
 EXPIRETIME h: 33177117420
+SET h 1 PXAT 33177117420600: OK
+EXPIRETIME h: 33177117421
 SET h 1 PXAT 33177117420123: OK
 PEXPIRETIME h: 33177117420123
 SET h 1 PX 100000: OK
@@ -205,6 +229,10 @@ SCAN 0: ["0" []]
 CLIENT SETNAME worker: OK
 CLIENT GETNAME: "worker"
 CLIENT SETNAME "a b": -ERR Client names cannot contain spaces, newlines or special characters.
+CLIENT GETNAME x: -ERR wrong number of arguments for 'client|getname' command
+CLIENT ID x: -ERR wrong number of arguments for 'client|id' command
+CLIENT SETNAME: -ERR wrong number of arguments for 'client|setname' command
+COMMAND COUNT x: -ERR wrong number of arguments for 'command|count' command
 CLIENT NOSUCH: -ERR unknown subcommand 'NOSUCH'. Try CLIENT HELP.
 AUTH default nothing: OK
 AUTH other nothing: -WRONGPASS invalid username-password pair or user is disabled.
@@ -260,7 +288,8 @@ func TestCommands_RandomAsRedis(t *testing.T) {
 	names := strings.Fields(`get set set set setnx getset getdel getex mget mset msetnx strlen append incr decr incrby
 		decrby incrbyfloat ttl expire expire persist del exists type dbsize nosuch`)
 	words := []string{"a", "b", "c", "\xff\xfe", "nx", "xx", "GET", "KeepTTL", "gt", "lt", "ex", "px", "exat", "pxat",
-		"persist", "", "0", "-5", "1000000", "100000000", "33177117420", "-1.5", "01", "1e3", "nan", "inf", "abc",
+		"persist", "", "0", "-5", "1000000", "100000000", "33177117420", "-1.5", "01", "1e3", "nan", "inf", "1p3", "1e-4940",
+		"abc",
 		"9223372036854775807", "-9223372036854775808", "9223372036854775808"}
 	for range 2000 {
 		args := []string{names[rng.IntN(len(names))]}

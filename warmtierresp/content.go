@@ -33,23 +33,66 @@ type held struct {
 
 func (h held) exists() bool { return h.version != 0 }
 
+// noVersion is that of no memory.
+const noVersion = ^warmtier.Version(0)
+
 // life is how long what is stored lives: for a time, until a moment, or, as its zero value, for ever.
 type life struct {
 	ttl   time.Duration
 	until time.Time
 }
 
-// look returns what id has.
-func (s *Server) look(id string) (held, error) {
+// check looks at what id has before its content is copied, length bytes, and may end the command.
+type check func(id string, length int) error
+
+func anyContent(string, int) error { return nil }
+
+// atMost ends a command with err for a content of more than n bytes.
+func atMost(n int, err error) check {
+	return func(_ string, length int) error {
+		if length > n {
+			return err
+		}
+		return nil
+	}
+}
+
+// expiring checks the deadline of what is there.
+func (c *conn) expiring(allows func(until time.Time) bool) check {
+	return func(id string, _ int) error {
+		until, err := c.server.store.Expiry(id)
+		if err == nil && !allows(until) || errors.Is(err, warmtier.ErrNotFound) {
+			return errNothing
+		}
+		return err
+	}
+}
+
+// look returns what id has, after first has let it. The room for the content is taken before it is copied.
+func (c *conn) look(id string, first check) (held, error) {
+	store, taken := c.server.store, 0
 	for {
-		content, version, err := s.store.GetVersion(id)
+		length, err := c.server.length(id)
 		if errors.Is(err, warmtier.ErrNotFound) {
 			return held{}, nil
+		}
+		if err == nil {
+			err = first(id, length)
+		}
+		if err == nil && length > taken {
+			err, taken = c.workRoom(length-taken), length
 		}
 		if err != nil {
 			return held{}, err
 		}
-		until, err := s.store.Expiry(id)
+		content, version, err := store.GetVersion(id)
+		if errors.Is(err, warmtier.ErrNotFound) || err == nil && len(content) > taken {
+			continue // deleted, expired or longer since
+		}
+		if err != nil {
+			return held{}, err
+		}
+		until, err := store.Expiry(id)
 		if errors.Is(err, warmtier.ErrNotFound) {
 			continue // deleted or expired since
 		}
@@ -57,11 +100,30 @@ func (s *Server) look(id string) (held, error) {
 	}
 }
 
+// length returns the length of the content of id.
+func (s *Server) length(id string) (n int, err error) {
+	err = s.store.View(id, func(content []byte) error {
+		n = len(content)
+		return nil
+	})
+	return n, err
+}
+
+// version returns the version of id, 0 if there is nothing, without a copy of its content.
+func (s *Server) version(id string) (warmtier.Version, error) {
+	v, err := s.store.PutIf(id, nil, noVersion)
+	if errors.Is(err, warmtier.ErrChanged) {
+		return v, nil
+	}
+	return 0, err
+}
+
 // change stores what fn makes of what id has, in one step. fn may be called several times; with errNothing it ends the
-// command, and nothing changes.
-func (s *Server) change(id string, fn func(h held) (content []byte, l life, err error)) error {
+// command, and nothing changes. So does first.
+func (c *conn) change(id string, first check, fn func(h held) (content []byte, l life, err error)) error {
+	s := c.server
 	for {
-		h, err := s.look(id)
+		h, err := c.look(id, first)
 		if err != nil {
 			return err
 		}
@@ -70,13 +132,17 @@ func (s *Server) change(id string, fn func(h held) (content []byte, l life, err 
 			return err
 		}
 		if len(content) > s.opts.MaxRequestBytes {
-			return commandError(fmt.Sprintf("ERR string exceeds maximum allowed size (%d bytes, limit %d)",
-				len(content), s.opts.MaxRequestBytes))
+			return tooLong(len(content), s.opts.MaxRequestBytes)
 		}
 		if err := s.putIf(id, content, l, h.version); !errors.Is(err, warmtier.ErrChanged) {
 			return err
 		}
+		c.endWork()
 	}
+}
+
+func tooLong(n, limit int) error {
+	return commandError(fmt.Sprintf("ERR string exceeds maximum allowed size (%d bytes, limit %d)", n, limit))
 }
 
 // put stores content, whatever is there.
@@ -109,18 +175,27 @@ func (s *Server) putIf(id string, content []byte, l life, v warmtier.Version) er
 	return s.store.Apply(&b)
 }
 
-// take deletes id, and returns what it had, in one step.
-func (s *Server) take(id string, unless func(h held) bool) (held, error) {
+// take deletes id, and returns what it had, in one step. It takes the room for a reply with
+// it. between is called before it deletes.
+func (c *conn) take(id string, between func(h held)) (held, error) {
 	for {
-		h, err := s.look(id)
-		if err != nil || !h.exists() || unless(h) {
+		h, err := c.look(id, func(_ string, length int) error { return c.replyRoom(length) })
+		if err != nil || !h.exists() {
 			return h, err
 		}
-		var b warmtier.Batch
-		b.Check(id, h.version)
-		b.Delete(id)
-		if err := s.store.Apply(&b); !errors.Is(err, warmtier.ErrChanged) {
+		between(h)
+		err = c.server.deleteIf(id, h.version)
+		if !errors.Is(err, warmtier.ErrChanged) {
 			return h, err
 		}
+		c.endWork()
 	}
+}
+
+// deleteIf deletes id if its version is v, and is ErrChanged otherwise.
+func (s *Server) deleteIf(id string, v warmtier.Version) error {
+	var b warmtier.Batch
+	b.Check(id, v)
+	b.Delete(id)
+	return s.store.Apply(&b)
 }

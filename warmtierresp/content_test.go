@@ -3,6 +3,7 @@ package warmtierresp
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,9 +24,10 @@ func TestChange_OtherWriteBetween(t *testing.T) {
 			t.Run(fmt.Sprint(name, ttl), func(t *testing.T) {
 				store := openStore(t, nil)
 				s := New(store, Options{})
+				c := newConn(s, nil, 1)
 				require.NoError(t, s.put("a", []byte("first"), life{ttl: ttl}))
 				var seen []string
-				err := s.change("a", func(h held) ([]byte, life, error) {
+				err := c.change("a", anyContent, func(h held) ([]byte, life, error) {
 					seen = append(seen, string(h.content))
 					if len(seen) == 1 {
 						require.NoError(t, between(store))
@@ -56,14 +58,13 @@ func TestChange_OtherWriteBetween(t *testing.T) {
 // Goal: GETDEL returns what it has deleted, whoever writes between.
 func TestTake_OtherWriteBetween(t *testing.T) {
 	store := openStore(t, nil)
-	s := New(store, Options{})
+	c := newConn(New(store, Options{}), nil, 1)
 	require.NoError(t, store.Put("a", []byte("first")))
 	calls := 0
-	h, err := s.take("a", func(held) bool {
+	h, err := c.take("a", func(held) {
 		if calls++; calls == 1 {
 			require.NoError(t, store.Put("a", []byte("second")))
 		}
-		return false
 	})
 	require.NoError(t, err)
 	require.Equal(t, "second", string(h.content))
@@ -169,4 +170,68 @@ func TestScan(t *testing.T) {
 		}
 	}
 	require.Equal(t, "-ERR invalid cursor", c.line("SCAN 12345"))
+}
+
+// scanOnce does one SCAN, and returns the cursor and the ids.
+func (c *client) scanOnce(args ...string) (cursor string, ids []string) {
+	c.t.Helper()
+	c.send(encode(append([]string{"SCAN"}, args...)...))
+	for i := range 2 {
+		line, err := c.in.ReadString('\n')
+		require.NoError(c.t, err)
+		if i == 0 {
+			require.Equal(c.t, "*2\r\n", line)
+			cursor, err = strconv.Unquote(c.reply())
+			require.NoError(c.t, err)
+			continue
+		}
+		for range c.number(line[1 : len(line)-2]) {
+			ids = append(ids, c.reply())
+		}
+	}
+	return cursor, ids
+}
+
+// Goal: one SCAN is bounded in bytes of ids and in the work of its pattern, whatever number it asks for; the scan still
+// has every key once.
+func TestScan_Bounded(t *testing.T) {
+	store := openStore(t, nil)
+	pattern := strings.Repeat("*a", 100) + "b"
+	const all = 100
+	for i := range all {
+		require.NoError(t, store.Put(strings.Repeat("a", 30_000)+fmt.Sprintf("%03d", i), nil))
+	}
+	s := serve(t, store, Options{MaxBufferBytes: 1 << 20})
+	c := s.dial()
+	for _, options := range [][]string{{"COUNT", "10000"}, {"COUNT", "10000", "MATCH", "*"}} {
+		seen, calls := map[string]bool{}, 0
+		for cursor := "0"; calls == 0 || cursor != "0"; calls++ {
+			var ids []string
+			cursor, ids = c.scanOnce(append([]string{cursor}, options...)...)
+			require.LessOrEqual(t, len(ids), (scanBytes+scanStep*30_100)/30_000)
+			for _, id := range ids {
+				require.False(t, seen[id])
+				seen[id] = true
+			}
+		}
+		require.Len(t, seen, all)
+		require.GreaterOrEqual(t, calls, 4)
+	}
+	one := newConn(s.Server, nil, 1)
+	one.authorize()
+	one.execute([][]byte{[]byte("SCAN"), []byte("0"), []byte("COUNT"), []byte("10000"), []byte("MATCH"), []byte(pattern)})
+	require.NotContains(t, string(one.out), "$1\r\n0\r\n", "it has matched all of them in one call")
+	require.Contains(t, c.do("SCAN", "0", "MATCH", strings.Repeat("*", maxPattern+1)), "-ERR pattern is too long")
+}
+
+// Goal: a SCAN that finds no room for a step tries a smaller one, and is an error when there is none for one id.
+func TestScan_NoRoom(t *testing.T) {
+	store := openStore(t, nil)
+	for i := range 64 {
+		require.NoError(t, store.Put(strings.Repeat("a", 60_000)+strconv.Itoa(i), nil))
+	}
+	cursor, ids := serve(t, store, Options{MaxBufferBytes: 100_000}).dial().scanOnce("0", "COUNT", "100")
+	require.NotEqual(t, "0", cursor)
+	require.NotEmpty(t, ids)
+	require.Contains(t, serve(t, store, Options{MaxBufferBytes: 1000}).dial().line("SCAN 0"), "-OOM")
 }

@@ -91,7 +91,7 @@ func (c *conn) ttl(args [][]byte) {
 	case until.IsZero():
 		c.integer(-1)
 	case unit.absolute:
-		c.integer(until.UnixMilli() / unit.ms)
+		c.integer((until.UnixMilli() + unit.ms/2) / unit.ms)
 	default:
 		left := max(0, until.UnixMilli()-time.Now().UnixMilli())
 		c.integer((left + unit.ms/2) / unit.ms)
@@ -162,14 +162,10 @@ func (c *conn) expire(args [][]byte) {
 	}
 	id, done := string(args[1]), false
 	if ms <= now.UnixMilli() {
-		var h held
-		h, err = c.server.take(id, func(h held) bool {
-			done = w.allows(h.until, ms)
-			return !done
-		})
-		done = done && h.exists()
+		done, err = c.deleteExpired(id, func(until time.Time) bool { return w.allows(until, ms) })
 	} else {
-		err = c.server.change(id, func(h held) ([]byte, life, error) {
+		allows := c.expiring(func(until time.Time) bool { return w.allows(until, ms) })
+		err = c.change(id, allows, func(h held) ([]byte, life, error) {
 			if done = h.exists() && w.allows(h.until, ms); !done {
 				return nil, life{}, errNothing
 			}
@@ -179,9 +175,36 @@ func (c *conn) expire(args [][]byte) {
 	c.replyDone(done, err)
 }
 
+// deleteExpired deletes id if its deadline allows it. What it had is read only in a store that is full, where a version
+// is not to be had without it.
+func (c *conn) deleteExpired(id string, allows func(until time.Time) bool) (done bool, err error) {
+	for s := c.server; ; c.endWork() {
+		v, err := s.version(id)
+		if errors.Is(err, warmtier.ErrNoSpace) {
+			var h held
+			h, err = c.look(id, anyContent)
+			v = h.version
+		}
+		if err != nil || v == 0 {
+			return false, err
+		}
+		until, err := s.store.Expiry(id)
+		if err == nil && !allows(until) || errors.Is(err, warmtier.ErrNotFound) {
+			return false, nil
+		}
+		if err == nil {
+			err = s.deleteIf(id, v)
+		}
+		if !errors.Is(err, warmtier.ErrChanged) {
+			return err == nil, err
+		}
+	}
+}
+
 func (c *conn) persist(args [][]byte) {
 	done := false
-	err := c.server.change(string(args[1]), func(h held) ([]byte, life, error) {
+	some := c.expiring(func(until time.Time) bool { return !until.IsZero() })
+	err := c.change(string(args[1]), some, func(h held) ([]byte, life, error) {
 		if done = !h.until.IsZero(); !done {
 			return nil, life{}, errNothing
 		}
@@ -196,5 +219,5 @@ func (c *conn) replyDone(done bool, err error) {
 		c.fail(err)
 		return
 	}
-	c.flag(done)
+	c.flag(done && err == nil)
 }

@@ -10,13 +10,22 @@ import (
 const (
 	scanNumber    = 10 // ids of a SCAN that asks for no number
 	maxScanNumber = 10_000
-	maxPattern    = 4 << 10 // bytes; matching costs its length times that of the id, at worst
+	maxPattern    = 1 << 10   // bytes; matching costs its length times that of the id, at worst
+	scanStep      = 32        // ids of a step
+	scanBytes     = 256 << 10 // of ids, after which a SCAN ends early
+	scanWork      = 4 << 20   // bytes of patterns, likewise
+
+	errCursor = commandError("ERR invalid cursor")
 )
 
 // del is DEL and UNLINK. Each key is deleted by itself, and an error ends it before the keys that are left.
 func (c *conn) del(args [][]byte) {
 	n := int64(0)
 	for _, arg := range args[1:] {
+		if c.server.cut.Load() {
+			c.quits = true
+			return
+		}
 		existed, err := c.server.store.Delete(string(arg))
 		if err != nil {
 			c.fail(err)
@@ -71,42 +80,98 @@ type scanning struct {
 	none    bool   // of a type that there is none of
 }
 
+// scan looks at so many keys as it is asked for, in steps, and ends before that when it has found scanBytes, or
+// matching has taken scanWork: the cursor goes on behind what it has looked at.
 func (c *conn) scan(args [][]byte) {
 	s, err := c.parseScan(args)
 	if err != nil {
 		c.fail(err)
 		return
 	}
-	ids, next, err := c.server.store.Scan(s.cursor, s.number)
-	switch {
-	case errors.Is(err, warmtier.ErrInvalidCursor):
-		c.error("ERR invalid cursor")
-		return
-	case errors.Is(err, warmtier.ErrCorrupt): // ids has the others; the same cursor would give the same error again
-		c.server.opts.Logger.Error("scan passed damaged records", "error", err)
-	case err != nil:
-		c.fail(err)
-		return
+	var found []string
+	size, work := 0, scanWork
+	step := scanStep
+	if s.pattern != nil { // one id is what a call matches, whatever it takes
+		step = 1
 	}
-	chosen := ids[:0]
-	for _, id := range ids {
-		if !s.none && (s.pattern == nil || match(s.pattern, id)) {
-			chosen = append(chosen, id)
+	for looked := 0; looked < s.number && size < scanBytes && work > 0; {
+		ids, next, err := c.scanStep(s, min(step, s.number-looked), looked == 0 && step == 1, &work)
+		if err == nil {
+			err = c.workRoom(idBytes(ids))
+		}
+		switch {
+		case err == nil:
+		case looked > 0 && !isStoreError(err):
+			work = 0 // the next call looks at these
+			continue
+		case step > 1 && !isStoreError(err):
+			step = 1
+			continue
+		default:
+			c.fail(err)
+			return
+		}
+		found, size, looked = append(found, ids...), size+idBytes(ids), looked+step
+		s.cursor, step = next, min(2*step, scanStep)
+		if next == 0 || c.server.closing.Load() {
+			break
 		}
 	}
 	c.array(2)
-	c.text(strconv.FormatUint(uint64(next), 10))
-	c.array(len(chosen))
-	for _, id := range chosen {
+	c.text(strconv.FormatUint(uint64(s.cursor), 10))
+	c.array(len(found))
+	for _, id := range found {
 		c.text(id)
-		c.relieve()
+		if !c.relieve() {
+			return
+		}
 	}
+}
+
+// errWork ends a step of a scan whose matching takes too long.
+const errWork = commandError("ERR pattern takes too long")
+
+// isStoreError reports whether err is not one of room or work, after which a smaller step may do.
+func isStoreError(err error) bool {
+	_, ok := errors.AsType[commandError](err)
+	return !ok
+}
+
+// scanStep returns those of the next n ids that s asks for. Matching takes from work, and ends with errWork when
+// nothing is left, unless it must be done.
+func (c *conn) scanStep(s scanning, n int, must bool, work *int) (ids []string, next warmtier.Cursor, err error) {
+	ids, next, err = c.server.store.Scan(s.cursor, n)
+	switch {
+	case errors.Is(err, warmtier.ErrInvalidCursor):
+		return nil, 0, errCursor
+	case errors.Is(err, warmtier.ErrCorrupt): // ids has the others; the same cursor would give the same error again
+		c.server.opts.Logger.Error("scan passed damaged records", "error", err)
+	case err != nil:
+		return nil, 0, err
+	}
+	chosen := ids[:0]
+	for _, id := range ids {
+		if *work <= 0 && !must {
+			return nil, 0, errWork
+		}
+		if !s.none && (s.pattern == nil || match(s.pattern, id, work)) {
+			chosen = append(chosen, id)
+		}
+	}
+	return chosen, next, nil
+}
+
+func idBytes(ids []string) (n int) {
+	for _, id := range ids {
+		n += len(id) + 2*argumentCost
+	}
+	return n
 }
 
 func (c *conn) parseScan(args [][]byte) (s scanning, err error) {
 	cursor, err := strconv.ParseUint(string(clip(args[1], 32)), 10, 64)
 	if err != nil {
-		return s, commandError("ERR invalid cursor")
+		return s, errCursor
 	}
 	s.cursor, s.number = warmtier.Cursor(cursor), scanNumber
 	options := args[2:]
@@ -139,8 +204,8 @@ func (c *conn) parseScan(args [][]byte) (s scanning, err error) {
 
 // match reports whether id matches pattern: * stands for any bytes, ? for one, [a-c] and [^a-c] for one of a set, and
 // \ makes what follows itself. After a mismatch only the last * takes one byte more: so no pattern takes longer than
-// its length times that of id.
-func match(pattern []byte, id string) bool {
+// its length times that of id. What it takes, in bytes of the pattern, is taken from work.
+func match(pattern []byte, id string, work *int) bool {
 	p, i := 0, 0
 	star, from := -1, 0 // the last *, and where in id it ends
 	for i < len(id) {
@@ -150,7 +215,9 @@ func match(pattern []byte, id string) bool {
 			continue
 		}
 		if p < len(pattern) {
-			if n, ok := matchByte(pattern[p:], id[i]); ok {
+			n, ok := matchByte(pattern[p:], id[i])
+			*work -= n
+			if ok {
 				p += n
 				i++
 				continue

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"sync/atomic"
 
 	"github.com/tidwall/redcon"
@@ -57,16 +58,20 @@ type allowance struct {
 }
 
 // take reports whether n bytes are left, and takes them.
+//
+// It adds nothing that it does not take. With an addition that is taken back where it was too much, a large request
+// that fails makes small ones fail beside it, for which there was room.
 func (a *allowance) take(n int) bool {
-	if a.used.Add(int64(n)) > a.limit {
-		a.used.Add(int64(-n))
-		return false
+	for {
+		used := a.used.Load()
+		if int64(n) > a.limit-used {
+			return false
+		}
+		if a.used.CompareAndSwap(used, used+int64(n)) {
+			return true
+		}
 	}
-	return true
 }
-
-// force takes n bytes that are in use already.
-func (a *allowance) force(n int) { a.used.Add(int64(n)) }
 
 func (a *allowance) giveBack(n int) { a.used.Add(int64(-n)) }
 
@@ -90,6 +95,7 @@ type reader struct {
 	count   int // arguments of it that are to come; 0 between commands
 	left    int // bytes of the argument under way that are to come, line end included; 0: its length is to come
 	refused error
+	came    int // bytes read since it began
 
 	spans    []span // its arguments, from head on
 	args     [][]byte
@@ -130,6 +136,7 @@ func (r *reader) command() ([][]byte, error) {
 		r.refused = nil
 		return nil, err
 	}
+	r.args = slices.Grow(r.args, len(r.spans))
 	for _, s := range r.spans {
 		r.args = append(r.args, r.buf[r.head+s.from:r.head+s.to:r.head+s.to])
 	}
@@ -142,6 +149,11 @@ func (r *reader) releaseArgs() {
 	if r.count > 0 { // of one that has begun
 		return
 	}
+	r.came = 0
+	r.dropArgs()
+}
+
+func (r *reader) dropArgs() {
 	if cap(r.args) > keptArgs || cap(r.spans) > keptArgs {
 		r.args, r.spans = nil, nil
 	}
@@ -149,6 +161,9 @@ func (r *reader) releaseArgs() {
 	r.argsHeld = 0
 	r.args, r.spans = r.args[:0], r.spans[:0]
 }
+
+// unfinished reports whether a part of a command has come.
+func (r *reader) unfinished() bool { return r.count > 0 || r.head < r.tail }
 
 // begin reads the first line of a command. An array without elements is none.
 func (r *reader) begin() error {
@@ -164,14 +179,21 @@ func (r *reader) begin() error {
 	r.count = max(0, n)
 	if n > r.limits.arguments {
 		r.refuse(r.limits.refusal)
-	} else if n > keptArgs {
-		if r.buffers.take(n * argumentCost) {
-			r.argsHeld = n * argumentCost
-		} else {
-			r.refuse(r.noBuffer())
-		}
 	}
 	return nil
+}
+
+// keepSpan keeps where an argument lies. Room for more arguments is taken as they come, and doubled.
+func (r *reader) keepSpan(s span) {
+	if n := len(r.spans); n >= keptArgs && n == keptArgs+r.argsHeld/argumentCost {
+		if !r.buffers.take(n * argumentCost) {
+			r.refuse(r.noBuffer())
+			return
+		}
+		r.argsHeld += n * argumentCost
+		r.spans = slices.Grow(r.spans, n)
+	}
+	r.spans = append(r.spans, s)
 }
 
 // argument reads the next argument, or passes it.
@@ -211,8 +233,9 @@ func (r *reader) argument() error {
 	if r.buf[end-2] != '\r' || r.buf[end-1] != '\n' {
 		return protocolError("no line end behind a bulk")
 	}
-	r.spans = append(r.spans, span{r.next - r.head, end - 2 - r.head})
+	s := span{r.next - r.head, end - 2 - r.head}
 	r.next = end
+	r.keepSpan(s)
 	r.left = 0
 	r.count--
 	return nil
@@ -224,7 +247,7 @@ func (r *reader) refuse(err error) {
 		r.refused = err
 	}
 	r.head = r.next
-	r.spans = r.spans[:0]
+	r.dropArgs()
 }
 
 func (r *reader) noBuffer() error {
@@ -284,6 +307,7 @@ func (r *reader) fill() error {
 	}
 	n, err := r.src.Read(r.buf[r.tail:])
 	r.tail += n
+	r.came += n
 	if n > 0 {
 		return nil // an error comes again
 	}

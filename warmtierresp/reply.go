@@ -44,29 +44,57 @@ func (c *conn) dict(n int) {
 	}
 }
 
-// bulk replies with b, for which there is room: a command that has changed something must not fail afterwards.
+// bulk replies with b, or with an error if there is no room for it.
 func (c *conn) bulk(b []byte) {
-	if over := c.over(b); over > 0 {
-		c.server.buffers.force(over)
-		c.outHeld += over
+	if err := c.bulkContent(b); err != nil {
+		c.fail(err)
 	}
-	c.out = redcon.AppendBulk(c.out, b)
 }
 
-// bulkContent is bulk if there is room for it. View calls it.
+// bulkContent is bulk that returns its error. View calls it.
 func (c *conn) bulkContent(b []byte) error {
-	if over := c.over(b); over > 0 {
-		if !c.server.buffers.take(over) {
-			return c.in.noBuffer()
-		}
-		c.outHeld += over
+	if err := c.replyRoom(len(b)); err != nil {
+		return err
 	}
 	c.out = redcon.AppendBulk(c.out, b)
 	return nil
 }
 
-// over returns how much more than it has c needs for b, bytes.
-func (c *conn) over(b []byte) int { return len(c.out) + len(b) - c.outHeld - 2*flushBytes }
+// replyRoom takes room for a reply of n bytes beyond those that wait, until they are sent. A command that changes
+// something takes it first, because it must not fail afterwards.
+func (c *conn) replyRoom(n int) error {
+	over := len(c.out) + n - c.outHeld - 2*flushBytes
+	if over <= 0 {
+		return nil
+	}
+	if !c.server.buffers.take(over) {
+		return c.in.noBuffer()
+	}
+	c.outHeld += over
+	return nil
+}
+
+// workRoom takes room for n bytes that the command under way works with, until it ends. The first are always there,
+// so that small commands do not fail for what others hold.
+func (c *conn) workRoom(n int) error {
+	c.work += n
+	over := c.work - c.workHeld - workBytes
+	if over <= 0 {
+		return nil
+	}
+	if !c.server.buffers.take(over) {
+		c.work -= n
+		return c.in.noBuffer()
+	}
+	c.workHeld += over
+	return nil
+}
+
+// endWork gives back what the command has taken to work with.
+func (c *conn) endWork() {
+	c.server.buffers.giveBack(c.workHeld)
+	c.work, c.workHeld = 0, 0
+}
 
 // errNothing ends a command that has nothing to change.
 var errNothing = errors.New("nothing to change")

@@ -36,13 +36,16 @@ type Options struct {
 	// bytes; 0 means 64 MiB, and 512 MiB is the most. A longer command is read past, in constant memory, and is an
 	// error.
 	MaxRequestBytes int
-	// MaxBufferBytes bounds what commands and replies on their way take, of all connections together, beyond 48
+	// MaxBufferBytes bounds what commands and replies on their way take, of all connections together, beyond 64
 	// KiB of each; 0 means 256 MiB. A command that finds no room is "-OOM", and changes
 	// nothing.
 	MaxBufferBytes int64
-	// IdleTimeout closes a connection from which nothing has come for so long, or up to an eighth less; 0 means never.
+	// IdleTimeout closes a connection from which nothing has come for so long; 0 means never. Whatever it is, a command
+	// that has begun must have come whole in 30s, and one more for each 64 KiB of it; and where there is a Token a
+	// client has 10s to show it.
 	IdleTimeout time.Duration
-	// WriteTimeout closes a connection that has taken no reply for so long, or up to an eighth less; 0 means 10s. Until
+	// WriteTimeout closes a connection that has taken no 256 KiB of its replies for so long, or up to an eighth less; 0
+	// means 10s. It bounds too how long Close waits for clients. Until
 	// then a client that does not read its replies makes nobody wait but itself: no further command of it is
 	// read.
 	WriteTimeout time.Duration
@@ -57,7 +60,9 @@ const (
 	defaultBufferBytes  = 256 << 20
 	defaultWriteTimeout = 10 * time.Second
 
-	refusalTimeout = time.Second // of the line that a connection too many gets
+	loginTimeout   = 10 * time.Second // to show the token
+	commandTimeout = 30 * time.Second // for a command that has begun to come whole, and more for a long one
+	refusalTimeout = time.Second      // of the line that a connection too many gets
 	refusalsAtOnce = 64
 	longestBackoff = time.Second // between two attempts to accept, when the system has no descriptor left
 )
@@ -86,10 +91,16 @@ type Server struct {
 	buffers  allowance
 	refusing chan struct{} // has one element for each refusal under way
 
+	loginTimeout   time.Duration // as the constants, but in tests
+	commandTimeout time.Duration
+
 	accepted atomic.Int64 // connections, ever
 	refused  atomic.Int64 // of them, for MaxClients
 	executed atomic.Int64 // commands
+	wrong    atomic.Int64 // passwords
+	wrongAt  atomic.Int64 // when one was logged last, ns since started; 0: never
 	closing  atomic.Bool
+	cut      atomic.Bool   // Close has waited long enough: connections are closed, and commands end between two keys
 	stop     chan struct{} // closed by Close
 
 	mu        sync.Mutex
@@ -102,12 +113,16 @@ type Server struct {
 // New returns a server for store, which listens nowhere by itself. Close it before the store.
 func New(store *warmtier.Store, opts Options) *Server {
 	s := &Server{
-		store:     store,
-		opts:      opts.withDefaults(),
-		token:     sha256.Sum256([]byte(opts.Token)),
-		commands:  commandTable(),
-		started:   time.Now(),
-		refusing:  make(chan struct{}, refusalsAtOnce),
+		store:    store,
+		opts:     opts.withDefaults(),
+		token:    sha256.Sum256([]byte(opts.Token)),
+		commands: commandTable(),
+		started:  time.Now(),
+		refusing: make(chan struct{}, refusalsAtOnce),
+
+		loginTimeout:   loginTimeout,
+		commandTimeout: commandTimeout,
+
 		stop:      make(chan struct{}),
 		listeners: map[net.Listener]bool{},
 		conns:     map[*conn]bool{},
@@ -213,8 +228,9 @@ func (s *Server) refuse(nc net.Conn) {
 }
 
 // Close stops listening, lets each command at work end, sends the replies to those that are done, and closes all
-// connections. Commands that have come and not begun are not executed. It waits for what it lets end: for a client that
-// does not take its replies as long as Options.WriteTimeout. It may be called several times.
+// connections. Commands that have come and not begun are not executed. It waits for what it lets end, for clients
+// that take their replies no longer than Options.WriteTimeout in all: then connections are closed as they are, and
+// commands of many keys end before the next one. It may be called several times.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	if !s.closing.Swap(true) {
@@ -230,8 +246,21 @@ func (s *Server) Close() error {
 		c.wake()
 	}
 	s.mu.Unlock()
+	late := time.AfterFunc(s.opts.WriteTimeout, s.cutOff)
+	defer late.Stop()
 	s.running.Wait()
 	return err
+}
+
+// cutOff closes the connections that Close still waits for.
+func (s *Server) cutOff() {
+	s.cut.Store(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		s.opts.Logger.Warn("connection cut off: it has taken too long to close", "client", c.id)
+		go func() { _ = c.nc.Close() }() // that of TLS may wait
+	}
 }
 
 // clients returns how many connections there are.

@@ -13,6 +13,7 @@ const redisVersion = "7.0.15"
 
 const (
 	maxClientName = 256 // bytes
+	wrongInterval = time.Second
 
 	errWrongPassword = commandError("WRONGPASS invalid username-password pair or user is disabled.")
 	errNoPassword    = commandError("ERR AUTH <password> called without any password configured for the default user. " +
@@ -30,7 +31,7 @@ func (c *conn) ping(args [][]byte) {
 	case 2:
 		c.bulk(args[1])
 	default:
-		c.error("ERR wrong number of arguments for 'ping' command")
+		c.error(wrongNumber("ping"))
 	}
 }
 
@@ -77,13 +78,22 @@ func (c *conn) login(user, password []byte) error {
 	digest := sha256.Sum256(password)
 	same := subtle.ConstantTimeCompare(digest[:], c.server.token[:]) == 1
 	if string(user) != "default" || !same && c.server.opts.Token != "" {
-		c.server.opts.Logger.Warn("wrong password", "client", c.id)
+		c.server.logWrongPassword(c.id)
 		return errWrongPassword
 	}
 	if !c.authorized {
 		c.authorize()
 	}
 	return nil
+}
+
+// logWrongPassword tells of one wrong password a second, and how many there were: whoever guesses fills no disk.
+func (s *Server) logWrongPassword(client int64) {
+	n, now, last := s.wrong.Add(1), time.Since(s.started), s.wrongAt.Load()
+	if last != 0 && now-time.Duration(last) < wrongInterval || !s.wrongAt.CompareAndSwap(last, int64(now)) {
+		return
+	}
+	s.opts.Logger.Warn("wrong password", "client", client, "wrong passwords", n)
 }
 
 // hello chooses the protocol, and may log in.
@@ -145,23 +155,27 @@ func (c *conn) hello(args [][]byte) {
 
 // client is the part of CLIENT that clients send by themselves.
 func (c *conn) client(args [][]byte) {
-	switch sub := subcommand(args); {
-	case sub == "id" && len(args) == 2:
+	sub := subcommand(args)
+	arity := map[string]int{"id": 2, "getname": 2, "setname": 3, "setinfo": 4}[sub]
+	switch {
+	case arity != 0 && len(args) != arity:
+		c.error(wrongNumber("client|" + sub))
+	case sub == "id":
 		c.integer(c.id)
-	case sub == "getname" && len(args) == 2:
+	case sub == "getname":
 		if c.name == "" {
 			c.null()
 			return
 		}
 		c.text(c.name)
-	case sub == "setname" && len(args) == 3:
+	case sub == "setname":
 		if !validName(args[2]) {
 			c.fail(errClientName)
 			return
 		}
 		c.name = string(args[2])
 		c.ok()
-	case sub == "setinfo" && len(args) == 4: // lib-name and lib-ver, which nothing here asks for
+	case sub == "setinfo": // lib-name and lib-ver, which nothing here asks for
 		c.ok()
 	default:
 		c.error(unknownSubcommand("client", args[1]))

@@ -3,6 +3,7 @@ package warmtierresp
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/warmtier/warmtier"
 )
@@ -25,17 +26,19 @@ func (c *conn) read(id string) {
 func (c *conn) mget(args [][]byte) {
 	c.array(len(args) - 1)
 	for _, arg := range args[1:] {
-		c.read(string(arg))
-		c.relieve()
+		if len(arg) == 0 || len(arg) > warmtier.MaxIDLen { // nothing is there
+			c.null()
+		} else {
+			c.read(string(arg))
+		}
+		if !c.relieve() {
+			return
+		}
 	}
 }
 
 func (c *conn) strlen(args [][]byte) {
-	n := 0
-	err := c.server.store.View(string(args[1]), func(content []byte) error {
-		n = len(content)
-		return nil
-	})
+	n, err := c.server.length(string(args[1]))
 	if err != nil && !errors.Is(err, warmtier.ErrNotFound) {
 		c.fail(err)
 		return
@@ -107,28 +110,57 @@ func (c *conn) store(id string, content []byte, s setting) {
 		c.ok()
 		return
 	}
-	var before held
-	err := c.server.change(id, func(h held) ([]byte, life, error) {
-		before = h
-		if s.condition == ifAbsent && h.exists() || s.condition == ifThere && !h.exists() {
-			return nil, life{}, errNothing
+	for {
+		done, err := c.storeOnce(id, content, s)
+		switch {
+		case errors.Is(err, warmtier.ErrChanged):
+			c.endWork()
+		case err != nil:
+			c.fail(err)
+			return
+		default:
+			done()
+			return
 		}
-		l := s.life
-		if s.keep {
-			l.until = h.until
-		}
-		return content, l, nil
-	})
-	switch {
-	case err != nil && !errors.Is(err, errNothing):
-		c.fail(err)
-	case s.answer && before.exists():
-		c.bulk(before.content)
-	case s.answer || err != nil:
-		c.null()
-	default:
-		c.ok()
 	}
+}
+
+// storeOnce does what SET with options does, unless another write comes between: ErrChanged. It returns what is to be
+// replied. Only where the content that is there is replied it is read, after the room for the reply was taken.
+func (c *conn) storeOnce(id string, content []byte, s setting) (reply func(), err error) {
+	var before held
+	if s.answer {
+		before, err = c.look(id, func(_ string, length int) error { return c.replyRoom(length) })
+	} else if s.condition != ifAbsent {
+		before.version, err = c.server.version(id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	reply = c.ok
+	if s.answer {
+		reply = func() { c.bulkOrNull(before) }
+	}
+	if s.condition == ifThere && !before.exists() || s.condition == ifAbsent && before.exists() {
+		if !s.answer {
+			reply = c.null
+		}
+		return reply, nil
+	}
+	l := s.life
+	if s.keep && before.exists() {
+		if l.until, err = c.server.store.Expiry(id); errors.Is(err, warmtier.ErrNotFound) {
+			err = warmtier.ErrChanged
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	err = c.server.putIf(id, content, l, before.version)
+	if s.condition == ifAbsent && !s.answer && errors.Is(err, warmtier.ErrChanged) {
+		return c.null, nil
+	}
+	return reply, err
 }
 
 func (c *conn) setnx(args [][]byte) {
@@ -160,18 +192,23 @@ func (c *conn) getset(args [][]byte) {
 }
 
 func (c *conn) getdel(args [][]byte) {
-	h, err := c.server.take(string(args[1]), func(held) bool { return false })
+	h, err := c.take(string(args[1]), func(held) {})
 	c.replyWith(h, err)
 }
 
 // replyWith replies with the content of h.
 func (c *conn) replyWith(h held, err error) {
-	switch {
-	case err != nil && !errors.Is(err, errNothing):
+	if err != nil {
 		c.fail(err)
-	case h.exists():
+		return
+	}
+	c.bulkOrNull(h)
+}
+
+func (c *conn) bulkOrNull(h held) {
+	if h.exists() {
 		c.bulk(h.content)
-	default:
+	} else {
 		c.null()
 	}
 }
@@ -193,7 +230,8 @@ func (c *conn) getex(args [][]byte) {
 		return
 	}
 	var before held
-	err := c.server.change(id, func(h held) ([]byte, life, error) {
+	room := func(_ string, length int) error { return c.replyRoom(length) }
+	err := c.change(id, room, func(h held) ([]byte, life, error) {
 		before = h
 		switch {
 		case h.exists() && wrong != nil:
@@ -203,6 +241,9 @@ func (c *conn) getex(args [][]byte) {
 		}
 		return h.content, l, nil
 	})
+	if errors.Is(err, errNothing) {
+		err = nil
+	}
 	c.replyWith(before, err)
 }
 
@@ -240,8 +281,14 @@ func (c *conn) mset(args [][]byte) {
 // append replies with the new length.
 func (c *conn) append(args [][]byte) {
 	length := 0
-	err := c.server.change(string(args[1]), func(h held) ([]byte, life, error) {
-		content := append(h.content, args[2]...)
+	room := func(_ string, length int) error {
+		if limit := c.server.opts.MaxRequestBytes; length+len(args[2]) > limit {
+			return tooLong(length+len(args[2]), limit)
+		}
+		return c.workRoom(length + len(args[2])) // for what is made
+	}
+	err := c.change(string(args[1]), room, func(h held) ([]byte, life, error) {
+		content := slices.Concat(h.content, args[2])
 		length = len(content)
 		return content, life{until: h.until}, nil
 	})
