@@ -81,6 +81,8 @@ func (d *Datastore) PutWithTTL(_ context.Context, key ds.Key, value []byte, ttl 
 }
 
 // SetTTL gives the value of key a time to live that begins now, in place of one that it has. It copies the value.
+// A value that PutWithTTL takes and that is longer than a segment of the store (SegmentSize) is ErrBatchTooLarge, and
+// keeps what it has.
 func (d *Datastore) SetTTL(_ context.Context, key ds.Key, ttl time.Duration) error {
 	for id := key.String(); ; {
 		value, version, err := d.store.GetVersion(id)

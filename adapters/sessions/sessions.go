@@ -78,7 +78,8 @@ func (s *Storage) Commit(token string, value []byte, expiry time.Time) error {
 	return s.put(token, value, time.Until(expiry))
 }
 
-// All returns every token with its value. It takes memory for all of them.
+// All returns every token with its value. It takes memory for all of them. It is all of them or an error: of a store
+// that is closed, or closes on the way, ErrClosed.
 func (s *Storage) All() (map[string][]byte, error) {
 	all := make(map[string][]byte)
 	for token := range s.store.IDs() {
@@ -89,6 +90,10 @@ func (s *Storage) All() (map[string][]byte, error) {
 		if found {
 			all[token] = value
 		}
+	}
+	// Ids of a store that is closed end as at their end.
+	if _, err := s.store.Expiry("any"); errors.Is(err, warmtier.ErrClosed) {
+		return nil, err
 	}
 	return all, nil
 }

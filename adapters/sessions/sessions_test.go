@@ -196,6 +196,16 @@ func TestStore_All(t *testing.T) {
 	require.Equal(t, map[string][]byte{"a": []byte("1"), "b": {}}, all)
 }
 
+// Goal: no part of the sessions is taken for all of them.
+func TestStore_AllOfClosed(t *testing.T) {
+	s := open(t)
+	require.NoError(t, s.Commit("a", []byte("1"), time.Now().Add(time.Hour)))
+	require.NoError(t, s.Close())
+	all, err := s.All()
+	require.ErrorIs(t, err, warmtier.ErrClosed)
+	require.Nil(t, all)
+}
+
 // TestSCS runs a server with sessions: logging in, counting, a new token, logging out.
 func TestSCS(t *testing.T) {
 	s, manager := open(t), scs.New()
