@@ -1,6 +1,7 @@
 package warmtierresp
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -70,31 +71,34 @@ func TestServer_RepliesWithinBuffers(t *testing.T) {
 	require.NoError(t, store.PutTTL("large", large, time.Hour))
 	until, err := store.Expiry("large")
 	require.NoError(t, err)
-	s := New(store, Options{MaxBufferBytes: 1 << 20})
-	c := newConn(s, nil, 1)
-	c.authorize()
-	for _, words := range []string{"SET large x NX GET", "SET large x GET", "SET large x XX GET EX 10", "GETSET large x",
-		"GETDEL large", "GETEX large PERSIST", "PERSIST large", "EXPIRE large 10", "APPEND large x", "GET large",
-		"ECHO *", "PING *"} {
-		var args [][]byte
-		for _, word := range strings.Fields(words) {
-			if word == "*" {
-				args = append(args, large)
-			} else {
-				args = append(args, []byte(word))
+	replying := []string{"SET large x NX GET", "SET large x GET", "SET large x XX GET EX 10", "GETSET large x",
+		"GETDEL large", "GETEX large PERSIST"}
+	for limit, commands := range map[int64][]string{
+		1 << 20: append(replying, "PERSIST large", "EXPIRE large 10", "APPEND large x", "GET large", "ECHO *", "PING *"),
+		3 << 20: replying, // room for a copy, and none for a reply with it
+	} {
+		s := New(store, Options{MaxBufferBytes: limit})
+		c := newConn(s, nil, 1)
+		c.authorize()
+		for _, words := range commands {
+			args := bytes.Fields([]byte(words))
+			if string(args[1]) == "*" {
+				args[1] = large
 			}
+			c.execute(args)
+			require.Contains(t, string(c.out), "-OOM", words)
+			require.Less(t, len(c.out), 1000, words)
+			c.out = c.out[:0]
+			s.buffers.giveBack(c.outHeld) // as flush does
+			c.outHeld = 0
+			length, err := s.length("large")
+			require.NoError(t, err)
+			require.Equal(t, len(large), length, words)
+			now, err := store.Expiry("large")
+			require.NoError(t, err)
+			require.Equal(t, until, now, words)
+			require.Zero(t, s.buffers.used.Load(), words)
 		}
-		c.execute(args)
-		require.Contains(t, string(c.out), "-OOM", words)
-		require.Less(t, len(c.out), 1000, words)
-		c.out = c.out[:0]
-		v, err := s.length("large")
-		require.NoError(t, err)
-		require.Equal(t, len(large), v, words)
-		now, err := store.Expiry("large")
-		require.NoError(t, err)
-		require.Equal(t, until, now, words)
-		require.Zero(t, c.workHeld)
 	}
 }
 
@@ -119,15 +123,16 @@ func TestServer_NoCopyWithoutNeed(t *testing.T) {
 func TestServer_ExpireInFullStore(t *testing.T) {
 	store := openStore(t, &warmtier.Options{MaxBytes: 4 << 20, Maintenance: warmtier.MaintenanceOptions{Disabled: true}})
 	c := serve(t, store, Options{}).dial()
-	reply := "OK"
+	full := false
 	for size := 100_000; size > 0; size /= 10 {
 		for i := range 100 {
-			if reply = c.do("SET", fmt.Sprintf("%d-%d", size, i), strings.Repeat("x", size)); reply != "OK" {
+			if reply := c.do("SET", fmt.Sprintf("%d-%d", size, i), strings.Repeat("x", size)); reply != "OK" {
+				full = true
 				break
 			}
 		}
 	}
-	require.Contains(t, reply, "-OOM")
+	require.True(t, full)
 	require.Equal(t, "1", c.line("EXPIRE 100000-0 -1"))
 	require.Equal(t, "0", c.line("EXISTS 100000-0"))
 }

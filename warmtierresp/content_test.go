@@ -201,7 +201,7 @@ func TestScan_Bounded(t *testing.T) {
 	for i := range all {
 		require.NoError(t, store.Put(strings.Repeat("a", 30_000)+fmt.Sprintf("%03d", i), nil))
 	}
-	s := serve(t, store, Options{MaxBufferBytes: 1 << 20})
+	s := serve(t, store, Options{})
 	c := s.dial()
 	for _, options := range [][]string{{"COUNT", "10000"}, {"COUNT", "10000", "MATCH", "*"}} {
 		seen, calls := map[string]bool{}, 0

@@ -1,6 +1,8 @@
 package warmtierresp
 
 import (
+	"bytes"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -167,4 +169,20 @@ func TestDel_CutOff(t *testing.T) {
 	c.execute([][]byte{[]byte("DEL"), []byte("a")})
 	require.True(t, c.quits)
 	require.True(t, store.Has("a"))
+}
+
+// Goal: whoever guesses passwords fills no log.
+func TestServer_WrongPasswordsLogged(t *testing.T) {
+	var log bytes.Buffer
+	s := New(openStore(t, nil), Options{Token: "secret", Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	s.started = time.Now().Add(-time.Hour)
+	for range 1000 {
+		s.logWrongPassword(1)
+	}
+	first := strings.Count(log.String(), "\n")
+	require.GreaterOrEqual(t, first, 1)
+	require.Less(t, first, 1000)
+	s.wrongAt.Store(1) // long ago
+	s.logWrongPassword(1)
+	require.Contains(t, log.String(), `"wrong passwords"=1001`)
 }

@@ -42,6 +42,18 @@ func TestFeatures(t *testing.T) {
 		ds.FeatureNamePersistent, ds.FeatureNameTTL}, names)
 }
 
+// Goal: SetTTL of a value longer than a segment says so, and the value stays.
+func TestTTL_LongerThanSegment(t *testing.T) {
+	d, ctx, key := open(t, "", &warmtier.Options{SegmentSize: 1 << 20}), t.Context(), ds.NewKey("/a")
+	require.NoError(t, d.PutWithTTL(ctx, key, make([]byte, 2<<20), time.Hour))
+	before, err := d.GetExpiration(ctx, key)
+	require.NoError(t, err)
+	require.ErrorIs(t, d.SetTTL(ctx, key, time.Minute), warmtier.ErrBatchTooLarge)
+	after, err := d.GetExpiration(ctx, key)
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+}
+
 func TestTTL(t *testing.T) {
 	d, ctx, key := open(t, "", nil), t.Context(), ds.NewKey("/a")
 	require.ErrorIs(t, d.SetTTL(ctx, key, time.Hour), ds.ErrNotFound)
