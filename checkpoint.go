@@ -30,7 +30,8 @@ durable, and its header says so. From its second name on that holds for good, in
 	manifest  of the second directory, as that of a Close: it lists each file with its end
 
 A kill or a power loss on the way leaves a manifest that says so (layout.Manifest.Unfinished), which is
-durable before the first link: a directory with some of the files is never taken for a store. docs/design.md,
+durable before the first link: a directory with some of the files is never taken for a store. A kill before that
+leaves an empty directory with a lock. docs/design.md,
 section 15, has the interleavings.
 */
 
@@ -44,7 +45,8 @@ section 15, has the interleavings.
 // from those of the moment, in both.
 //
 // dir is made, with what is missing above it, and must be empty otherwise. It is locked meanwhile, as by Open. When
-// an error is returned nothing of it stays. After a crash on the way dir does not open, and is to be removed.
+// an error is returned nothing of it stays. After a crash on the way dir does not open, and is to be removed; or it
+// has nothing but a lock file yet, and is to any Open, or a Checkpoint, an empty directory.
 //
 // Calls wait for it no longer than for another call, about as long as it takes to lock each lane; with SyncWrites, for
 // a flush. Each lane begins a new segment after it, for which the disk needs space. One checkpoint at a time is
@@ -107,7 +109,11 @@ func (s *Store) checkpointTo(ctx context.Context, path string) error {
 }
 
 // claimEmpty makes the directory at path, unless it is there and empty, opens and locks it. made are the paths of
-// the directories that were made, the lowest first.
+// the directories that it has made, the lowest first.
+//
+// That it is empty counts once it is locked: another checkpoint to the same path may have been finished since the first
+// look, and its manifest would be written over. The first look is for the sake of those who use it: nothing is made in
+// a directory that is theirs.
 func (s *Store) claimEmpty(path string) (to *dir.OS, made []string, err error) {
 	if path == "" {
 		return nil, nil, fmt.Errorf("no directory is named: %w", fs.ErrInvalid)
@@ -116,36 +122,46 @@ func (s *Store) claimEmpty(path string) (to *dir.OS, made []string, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := requireEmpty(os.ReadDir(abs)); err != nil {
-		return nil, nil, err
+	entries, err := os.ReadDir(abs)
+	if errors.Is(err, fs.ErrNotExist) {
+		made, err = dir.Make(abs, dir.SyncPath)
 	}
-	for above := abs; ; above = filepath.Dir(above) {
-		if _, err := os.Lstat(above); !errors.Is(err, fs.ErrNotExist) {
-			break
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	if err == nil {
+		err = requireEmpty(names)
+	}
+	if err == nil {
+		_ = s.hooks.fire(pointCheckpointLooked)
+		to, err = s.claimDirectory(abs)
+	}
+	if err == nil {
+		if names, err = to.Names(); err == nil {
+			err = requireEmpty(names)
 		}
-		made = append(made, above)
-	}
-	if to, err = s.claimDirectory(abs); err == nil {
-		return to, made, nil
+		if err == nil {
+			return to, made, nil
+		}
+		err = errors.Join(err, to.Close())
 	}
 	for _, path := range made {
-		_ = os.Remove(path) // another one may have made it
+		if !errors.Is(err, ErrLocked) { // somebody is about to fill it
+			_ = os.Remove(path) // if there is nothing in it
+		}
 	}
 	return nil, nil, err
 }
 
-// requireEmpty returns an error for a directory with anything in it but the lock that a crash has left, given what
-// it has.
-func requireEmpty(entries []fs.DirEntry, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	for _, e := range entries {
-		if e.Name() != layout.LockName {
-			return fmt.Errorf("the directory is not empty, it has %s: %w", e.Name(), fs.ErrExist)
+// requireEmpty returns an error for a directory with anything in it but the lock that a crash has left.
+func requireEmpty(names []string) error {
+	for _, name := range names {
+		if name != layout.LockName {
+			return fmt.Errorf("the directory is not empty, it has %s: %w", name, fs.ErrExist)
 		}
 	}
-	return err
+	return nil
 }
 
 // checkpoint is a checkpoint in the making.
@@ -186,9 +202,14 @@ func (d *disk) checkpoint(ctx context.Context, to dir.FS) (segments int, err err
 func (s *Store) stopResuming() {
 	s.segments.linking.Store(true)
 	for i := range s.lanes {
-		s.lanes[i].rolling.Lock()
-		s.lanes[i].rolling.Unlock() //nolint:staticcheck // nobody needs to be kept out
+		s.lanes[i].awaitRolling()
 	}
+}
+
+// awaitRolling returns when nobody has rolling who had it at the call.
+func (ln *lane) awaitRolling() {
+	ln.rolling.Lock()
+	defer ln.rolling.Unlock()
 }
 
 // make takes the steps of a checkpoint.
@@ -387,7 +408,8 @@ func (c *checkpoint) finish(ctx context.Context, m *layout.Manifest) error {
 	return c.to.Sync()
 }
 
-// undo removes what was made in the directory. What could not be removed stays linked, and is not written to.
+// undo removes what was made in the directory, durably. What could not be removed stays linked, and is not written to:
+// after a power loss names may be there again, and the manifest that says that the checkpoint is finished.
 func (c *checkpoint) undo() (err error) {
 	remove := func(name string) bool {
 		failed := c.to.Remove(name)
@@ -397,12 +419,19 @@ func (c *checkpoint) undo() (err error) {
 		err = errors.Join(err, failed)
 		return failed == nil
 	}
-	for seg, before := range c.linked {
+	var removed []*segment
+	for seg := range c.linked {
 		if remove(seg.name()) {
-			seg.inFile.linked.Store(before)
+			removed = append(removed, seg)
 		}
 	}
 	remove(layout.ManifestTempName)
 	remove(layout.ManifestName)
+	if failed := c.to.Sync(); failed != nil {
+		return errors.Join(err, failed)
+	}
+	for _, seg := range removed {
+		seg.inFile.linked.Store(c.linked[seg])
+	}
 	return err
 }

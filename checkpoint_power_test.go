@@ -276,6 +276,45 @@ func TestCheckpoint_CancelledAtEachPoint(t *testing.T) {
 	}
 }
 
+// Goal: where the removal of a checkpoint that failed is not durable, nobody writes to its files: a power loss may bring
+// back all of it.
+func TestCheckpoint_UndoneNotDurably(t *testing.T) {
+	for _, durable := range []bool{false, true} {
+		l := newCheckpointLife(t)
+		listed, failed := false, 0
+		l.at.set(func(p point) error {
+			listed = listed || p == pointCheckpointListed
+			return nil
+		})
+		want := contentsOf(t, l.s)
+		l.to.Fault = func(kind shadow.Kind, _ string) error {
+			if !listed || kind != shadow.CallSyncDir || durable && failed > 0 {
+				return nil
+			}
+			failed++
+			return syscall.EIO
+		}
+		_, err := l.s.disk.checkpoint(context.Background(), l.to)
+		require.ErrorIs(t, err, syscall.EIO)
+		require.Empty(t, l.to.Files)
+		fill(t, l.s, 200, 204, 100)
+		require.NoError(t, l.s.Sync())
+		kept := allKept
+		kept.Operation = func(i, _ int) bool { return i < 2 } // the manifest and its renaming, no removal
+		back := l.to.Crash(kept)
+		require.Equal(t, durable, len(back.Files) == 0)
+		for _, seg := range l.s.segments.all() {
+			require.False(t, durable && seg.inFile.linked.Load(), "lanes have not got back what was sealed")
+		}
+		if !durable {
+			copied := shadowStore(t, back, shadowOptions())
+			requireSame(t, copied, want)
+			closeShadow(t, copied, back)
+		}
+		closeShadow(t, l.s, l.from)
+	}
+}
+
 // Goal: a failed flush of a checkpoint is one of the store.
 func TestCheckpoint_FailedFlush(t *testing.T) {
 	l := newCheckpointLife(t)

@@ -196,7 +196,8 @@ func TestCheckpoint_Errors(t *testing.T) {
 	require.Len(t, snapshot(t, used), 1)
 	require.NoError(t, other.Close())
 	require.PanicsWithValue(t, "warmtier: nil context", func() {
-		_ = s.Checkpoint(nil, to) //nolint:staticcheck // on purpose
+		var none context.Context
+		_ = s.Checkpoint(none, to)
 	})
 	requireSame(t, s, want)
 	closeIntact(t, s)

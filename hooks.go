@@ -51,6 +51,7 @@ const (
 	pointClearPrepared    point = "clear: empty manifest written under its temporary name, writes not kept out"
 	pointClearBarred      point = "clear: writes kept out, empty manifest not renamed"
 	pointCleared          point = "clear: index empty, segments in the table"
+	pointCheckpointLooked point = "checkpoint: its directory is empty, not locked yet"
 	pointCheckpointLinked point = "checkpoint: a sealed segment linked, the moment not yet"
 	pointCheckpointLocked point = "checkpoint: one more lane locked"
 	pointCheckpointSealed point = "checkpoint: lanes sealed at one moment, nothing of that flushed"

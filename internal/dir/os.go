@@ -252,7 +252,8 @@ func (d *OS) Close() error { return errors.Join(d.unlock(), d.dir.Close()) }
 func Prepare(dir, marker string, readOnly bool, sync func(dir string) error) error {
 	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) && !readOnly {
-		return makeDirectory(dir, sync)
+		_, err = Make(dir, sync)
+		return err
 	}
 	if err != nil {
 		return err
@@ -266,23 +267,29 @@ func Prepare(dir, marker string, readOnly bool, sync func(dir string) error) err
 	return syncAbove(dir, sync)
 }
 
-// makeDirectory makes dir, an absolute path, and what is missing above it. Every new name must survive, or
+// Make makes dir, an absolute path, and what is missing above it. Every new name must survive, or
 // everything below goes with it: it is synced before there is anything below it. The first directory that
-// is there already may be the last one that a process made before it was killed.
-func makeDirectory(dir string, sync func(dir string) error) error {
-	err := os.Mkdir(dir, Mode)
+// is there already may be the last one that a process made before it was killed. made are the paths of those that
+// this call has made, the lowest first, after an error too.
+func Make(dir string, sync func(dir string) error) (made []string, err error) {
+	err = os.Mkdir(dir, Mode)
+	first := err == nil
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeDirectory(filepath.Dir(dir), sync); err != nil {
-			return err
+		if made, err = Make(filepath.Dir(dir), sync); err != nil {
+			return made, err
 		}
 		err = os.Mkdir(dir, Mode)
-	} else if err == nil {
+	}
+	if err == nil {
+		made = append([]string{dir}, made...)
+	}
+	if first {
 		err = syncAbove(filepath.Dir(dir), sync)
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) { // another process may be faster
-		return err
+		return made, err
 	}
-	return sync(filepath.Dir(dir))
+	return made, sync(filepath.Dir(dir))
 }
 
 // syncAbove makes the name of dir, which was there already, durable. A directory above that cannot be

@@ -29,8 +29,19 @@ var checkpointFaults = []fault{
 	},
 	{
 		name: "checkpoint begins beside a lane that resumes", file: "checkpoint.go",
-		old: "s.lanes[i].rolling.Lock()\n\t\ts.lanes[i].rolling.Unlock() //nolint", new: "_ = i //nolint",
+		old: "s.lanes[i].awaitRolling()", new: "_ = i",
 		test: "TestLinked_WaitsForLaneThatResumes",
+	},
+	{
+		name: "checkpoint takes the directory of another", file: "checkpoint.go",
+		old: "if names, err = to.Names(); err == nil {", new: "if names, err = to.Names(); err != nil {",
+		test: "TestCheckpoint_ToThePathOfAnother",
+	},
+	{
+		name: "checkpoint that fails is undone, not durably", file: "checkpoint.go",
+		old:  "return errors.Join(err, failed)\n\t}\n\tfor",
+		new:  "err = errors.Join(err, failed)\n\t}\n\tfor",
+		test: "TestCheckpoint_UndoneNotDurably",
 	},
 	{
 		name: "lane resumes a linked segment", file: "lane.go",
