@@ -122,7 +122,7 @@ func (r *round) finish(leaving []*segment, dropped *teller) {
 	leaving = c.withoutLive(leaving)
 	for _, seg := range leaving {
 		c.stats.BytesReclaimed += seg.recordBytes()
-		c.stats.FileBytesReclaimed += seg.fileBytes()
+		c.stats.FileBytesReclaimed += c.s.freedBytes(seg)
 	}
 	for _, target := range r.targets {
 		c.stats.BytesReclaimed -= target.recordBytes()

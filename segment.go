@@ -177,6 +177,17 @@ func (seg *segment) fileBytes() int64 {
 	return int64(len(seg.mem))
 }
 
+// freedBytes returns what the disk gets back when the file of seg goes, bytes: nothing while it has another name, in a
+// checkpoint, since its blocks are that one's then. 0 in a memory store.
+func (s *Store) freedBytes(seg *segment) int64 {
+	if seg.file != nil && seg.inFile.linked.Load() {
+		if st, err := s.disk.fs.StatFile(seg.name()); err != nil || st.Links > 1 { // the checkpoint may be gone by now
+			return 0
+		}
+	}
+	return seg.fileBytes()
+}
+
 func (seg *segment) deadBytes() int64 { return seg.recordBytes() - seg.live.Load() }
 
 func (seg *segment) is(st segmentState) bool {

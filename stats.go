@@ -198,7 +198,7 @@ type CompactionStats struct {
 	BytesBefore         int64
 	BytesAfter          int64
 	BytesReclaimed      int64 // in the segments given back, less those in the segments filled, less BytesUnreturned
-	FileBytesReclaimed  int64 // of the files removed, less those made for what was moved; in a directory
+	FileBytesReclaimed  int64 // of the files removed that no checkpoint has, less those made for what was moved
 	BytesUnreturned     int64 // of mappings given up that the system did not take back yet: see SegmentDetails
 	BytesCopied         int64 // of live records, in finished rounds
 	FragmentationBefore float64

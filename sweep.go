@@ -173,7 +173,7 @@ func (s *Store) sweepRunning() (gone swept, err error) {
 	for _, seg := range leaving {
 		left[seg] = true
 		gone.records += seg.recordBytes()
-		gone.files += seg.fileBytes()
+		gone.files += s.freedBytes(seg)
 	}
 	for _, seg := range segs {
 		if !left[seg] {

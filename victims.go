@@ -220,8 +220,9 @@ func (c *compaction) claimVictims(victims []*victim) []*victim {
 func (c *compaction) fitOneTarget() (allowance, error) {
 	size := min(c.size, c.s.medium.targetSize())
 	a, gives := c.fitInto(size, 0)
-	if a.victims == 0 { // from an Open with larger segments, or where no more space could be kept back
-		return a, fmt.Errorf("%w: what is live of no victim fits into a target of %d bytes", ErrNoSpace, size)
+	if a.victims == 0 { // from an Open with larger segments, where no more space could be kept back, or in checkpoints
+		return a, fmt.Errorf("%w: of no victim whose file is in no checkpoint, what is live fits into a target of %d bytes",
+			ErrNoSpace, size)
 	}
 	if gives < size && c.s.medium.recycles() {
 		if a, gives = c.fitInto(size, size); gives < size {
@@ -234,7 +235,7 @@ func (c *compaction) fitOneTarget() (allowance, error) {
 		return a, nil
 	}
 	if next := c.work[a.victims:]; len(next) > 0 {
-		if live, _ := next[0].need(); live > 0 {
+		if live, _ := next[0].need(); live > 0 && c.getsBack(next[0]) > 0 {
 			a.partial = true
 			a.victims++
 		}
@@ -248,18 +249,27 @@ func (c *compaction) fitInto(size, first int) (a allowance, gives int) {
 	a = allowance{targets: 1, room: size - layout.HeaderSize - layout.DigestSize} // it keeps room for one digest more
 	for i, v := range c.work {
 		live, tombstones := v.need()
-		if len(v.seg.mem) < first || a.needed+live+tombstones > a.room {
+		gets := c.getsBack(v)
+		if gets == 0 || gets < first || a.needed+live+tombstones > a.room {
 			continue
 		}
 		first = 0
 		a.needed += live + tombstones
 		a.kept += tombstones
-		gives += len(v.seg.mem)
+		gives += gets
 		copy(c.work[a.victims+1:i+1], c.work[a.victims:i])
 		c.work[a.victims] = v
 		a.victims++
 	}
 	return a, gives
+}
+
+// getsBack returns how much memory comes back with v, or how much space on the disk, bytes.
+func (c *compaction) getsBack(v *victim) int {
+	if v.seg.file == nil {
+		return len(v.seg.mem)
+	}
+	return int(c.s.freedBytes(v.seg))
 }
 
 // need returns how many bytes of a target the rest of v takes, at most, and how many its tombstones.
