@@ -276,8 +276,8 @@ func TestCheckpoint_CancelledAtEachPoint(t *testing.T) {
 	}
 }
 
-// Goal: where the removal of a checkpoint that failed is not durable, nobody writes to its files: a power loss may bring
-// back all of it.
+// Goal: where the removal of a checkpoint that failed is not durable, nobody writes to its files: a power loss may
+// bring back all of it.
 func TestCheckpoint_UndoneNotDurably(t *testing.T) {
 	for _, durable := range []bool{false, true} {
 		l := newCheckpointLife(t)

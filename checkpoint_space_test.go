@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Goal: on a full disk a compaction does not spend the space kept back on segments whose blocks stay in a checkpoint. Once
-// that is gone everything can be deleted and compacted.
+// Goal: on a full disk a compaction does not spend the space kept back on segments whose blocks stay in a checkpoint.
+// Once that is gone everything can be deleted and compacted.
 func TestCheckpoint_OnFullDisk(t *testing.T) {
 	d, to := newShadow(), newShadow()
 	s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash, share: fullSegments})
