@@ -102,7 +102,8 @@ func (a *application) addWrite(s *Store, w *batchWrite, sh *shard, tag uint32) {
 	if s.marksReads {
 		d.hash = s.hash(w.id) // the whole of it: ghosts
 	}
-	if d.deadline = w.until; w.ttl > 0 {
+	d.deadline = w.until
+	if w.ttl > 0 {
 		d.deadline = s.clock.after(w.ttl)
 	}
 	if d.deadline != 0 {

@@ -31,8 +31,7 @@ durable, and its header says so. From its second name on that holds for good, in
 
 A kill or a power loss on the way leaves a manifest that says so (layout.Manifest.Unfinished), which is
 durable before the first link: a directory with some of the files is never taken for a store. A kill before that
-leaves an empty directory with a lock. docs/design.md,
-section 15, has the interleavings.
+leaves an empty directory with a lock. docs/design.md, section 15, has the interleavings.
 */
 
 // Checkpoint makes dir a copy of the store as it is at one moment within the call: a directory that opens as a

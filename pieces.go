@@ -7,9 +7,9 @@ import (
 	"unsafe"
 )
 
-// pieceBytes is the most that a list of a compaction takes from the Go heap in one piece. A larger one would be
-// cleared, and its pages be made, in one go that nothing can preempt, for which a starting garbage collection waits
-// on the other processors.
+// pieceBytes is the most that a list, which grows with memories, takes from the Go heap in one piece. A larger one
+// would be cleared, and its pages be made, in one go that nothing can preempt, for which a starting garbage collection
+// waits on the other processors.
 const pieceBytes = 256 << 10
 
 // pieces is a list that grows at its end in pieces of at most pieceBytes, and may lose elements at its front. A copy
