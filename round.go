@@ -177,9 +177,13 @@ func (c *compaction) giveBack(segs []*segment, files bool) {
 	}
 }
 
-// keepSurvivor maps a survivor where victims that were smaller than a target have given back as much.
+// keepSurvivor maps a survivor where victims that were smaller than a target have given back as much, or memory is not
+// short.
 func (c *compaction) keepSurvivor() {
 	if !c.s.medium.recycles() || c.s.mapper.limit == 0 || len(c.pool) > 0 {
+		return
+	}
+	if _, err := c.allowedBytes(int64(c.size)); err != nil {
 		return
 	}
 	if mem, err := c.s.mapper.acquireTarget(c.size); err == nil { // otherwise a pin has what victims leave
