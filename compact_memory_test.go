@@ -195,9 +195,9 @@ func TestCompact_OverheadBounded(t *testing.T) {
 	}
 }
 
-// Goal: no compaction takes more than pieceBytes from the Go heap in one piece. What would break: a list that grows with
-// the memories of a segment. Method: the profile of its allocations, in a store with as many memories in a segment as
-// make such a list larger, some of them expired.
+// Goal: no compaction takes more than pieceBytes from the Go heap in one piece. What would break: a list that grows
+// with the memories of a segment. Method: the profile of its allocations, in a store with as many memories in a
+// segment as make such a list larger, some of them expired.
 func TestCompact_NoLargeAllocation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := quiet()
