@@ -390,7 +390,7 @@ func crashesAtCall(t testing.TB, n int, first bool) []int {
 	case raceEnabled:
 		step = 16
 	case first && step == 1:
-		return []int{0, 1 + n%3, mixedVariant, killedVariant}
+		return []int{n % mixedVariant, mixedVariant + n%2}
 	case !first:
 		step = stride(t, 36, 1)
 	}
