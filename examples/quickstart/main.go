@@ -2,8 +2,9 @@
 //
 // It stores the source of the machine's Go installation, one memory per top-level declaration.
 // Then it rewrites a third of the memories and deletes another third, and does both once more while
-// compactions run. All the while readers compare what they read with what must be there. At the end
-// it prints what that took, and exits with 1 if a single read was wrong.
+// compactions run. All the while readers compare what they read with what must be there. What is left it
+// puts into a store of half the size, which evicts. At the end it prints what all that took, and exits with 1 if a
+// single read was wrong.
 //
 //	go run ./examples/quickstart
 //	go run ./examples/quickstart -dir path/to/other/go/source
@@ -42,7 +43,7 @@ func main() {
 	}
 }
 
-// run is the whole program: load, change, change while compacting, compare, report.
+// run is the whole program: load, change, change while compacting, compare, evict, report.
 func run(ctx context.Context, dir string, out io.Writer, p *progress) (err error) {
 	if dir == "" {
 		if dir, err = goSource(ctx); err != nil {
@@ -88,6 +89,10 @@ func run(ctx context.Context, dir string, out io.Writer, p *progress) (err error
 
 	p.begin("comparing every memory with what it must be", store.Len())
 	if err := compareAll(ctx, store, memories, p); err != nil {
+		return err
+	}
+	p.begin("putting them into a store of half the size, which evicts", store.Len())
+	if r.bounded, err = putIntoHalf(ctx, store, p); err != nil {
 		return err
 	}
 	p.end()

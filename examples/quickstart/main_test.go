@@ -21,6 +21,7 @@ func TestRun(t *testing.T) {
 	require.NoError(t, run(t.Context(), filepath.Join(source, "go"), &out, &progress{w: &shown}))
 	require.Contains(t, out.String(), "wrong reads: 0\n")
 	require.Contains(t, out.String(), "fragmentation")
+	require.Regexp(t, `[1-9][0-9,]* evicted, [1-9][0-9,]* expired and dropped`, out.String())
 	require.Contains(t, shown.String(), "while compactions run")
 }
 

@@ -48,6 +48,7 @@ type report struct {
 	loaded, changed, compacted snapshot
 	quiet, during              *readers                   // without, and with compactions running
 	compactions                []warmtier.CompactionStats // at least one
+	bounded                    bounded
 }
 
 // print writes the tables to out.
@@ -85,7 +86,10 @@ func (r *report) print(out io.Writer) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return r.printCompactions(out)
+	if err := r.printCompactions(out); err != nil {
+		return err
+	}
+	return r.bounded.print(out)
 }
 
 // line writes one line of a table: its name to the left, its figures to the right.
