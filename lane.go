@@ -157,11 +157,9 @@ type sealedLane struct {
 }
 
 // sealLanes seals the active segments that hold a record and of which at least a share of threshold
-// (0: any) is dead, and returns them. Lanes get a new segment with their next record, and from here on
-// none resumes one that was sealed. In a closed store segments without a record are sealed too, since
-// none may stay active.
+// (0: any) is dead, and returns them. Lanes get a new segment with their next record, or resume one that
+// nobody has claimed. In a closed store segments without a record are sealed too, since none may stay active.
 func (s *Store) sealLanes(threshold float64) (sealed []sealedLane) {
-	s.segments.setPartial(nil)
 	for i := range s.lanes {
 		ln := &s.lanes[i]
 		if seg := s.sealLane(ln, threshold); seg != nil {
@@ -213,8 +211,8 @@ func (s *Store) sealLane(ln *lane, threshold float64) *segment {
 /*
 Resuming a segment. Every Close seals the segments of lanes, half empty or not, and every Open after
 a kill does: without more, a thousand times Open, Put and Close would leave a thousand files. So a
-lane that needs a segment resumes one that was sealed with room left before this Open, as long as no
-compaction may have chosen it. First its state is written as not sealed, to both copies: if one that
+lane that needs a segment resumes one that was sealed with room left before this Open, unless a
+compaction has chosen it. First its state is written as not sealed, to both copies: if one that
 says sealed were left, damage to the other one would end the segment before the new records.
 Everything beyond the last record must be zero, as Open has made it (see clearRemains), since a
 record left there would count after a new one. If it is not, the file was damaged by another
@@ -292,7 +290,7 @@ func (s *Store) canResume(seg *segment, d *draft, early bool) bool {
 // claimSealed claims seg for a lane that resumes it, if nobody else has claimed it and its file allows
 // that.
 func (s *Store) claimSealed(seg *segment) bool {
-	if !seg.claimFor(ownerLane) {
+	if !seg.claimFor(ownerLane) { // a victim is lost with what is written to it
 		return false
 	}
 	if seg.is(stateSealed) && s.medium.unseal(seg) == nil {

@@ -37,7 +37,7 @@ type segmentTable struct {
 	pending map[uint64]bool // ids of segments for lanes that are being made, not published yet
 	taken   map[uint64]bool // ids in names of unfinished files that Open has found; constant afterwards
 	// partial are segments of lanes that the last Close, or this Open, sealed with room left. A
-	// lane that needs a segment resumes one of these, until the first compaction.
+	// lane that needs a segment resumes one of these, unless somebody has claimed it or it has left.
 	partial []*segment
 }
 
