@@ -23,7 +23,7 @@ type ExportStats struct {
 // that was there throughout is there once, and one that comes or goes on the way may be in it or not. A batch may be
 // there in part. (Of a store in a directory [Store.Checkpoint] makes a copy of one moment.) The stream has a checksum
 // for each chunk, the number of memories and an end mark, so a part of it is no export; docs/format.md has its bytes.
-// It is written in pieces of about 256 KiB, and one content more.
+// It is written in pieces of about 256 KiB, or of one content, and takes the memory of the longest content twice.
 //
 // Nobody waits for Export: w is written to with no lock held, and may be slow; it may call the store, but not Close,
 // which waits for Export to end. Reads by Export are no reads in Stats, nor for eviction. It panics when ctx is nil.

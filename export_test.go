@@ -227,6 +227,26 @@ func TestImport_Undone(t *testing.T) {
 	})
 }
 
+// Goal: a kill leaves no temporary files: where an open file can lose its name they have none.
+func TestImport_NamelessFiles(t *testing.T) {
+	none := spoolsIn(t)
+	from := openTest(t, quiet(), hooks{})
+	fill(t, from, 0, 100, 1000)
+	var at latePoints
+	to := openTest(t, quiet(), hooks{at: at.hook})
+	looked := 0
+	at.set(func(p point) error {
+		if p == pointPutAppended { // both files are in use
+			none()
+			looked++
+		}
+		return nil
+	})
+	_, err := to.Import(context.Background(), onlyReader{bytes.NewReader(exportOf(t, from))})
+	require.NoError(t, err)
+	require.Equal(t, 100, looked)
+}
+
 // changingReader is a reader with a second read that differs from the first.
 type changingReader struct {
 	io.ReadSeeker
@@ -342,6 +362,8 @@ func TestExport_Errors(t *testing.T) {
 
 	_, err = s.Export(ctx, writerFunc(func(b []byte) (int, error) { return len(b), s.Put("x", nil) }))
 	require.NoError(t, err, "w may call the store")
+	_, err = s.Export(ctx, writerFunc(func(b []byte) (int, error) { return len(b) / 2, nil }))
+	require.ErrorIs(t, err, io.ErrShortWrite)
 	locationBytes := recordOf(t, s, idOf(3))
 	mend := flipByte(locationBytes, len(locationBytes)-20)
 	_, err = s.Export(ctx, io.Discard)

@@ -35,8 +35,10 @@ const mostImported = 1 << 62
 //
 // Nothing is stored before all of the stream was read and checked. If r is an [io.Seeker] it is read twice; other
 // streams are kept, as they come, in a temporary file ([os.CreateTemp], in $TMPDIR), as large as the stream. Another
-// one has the ids, and 10 bytes for each. Beside these an import takes the memory of one content and some 256 KiB.
-// Other calls see the memories one by one. After a crash on the way some are there: to import again adds the others.
+// one has the ids, and 10 bytes for each. Beside these an import takes the memory of the longest content, a quarter
+// more while it comes in, and some 256 KiB. Other calls see the memories one by one. After a crash on the way some are there:
+// to import again adds the others, and where that is not enough, import into a new directory, and name it when Import
+// has returned. A store that evicts may drop some of them, or of what it had, while others come.
 //
 // r must not call Close, which waits for Import to end. It panics when ctx is nil.
 //
@@ -73,9 +75,11 @@ type importing struct {
 	s     *Store
 	in    io.ReadSeeker // where the stream can be read again
 	begin int64         // where it begins there
-	total stream.Total
+	read  *stream.Reader
+	total stream.Total // of the first time
 	stats ExportStats
 	kept  []*os.File // temporary files
+	named []string   // those of them that still have a name
 	drawn drawnLog
 }
 
@@ -179,7 +183,7 @@ func (i *importing) check(ctx context.Context, r io.Reader) (err error) {
 	if !errors.Is(err, io.EOF) {
 		return damagedExport(err)
 	}
-	i.total, i.stats.Bytes = in.Total(), in.Read()
+	i.read, i.total, i.stats.Bytes = in, in.Total(), in.Read()
 	if i.total.MaxVersion > mostImported {
 		return &CorruptError{
 			File: exportName, Reason: fmt.Sprintf("it has version %d, which no store draws", i.total.MaxVersion),
@@ -202,36 +206,36 @@ func damagedExport(err error) error {
 	return err
 }
 
-// temporary makes a file that is gone with release.
+// temporary makes a file that is gone with release, and with the process where an open file can lose its name.
 func (i *importing) temporary() (*os.File, error) {
 	file, err := os.CreateTemp("", "warmtier-import-*")
-	if err == nil {
-		i.kept = append(i.kept, file)
+	if err != nil {
+		return nil, err
 	}
-	return file, err
+	i.kept = append(i.kept, file)
+	if os.Remove(file.Name()) != nil {
+		i.named = append(i.named, file.Name())
+	}
+	return file, nil
 }
 
 func (i *importing) release() {
 	for _, file := range i.kept {
 		_ = file.Close()
-		_ = os.Remove(file.Name())
+	}
+	for _, name := range i.named {
+		_ = os.Remove(name)
 	}
 }
 
-// again returns a reader of the stream from its begin.
-func (i *importing) again() (*stream.Reader, error) {
-	if _, err := i.in.Seek(i.begin, io.SeekStart); err != nil {
-		return nil, err
-	}
-	in, err := stream.NewReader(i.in)
-	return in, damagedExport(err)
-}
-
-// store stores the memories of the stream.
+// store stores the memories of the stream, which it reads from its begin.
 func (i *importing) store(ctx context.Context) error {
-	in, err := i.again()
-	if err != nil {
+	if _, err := i.in.Seek(i.begin, io.SeekStart); err != nil {
 		return err
+	}
+	in := i.read
+	if err := in.Reset(i.in); err != nil {
+		return damagedExport(err)
 	}
 	for {
 		if err := stopped(ctx); err != nil {

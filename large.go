@@ -19,6 +19,9 @@ needs it, and remove it.
 
 // putLarge stores d in a segment of its own.
 func (s *Store) putLarge(d *draft) error {
+	if err := s.changed(d); err != nil {
+		return err
+	}
 	return s.withOwnSegment(d, func(seg *segment) (published bool, err error) {
 		err = s.putIn(seg, d)
 		return err == nil, err

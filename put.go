@@ -167,11 +167,11 @@ func (s *Store) putInLane(d *draft) (ok bool, err error) {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	if err := s.admitLocked(d); err != nil {
-		return false, err
+		return false, cmp.Or(s.changedLocked(d), err)
 	}
 	w, ok := ln.beginLocked(d)
 	if !ok {
-		return false, nil
+		return false, s.changedLocked(d)
 	}
 	defer w.clearUnfinished()
 	record.PutBody(w.rec, d.id, d.deadline, d.content)

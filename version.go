@@ -44,6 +44,37 @@ func (d *draft) checkLocked(found *match, exists bool) error {
 	return nil
 }
 
+// changedLocked is the look-up and checkLocked of a draft that finds no room: for one that is refused in any case
+// nothing is compacted or evicted, nobody waits, and its error is not that room lacks. REQUIRES: the lane's lock held,
+// contentMu read-held.
+func (s *Store) changedLocked(d *draft) error {
+	if d.condition == nil {
+		return nil
+	}
+	var found match
+	exists, err := s.probe(&found, d.shard, d.tag, d.id)
+	if err != nil {
+		return err
+	}
+	return d.checkLocked(&found, exists && !s.isExpired(&found))
+}
+
+// changed is changedLocked for a draft that is about to get a segment of its own.
+func (s *Store) changed(d *draft) (err error) {
+	if d.condition == nil {
+		return nil
+	}
+	defer s.catchFault(armFaults(), &err)
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	if s.barrier != nil { // the write itself waits, or says why not
+		return nil
+	}
+	ln := d.shard.lane
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	return s.changedLocked(d)
+}
+
 // GetVersion is [Store.Get] that returns the version of the content as well.
 //
 // Errors: as [Store.Get]. The version is 0 then, so after [ErrNotFound] it is what [Store.PutIf] takes for an
@@ -72,9 +103,9 @@ func (s *Store) getVersion(dst []byte, id string) ([]byte, Version, error) {
 // memory. It returns the version of what it stored. Looking and storing are one step: no other write comes
 // between.
 //
-// Errors: [ErrChanged], with the version that is there, when it is another one; otherwise as [Store.Put], with
-// version 0. Nothing has changed then, with the exception that Put has. With SyncWrites what ErrChanged tells of
-// is durable.
+// Errors: [ErrChanged], with the version that is there, when it is another one, also where there would be no room;
+// otherwise as [Store.Put], with version 0. Nothing has changed then, with the exception that Put has, and nothing was
+// evicted for an ErrChanged unless others came between. With SyncWrites what ErrChanged tells of is durable.
 func (s *Store) PutIf(id string, content []byte, v Version) (Version, error) {
 	started := s.meters.sampleWrite()
 	c := condition{wanted: v}

@@ -111,6 +111,44 @@ func TestPutIf_Errors(t *testing.T) {
 	require.ErrorIs(t, s.Update("a", nil), ErrReadOnly, "fn is not called for nothing")
 }
 
+// Goal: a PutIf that is refused for its version needs no room: in a full store its error is ErrChanged, with the version,
+// and in one that evicts nothing goes for it. Contents share a segment or have one of their own.
+func TestPutIf_RefusedWhereNoRoomIs(t *testing.T) {
+	refused := func(s *Store, id string) {
+		want := Version(0)
+		if id != "nobody" {
+			_, v, err := s.GetVersion(id)
+			require.NoError(t, err)
+			want = v
+		}
+		for _, size := range []int{0, 1000, s.largeSize() - 100, s.largeSize() + 1, 1 << 20} {
+			v, err := s.PutIf(id, make([]byte, size), want+1)
+			require.ErrorIs(t, err, ErrChanged, "%s, %d bytes", id, size)
+			require.Equal(t, want, v)
+		}
+	}
+	s, n := fullStore(t, *quiet(), hooks{})
+	_, err := s.PutIf("nobody", make([]byte, 1<<20), 0)
+	require.ErrorIs(t, err, ErrNoSpace)
+	refused(s, idOf(n-1))
+	refused(s, "nobody")
+
+	s = openEvicting(t, false, byHand(), hooks{})
+	last := ""
+	for i := 0; s.Stats().Drops.Evicted == 0; i++ {
+		last = idOf(i)
+		require.NoError(t, s.Put(last, make([]byte, 1000)))
+	}
+	before := s.Stats().Drops.Evicted
+	for range 20 { // in lanes with room and without
+		require.NoError(t, s.Put(last, make([]byte, 1000)))
+		before = s.Stats().Drops.Evicted
+		refused(s, last)
+		refused(s, "nobody")
+		require.Equal(t, before, s.Stats().Drops.Evicted)
+	}
+}
+
 // Goal: looking and storing are one step. The interleaving: another Put comes after the call has begun and
 // before it has the lane's lock.
 func TestPutIf_BesidePut(t *testing.T) {

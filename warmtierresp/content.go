@@ -45,8 +45,6 @@ type life struct {
 // check looks at what id has before its content is copied, length bytes, and may end the command.
 type check func(id string, length int) error
 
-func anyContent(string, int) error { return nil }
-
 // atMost ends a command with err for a content of more than n bytes.
 func atMost(n int, err error) check {
 	return func(_ string, length int) error {
@@ -109,7 +107,8 @@ func (s *Server) length(id string) (n int, err error) {
 	return n, err
 }
 
-// version returns the version of id, 0 if there is nothing, without a copy of its content.
+// version returns the version of id, 0 if there is nothing, without a copy of its content: by a PutIf that is refused,
+// for which no room is made.
 func (s *Server) version(id string) (warmtier.Version, error) {
 	v, err := s.store.PutIf(id, nil, noVersion)
 	if errors.Is(err, warmtier.ErrChanged) {

@@ -27,7 +27,7 @@ func TestChange_OtherWriteBetween(t *testing.T) {
 				c := newConn(s, nil, 1)
 				require.NoError(t, s.put("a", []byte("first"), life{ttl: ttl}))
 				var seen []string
-				err := c.change("a", anyContent, func(h held) ([]byte, life, error) {
+				err := c.change("a", func(string, int) error { return nil }, func(h held) ([]byte, life, error) {
 					seen = append(seen, string(h.content))
 					if len(seen) == 1 {
 						require.NoError(t, between(store))

@@ -162,7 +162,7 @@ func (c *conn) expire(args [][]byte) {
 	}
 	id, done := string(args[1]), false
 	if ms <= now.UnixMilli() {
-		done, err = c.deleteExpired(id, func(until time.Time) bool { return w.allows(until, ms) })
+		done, err = c.server.deleteExpired(id, func(until time.Time) bool { return w.allows(until, ms) })
 	} else {
 		allows := c.expiring(func(until time.Time) bool { return w.allows(until, ms) })
 		err = c.change(id, allows, func(h held) ([]byte, life, error) {
@@ -175,16 +175,10 @@ func (c *conn) expire(args [][]byte) {
 	c.replyDone(done, err)
 }
 
-// deleteExpired deletes id if its deadline allows it. What it had is read only in a store that is full, where a version
-// is not to be had without it.
-func (c *conn) deleteExpired(id string, allows func(until time.Time) bool) (done bool, err error) {
-	for s := c.server; ; c.endWork() {
+// deleteExpired deletes id if its deadline allows it.
+func (s *Server) deleteExpired(id string, allows func(until time.Time) bool) (done bool, err error) {
+	for {
 		v, err := s.version(id)
-		if errors.Is(err, warmtier.ErrNoSpace) {
-			var h held
-			h, err = c.look(id, anyContent)
-			v = h.version
-		}
 		if err != nil || v == 0 {
 			return false, err
 		}

@@ -129,6 +129,9 @@ func NewWriter(w io.Writer, id uint64) (*Writer, error) {
 func (s *Writer) write(b []byte) error {
 	n, err := s.w.Write(b)
 	s.written += int64(n)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
 	return err
 }
 
@@ -210,29 +213,46 @@ type Reader struct {
 
 // NewReader reads the header of a stream. Its error may be [ErrVersion] or a [*DamageError].
 func NewReader(r io.Reader) (*Reader, error) {
-	s := &Reader{r: bufio.NewReaderSize(r, 64<<10)}
-	b, err := s.read(headerSize)
-	switch {
-	case err != nil:
+	s := &Reader{r: bufio.NewReaderSize(nil, 64<<10)}
+	if err := s.Reset(r); err != nil {
 		return nil, err
-	case string(b[:8]) != magic:
-		return nil, &DamageError{Reason: "it does not begin like an export"}
-	case binary.LittleEndian.Uint32(b[headerSize-4:]) != crc32.Checksum(b[:headerSize-4], castagnoli):
-		return nil, &DamageError{Reason: "checksum mismatch in the header"}
 	}
-	if v, flags := binary.LittleEndian.Uint32(b[8:]), binary.LittleEndian.Uint32(b[12:]); v != version || flags != 0 {
-		return nil, fmt.Errorf("%w is %d with flags %#x, this package reads %d", ErrVersion, v, flags, version)
-	}
-	copy(s.sums.id[:], b[16:])
 	return s, nil
 }
 
-// read returns the next n bytes. It allocates as they come in.
+// Reset makes s a new Reader of r, which uses the memory that s has. Errors: as NewReader.
+func (s *Reader) Reset(r io.Reader) error {
+	s.r.Reset(r)
+	*s = Reader{r: s.r, buffer: s.buffer}
+	b, err := s.read(headerSize)
+	switch {
+	case err != nil:
+		return err
+	case string(b[:8]) != magic:
+		return &DamageError{Reason: "it does not begin like an export"}
+	case binary.LittleEndian.Uint32(b[headerSize-4:]) != crc32.Checksum(b[:headerSize-4], castagnoli):
+		return &DamageError{Reason: "checksum mismatch in the header"}
+	}
+	if v, flags := binary.LittleEndian.Uint32(b[8:]), binary.LittleEndian.Uint32(b[12:]); v != version || flags != 0 {
+		return fmt.Errorf("%w is %d with flags %#x, this package reads %d", ErrVersion, v, flags, version)
+	}
+	copy(s.sums.id[:], b[16:])
+	return nil
+}
+
+// read returns the next n bytes. It allocates as they come in: all n when a quarter of them has come, or 1 MiB.
 func (s *Reader) read(n int) ([]byte, error) {
 	s.buffer = s.buffer[:0]
-	for len(s.buffer) < n {
-		from := len(s.buffer)
-		s.buffer = append(s.buffer, make([]byte, min(n-from, 1<<20))...)
+	for from := 0; from < n; from = len(s.buffer) {
+		to := min(n, from+1<<20)
+		if to > cap(s.buffer) {
+			size := n
+			for size/4 >= to {
+				size /= 4
+			}
+			s.buffer = append(make([]byte, 0, size), s.buffer...)
+		}
+		s.buffer = s.buffer[:to]
 		got, err := io.ReadFull(s.r, s.buffer[from:])
 		s.at += int64(got)
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

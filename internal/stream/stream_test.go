@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"runtime"
 	"testing"
 	"testing/iotest"
 
@@ -150,6 +151,66 @@ func TestStream_Errors(t *testing.T) {
 			_, err = w.End()
 		}
 		require.ErrorIs(t, err, broken, size)
+	}
+}
+
+// Goal: a writer that takes less than it got, and says nothing, is noticed.
+func TestWriter_ShortWrite(t *testing.T) {
+	w, err := NewWriter(io.Discard, 1)
+	require.NoError(t, err)
+	w.w = &limited{left: 30}
+	require.NoError(t, w.Put(Memory{ID: []byte("a"), Content: make([]byte, 5)}))
+	_, err = w.End()
+	require.ErrorIs(t, err, io.ErrShortWrite)
+}
+
+// Goal: a reader takes memory for what comes, and not for what is announced, in a chunk that is forged or cut; and for a
+// long one a quarter more than its bytes.
+func TestReader_Memory(t *testing.T) {
+	const size = 32<<20 + 5
+	b, _ := export(t, size)
+	allocated := func(b []byte) (n uint64, err error) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		r, err := NewReader(bytes.NewReader(b))
+		for err == nil {
+			_, err = r.Next()
+		}
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc, err
+	}
+	n, err := allocated(b)
+	require.ErrorIs(t, err, io.EOF)
+	require.Less(t, n, uint64(size)*4/3+1<<20)
+
+	forged := bytes.Clone(b[:headerSize+chunkSize])
+	binary.LittleEndian.PutUint32(forged[headerSize+4:], MaxContentLen)
+	sum := sums{id: [8]byte(b[16:])}.of(forged[headerSize : headerSize+16])
+	binary.LittleEndian.PutUint32(forged[headerSize+16:], sum)
+	n, err = allocated(append(forged, make([]byte, 2<<20)...))
+	require.ErrorContains(t, err, "it ends before its end mark")
+	require.Less(t, n, uint64(12<<20))
+}
+
+// Goal: a reader that is used again has nothing of before.
+func TestReader_Reset(t *testing.T) {
+	first, _ := export(t, 5, maxBody, 7)
+	b, want := export(t, 9, 0)
+	for _, cut := range []int{headerSize, 100, len(first) - 1, len(first)} {
+		r, err := NewReader(bytes.NewReader(first[:cut]))
+		for err == nil {
+			_, err = r.Next()
+		}
+		require.NoError(t, r.Reset(bytes.NewReader(b)))
+		for range want {
+			_, err = r.Next()
+			require.NoError(t, err)
+		}
+		_, err = r.Next()
+		require.ErrorIs(t, err, io.EOF)
+		require.Equal(t, int64(len(b)), r.Read())
+		require.Equal(t, int64(2), r.Total().Memories)
+		require.Error(t, r.Reset(bytes.NewReader(first[1:])))
 	}
 }
 
