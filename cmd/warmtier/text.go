@@ -214,8 +214,14 @@ func newMemoryJSON(m memory) memoryJSON {
 	return j
 }
 
+// lastMoment is the last one that JSON has; a store knows later ones.
+var lastMoment = time.Date(9999, 12, 31, 23, 59, 59, 999e6, time.UTC)
+
 // expire notes when the memory expires, if it does.
 func (m *memoryJSON) expire(at time.Time) {
+	if at.After(lastMoment) {
+		at = lastMoment
+	}
 	if !at.IsZero() {
 		at = at.UTC()
 		m.Expires = &at

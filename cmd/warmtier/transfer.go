@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -98,9 +102,12 @@ func (importCmd) Help() string {
   warmtier import -d data data.warm
   ssh elsewhere warmtier export -d data | warmtier import -d data -
 Everything is checked before anything of it is stored; over 1 MiB of standard input waits in a file below $TMPDIR
-for that. A memory whose id the store has is left alone: warmtier load --format jsonl replaces. What expires does so
-at the same moment as where it came from; what has expired by now is left out. Of a binary export all is stored or
-nothing, also when this fails or is interrupted; of JSON lines what came before stays.`
+for that. A memory whose id the store has is left alone. What expires does so at the same moment as where it came
+from; what has expired by now is left out.
+A directory that is not there yet appears when all of it is stored; what ends this before, a kill or a power loss too,
+leaves at most one beside it, DIR.import-NUMBER, to be removed. Into a store that is there all of a binary export is
+stored or nothing, also when this fails or is interrupted, but after a kill some: to import again adds the others. Of
+JSON lines what came before stays there.`
 }
 
 func (c *importCmd) Run(a *app) error {
@@ -122,20 +129,42 @@ func (c *importCmd) Run(a *app) error {
 	if _, err := in.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	return a.with(c.Dir, creating, unattended(c.options()), func(s *warmtier.Store) error {
-		st, err := store(a, in, s)
+	var st warmtier.ExportStats
+	imported := func(s *warmtier.Store) (err error) {
+		st, err = store(a, in, s)
+		return aboutFile(c.File, err)
+	}
+	if _, err := os.Lstat(c.Dir); errors.Is(err, fs.ErrNotExist) {
+		err = c.intoNew(a, imported)
 		if err != nil {
-			return done(aboutFile(c.File, err), int(st.Memories), "imported")
+			return contextError{"", "; nothing was imported", err}
 		}
-		table := [][]string{{"memories", showCount(st.Memories)}}
-		if st.Existing > 0 {
-			table = append(table, []string{"left alone", showCount(st.Existing) + " that were there"})
-		}
-		if st.Expired > 0 {
-			table = append(table, []string{"left out", showCount(st.Expired) + " that had expired"})
-		}
-		return a.result(map[string]any{"memories": st.Memories, "existing": st.Existing, "expired": st.Expired}, table)
-	})
+	} else if err := a.with(c.Dir, creating, unattended(c.options()), imported); err != nil {
+		return done(err, int(st.Memories), "imported")
+	}
+	table := [][]string{{"memories", showCount(st.Memories)}}
+	if st.Existing > 0 {
+		table = append(table, []string{"left alone", showCount(st.Existing) + " that were there"})
+	}
+	if st.Expired > 0 {
+		table = append(table, []string{"left out", showCount(st.Expired) + " that had expired"})
+	}
+	return a.result(map[string]any{"memories": st.Memories, "existing": st.Existing, "expired": st.Expired}, table)
+}
+
+// intoNew makes a store with what imported stores, which gets its name when it is whole and durable. The other name is
+// beside it, on the same file system.
+func (c *importCmd) intoNew(a *app, imported func(*warmtier.Store) error) error {
+	dir := filepath.Clean(c.Dir)
+	made := fmt.Sprintf("%s.import-%08x", dir, rand.Uint32())
+	err := a.with(made, creating, unattended(c.options()), imported)
+	if err == nil {
+		err = os.Rename(made, dir)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(made))
+	}
+	return syncDirectory(filepath.Dir(dir))
 }
 
 // ways returns how in, which is at its start, is checked and stored.
@@ -202,7 +231,15 @@ func importBinary(a *app, in *input, s *warmtier.Store) (warmtier.ExportStats, e
 func checkLines(a *app, in *input) error {
 	bar := a.progress("checking", in.size, unitBytes)
 	defer bar.end()
-	return readLines(bar.reader(in), func(memory) error { return a.ctx.Err() })
+	return readLines(bar.reader(in), func(m memory) error {
+		if n := len(m.id); n == 0 || n > warmtier.MaxIDLen {
+			return finding("an id has 1 to %d bytes, this one has %d", warmtier.MaxIDLen, n)
+		}
+		if err := checkLength(int64(len(m.content))); err != nil {
+			return findingError{err}
+		}
+		return a.ctx.Err()
+	})
 }
 
 // importLines stores JSON lines as Import does an export. Nobody else has the store.
@@ -210,22 +247,17 @@ func importLines(a *app, in *input, s *warmtier.Store) (st warmtier.ExportStats,
 	bar := a.progress("importing", in.size, unitBytes)
 	defer bar.end()
 	err = readLines(bar.reader(in), func(m memory) error {
-		ttl := time.Until(m.expires)
 		switch {
 		case a.ctx.Err() != nil:
 			return a.ctx.Err()
-		case !m.expires.IsZero() && ttl <= 0:
+		case !m.expires.IsZero() && time.Until(m.expires) <= 0:
 			st.Expired++
 			return nil
 		case s.Has(m.id):
 			st.Existing++
 			return nil
 		}
-		if m.expires.IsZero() {
-			err = s.Put(m.id, m.content)
-		} else {
-			err = s.PutTTL(m.id, m.content, ttl)
-		}
+		err := putUntil(s, m)
 		if err == nil {
 			st.Memories++
 		}
@@ -235,6 +267,21 @@ func importLines(a *app, in *input, s *warmtier.Store) (st warmtier.ExportStats,
 		err = s.Sync()
 	}
 	return st, err
+}
+
+// putUntil stores m, with the deadline that it has, or, where the content is longer than a segment, one that is a
+// moment off, and less than 293 years away.
+func putUntil(s *warmtier.Store, m memory) error {
+	if m.expires.IsZero() {
+		return s.Put(m.id, m.content)
+	}
+	var b warmtier.Batch
+	b.PutUntil(m.id, m.content, m.expires)
+	err := s.Apply(&b)
+	if errors.Is(err, warmtier.ErrBatchTooLarge) {
+		err = s.PutTTL(m.id, m.content, max(1, time.Until(m.expires)))
+	}
+	return err
 }
 
 // readLines reads JSON lines.

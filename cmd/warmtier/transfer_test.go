@@ -189,6 +189,9 @@ func TestImport_Lines(t *testing.T) {
 		{"no content", `{"id":"a"}`, "content_base64"},
 		{"two ids", `{"id":"a","id_base64":"YQ==","content":""}`, "id_base64"},
 		{"other fields", `{"id":"a","content":"1","more":1}`, "more"},
+		{"no id", `{"id":"a","content":"1"}` + "\n" + `{"id":"","content":"2"}`, "line 2: an id has 1 to 65535 bytes"},
+		{"long id", `{"id":"a","content":"1"}` + "\n" + `{"id":"` + strings.Repeat("x", 65536) + `","content":"2"}`,
+			"line 2: an id has 1 to 65535 bytes, this one has 65536"},
 		{"no base64", `{"id":"a","content_base64":"!"}`, "line 1: "},
 		{"neither format", "something else that is no export", "does not begin like an export"},
 	} {

@@ -1,7 +1,12 @@
 package main
 
-// batchFaults are mistakes in batches and their containers.
+// batchFaults are mistakes in conditional writes, batches and their containers.
 var batchFaults = []fault{
+	{
+		name: "room is made for a PutIf that is refused", file: "put.go",
+		old: "return false, s.changedLocked(d)", new: "return false, nil",
+		test: "TestPutIf_RefusedWhereNoRoomIs",
+	},
 	{
 		name: "batch forgets a moment", file: "application.go",
 		old: "if d.deadline = w.until; w.ttl > 0 {", new: "if w.ttl > 0 {",
