@@ -36,9 +36,9 @@ const mostImported = 1 << 62
 // Nothing is stored before all of the stream was read and checked. If r is an [io.Seeker] it is read twice; other
 // streams are kept, as they come, in a temporary file ([os.CreateTemp], in $TMPDIR), as large as the stream. Another
 // one has the ids, and 10 bytes for each. Beside these an import takes the memory of the longest content, a quarter
-// more while it comes in, and some 256 KiB. Other calls see the memories one by one. After a crash on the way some are there:
-// to import again adds the others, and where that is not enough, import into a new directory, and name it when Import
-// has returned. A store that evicts may drop some of them, or of what it had, while others come.
+// more while it comes in, and some 256 KiB. Other calls see the memories one by one. After a crash on the way some
+// are there: to import again adds the others, and where that is not enough, import into a new directory, and name it
+// when Import has returned. A store that evicts may drop some of them, or of what it had, while others come.
 //
 // r must not call Close, which waits for Import to end. It panics when ctx is nil.
 //

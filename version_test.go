@@ -111,8 +111,8 @@ func TestPutIf_Errors(t *testing.T) {
 	require.ErrorIs(t, s.Update("a", nil), ErrReadOnly, "fn is not called for nothing")
 }
 
-// Goal: a PutIf that is refused for its version needs no room: in a full store its error is ErrChanged, with the version,
-// and in one that evicts nothing goes for it. Contents share a segment or have one of their own.
+// Goal: a PutIf that is refused for its version needs no room: in a full store its error is ErrChanged, with the
+// version, and in one that evicts nothing goes for it. Contents share a segment or have one of their own.
 func TestPutIf_RefusedWhereNoRoomIs(t *testing.T) {
 	refused := func(s *Store, id string) {
 		want := Version(0)

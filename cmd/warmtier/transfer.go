@@ -19,7 +19,7 @@ import (
 type exportCmd struct {
 	whereFlag
 	Output string `short:"o" default:"-" placeholder:"FILE" help:"Write to a file; default: standard output."`
-	Format string `enum:"binary,jsonl" default:"binary" help:"${enum}: checksummed, for import; or JSON lines, for other programs."`
+	Format string `enum:"binary,jsonl" default:"binary" help:"${enum}: checksummed, for import, or JSON lines."`
 	Prefix id     `placeholder:"ID" help:"Only memories whose id begins with this, of JSON lines."`
 }
 

@@ -164,8 +164,8 @@ func TestWriter_ShortWrite(t *testing.T) {
 	require.ErrorIs(t, err, io.ErrShortWrite)
 }
 
-// Goal: a reader takes memory for what comes, and not for what is announced, in a chunk that is forged or cut; and for a
-// long one a quarter more than its bytes.
+// Goal: a reader takes memory for what comes, and not for what is announced, in a chunk that is forged or cut; and
+// for a long one a quarter more than its bytes.
 func TestReader_Memory(t *testing.T) {
 	const size = 32<<20 + 5
 	b, _ := export(t, size)
