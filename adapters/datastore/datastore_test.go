@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
@@ -169,6 +170,34 @@ func TestQuery_EndsWithAnError(t *testing.T) {
 			require.ErrorIs(t, last.Error, end.want)
 		})
 	}
+}
+
+// Goal: a key that cannot be read is missing from no query in silence.
+func TestQuery_DamagedKey(t *testing.T) {
+	d, ctx := open(t, "", nil), t.Context()
+	for i := range 300 {
+		require.NoError(t, d.Put(ctx, ds.NewKey(fmt.Sprintf("/key/%03d", i)), []byte("value")))
+	}
+	require.NoError(t, d.store.View("/key/007", func(content []byte) error {
+		*(*byte)(unsafe.Add(unsafe.Pointer(&content[0]), -1)) ^= 1 // the last byte of the key, before its value
+		return nil
+	}))
+	for _, q := range []query.Query{{}, {KeysOnly: true}} {
+		results, err := d.Query(ctx, q)
+		require.NoError(t, err)
+		entries := 0
+		var last query.Result
+		for next, ok := results.NextSync(); ok; next, ok = results.NextSync() {
+			require.NoError(t, last.Error, "an error is the last result")
+			if last = next; last.Error == nil {
+				entries++
+			}
+		}
+		require.Equal(t, 299, entries)
+		require.ErrorIs(t, last.Error, warmtier.ErrCorrupt)
+		require.NoError(t, results.Close())
+	}
+	require.ErrorIs(t, d.Check(ctx), warmtier.ErrCorrupt)
 }
 
 func TestCare(t *testing.T) {

@@ -1,9 +1,10 @@
 package datastore
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"iter"
+	"io"
 	"strings"
 
 	ds "github.com/ipfs/go-datastore"
@@ -13,8 +14,8 @@ import (
 
 // Query returns the entries that q asks for, as they are read: what is written before the last of them may or may not
 // be seen, and what is there and untouched throughout is, once. The store has no order: a prefix costs a look at every
-// id, and an order all entries in memory. A record whose id cannot be read is left out, which Check reports. Results
-// must be closed, or read to their end.
+// id, and an order all entries in memory. A record whose id cannot be read is left out, and the last result is ErrCorrupt
+// then, which Check reports too.
 func (d *Datastore) Query(ctx context.Context, q query.Query) (query.Results, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -23,7 +24,7 @@ func (d *Datastore) Query(ctx context.Context, q query.Query) (query.Results, er
 	if prefix != "/" {
 		prefix += "/"
 	}
-	next, stop := iter.Pull(d.store.IDs())
+	ids := scan{store: d.store}
 	failed := false
 	fail := func(err error) (query.Result, bool) {
 		failed = true // an error is the last result, for readers that do not stop at it
@@ -35,12 +36,12 @@ func (d *Datastore) Query(ctx context.Context, q query.Query) (query.Results, er
 				if err := ctx.Err(); err != nil {
 					return fail(err)
 				}
-				id, ok := next()
-				if !ok && d.closed() {
-					return fail(warmtier.ErrClosed)
-				}
-				if !ok {
+				id, err := ids.next()
+				if errors.Is(err, io.EOF) {
 					break
+				}
+				if err != nil {
+					return fail(err)
 				}
 				if !strings.HasPrefix(id, prefix) || len(id) > 1 && id[len(id)-1] == '/' { // no key of a datastore
 					continue
@@ -56,20 +57,35 @@ func (d *Datastore) Query(ctx context.Context, q query.Query) (query.Results, er
 			}
 			return query.Result{}, false
 		},
-		Close: func() error {
-			stop()
-			return nil
-		},
 	})
 	rest := q
 	rest.Prefix = "" // done
 	return query.NaiveQueryApply(rest, results), nil
 }
 
-// closed reports whether the store is: its iterations end then as at their end.
-func (d *Datastore) closed() bool {
-	_, err := d.store.Expiry("/")
-	return errors.Is(err, warmtier.ErrClosed)
+// scan yields the ids of a store.
+type scan struct {
+	store  *warmtier.Store
+	ids    []string // that were read and not yielded yet
+	cursor warmtier.Cursor
+	begun  bool
+	damage error // the first of ids that could not be read
+}
+
+// next returns an id, or, after the last one, that some were damaged, or else io.EOF.
+func (s *scan) next() (id string, err error) {
+	for len(s.ids) == 0 {
+		if s.begun && s.cursor == 0 {
+			return "", cmp.Or(s.damage, io.EOF)
+		}
+		s.ids, s.cursor, err = s.store.Scan(s.cursor, 0)
+		if err != nil && !errors.Is(err, warmtier.ErrCorrupt) {
+			return "", err
+		}
+		s.begun, s.damage = true, cmp.Or(s.damage, err)
+	}
+	id, s.ids = s.ids[0], s.ids[1:]
+	return id, nil
 }
 
 // entry reads what q asks for of one id.

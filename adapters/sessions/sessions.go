@@ -78,24 +78,28 @@ func (s *Storage) Commit(token string, value []byte, expiry time.Time) error {
 	return s.put(token, value, time.Until(expiry))
 }
 
-// All returns every token with its value. It takes memory for all of them. It is all of them or an error: of a store
-// that is closed, or closes on the way, ErrClosed.
+// All returns every token with its value. It takes memory for all of them. It is all of them or an error: ErrClosed of a
+// store that is closed, or closes on the way, ErrCorrupt where a token or a value is damaged.
 func (s *Storage) All() (map[string][]byte, error) {
 	all := make(map[string][]byte)
-	for token := range s.store.IDs() {
-		value, found, err := s.Find(token)
+	for cursor := warmtier.Cursor(0); ; {
+		tokens, next, err := s.store.Scan(cursor, 0)
 		if err != nil {
 			return nil, err
 		}
-		if found {
-			all[token] = value
+		for _, token := range tokens {
+			value, found, err := s.Find(token)
+			if err != nil {
+				return nil, err
+			}
+			if found {
+				all[token] = value
+			}
+		}
+		if cursor = next; cursor == 0 {
+			return all, nil
 		}
 	}
-	// Ids of a store that is closed end as at their end.
-	if _, err := s.store.Expiry("any"); errors.Is(err, warmtier.ErrClosed) {
-		return nil, err
-	}
-	return all, nil
 }
 
 // GetWithContext is Get, unless ctx is done.

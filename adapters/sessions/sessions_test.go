@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/alexedwards/scs/v2"
 	"github.com/gofiber/storage"
@@ -204,6 +205,26 @@ func TestStore_AllOfClosed(t *testing.T) {
 	all, err := s.All()
 	require.ErrorIs(t, err, warmtier.ErrClosed)
 	require.Nil(t, all)
+}
+
+// Goal: damage is an error, also where it is in a token.
+func TestStore_AllOfDamaged(t *testing.T) {
+	s := open(t)
+	for _, token := range []string{"a", "token", "b"} {
+		require.NoError(t, s.Set(token, []byte("the value"), 0))
+	}
+	all, err := s.All()
+	require.NoError(t, err)
+	require.Len(t, all, 3)
+	require.NoError(t, s.store.View("token", func(content []byte) error {
+		*(*byte)(unsafe.Add(unsafe.Pointer(&content[0]), -1)) ^= 1 // the last byte of the token, before its value
+		return nil
+	}))
+	all, err = s.All()
+	require.ErrorIs(t, err, warmtier.ErrCorrupt)
+	require.Nil(t, all)
+	require.NoError(t, s.Close())
+	require.NoError(t, s.Close(), "twice")
 }
 
 // TestSCS runs a server with sessions: logging in, counting, a new token, logging out.
