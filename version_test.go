@@ -139,10 +139,9 @@ func TestPutIf_RefusedWhereNoRoomIs(t *testing.T) {
 		last = idOf(i)
 		require.NoError(t, s.Put(last, make([]byte, 1000)))
 	}
-	before := s.Stats().Drops.Evicted
 	for range 20 { // in lanes with room and without
 		require.NoError(t, s.Put(last, make([]byte, 1000)))
-		before = s.Stats().Drops.Evicted
+		before := s.Stats().Drops.Evicted
 		refused(s, last)
 		refused(s, "nobody")
 		require.Equal(t, before, s.Stats().Drops.Evicted)

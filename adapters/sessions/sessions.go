@@ -78,8 +78,8 @@ func (s *Storage) Commit(token string, value []byte, expiry time.Time) error {
 	return s.put(token, value, time.Until(expiry))
 }
 
-// All returns every token with its value. It takes memory for all of them. It is all of them or an error: ErrClosed of a
-// store that is closed, or closes on the way, ErrCorrupt where a token or a value is damaged.
+// All returns every token with its value. It takes memory for all of them. It is all of them or an error: ErrClosed of
+// a store that is closed, or closes on the way, ErrCorrupt where a token or a value is damaged.
 func (s *Storage) All() (map[string][]byte, error) {
 	all := make(map[string][]byte)
 	for cursor := warmtier.Cursor(0); ; {

@@ -3,10 +3,10 @@ package main
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -54,7 +54,7 @@ func TestImport_KilledIntoNewStore(t *testing.T) {
 	require.NoError(t, err)
 	const memories = 10_000
 	for i := range memories {
-		require.NoError(t, s.Put(fmt.Sprint(i), make([]byte, 1000)))
+		require.NoError(t, s.Put(strconv.Itoa(i), make([]byte, 1000)))
 	}
 	var b bytes.Buffer
 	_, err = s.Export(t.Context(), &b)
