@@ -14,8 +14,8 @@ import (
 
 // Query returns the entries that q asks for, as they are read: what is written before the last of them may or may not
 // be seen, and what is there and untouched throughout is, once. The store has no order: a prefix costs a look at every
-// id, and an order all entries in memory. A record whose id cannot be read is left out, and the last result is ErrCorrupt
-// then, which Check reports too.
+// id, and an order all entries in memory. A record whose id cannot be read is left out, and the last result is
+// ErrCorrupt then, which Check reports too.
 func (d *Datastore) Query(ctx context.Context, q query.Query) (query.Results, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
