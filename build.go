@@ -251,7 +251,7 @@ func (c *compaction) allowedBytes(least int64) (bytes int64, err error) {
 	if !c.s.medium.recycles() {
 		return math.MaxInt64, nil // files: the page cache gives way when memory is short
 	}
-	available, known := c.s.availableMemory()
+	available, known := c.availableMemory()
 	if !known {
 		return math.MaxInt64, nil
 	}
@@ -323,6 +323,15 @@ func (c *compaction) allow() (allowance, error) {
 func (c *compaction) hasSurvivorOnly() bool {
 	m := &c.s.mapper
 	return c.s.medium.recycles() && len(c.pool) == 1 && m.limit > 0 && m.limit-m.bytes.Load() < c.segmentSize()
+}
+
+// availableMemory is that of the store for one round. To ask anew each time would take half of the time of a
+// compaction of small segments.
+func (c *compaction) availableMemory() (bytes int64, known bool) {
+	if c.s.hooks.available != nil || c.unbounded() {
+		return c.s.availableMemory()
+	}
+	return c.s.recentMemory.Available(int64(c.maxTargets) * c.segmentSize())
 }
 
 // availableMemory returns how many bytes the process may take; known is false where nothing says

@@ -14,7 +14,7 @@ type Space struct {
 }
 
 // Space returns what memory and disk have left at this moment. It is apart from [Store.Stats] because it reads
-// files of the system: some tens of microseconds. Nothing of the store is locked or changed, and it may be
+// files of the system: tens to hundreds of microseconds. Nothing of the store is locked or changed, and it may be
 // called after Close.
 func (s *Store) Space() Space {
 	left := Space{Memory: -1, Disk: -1}

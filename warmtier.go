@@ -81,6 +81,7 @@ import (
 	"github.com/warmtier/warmtier/internal/biaslock"
 	"github.com/warmtier/warmtier/internal/cpu"
 	"github.com/warmtier/warmtier/internal/lockrank"
+	"github.com/warmtier/warmtier/internal/memlimit"
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
@@ -185,6 +186,7 @@ type Store struct {
 	sequence       atomic.Uint64 // the last sequence number drawn
 	mapper         mapper
 	pool           segmentPool
+	recentMemory   memlimit.Recent // what a compaction asks before each round
 	growth         growth
 	dead           deadSegments
 	clearing       sync.Mutex // held by a Clear until what it has taken out is given back

@@ -25,7 +25,8 @@ not exist, as on other systems, there is no answer and no bound.
 const unlimited = int64(1) << 60
 
 // Available returns the bytes the process may still take, from the files of the running system. ok is
-// false when they say nothing. It costs some tens of microseconds.
+// false when they say nothing. It costs tens to hundreds of microseconds, most of them the kernel's for
+// the statistics of a control group.
 func Available() (available int64, ok bool) {
 	return availableFrom(os.ReadFile)
 }
