@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -190,11 +191,17 @@ func (c *child) lines() <-chan string {
 	return lines
 }
 
-// finish reads to the end of a process that is not killed, and returns how it ended. A process that hangs is killed.
+// finish reads to the end of a process that is not killed, and returns how it ended. A process that hangs, and says
+// nothing for as long as patience, is killed.
 func (c *child) finish(patience time.Duration, f func(line string)) error {
-	timer := time.AfterFunc(patience, func() { _ = c.cmd.Process.Kill() })
+	var hung atomic.Bool
+	timer := time.AfterFunc(patience, func() {
+		hung.Store(true)
+		_ = c.cmd.Process.Kill() // it may have ended
+	})
 	var last *ending
 	scanLines(c.out, func(line string) {
+		timer.Reset(patience)
 		if text, ok := strings.CutPrefix(line, "end "); ok {
 			last = &ending{}
 			if json.Unmarshal([]byte(text), last) != nil {
@@ -204,11 +211,11 @@ func (c *child) finish(patience time.Duration, f func(line string)) error {
 		}
 		f(line)
 	})
-	hung := !timer.Stop()
+	timer.Stop()
 	c.ended.Do(func() { c.state = c.cmd.Wait() })
 	_ = c.pipe.Close()
 	switch {
-	case last == nil && hung:
+	case last == nil && hung.Load():
 		return errHung
 	case last == nil && c.state == nil:
 		return errors.New("the process ended without its job: in it the test does not come to the call of Run")
@@ -236,7 +243,7 @@ func (s *suite) isolated(dir, scenario string) error {
 	if err != nil {
 		return err
 	}
-	return c.finish(2*time.Minute+20*s.Duration, func(string) {})
+	return c.finish(5*time.Minute+20*s.Duration, func(string) {})
 }
 
 // tail keeps what a process writes, up to a limit.

@@ -20,6 +20,9 @@ memory that is absent, or as it was before its last write, is a silent loss, unl
 process looks at one damage after the other; when it ends, another goes on with the next.
 */
 
+// damagePatience is how long opening and reading one damaged directory may take.
+const damagePatience = time.Minute
+
 // damage is what is done to one file: one bit is flipped, or its end is cut off.
 type damage struct {
 	File string
@@ -104,7 +107,7 @@ func (s *suite) inspectDamage(dir string) (*damageReport, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = c.finish(time.Minute+20*s.Duration, func(line string) {
+		err = c.finish(2*damagePatience, func(line string) {
 			verb, found, _ := strings.Cut(line, " ")
 			switch {
 			case next == len(damages):
@@ -352,7 +355,7 @@ func (s *suite) damageJob(j job, say func(string)) error {
 		if err := errors.Join(copyDirectory(e.dir, filepath.Join(j.Dir, "intact")), d.apply(e.dir)); err != nil {
 			return err
 		}
-		timer := time.AfterFunc(20*time.Second, func() { say("finding crash it hangs"); say("next"); exit() })
+		timer := time.AfterFunc(damagePatience, func() { say("finding crash it hangs"); say("next"); exit() })
 		for _, finding := range e.findings(l) {
 			say("finding " + strings.ReplaceAll(finding, "\n", " "))
 		}

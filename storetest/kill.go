@@ -80,12 +80,15 @@ func (e *env) killOnce(w writers, l *ledger) (int, error) {
 		}
 	}
 	lines := c.lines()
-	limit := time.After(max(10*time.Second, e.Duration))
+	limit := time.After(time.Minute) // for a process to begin
 	for open := true; open && acked < enough && bad == nil; {
 		select {
 		case line, ok := <-lines:
 			if open = ok; ok {
 				enter(line)
+			}
+			if acked == 1 {
+				limit = time.After(max(10*time.Second, e.Duration))
 			}
 		case <-limit: // a slow disk: what was acknowledged by now has to do
 			open = false

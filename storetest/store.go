@@ -10,7 +10,7 @@
 //	}
 //
 // Every scenario is a subtest. A scenario that needs what the store does not have, or does not promise, is skipped
-// and says so. Nothing is judged by time: a slow store passes.
+// and says so. Nothing is judged by time but a hang, of a minute and more: a slow store passes.
 package storetest
 
 import (
