@@ -61,6 +61,8 @@ type FS interface {
 	// Present returns an error when the directory was removed: what is written from then on is in no
 	// directory, though no call need say so.
 	Present() error
+	// Available returns how many bytes the file system still takes; known is false where it does not say.
+	Available() (bytes int64, known bool)
 	// AtPath returns an error when the path that the directory was opened by leads elsewhere now.
 	AtPath() error
 }

@@ -53,8 +53,17 @@ func statOf(f *os.File) (Stat, error) {
 // AvailableSpace returns how many bytes the file system of path still takes from this process; known is
 // false where it does not say.
 func AvailableSpace(path string) (bytes int64, known bool) {
+	return availableSpace(func(st *unix.Statfs_t) error { return unix.Statfs(path, st) })
+}
+
+// Available is the method of [FS].
+func (d *OS) Available() (bytes int64, known bool) {
+	return availableSpace(func(st *unix.Statfs_t) error { return unix.Fstatfs(int(d.dir.Fd()), st) })
+}
+
+func availableSpace(statfs func(*unix.Statfs_t) error) (bytes int64, known bool) {
 	var st unix.Statfs_t
-	if uninterrupted(func() error { return unix.Statfs(path, &st) }) != nil {
+	if uninterrupted(func() error { return statfs(&st) }) != nil {
 		return 0, false
 	}
 	return int64(st.Bavail) * int64(st.Bsize), true //nolint:unconvert // of another type on 32-bit systems

@@ -15,6 +15,9 @@ func statOf(f *os.File) (Stat, error) { return inodeOf(f) }
 // AvailableSpace knows nothing: what statfs returns differs from system to system.
 func AvailableSpace(string) (bytes int64, known bool) { return 0, false }
 
+// Available is the method of [FS]. It knows nothing either.
+func (d *OS) Available() (bytes int64, known bool) { return 0, false }
+
 // lockHolder returns "": only Linux lists who holds a lock, and the number in a file outlives its meaning.
 func lockHolder(*os.File, string) string { return "" }
 

@@ -57,7 +57,7 @@ func (d *FS) Crash(l Loss) *FS {
 	binary.LittleEndian.PutUint64(after.Boot[:], binary.LittleEndian.Uint64(d.Boot[:])+1)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		b := names[name].afterCrash(l)
-		f := &Inode{Current: b, Durable: slices.Clone(b), ID: names[name].ID, links: names[name].links}
+		f := &Inode{Current: b, Durable: slices.Clone(b), ID: names[name].ID, links: names[name].names(), maker: after}
 		if f.links > 1 {
 			f.linkedAs = slices.Clone(b)
 		}
@@ -108,7 +108,7 @@ func (c *Copying) Next() (more bool) {
 	}
 	c.from.Mu.Unlock()
 	if f != nil {
-		c.to.put(name, newInode(b))
+		c.to.put(name, c.to.newInode(b))
 	}
 	return len(c.names) > 0
 }
@@ -123,7 +123,7 @@ func (c *Copying) End() *FS {
 // Replace puts a copy of a file of another directory in place of the one of this name, or under this name alone.
 // Nobody has it mapped.
 func (d *FS) Replace(name string, from *FS) {
-	d.put(name, newInode(slices.Clone(from.Files[name].Current)))
+	d.put(name, d.newInode(slices.Clone(from.Files[name].Current)))
 }
 
 // Overwrite writes the bytes of a file of another directory over those of the one of this name, which stays the same
@@ -142,7 +142,7 @@ func (d *FS) put(name string, f *Inode) {
 	d.Mu.Lock()
 	defer d.Mu.Unlock()
 	d.log(dirOperation{kind: CallCreate, name: name, file: f})
-	d.Used += int64(vm.RoundUp(len(f.Current), vm.PageSize))
+	d.charge(f)
 }
 
 // add gives a file a name. REQUIRES: nobody else uses d.
@@ -150,7 +150,7 @@ func (d *FS) add(name string, f *Inode) {
 	_ = d.makeRoomForName(name) // there is no bound yet
 	d.Files[name] = f
 	d.noteNames(dirOperation{kind: CallCreate, name: name})
-	d.Used += int64(vm.RoundUp(len(f.Current), vm.PageSize))
+	d.charge(f)
 }
 
 // afterCrash is what is left of the bytes of a file.
@@ -185,7 +185,7 @@ func (d *FS) Kill() *FS {
 	clone := func(f *Inode) *Inode {
 		if clones[f] == nil {
 			c := &Inode{Current: make([]byte, len(f.Current)), Durable: slices.Clone(f.Durable),
-				ID: f.ID, lost: maps.Clone(f.lost), links: f.links, linkedAs: f.linkedAs}
+				ID: f.ID, lost: maps.Clone(f.lost), links: f.names(), linkedAs: f.linkedAs, maker: after}
 			copyShared(c.Current, f.Current)
 			clones[f] = c
 		}
@@ -205,7 +205,7 @@ func (d *FS) Kill() *FS {
 	for i := range after.blocks {
 		after.blocks[i].names = maps.Clone(d.blocks[i].names)
 	}
-	after.Used += int64(len(d.blocks)-1) * int64(vm.PageSize)
+	after.Used += int64(len(d.blocks)-1) * int64(vm.PageSize) // nobody else has it yet
 	after.Budget, after.NamesPerBlock = d.Budget, d.NamesPerBlock
 	return after
 }

@@ -21,13 +21,40 @@ type Inode struct {
 	Durable  []byte
 	ID       uint64
 	lost     map[int][]byte // sectors that a failed sync left out, as they were then
-	mappings int
-	links    int
-	linkedAs []byte // what it had when it got a second name, after which nobody may write to it
+	mappings int            // with sharedMu held
+	links    int            // with sharedMu held
+	maker    *FS            // whose space it takes
+	linkedAs []byte         // what it had when it got a second name, after which nobody may write to it
+}
+
+// change adds to the names and mappings of f, and gives its space back when nobody can reach it any more.
+func (f *Inode) change(links, mappings int) {
+	sharedMu.Lock()
+	defer sharedMu.Unlock()
+	f.links += links
+	f.mappings += mappings
+	if f.links == 0 && f.mappings == 0 {
+		_ = f.maker.takeLocked(len(f.Current), 0) // less, never more
+	}
+}
+
+// names returns how many names f has.
+func (f *Inode) names() int {
+	sharedMu.Lock()
+	defer sharedMu.Unlock()
+	return f.links
+}
+
+func (f *Inode) isMapped() bool {
+	sharedMu.Lock()
+	defer sharedMu.Unlock()
+	return f.mappings > 0
 }
 
 // linkTo gives f one more name.
 func (f *Inode) linkTo() {
+	sharedMu.Lock()
+	defer sharedMu.Unlock()
 	if f.links++; f.links == 2 {
 		f.linkedAs = make([]byte, len(f.Current))
 		copyShared(f.linkedAs, f.Current)
@@ -36,7 +63,7 @@ func (f *Inode) linkTo() {
 
 // Rewritten reports whether f got other bytes after it had got a second name, while it has that.
 func (f *Inode) Rewritten() bool {
-	return f.links > 1 && f.linkedAs != nil && !equalShared(f.linkedAs, f.Current)
+	return f.names() > 1 && f.linkedAs != nil && !equalShared(f.linkedAs, f.Current)
 }
 
 // sync makes a range durable, whole sectors of it. REQUIRES: the shadow's mu held.
@@ -126,17 +153,17 @@ type mapping struct {
 func (d *FS) lookAt(name string, f *Inode) dir.File {
 	d.Mappings++
 	return &mapping{d: d, file: f, mem: slices.Clone(f.Current), name: name, look: true,
-		st: dir.Stat{ID: f.ID, Links: uint64(f.links)}}
+		st: dir.Stat{ID: f.ID, Links: uint64(f.names())}}
 }
 
 // mapFile maps f. REQUIRES: d.mu held.
 func (d *FS) mapFile(name string, f *Inode) dir.File {
-	if f.mappings > 0 {
+	if f.isMapped() {
 		panic("shadow: the store maps a file twice")
 	}
-	f.mappings++
+	f.change(0, 1)
 	d.Mappings++
-	return &mapping{d: d, file: f, mem: f.Current, name: name, st: dir.Stat{ID: f.ID, Links: uint64(f.links)}}
+	return &mapping{d: d, file: f, mem: f.Current, name: name, st: dir.Stat{ID: f.ID, Links: uint64(f.names())}}
 }
 
 // Stat is the method of dir.File.
@@ -203,8 +230,7 @@ func (m *mapping) Close() error {
 			rest = rest[copy(rest, rubbish):]
 		}
 		if !m.look {
-			m.file.mappings--
-			m.d.unlinked(m.file)
+			m.file.change(0, -1)
 		}
 	}
 	if err == nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"sync"
@@ -27,7 +28,8 @@ The shadow promises what POSIX promises and not more:
 	        file is durable with the first sync of the file; until then any part of it may be there.
 	names   Creations, links, renames and removals wait in a journal for a sync of the directory; until
 	        then each of them may have happened or not, whatever came before or after it.
-	space   Files take whole pages, and names blocks of the directory (names.go).
+	space   Files take whole pages, and names blocks of the directory (names.go). A file takes that of the directory
+	        that made it, until the last of its names is gone.
 	lack    While the process has no descriptors every call that opens something fails, and does nothing
 	        else: a sync by name too, after which nothing counts as clean.
 	failed  After a failed sync the dirty sectors count as clean, and later syncs leave them out, until
@@ -74,7 +76,7 @@ type FS struct {
 	durable  map[string]*Inode
 	journal  []dirOperation
 	Mappings int
-	Used     int64 // bytes
+	Used     int64 // bytes; changed with sharedMu held
 	Budget   int64 // bytes; 0 for no bound
 
 	NamesPerBlock int         // how many names a block of the directory holds; 0: names take no space
@@ -84,12 +86,16 @@ type FS struct {
 	removed bool // the directory is
 }
 
+// sharedMu guards what directories that have the same files share: FS.Used, since who removes the last name of a file may
+// not be who made it, and of a file how many names and mappings it has. A leaf.
+var sharedMu sync.Mutex
+
 // ids numbers directories and files: no copy has the number of what it was made from.
 var ids atomic.Uint64
 
-// newInode returns a file that no directory has, and of which nothing is durable.
-func newInode(current []byte) *Inode {
-	return &Inode{Current: current, ID: ids.Add(1), links: 1}
+// newInode returns a file of d under no name yet, of which nothing is durable.
+func (d *FS) newInode(current []byte) *Inode {
+	return &Inode{Current: current, ID: ids.Add(1), links: 1, maker: d}
 }
 
 // New returns an empty directory; forwarders are those of [NewSites].
@@ -145,8 +151,15 @@ func (d *FS) Names() ([]string, error) {
 	return slices.Sorted(maps.Keys(d.Files)), nil
 }
 
-// take accounts for the space of a file that grows or shrinks. REQUIRES: d.mu held.
+// take accounts for the space of a file that grows or shrinks.
 func (d *FS) take(before, after int) error {
+	sharedMu.Lock()
+	defer sharedMu.Unlock()
+	return d.takeLocked(before, after)
+}
+
+// takeLocked is take. REQUIRES: sharedMu held.
+func (d *FS) takeLocked(before, after int) error {
 	delta := int64(vm.RoundUp(after, vm.PageSize) - vm.RoundUp(before, vm.PageSize))
 	if d.Budget > 0 && delta > 0 && d.Used+delta > d.Budget {
 		return syscall.ENOSPC
@@ -155,11 +168,11 @@ func (d *FS) take(before, after int) error {
 	return nil
 }
 
-// unlinked gives the space of a file back that nobody can reach. REQUIRES: d.mu held.
-func (d *FS) unlinked(f *Inode) {
-	if f.links == 0 && f.mappings == 0 {
-		_ = d.take(len(f.Current), 0) // less, never more
-	}
+// charge accounts for the space of f, whether or not there is any.
+func (d *FS) charge(f *Inode) {
+	sharedMu.Lock()
+	defer sharedMu.Unlock()
+	d.Used += int64(vm.RoundUp(len(f.Current), vm.PageSize))
 }
 
 // log applies a change of names. REQUIRES: d.mu held.
@@ -187,7 +200,7 @@ func (d *FS) Create(name string, size int) (dir.File, error) {
 	if err := d.take(0, size); err != nil {
 		return nil, err
 	}
-	f := newInode(make([]byte, size))
+	f := d.newInode(make([]byte, size))
 	d.log(dirOperation{kind: CallCreate, name: name, file: f})
 	return d.mapFile(name, f), nil
 }
@@ -208,7 +221,7 @@ func (d *FS) Open(name string, writable bool) (dir.File, error) {
 		return nil, d.missing("open", name)
 	case len(f.Current) == 0:
 		return dir.Empty{}, nil
-	case f.mappings > 0 && !writable:
+	case f.isMapped() && !writable:
 		return d.lookAt(name, f), nil
 	}
 	return d.mapFile(name, f), nil
@@ -241,7 +254,7 @@ func (d *FS) WriteFile(name string, data []byte) error {
 		if err := d.makeRoomForName(name); err != nil {
 			return err
 		}
-		f = newInode(nil)
+		f = d.newInode(nil)
 		d.log(dirOperation{kind: CallCreate, name: name, file: f})
 	}
 	// As on a real disk, a file that does not fit is there, and empty.
@@ -293,8 +306,7 @@ func (d *FS) Rename(from, to string) error {
 		return err
 	}
 	if old := d.Files[to]; old != nil {
-		old.links--
-		defer d.unlinked(old)
+		old.change(-1, 0)
 	}
 	d.log(dirOperation{kind: CallRename, name: from, to: to, file: f})
 	return nil
@@ -339,8 +351,7 @@ func (d *FS) Remove(name string) error {
 		return d.missing("remove", name)
 	}
 	d.log(dirOperation{kind: CallRemove, name: name, file: f})
-	f.links--
-	d.unlinked(f)
+	f.change(-1, 0)
 	return nil
 }
 
@@ -376,7 +387,7 @@ func (d *FS) StatFile(name string) (dir.Stat, error) {
 	if f == nil {
 		return dir.Stat{}, d.missing("stat", name)
 	}
-	return dir.Stat{ID: f.ID, Links: uint64(f.links)}, nil
+	return dir.Stat{ID: f.ID, Links: uint64(f.names())}, nil
 }
 
 // Present is the method of dir.FS.
@@ -392,6 +403,18 @@ func (d *FS) Present() error {
 	return nil
 }
 
+// Available is the method of dir.FS.
+func (d *FS) Available() (bytes int64, known bool) {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	if d.Budget == 0 {
+		return math.MaxInt64, true
+	}
+	sharedMu.Lock()
+	defer sharedMu.Unlock()
+	return d.Budget - d.Used, true
+}
+
 // AtPath is the method of dir.FS: a shadow has no path.
 func (d *FS) AtPath() error { return nil }
 
@@ -403,8 +426,7 @@ func (d *FS) RemoveAll() {
 	for _, name := range slices.Sorted(maps.Keys(d.Files)) {
 		f := d.Files[name]
 		d.log(dirOperation{kind: CallRemove, name: name, file: f})
-		f.links--
-		d.unlinked(f)
+		f.change(-1, 0)
 	}
 	d.removed = true
 }

@@ -3,10 +3,13 @@
 package shadow
 
 import (
+	"slices"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // The shadow itself: what is synced survives, what is not may or may not, sector by sector and name
@@ -52,4 +55,27 @@ func TestShadow_Crash(t *testing.T) {
 		"lost by a failed sync")
 	require.NoError(t, f.Close())
 	require.Zero(t, d.Mappings)
+}
+
+// A file with two names takes the space of the directory that made it, until the second one is gone, whichever that is.
+func TestShadow_SpaceOfTwoNames(t *testing.T) {
+	for _, first := range []string{"maker", "other"} {
+		t.Run(first, func(t *testing.T) {
+			d, to := New(), New()
+			f, err := d.Create("a", 2*vm.PageSize)
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+			require.NoError(t, d.Link("a", to))
+			require.NoError(t, to.WriteFile("b", []byte("b")))
+			left := []*FS{d, to}
+			if first == "other" {
+				slices.Reverse(left)
+			}
+			require.NoError(t, left[0].Remove("a"))
+			require.Equal(t, int64(2*vm.PageSize), d.Used)
+			require.NoError(t, left[1].Remove("a"))
+			require.Zero(t, d.Used)
+			require.Equal(t, int64(vm.PageSize), to.Used)
+		})
+	}
 }
