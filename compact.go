@@ -98,14 +98,15 @@ func (s *Store) runCompaction(ctx context.Context, c *compaction, trigger trigge
 		s.compacting.Store(false)
 		c.noteBarren()
 		// One that only gave dead bytes back is not the last word of a store that evicts.
-		gave := c.stats.BytesReclaimed > 0 || isAborted(err) || s.evicts() && !c.evicts()
+		gave := c.gave() > 0 || isAborted(err) || s.evicts() && !c.evicts()
 		s.room.answer(heard, gave, st.reclaimable())
 	}()
 	c.own = onOwnGoroutine(ctx)
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
-	c.stats.before(st)
+	c.stats.before(st.Stats)
+	c.unfilled = st.unfilled
 	unreturned := s.mapper.unreturned.bytes.Load()
-	s.logCompactionStart(trigger, st)
+	s.logCompactionStart(trigger, st.Stats)
 	err = c.run(ctx)
 	if c.evicts() {
 		s.fitGhosts()
@@ -120,7 +121,7 @@ func (s *Store) runCompaction(ctx context.Context, c *compaction, trigger trigge
 	_ = s.mapper.unreturned.returnAll() // what is left is told here, and in Stats
 	c.stats.subtractUnreturned(s.mapper.unreturned.bytes.Load() - unreturned)
 	c.stats.BytesCopied = c.progress.BytesCopied
-	c.stats.after(s.sizes(), time.Since(c.start))
+	c.stats.after(s.sizes().Stats, time.Since(c.start))
 	s.meters.compactions.observe(c.stats.Duration)
 	s.history.addCompaction(trigger, c.stats, err)
 	s.logCompactionEnd(trigger, c.stats, err)
@@ -151,6 +152,8 @@ type compaction struct {
 	complete   bool         // ended without an error, or a panic of OnProgress
 	lowSpace   bool         // there was no space for a target: rounds of one target from then on
 	extra      int64        // bytes mapped by this compaction less those it unmapped
+	unfilled   int64        // sizes.unfilled when it began
+	remakes    bool         // the disk has space for another spare of the target's: set by fitOneTarget
 	staged     []moves      // of the current round, one for each worker; kept for the next
 	pace       *pace
 	mayKeep    int64 // bytes that may still be copied, of the group that it evicts
@@ -168,6 +171,18 @@ func (s *Store) newCompaction(trigger trigger) *compaction {
 		c.maxTargets = int(min(max(1, bound/c.segmentSize()), int64(s.maxSegments())))
 	}
 	return c
+}
+
+// gave returns how many bytes c has given back: of records, or of room that nobody would have filled.
+func (c *compaction) gave() int64 { return max(c.stats.BytesReclaimed, c.gaveUnfilled()) }
+
+// gaveUnfilled returns how much memory c has given back if there was room in segments that nobody would have filled;
+// what is copied from there is no less than it was, so records do not say it.
+func (c *compaction) gaveUnfilled() int64 {
+	if c.unfilled == 0 {
+		return 0
+	}
+	return -c.extra
 }
 
 // run sweeps, seals, chooses, and runs rounds until no victim is left. Nothing is sealed before it is

@@ -86,9 +86,6 @@ func (s *Store) unexpired(seg *segment) int64 {
 	return max(0, s.segments.liveBytes(seg)-s.expired(seg))
 }
 
-// reclaimable returns how many bytes of records a compaction could give back, about.
-func (st *Stats) reclaimable() int64 { return st.DeadBytes + st.ExpiredBytes }
-
 // encode returns what a hint says of d.
 func (d *deadlines) encode() (base int64, list []layout.HintDeadlines) {
 	for i := range d.buckets {

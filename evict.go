@@ -98,15 +98,15 @@ func (s *Store) mustEvict() bool {
 // writer would find none, and ask again: on a busy machine until the store is empty.
 func (s *Store) keepsForLanes() bool { return s.evicts() && s.pool.hasKept() }
 
-// shareToGiveBack returns the share of the store that is dead or has expired.
+// shareToGiveBack returns the share of the store that a compaction gives back without dropping anything.
 func (s *Store) shareToGiveBack() float64 {
 	st := s.sizes()
-	return fragmentation(st.reclaimable(), st.TotalBytes)
+	return st.reclaimableShare()
 }
 
-// noteBarren notes whether a compaction of dead bytes gave so little back that the next one has to evict.
+// noteBarren notes whether a compaction that drops nothing gave so little back that the next one has to evict.
 func (c *compaction) noteBarren() {
-	c.s.barren.Store(!c.evicts() && c.stats.BytesReclaimed < c.segmentSize())
+	c.s.barren.Store(!c.evicts() && c.gave() < c.segmentSize())
 }
 
 // evictForWrite runs a compaction that makes room, for a write in a store without maintenance.

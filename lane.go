@@ -171,7 +171,8 @@ func (s *Store) sealLanes(threshold float64) (sealed []sealedLane) {
 
 // unsealLanes gives lanes that have no active segment the one back that was sealed, unless it is no
 // longer in the table: a compaction that failed leaves lanes as able to write as they were. Where that
-// does not work the lane makes a segment with its next record.
+// does not work the lane makes a segment with its next record, if it has not done so, and the other one counts as
+// unfilled: without that each failure beside a Put would leave a segment a lane.
 //
 // No flush runs in the meantime. One that had found the segment sealed would write so into its header after the
 // lane has gone on, and a recovery would end the segment before the new records.
@@ -187,6 +188,8 @@ func (s *Store) unsealLanes(sealed []sealedLane) {
 		l.ln.mu.Unlock()
 		if idle && !s.segments.linking.Load() && s.claimSealed(l.seg) {
 			s.resume(l.ln, l.seg)
+		} else {
+			s.segments.noteUnresumed(l.seg)
 		}
 		l.ln.rolling.Unlock()
 	}
@@ -218,6 +221,16 @@ Everything beyond the last record must be zero, as Open has made it (see clearRe
 record left there would count after a new one. If it is not, the file was damaged by another
 program.
 */
+
+// noteUnresumed notes that the lane of seg went on without it, so that compactions count its room. It may have been
+// resumed meanwhile by a lane that got no memory.
+func (t *segmentTable) noteUnresumed(seg *segment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if seg.is(stateSealed) {
+		seg.unresumed.Store(true)
+	}
+}
 
 // setPartial replaces the segments that lanes may resume.
 func (t *segmentTable) setPartial(segs []*segment) {
@@ -338,6 +351,7 @@ func (s *Store) resume(ln *lane, seg *segment) {
 	seg.copied.CompareAndSwap(0, seg.recordBytes())
 	seg.inFile.sealed.Store(false)
 	seg.sealedEarly.Store(false)
+	seg.unresumed.Store(false)
 	seg.state.Store(int32(stateActive))
 	s.segments.mu.Unlock()
 	seg.owner.Store(int32(unclaimed))

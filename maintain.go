@@ -84,14 +84,14 @@ func (m *maintenance) noteWritten(bytes int64) {
 const usualLooks = 32
 
 // noteSizes notes what a look has seen, and when the next one is due.
-func (m *maintenance) noteSizes(st Stats) {
+func (m *maintenance) noteSizes(st sizes) {
 	m.liveBytes.Store(st.LiveBytes)
 	m.nextLook.Store(m.written.Load() + st.TotalBytes/m.looks)
 }
 
 // died returns how many bytes have died or expired since Open, plus a constant: what was written and is not
 // live.
-func died(st Stats) int64 { return st.Writes.Bytes - st.LiveBytes + st.ExpiredBytes }
+func died(st sizes) int64 { return st.Writes.Bytes - st.LiveBytes + st.ExpiredBytes }
 
 // maintain runs the background cycles until Close: by the clock, and when it is woken.
 func (s *Store) maintain() {
@@ -169,7 +169,7 @@ func (s *Store) Maintain(ctx context.Context) (MaintenanceReport, error) {
 }
 
 // maintainLocked is one cycle, and completes its report. REQUIRES: maintenance.mu held, which it releases.
-func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceReport) (err error) {
+func (s *Store) maintainLocked(ctx context.Context, st sizes, r *MaintenanceReport) (err error) {
 	m := &s.maintenance
 	defer m.mu.Unlock() // OnProgress and a log handler may panic
 	start := time.Now()
@@ -214,16 +214,15 @@ func (s *Store) maintainLocked(ctx context.Context, st Stats, r *MaintenanceRepo
 
 // reasonToSkip applies the rules: it returns why a cycle must not compact, empty if it must. REQUIRES:
 // maintenance.mu held.
-func (s *Store) reasonToSkip(st Stats, now time.Time) SkipReason {
+func (s *Store) reasonToSkip(st sizes, now time.Time) SkipReason {
 	m, opts := &s.maintenance, s.opts.Maintenance
 	m.noteSizes(st)
-	unfilled := s.unfilledBytes()
 	switch {
 	case m.startup || s.isPressed(st):
-	case fragmentation(st.DeadBytes+expiredWeight*st.ExpiredBytes+unfilled, st.TotalBytes+unfilled) <
+	case fragmentation(st.DeadBytes+expiredWeight*st.ExpiredBytes+st.unfilled, st.TotalBytes+st.unfilled) <
 		opts.FragmentationThreshold:
 		return SkipThreshold
-	case st.TotalBytes+unfilled < opts.MinBytes:
+	case st.TotalBytes+st.unfilled < opts.MinBytes:
 		return SkipSize
 	case !m.last.IsZero() && now.Sub(m.last) < opts.MinPeriod && !s.hasDied(st) && !hasExpired(st):
 		return SkipRateLimit
@@ -231,20 +230,9 @@ func (s *Store) reasonToSkip(st Stats, now time.Time) SkipReason {
 	return ""
 }
 
-// unfilledBytes returns how much is mapped beyond the records of segments that nobody will fill: each checkpoint
-// leaves some. They count as dead bytes, since compactions give them back.
-func (s *Store) unfilledBytes() (bytes int64) {
-	for _, seg := range s.segments.all() {
-		if seg.isUnfilled() {
-			bytes += int64(seg.room(1))
-		}
-	}
-	return bytes
-}
-
 // hasDied reports whether so much has died since the last automatic compaction began that the next one
 // is paid for by what was written: it copies at most about a byte for each of these.
-func (s *Store) hasDied(st Stats) bool {
+func (s *Store) hasDied(st sizes) bool {
 	least := max(st.LiveBytes, s.opts.Maintenance.MinBytes, int64(s.opts.SegmentSize))
 	return died(st)-s.maintenance.died >= least
 }
@@ -259,12 +247,12 @@ const (
 
 // hasExpired reports whether so much has expired that a compaction is due, however long ago the last one
 // was.
-func hasExpired(st Stats) bool { return fragmentation(st.ExpiredBytes, st.TotalBytes) >= expiredShare }
+func hasExpired(st sizes) bool { return fragmentation(st.ExpiredBytes, st.TotalBytes) >= expiredShare }
 
 // isPressed reports whether little room is left, and a compaction would give some back.
-func (s *Store) isPressed(st Stats) bool {
+func (s *Store) isPressed(st sizes) bool {
 	m := &s.maintenance
-	share := fragmentation(st.reclaimable(), st.TotalBytes)
+	share := st.reclaimableShare()
 	return s.lacksRoom() || s.evicts() && s.room.isAsked() && !s.keepsForLanes() ||
 		share >= waitShare && (s.nearlyFull() || m.short.Load() || s.room.isAsked()) ||
 		st.reclaimable() > 0 && m.buried.Load()

@@ -63,9 +63,9 @@ func TestOneTarget_SupersededSinceTheWalk(t *testing.T) {
 	s, whole, buried := besideTombstones(t)
 	_, _ = fillUp(t, s, 30_000, 1000)
 	s.hooks.at = doAt(pointCompactWalked, 1, func() { deleteWhere(t, s, 1, 56, all) })
-	gave, err := s.makeSpace()
+	c, err := s.makeSpace()
 	require.NoError(t, err)
-	require.Positive(t, gave.BytesReclaimed)
+	require.Positive(t, c.stats.BytesReclaimed)
 	requireAble(t, s)
 	for _, seg := range []*segment{whole, buried} {
 		require.True(t, seg.is(stateRetired))
@@ -151,9 +151,9 @@ func TestOneTarget_SmallerVictims(t *testing.T) {
 		t.Run(fmt.Sprintf("directory/%d", n), func(t *testing.T) {
 			s, small := besideLargeOnes(t, "directory", n)
 			s.sealLanes(0)
-			st, err := s.makeSpace()
+			c, err := s.makeSpace()
 			require.NoError(t, err)
-			require.Positive(t, st.FileBytesReclaimed)
+			require.Positive(t, c.stats.FileBytesReclaimed)
 			requireAble(t, s)
 			for _, seg := range small {
 				require.True(t, seg.is(stateRetired))

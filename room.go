@@ -184,7 +184,7 @@ func (s *Store) withRoom(share float64, try func() error) error {
 		st := s.sizes()
 		// A compaction under way may have copied most of what was dead, and have yet to give it back.
 		hopeless := !s.evicts() &&
-			(fragmentation(st.reclaimable(), st.TotalBytes) <= share || s.opts.Maintenance.Disabled)
+			(st.reclaimableShare() <= share || s.opts.Maintenance.Disabled)
 		if hopeless && !s.compacting.Load() || asked > 0 && s.room.isFruitless(asked, st.reclaimable()) {
 			select {
 			case <-change: // since the attempt
@@ -222,8 +222,8 @@ func (s *Store) withRoomForTombstone(try func() error) error {
 		if err = try(); !errors.Is(err, ErrNoSpace) {
 			return err
 		}
-		gave, failed := s.makeSpace()
-		nothing := gave.BytesReclaimed <= 0 && gave.FileBytesReclaimed <= 0
+		c, failed := s.makeSpace()
+		nothing := c.gave() <= 0 && c.stats.FileBytesReclaimed <= 0
 		switch {
 		case errors.Is(failed, ErrCompactionInProgress):
 			// A round of it gives something back. OnProgress and the Logger may be what runs this Delete.
@@ -242,16 +242,18 @@ func (s *Store) withRoomForTombstone(try func() error) error {
 	}
 }
 
-// makeSpace runs a compaction until there is space for deletions in all lanes.
-func (s *Store) makeSpace() (CompactionStats, error) {
+// makeSpace runs a compaction until there is space for deletions in all lanes, and returns it.
+func (s *Store) makeSpace() (*compaction, error) {
 	c := s.newCompaction(triggerAuto)
 	c.policy, c.lowSpace = everything{}, true
 	c.enough = func() bool {
 		s.medium.keepSpares()
-		return c.stats.FileBytesReclaimed >= int64(len(s.lanes))*c.segmentSize() && s.disk.keepsAll()
+		return max(c.stats.FileBytesReclaimed, c.gaveUnfilled()) >= int64(len(s.lanes))*c.segmentSize() &&
+			s.disk.keepsAll()
 	}
 	// Whoever calls Delete does not expect a panic of OnProgress.
-	return s.runCompaction(context.WithValue(context.Background(), ownGoroutine{}, true), c, triggerAuto)
+	_, err := s.runCompaction(context.WithValue(context.Background(), ownGoroutine{}, true), c, triggerAuto)
+	return c, err
 }
 
 // beginWait counts a writer that waits, or is about to, until end, and how long it did.
@@ -319,10 +321,10 @@ func (s *Store) stepped() (m progressMark) {
 }
 
 // full returns the error of a call that found no room.
-func (s *Store) full(st Stats) error {
+func (s *Store) full(st sizes) error {
 	mapped, spares := s.medium.held()
 	return fmt.Errorf("%w: %d bytes used of MaxBytes %d; %d bytes of records are live, %d dead or expired",
-		errOverBudget, mapped+spares, s.opts.MaxBytes, st.LiveBytes-st.ExpiredBytes, st.reclaimable())
+		errOverBudget, mapped+spares, s.opts.MaxBytes, st.LiveBytes-st.ExpiredBytes, st.DeadBytes+st.ExpiredBytes)
 }
 
 // overgrown reports whether the store maps so much more than is live that writers should wait for the

@@ -84,6 +84,7 @@ type segmentShared struct {
 	tombstoneBytes atomic.Int64
 	damaged        atomic.Bool  // a compaction met damage in it; written by compactions
 	sealedEarly    atomic.Bool  // sealed although it had room: compactions merge such segments
+	unresumed      atomic.Bool  // of these, its lane went on elsewhere before it could get it back
 	owner          atomic.Int32 // an owner: who has claimed it (I5)
 	made           time.Time    // when it was made, or found by Open
 	deadlines      deadlines    // of the live records
@@ -143,10 +144,11 @@ func (seg *segment) rest() []byte {
 	return seg.mem[seg.tail.Load() : len(seg.mem)-layout.DigestSize*int(seg.records.Load())]
 }
 
-// isUnfilled reports whether seg was sealed with room left, and no lane resumes it, since its file is in a checkpoint
-// too.
+// isUnfilled reports whether seg was sealed with room left that no lane will fill, since its file is in a checkpoint
+// too, or its lane went on without it, and whether a compaction could merge it.
 func (seg *segment) isUnfilled() bool {
-	return seg.inFile.linked.Load() && seg.is(stateSealed) && seg.sealedEarly.Load()
+	return (seg.inFile.linked.Load() || seg.unresumed.Load()) && seg.is(stateSealed) && seg.sealedEarly.Load() &&
+		!seg.damaged.Load()
 }
 
 // addRecords accounts for n records, of size bytes together, written at the tail.

@@ -233,7 +233,7 @@ func (c *CompactionStats) after(st Stats, d time.Duration) {
 // Stats returns a snapshot of the store's figures. It reads a few words per shard and per segment
 // and stops no other call. Of a closed store only the counters are left.
 func (s *Store) Stats() Stats {
-	st := s.sizes()
+	st := s.sizes().Stats
 	for i := range s.shards {
 		sh := &s.shards[i]
 		st.Puts += sh.puts.Load()
@@ -271,14 +271,35 @@ func (s *Store) addMapped(st *Stats) {
 	details.UnreturnedMappings = int(s.mapper.unreturned.mappings.Load())
 }
 
-// sizes returns only the figures that decide about compactions: how much is live, dead and written.
-func (s *Store) sizes() (st Stats) {
+// sizes are the figures that decide about compactions: how much is live, dead and written, and in Stats nothing else.
+type sizes struct {
+	Stats
+	// unfilled is what compactions give back beyond records, bytes: room in segments that nobody will fill.
+	unfilled int64
+}
+
+// reclaimable returns how many bytes a compaction could give back, about.
+func (z *sizes) reclaimable() int64 { return z.DeadBytes + z.ExpiredBytes + z.unfilled }
+
+// reclaimableShare returns the share of the store, with the room that nobody will fill, that a compaction could give
+// back.
+func (z *sizes) reclaimableShare() float64 {
+	return fragmentation(z.reclaimable(), z.TotalBytes+z.unfilled)
+}
+
+// sizes returns how much there is, and how much of it a compaction could give back.
+func (s *Store) sizes() (st sizes) {
+	var room, kept int64 // in segments that nobody will fill; kept is what a compaction copies of them
 	segs, gone := s.segments.snapshot()
 	st.Segments, st.Writes.Bytes = len(segs), gone
 	for _, seg := range segs {
 		st.TotalBytes += seg.recordBytes()
 		st.ExpiredBytes += s.expired(seg)
 		st.Writes.Bytes += seg.written()
+		if seg.isUnfilled() {
+			room += int64(seg.room(1))
+			kept += s.unexpired(seg) + seg.tombstoneBytes.Load()
+		}
 	}
 	for i := range s.shards {
 		sh := &s.shards[i]
@@ -291,6 +312,10 @@ func (s *Store) sizes() (st Stats) {
 	st.DeadBytes = st.TotalBytes - st.LiveBytes
 	st.ExpiredBytes = min(st.ExpiredBytes, st.LiveBytes)
 	st.FragmentationRatio = fragmentation(st.DeadBytes, st.TotalBytes)
+	if room > 0 {
+		size := int64(s.medium.keptSize())
+		st.unfilled = max(0, room+kept-targetsFor(kept, size)*size)
+	}
 	return st
 }
 

@@ -25,7 +25,7 @@ type policy interface {
 	sealShare() float64
 	// choose returns the victims to compact in a store of these sizes. victims are sorted, the best
 	// first.
-	choose(victims []*victim, sizes Stats) []*victim
+	choose(victims []*victim, sizes sizes) []*victim
 	// keepForLanes returns for how many segments memory is kept for lanes, which have begun this
 	// many lately.
 	keepForLanes(begun int) int
@@ -68,7 +68,7 @@ func (s *Store) urgentSealShare() float64 {
 type everything struct{}
 
 func (everything) sealShare() float64                          { return 0 }
-func (everything) choose(victims []*victim, _ Stats) []*victim { return victims }
+func (everything) choose(victims []*victim, _ sizes) []*victim { return victims }
 func (everything) keepForLanes(int) int                        { return 0 }
 
 // worthwhile compacts each victim that is itself as fragmented as the store may be, and further
@@ -83,8 +83,8 @@ type worthwhile struct {
 // sealShare returns half the threshold, the fragmentation that choose leaves a store with.
 func (w worthwhile) sealShare() float64 { return w.threshold / 2 }
 
-func (w worthwhile) choose(victims []*victim, sizes Stats) (chosen []*victim) {
-	dead, total := sizes.reclaimable(), sizes.TotalBytes
+func (w worthwhile) choose(victims []*victim, sizes sizes) (chosen []*victim) {
+	dead, total := sizes.DeadBytes+sizes.ExpiredBytes, sizes.TotalBytes
 	for _, v := range victims {
 		if v.share() >= w.threshold || fragmentation(dead, total) > w.threshold/2 {
 			chosen = append(chosen, v)
@@ -98,7 +98,8 @@ func (w worthwhile) choose(victims []*victim, sizes Stats) (chosen []*victim) {
 func (w worthwhile) keepForLanes(begun int) int { return min(begun, w.mostKept) }
 
 // needed gives back about as many bytes as given, from the best victims, and keeps the memory: lanes
-// need it at once. Tombstones do not count: they may have to be copied.
+// need it at once. Tombstones do not count: they may have to be copied. Room that nobody will fill does: it is given
+// back in any case.
 type needed struct {
 	bytes int64
 	share float64 // sealShare
@@ -106,8 +107,8 @@ type needed struct {
 
 func (p needed) sealShare() float64 { return p.share }
 
-func (p needed) choose(victims []*victim, _ Stats) (chosen []*victim) {
-	var dead int64
+func (p needed) choose(victims []*victim, sizes sizes) (chosen []*victim) {
+	dead := sizes.unfilled
 	for _, v := range victims {
 		if dead >= p.bytes {
 			break
@@ -219,6 +220,7 @@ func (c *compaction) claimVictims(victims []*victim) []*victim {
 //	kept back is gone
 func (c *compaction) fitOneTarget() (allowance, error) {
 	size := min(c.size, c.s.medium.targetSize())
+	c.remakes = c.canRemakeSpare()
 	a, gives := c.fitInto(size, 0)
 	if a.victims == 0 { // from an Open with larger segments, where no more space could be kept back, or in checkpoints
 		return a, fmt.Errorf("%w: of no victim whose file is in no checkpoint, what is live fits into a target of %d bytes",
@@ -266,10 +268,21 @@ func (c *compaction) fitInto(size, first int) (a allowance, gives int) {
 
 // getsBack returns how much memory comes back with v, or how much space on the disk, bytes.
 func (c *compaction) getsBack(v *victim) int {
-	if v.seg.file == nil {
+	if v.seg.file == nil || c.remakes {
 		return len(v.seg.mem)
 	}
 	return int(c.s.freedBytes(v.seg))
+}
+
+// canRemakeSpare reports whether a round may take the target's spare and get no disk space back, as with files that are
+// in checkpoints too: MaxBytes alone keeps a new spare from being made, and what is mapped comes back with the victims.
+// Others may take the space that the disk has left, so it has to be twice as much.
+func (c *compaction) canRemakeSpare() bool {
+	if c.s.disk == nil || c.s.mapper.limit == 0 {
+		return false
+	}
+	left, known := c.s.disk.fs.Available()
+	return known && left >= 2*c.segmentSize()
 }
 
 // need returns how many bytes of a target the rest of v takes, at most, and how many its tombstones.
@@ -315,14 +328,18 @@ func (c *compaction) chooseDead() {
 		}
 	}
 	slices.SortStableFunc(c.victims, func(a, b *victim) int { return cmp.Compare(b.benefit, a.benefit) })
-	rated := c.victims
-	c.victims = c.policy.choose(rated, c.s.sizes())
+	rated, sizes := c.victims, c.s.sizes()
+	c.victims = c.policy.choose(rated, sizes)
+	chosen := make(map[*victim]bool, len(c.victims))
+	for _, v := range c.victims {
+		chosen[v] = true
+	}
 	for _, v := range rated {
-		if v.seg.isUnfilled() && !slices.Contains(c.victims, v) {
+		if v.seg.isUnfilled() && !chosen[v] {
 			merge = append(merge, v)
 		}
 	}
-	if c.leavesFewer(merge) {
+	if sizes.unfilled > 0 || c.leavesFewer(merge) {
 		c.victims = append(c.victims, merge...)
 	}
 	c.victims = c.claimVictims(c.victims)
@@ -338,10 +355,14 @@ func (c *compaction) leavesFewer(merge []*victim) bool {
 		}
 		return bytes
 	}
-	full := max(1, c.segmentSize()/10*9)
-	targets := func(bytes int64) int { return int((bytes + full - 1) / full) }
-	copied := live(c.victims)
-	return targets(copied+live(merge)) < targets(copied)+len(merge)
+	copied, size := live(c.victims), c.segmentSize()
+	return targetsFor(copied+live(merge), size) < targetsFor(copied, size)+int64(len(merge))
+}
+
+// targetsFor returns how many targets of size bytes so much is counted to fill.
+func targetsFor(bytes, size int64) int64 {
+	full := max(1, size/10*9)
+	return (bytes + full - 1) / full
 }
 
 // fillWork walks the index for further victims until the next round can fill its targets: a target

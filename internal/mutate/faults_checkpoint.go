@@ -64,9 +64,34 @@ var checkpointFaults = []fault{
 		test: "TestLinked_NotCleared",
 	},
 	{
-		name: "checkpoints leave a trail", file: "maintain.go",
+		name: "checkpoints leave a trail", file: "stats.go",
 		old: "if seg.isUnfilled() {", new: "if false {",
 		test: "TestCheckpoint_LeavesNoTrail",
+	},
+	{
+		name: "nobody waits for room that checkpoints leave", file: "stats.go",
+		old: "z.DeadBytes + z.ExpiredBytes + z.unfilled }", new: "z.DeadBytes + z.ExpiredBytes }",
+		test: "TestUnfilled_PutWaitsForIt",
+	},
+	{
+		name: "room counts that merging does not give back", file: "stats.go",
+		old: "room+kept-targetsFor(kept, size)*size", new: "room+size-size",
+		test: "TestUnfilled_LittleToGive",
+	},
+	{
+		name: "merging is taken for barren", file: "evict.go",
+		old: "c.gave() < c.segmentSize()", new: "c.stats.BytesReclaimed < c.segmentSize()",
+		test: "TestUnfilled_CountsAsGiven",
+	},
+	{
+		name: "what checkpoints keep takes the last spare", file: "victims.go",
+		old: "return known && left >= 2*c.segmentSize()", new: "return known && left >= 0",
+		test: "TestUnfilled_OnFullDisk",
+	},
+	{
+		name: "failures beside a Put leave a trail", file: "lane.go",
+		old: "s.segments.noteUnresumed(l.seg)", new: "_ = l.seg",
+		test: "TestUnfilled_LeftByFailures",
 	},
 	{
 		name: "Close does not wait for an import", file: "warmtier.go",
