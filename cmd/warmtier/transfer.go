@@ -119,9 +119,10 @@ func (c *importCmd) Run(a *app) error {
 		return aboutFile(c.File, err)
 	}
 	defer in.close()
-	check, store, err := c.ways(in)
-	if err == nil {
-		err = check(a, in)
+	store := importBinary // which checks all before it stores any
+	binary, err := c.isBinary(in)
+	if err == nil && !binary {
+		store, err = importLines, checkLines(a, in)
 	}
 	if err != nil {
 		return contextError{"", "; nothing was imported", aboutFile(c.File, err)}
@@ -140,6 +141,9 @@ func (c *importCmd) Run(a *app) error {
 			return contextError{"", "; nothing was imported", err}
 		}
 	} else if err := a.with(c.Dir, creating, unattended(c.options()), imported); err != nil {
+		if binary && !errors.Is(err, warmtier.ErrSyncFailed) {
+			return contextError{"", "; nothing was imported", err}
+		}
 		return done(err, int(st.Memories), "imported")
 	}
 	table := [][]string{{"memories", showCount(st.Memories)}}
@@ -167,59 +171,18 @@ func (c *importCmd) intoNew(a *app, imported func(*warmtier.Store) error) error 
 	return syncDirectory(filepath.Dir(dir))
 }
 
-// ways returns how in, which is at its start, is checked and stored.
-func (c *importCmd) ways(in *input) (
-	check func(*app, *input) error, store func(*app, *input, *warmtier.Store) (warmtier.ExportStats, error), err error,
-) {
-	format := c.Format
-	if format == "auto" {
-		var first [1]byte
-		n, err := in.Read(first[:])
-		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, nil, err
-		}
-		if _, err := in.Seek(0, io.SeekStart); err != nil {
-			return nil, nil, err
-		}
-		format = "binary"
-		if n > 0 && strings.Contains("{ \t\r\n", string(first[:])) {
-			format = "jsonl"
-		}
+// isBinary reports whether in, which is at its start, is to be read as a binary export.
+func (c *importCmd) isBinary(in *input) (bool, error) {
+	if c.Format != "auto" {
+		return c.Format == "binary", nil
 	}
-	if format == "jsonl" {
-		return checkLines, importLines, nil
+	var first [1]byte
+	n, err := in.Read(first[:])
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
 	}
-	return checkBinary, importBinary, nil
-}
-
-// errWhole is what an export gives that is to be read a second time.
-var errWhole = errors.New("whole")
-
-// readOnce is an input that ends an import where that begins to store.
-type readOnce struct{ *countedInput }
-
-func (r readOnce) Seek(offset int64, whence int) (int64, error) {
-	if whence == io.SeekStart {
-		return 0, errWhole
-	}
-	return r.countedInput.Seek(offset, whence)
-}
-
-// checkBinary checks an export while there is no store: a file that is none must not make one. Import reads
-// it to its end, and stores only what it reads a second time.
-func checkBinary(a *app, in *input) error {
-	opts := unattended(warmtier.Options{})
-	s, err := warmtier.Open("", &opts)
-	if err != nil {
-		return err
-	}
-	bar := a.progress("checking", in.size, unitBytes)
-	defer bar.end()
-	_, err = s.Import(a.ctx, readOnce{&countedInput{in, bar}})
-	if errors.Is(err, errWhole) {
-		err = nil
-	}
-	return errors.Join(err, s.Close())
+	_, err = in.Seek(0, io.SeekStart)
+	return n == 0 || !strings.Contains("{ \t\r\n", string(first[:])), err
 }
 
 func importBinary(a *app, in *input, s *warmtier.Store) (warmtier.ExportStats, error) {

@@ -101,9 +101,10 @@ func TestImport_Expires(t *testing.T) {
 	require.Empty(t, contents(t, target))
 }
 
-// Whatever is cut off or damaged is found before a store is made, whichever way it comes in.
+// Whatever is cut off or damaged is found before anything of it is stored, or a store is made, whichever way it comes in.
 func TestImport_NotWhole(t *testing.T) {
-	stream := smallExport(t)
+	stream, there := smallExport(t), filepath.Join(t.TempDir(), "there")
+	fill(t, there, map[string]string{"mine": "stays"})
 	dir, file := filepath.Join(t.TempDir(), "store"), filepath.Join(t.TempDir(), "cut")
 	inputs := map[string][]byte{"twice": append(bytes.Clone(stream), stream...)}
 	for n := 0; n < len(stream); n += 7 {
@@ -121,22 +122,14 @@ func TestImport_NotWhole(t *testing.T) {
 			require.Contains(t, r.err, "nothing was imported", name)
 			require.NoDirExists(t, dir)
 		}
+		r := command(t, string(input), "import", "-d", there, "-")
+		require.Equal(t, exitFinding, r.code, name)
+		require.Contains(t, r.err, "nothing was imported", name)
 	}
+	require.Equal(t, map[string]string{"mine": "stays"}, contents(t, there))
 	require.NoError(t, os.WriteFile(file, stream, 0o600))
 	command(t, "", "import", "-d", dir, "--segment-size", "64KiB", file).exits(exitOK)
 	require.Len(t, contents(t, dir), 3)
-}
-
-// To check an export stores nothing of it, in whatever store.
-func TestImport_CheckStoresNothing(t *testing.T) {
-	stream := smallExport(t)
-	s, err := warmtier.Open("", nil)
-	require.NoError(t, err)
-	in := &input{ReadSeeker: bytes.NewReader(stream), size: int64(len(stream))}
-	_, err = s.Import(t.Context(), readOnce{&countedInput{in, noProgress("", 0, unitBytes)}})
-	require.ErrorIs(t, err, errWhole)
-	require.Zero(t, s.Stats().TotalBytes, "and no tombstones")
-	require.NoError(t, s.Close())
 }
 
 // What the store has is left alone, in either format; an import again adds what is missing.
