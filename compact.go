@@ -99,6 +99,9 @@ func (s *Store) runCompaction(ctx context.Context, c *compaction, trigger trigge
 		c.noteBarren()
 		// One that only gave dead bytes back is not the last word of a store that evicts.
 		gave := c.gave() > 0 || isAborted(err) || s.evicts() && !c.evicts()
+		if s.evicts() && c.gave() >= c.segmentSize() { // who asked meanwhile is to look first: see mustEvict
+			heard = s.room.heard()
+		}
 		s.room.answer(heard, gave, st.reclaimable())
 	}()
 	c.own = onOwnGoroutine(ctx)

@@ -88,6 +88,16 @@ func (s *Store) lacksRoom() bool {
 
 // mustEvict reports whether a compaction that begins now should evict: a write waits for room, or soon will, and
 // dead bytes alone would not give enough back.
+//
+// A write that waits may have got room already, and has not come to run since. What would break, if a compaction that
+// gave room answered only who asked before it began:
+//
+//	writer                            compaction, maintenance
+//	                                  begins
+//	finds no room, asks, waits
+//	                                  gives half of the store back, ends
+//	                                  looks: a question is open, a writer waits, and little is dead: evicts
+//	finds the room: for nothing
 func (s *Store) mustEvict() bool {
 	return s.evicts() && (s.room.waiting.Load() > 0 || s.lacksRoom()) &&
 		(s.barren.Load() || s.shareToGiveBack() < waitShare)

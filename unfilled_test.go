@@ -273,3 +273,33 @@ func TestUnfilled_NotWhatALaneResumes(t *testing.T) {
 	s.sealLanes(0)
 	require.False(t, seg.isUnfilled())
 }
+
+// The interleaving is at mustEvict.
+func TestUnfilled_NothingIsEvictedForWhoHasRoom(t *testing.T) {
+	d := newShadow()
+	var at latePoints
+	s := limited(t, d, func(opts *Options) {
+		unmaintained(opts)
+		opts.WhenFull = Evict
+	}, hooks{at: at.hook})
+	fillUnfilled(t, s, 60, 3, 9000)
+	end := s.beginWait()
+	at.set(func(p point) error {
+		if p == pointCompactSwapped {
+			s.room.ask()
+		}
+		return nil
+	})
+	mustCompact(t, s)
+	require.False(t, s.room.isAsked())
+	require.False(t, s.isPressed(s.sizes()), "who waits has not looked yet")
+	at.set(nil)
+	asked := s.room.ask()
+	mustCompact(t, s)
+	require.True(t, s.room.isAnswered(asked))
+	s.room.ask()
+	require.True(t, s.isPressed(s.sizes()), "it looked, and found nothing")
+	end()
+	require.NoError(t, s.Close())
+	require.NoError(t, released(d, s))
+}
