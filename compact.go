@@ -107,7 +107,7 @@ func (s *Store) runCompaction(ctx context.Context, c *compaction, trigger trigge
 	c.own = onOwnGoroutine(ctx)
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
 	c.stats.before(st.Stats)
-	c.unfilled = st.unfilled
+	c.unfilled = st.unfilled + st.halfEmpty
 	unreturned := s.mapper.unreturned.bytes.Load()
 	s.logCompactionStart(trigger, st.Stats)
 	err = c.run(ctx)
@@ -155,7 +155,7 @@ type compaction struct {
 	complete   bool         // ended without an error, or a panic of OnProgress
 	lowSpace   bool         // there was no space for a target: rounds of one target from then on
 	extra      int64        // bytes mapped by this compaction less those it unmapped
-	unfilled   int64        // sizes.unfilled when it began
+	unfilled   int64        // of sizes, and halfEmpty, when it began
 	remakes    bool         // the disk has space for another spare of the target's: set by fitOneTarget
 	staged     []moves      // of the current round, one for each worker; kept for the next
 	pace       *pace
@@ -176,10 +176,10 @@ func (s *Store) newCompaction(trigger trigger) *compaction {
 	return c
 }
 
-// gave returns how many bytes c has given back: of records, or of room that nobody would have filled.
+// gave returns how many bytes c has given back: of records, or of room in segments sealed before they were full.
 func (c *compaction) gave() int64 { return max(c.stats.BytesReclaimed, c.gaveUnfilled()) }
 
-// gaveUnfilled returns how much memory c has given back if there was room in segments that nobody would have filled;
+// gaveUnfilled returns how much memory c has given back if there was room in segments sealed before they were full;
 // what is copied from there is no less than it was, so records do not say it.
 func (c *compaction) gaveUnfilled() int64 {
 	if c.unfilled == 0 {

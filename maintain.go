@@ -127,11 +127,20 @@ func (s *Store) look() {
 		reason := s.reasonToSkip(st, time.Now())
 		s.maintenance.mu.Unlock()
 		if reason != "" {
-			s.room.answer(heard, s.keepsForLanes(), st.reclaimable())
+			s.answerIdle(heard, &st)
 			return
 		}
 	}
 	s.cycle()
+}
+
+// answerIdle tells the writers heard that no compaction is due in a store of these sizes. While one is under way, which
+// a caller may have begun, nothing is said: writers are told when it ends, and ask again if they find no room then.
+func (s *Store) answerIdle(heard uint64, st *sizes) {
+	if s.compacting.Load() {
+		return
+	}
+	s.room.answer(heard, s.keepsForLanes(), st.reclaimable())
 }
 
 // Maintain runs one maintenance cycle now, whether or not the background cycle is disabled: it
@@ -201,7 +210,7 @@ func (s *Store) maintainLocked(ctx context.Context, st sizes, r *MaintenanceRepo
 		m.noteSizes(s.sizes())
 	}
 	if r.Skipped != SkipBusy && r.Compaction == (CompactionStats{}) { // one that ran has answered itself
-		s.room.answer(heard, s.keepsForLanes(), st.reclaimable())
+		s.answerIdle(heard, &st)
 	}
 	for i := range s.shards {
 		s.suit(&s.shards[i]) // writes that have stopped may have left a table half filled

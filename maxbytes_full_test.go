@@ -120,7 +120,7 @@ func TestMaxBytes_DeletionsOfEmpty(t *testing.T) {
 					_, err = s.Compact(t.Context())
 				}
 				require.NoError(t, err)
-				if percent > 10 { // a tenth gives back less than a segment: see "Known defects" in docs/reliability.md
+				if percent > 10 { // which gives back less than a segment: see "What fits" in docs/design.md
 					fill(t, s, 0, n*percent/100/4, 0)
 				}
 				require.LessOrEqual(t, s.Stats().MappedBytes+s.Stats().SegmentDetails.SpareBytes, int64(fullBytes))
@@ -179,6 +179,48 @@ func TestMaxBytes_FullWhenIndexGrows(t *testing.T) {
 			requireContents(t, s, 0, n, 20, func(i int) bool { return !odd(i) })
 		})
 	}
+}
+
+// Goal: the index grows into the room of segments that were sealed half empty, as compactions at the limit leave them.
+// Lanes fill such segments up, so it is the index that is refused: of a store that is half live, with nothing dead.
+//
+// Method: one record in each segment; then as many memories without a content as there is room for.
+func TestMaxBytes_FullOfHalfEmpty(t *testing.T) {
+	for _, medium := range []string{"memory", "directory"} {
+		t.Run(medium, func(t *testing.T) {
+			s := budgeted(t, medium, Options{MaxBytes: 2 * fullBytes}, hooks{hash: oneLane})
+			n := 0
+			for ; s.mapper.limit-s.mapper.bytes.Load() >= minSegmentSize; n++ {
+				require.NoError(t, s.Put(idOf(n), contentOf(n, 0, 0)))
+				s.sealLanes(0)
+			}
+			require.NoError(t, s.Sync())
+			segments := s.Stats().Segments
+			n, err := fillUp(t, s, n, 0)
+			requireTold(t, s, err)
+			require.Greater(t, s.Stats().LiveBytes, s.opts.MaxBytes*6/10, "in %d segments at first", segments)
+			requireContents(t, s, 0, n, 0, all)
+		})
+	}
+}
+
+// Goal: a Put is not refused because its shard's table cannot be exchanged for a smaller or a larger one, while there
+// is room for it in the one that is there. Method: no block of the index has room for another table.
+func TestMaxBytes_TableStays(t *testing.T) {
+	s := budgeted(t, "memory", Options{MaxBytes: 1 << 30}, hooks{hash: placedBy(func(int) int { return 3 })})
+	fill(t, s, 0, 600, 0)
+	s.tables.mu.Lock()
+	last := s.tables.last()
+	last.used = len(last.mem)
+	s.tables.mu.Unlock()
+	s.mapper.limit = s.mapper.bytes.Load()
+	slots := s.shards[3].current().slots()
+	deleteWhere(t, s, 0, 600, func(i int) bool { return i >= 100 })
+	require.Equal(t, slots, s.shards[3].current().slots(), "it could not shrink")
+	fill(t, s, 100, slots*fullest/8, 0)
+	requireContents(t, s, 0, slots*fullest/8, 0, all)
+	require.Equal(t, slots, s.shards[3].current().slots(), "it could not grow")
+	require.ErrorIs(t, s.Put(idOf(slots), nil), ErrNoSpace)
 }
 
 // Goal: an overwrite is taken where only the index has no room, since it needs no further slot.

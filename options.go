@@ -48,9 +48,9 @@ type Options struct {
 	// MaxBytes bounds, in bytes, everything that the store maps (Stats.MappedBytes: segments whole,
 	// pinned ones too, memory kept for the next ones, the index) and in a directory the files that keep
 	// space back (SegmentDetails.SpareBytes); 0 means no bound. A write that needs memory beyond it waits
-	// for a compaction as long as a tenth or more of the store is dead; then WhenFull decides. With
-	// Maintenance.Disabled it waits only for one that runs. Nothing is dropped that was not asked for: a
-	// directory that holds more than MaxBytes is opened, and takes writes again when enough was deleted.
+	// for a compaction as long as one runs, or could give back a tenth or more of the store; then WhenFull
+	// decides. With Maintenance.Disabled it waits only for one that runs. Nothing is dropped that was not asked
+	// for: a directory that holds more than MaxBytes is opened, and takes writes again when enough was deleted.
 	// At least sixteen segments are needed, and there is at most one lane for sixteen.
 	MaxBytes int64
 	// WhenFull says what a write does that finds no room within MaxBytes.

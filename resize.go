@@ -1,7 +1,5 @@
 package warmtier
 
-import "errors"
-
 /*
 A shard that needs a table of another size fills it a few slots at a time: each write to the shard moves those of the
 next range of tags, so no write holds its locks for as long as there are slots. The tag of an id never changes, and a
@@ -32,7 +30,8 @@ const (
 	resizeBatch = 1024
 
 	// A table that is fuller than fullest/8 waits no longer, neither for a block nor for the rest of the slots. The
-	// writes that fill it so far beyond 4/5 have moved all of them, unless memory is short.
+	// writes that fill it so far beyond 4/5 have moved all of them, unless memory is short: no write is refused for want
+	// of another table, larger or smaller, while the one that is there takes what it writes.
 	fullest = 7
 )
 
@@ -111,10 +110,11 @@ func (s *Store) prepare(sh *shard, n int) error {
 			if wanted == slots {
 				return nil
 			}
-			if err := s.beginResize(sh, wanted, full); errors.Is(err, errNoBlock) {
-				return nil
-			} else if err != nil {
-				return err
+			if err := s.beginResize(sh, wanted, full); err != nil {
+				if full {
+					return err
+				}
+				return nil // the table that is there takes n
 			}
 		}
 		s.moveSlots(sh)

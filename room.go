@@ -19,10 +19,10 @@ made (mapper.claim), so the store is never over its budget, whoever asks. One se
 compactions (segmentPool, spares), so one can always run.
 
 A Put that needs room when there is none lets go of every lock first, the lane's rolling included: a
-compaction seals lanes, and would wait for the Put that waits for it. Then it sweeps. If a tenth of the
-store or more is dead it asks for a compaction, waits until something has changed, and tries again. It
-gives up when less is dead, when a compaction that began after it had asked gave nothing back, or when
-nothing changes for too long. It asks again only when it was answered.
+compaction seals lanes, and would wait for the Put that waits for it. Then it sweeps. If a compaction could
+give back a tenth of the store it asks for one, waits until something has changed, and tries again. When none
+is under way it gives up when there is less to give back, or when one that began after it had asked gave
+nothing; and in any case when nothing changes for too long. It asks again only when it was answered.
 
 No wake-up is lost: a writer takes the channel that the next change closes, then tries, then waits. What
 changes after it took the channel closes it; what changed before, the try has seen.
@@ -182,10 +182,11 @@ func (s *Store) withRoom(share float64, try func() error) error {
 			return failed
 		}
 		st := s.sizes()
-		// A compaction under way may have copied most of what was dead, and have yet to give it back.
-		hopeless := !s.evicts() &&
-			(st.reclaimableShare() <= share || s.opts.Maintenance.Disabled)
-		if hopeless && !s.compacting.Load() || asked > 0 && s.room.isFruitless(asked, st.reclaimable()) {
+		hopeless := !s.evicts() && (st.reclaimableShare() <= share || s.opts.Maintenance.Disabled)
+		fruitless := asked > 0 && s.room.isFruitless(asked, st.reclaimable())
+		// A compaction under way, a caller's maybe, has memory for its targets, and may have copied most of what was dead:
+		// all of that it has yet to give back.
+		if (hopeless || fruitless) && !s.compacting.Load() {
 			select {
 			case <-change: // since the attempt
 				continue
@@ -193,15 +194,15 @@ func (s *Store) withRoom(share float64, try func() error) error {
 				return s.full(st)
 			}
 		}
-		if asked == 0 || s.room.isAnswered(asked) {
-			asked = s.room.ask()
-		}
-		if s.evicts() && s.opts.Maintenance.Disabled {
-			if !errors.Is(s.evictForWrite(), ErrCompactionInProgress) {
+		if !fruitless { // else nobody is asked again
+			if asked == 0 || s.room.isAnswered(asked) {
+				asked = s.room.ask()
+			}
+			if s.evicts() && s.opts.Maintenance.Disabled && !errors.Is(s.evictForWrite(), ErrCompactionInProgress) {
 				continue
 			}
+			s.maintenance.lack(share) // a compaction may have begun since
 		}
-		s.maintenance.lack(share) // a compaction may have begun since
 		if changed, err := s.awaitChange(change); err != nil {
 			return err
 		} else if !changed {
@@ -323,8 +324,11 @@ func (s *Store) stepped() (m progressMark) {
 // full returns the error of a call that found no room.
 func (s *Store) full(st sizes) error {
 	mapped, spares := s.medium.held()
-	return fmt.Errorf("%w: %d bytes used of MaxBytes %d; %d bytes of records are live, %d dead or expired",
-		errOverBudget, mapped+spares, s.opts.MaxBytes, st.LiveBytes-st.ExpiredBytes, st.DeadBytes+st.ExpiredBytes)
+	index := s.tables.bytes.Load()
+	return fmt.Errorf("%w: %d bytes used of MaxBytes %d (segments %d, index %d, spares %d); "+
+		"%d bytes of records are live, %d dead or expired",
+		errOverBudget, mapped+spares, s.opts.MaxBytes, mapped-index, index, spares,
+		st.LiveBytes-st.ExpiredBytes, st.DeadBytes+st.ExpiredBytes)
 }
 
 // overgrown reports whether the store maps so much more than is live that writers should wait for the

@@ -224,3 +224,62 @@ func TestRoom_FailedFlush(t *testing.T) {
 	require.Equal(t, failure, err)
 	require.ErrorIs(t, err, ErrSyncFailed)
 }
+
+// Goal: no Put is refused because a compaction that a caller runs, in a store of which hardly anything is dead, has
+// taken the rest of the budget for its targets: most of that comes back.
+//
+// What would break: the Put finds no room and asks; maintenance looks and answers that there is nothing to do; the Put
+// takes that for the last word.
+//
+// Method: the compaction stops with its targets made. The look that the Put has asked for is the test's.
+func TestRoom_CallersCompaction(t *testing.T) {
+	paused := pauseAt(pointCompactBuilt)
+	waits := make(chan struct{}, 100)
+	opts := Options{MaxBytes: fullBytes}
+	opts.Maintenance.Disabled = true
+	s := budgeted(t, "directory", opts, hooks{hash: oneLane, patience: neverInATest, at: func(p point) error {
+		if p == pointRoomWait {
+			waits <- struct{}{}
+		}
+		return paused.hook(p)
+	}})
+	const size = 1000
+	n := 0
+	for ; s.mapper.limit-s.mapper.bytes.Load() >= 5*minSegmentSize; n++ {
+		require.NoError(t, s.Put(idOf(n), contentOf(n, 0, size)))
+	}
+	deleteWhere(t, s, 0, n, func(i int) bool { return i%30 == 0 })
+	compacted := make(chan error, 1)
+	go func() {
+		_, err := s.Compact(t.Context())
+		compacted <- err
+	}()
+	proceed := sync.OnceFunc(func() { close(paused.proceed) })
+	t.Cleanup(proceed)
+	<-paused.reached
+	put := make(chan error, 1)
+	more := n
+	go func() {
+		for ; more < n+fullBytes/4/size; more++ {
+			if err := s.Put(idOf(more), contentOf(more, 0, size)); err != nil {
+				put <- err
+				return
+			}
+		}
+		put <- nil
+	}()
+	<-waits
+	s.look()
+	require.True(t, s.room.isAsked(), "the compaction under way has the answer")
+	s.room.answer(s.room.heard(), false, fullBytes) // from a look that ended before the compaction began
+	select {
+	case err := <-put:
+		t.Fatal("the Put did not wait: ", err)
+	case <-waits:
+	}
+	require.EqualValues(t, 1, s.room.heard(), "it asks once")
+	proceed()
+	require.NoError(t, <-compacted)
+	require.NoError(t, <-put)
+	requireContents(t, s, 0, more, size, func(i int) bool { return i >= n || i%30 != 0 })
+}

@@ -147,8 +147,12 @@ func (seg *segment) rest() []byte {
 // isUnfilled reports whether seg was sealed with room left that no lane will fill, since its file is in a checkpoint
 // too, or its lane went on without it, and whether a compaction could merge it.
 func (seg *segment) isUnfilled() bool {
-	return (seg.inFile.linked.Load() || seg.unresumed.Load()) && seg.is(stateSealed) && seg.sealedEarly.Load() &&
-		!seg.damaged.Load()
+	return (seg.inFile.linked.Load() || seg.unresumed.Load()) && seg.isHalfEmpty()
+}
+
+// isHalfEmpty reports whether seg was sealed with room left, and a compaction could merge it.
+func (seg *segment) isHalfEmpty() bool {
+	return seg.is(stateSealed) && seg.sealedEarly.Load() && !seg.damaged.Load()
 }
 
 // addRecords accounts for n records, of size bytes together, written at the tail.

@@ -274,31 +274,33 @@ func (s *Store) addMapped(st *Stats) {
 // sizes are the figures that decide about compactions: how much is live, dead and written, and in Stats nothing else.
 type sizes struct {
 	Stats
-	// unfilled is what compactions give back beyond records, bytes: room in segments that nobody will fill.
-	unfilled int64
+	// What compactions give back beyond records, bytes: room in segments that were sealed before they were full, and
+	// that nobody will fill, or only lanes: the index cannot grow into it.
+	unfilled, halfEmpty int64
 }
 
 // reclaimable returns how many bytes a compaction could give back, about.
-func (z *sizes) reclaimable() int64 { return z.DeadBytes + z.ExpiredBytes + z.unfilled }
+func (z *sizes) reclaimable() int64 { return z.DeadBytes + z.ExpiredBytes + z.unfilled + z.halfEmpty }
 
-// reclaimableShare returns the share of the store, with the room that nobody will fill, that a compaction could give
-// back.
+// reclaimableShare returns the share of the store, with that room, that a compaction could give back.
 func (z *sizes) reclaimableShare() float64 {
-	return fragmentation(z.reclaimable(), z.TotalBytes+z.unfilled)
+	return fragmentation(z.reclaimable(), z.TotalBytes+z.unfilled+z.halfEmpty)
 }
 
 // sizes returns how much there is, and how much of it a compaction could give back.
 func (s *Store) sizes() (st sizes) {
-	var room, kept int64 // in segments that nobody will fill; kept is what a compaction copies of them
+	var unfilled, halfEmpty mergeable
 	segs, gone := s.segments.snapshot()
 	st.Segments, st.Writes.Bytes = len(segs), gone
 	for _, seg := range segs {
 		st.TotalBytes += seg.recordBytes()
 		st.ExpiredBytes += s.expired(seg)
 		st.Writes.Bytes += seg.written()
-		if seg.isUnfilled() {
-			room += int64(seg.room(1))
-			kept += s.unexpired(seg) + seg.tombstoneBytes.Load()
+		switch {
+		case seg.isUnfilled():
+			unfilled.add(s, seg)
+		case seg.isHalfEmpty():
+			halfEmpty.add(s, seg)
 		}
 	}
 	for i := range s.shards {
@@ -312,11 +314,22 @@ func (s *Store) sizes() (st sizes) {
 	st.DeadBytes = st.TotalBytes - st.LiveBytes
 	st.ExpiredBytes = min(st.ExpiredBytes, st.LiveBytes)
 	st.FragmentationRatio = fragmentation(st.DeadBytes, st.TotalBytes)
-	if room > 0 {
-		size := int64(s.medium.keptSize())
-		st.unfilled = max(0, room+kept-targetsFor(kept, size)*size)
-	}
+	size := int64(s.medium.keptSize())
+	st.unfilled, st.halfEmpty = unfilled.givesBack(size), halfEmpty.givesBack(size)
 	return st
+}
+
+// mergeable sums up segments that were sealed before they were full: their room, and what a compaction would copy.
+type mergeable struct{ room, kept int64 }
+
+func (m *mergeable) add(s *Store, seg *segment) {
+	m.room += int64(seg.room(1))
+	m.kept += s.unexpired(seg) + seg.tombstoneBytes.Load()
+}
+
+// givesBack returns how many bytes come back, beside dead ones, when they are merged into targets of size bytes.
+func (m *mergeable) givesBack(size int64) int64 {
+	return max(0, m.room+m.kept-targetsFor(m.kept, size)*size)
 }
 
 // addSegments adds the figures that are kept per segment.

@@ -39,8 +39,9 @@ func TestStats_Budget(t *testing.T) {
 			}
 			require.ErrorIs(t, err, ErrNoSpace)
 			st := s.Stats()
-			require.ErrorContains(t, err, fmt.Sprintf("%d bytes used of MaxBytes %d; %d bytes of records are live, 0 dead",
-				st.MappedBytes+st.SegmentDetails.SpareBytes, opts.MaxBytes, st.LiveBytes))
+			require.ErrorContains(t, err, fmt.Sprintf("%d bytes used of MaxBytes %d (segments %d, index %d, spares %d); "+
+				"%d bytes of records are live, 0 dead", st.MappedBytes+st.SegmentDetails.SpareBytes, opts.MaxBytes,
+				st.MappedBytes-st.IndexBytes, st.IndexBytes, st.SegmentDetails.SpareBytes, st.LiveBytes))
 			requireParts(t, st)
 			require.Equal(t, opts.MaxBytes, st.MaxBytes)
 			require.Positive(t, st.LiveBytes)

@@ -75,6 +75,26 @@ var faults = []fault{
 		test: "TestRoom_PatienceIsNotTime",
 	},
 	{
+		name: "answered while a caller compacts", file: "maintain.go",
+		old: "\tif s.compacting.Load() {\n\t\treturn\n\t}", new: "",
+		test: "TestRoom_CallersCompaction",
+	},
+	{
+		name: "refused while a caller compacts", file: "room.go",
+		old: "(hopeless || fruitless) && !s.compacting.Load()", new: "fruitless || hopeless && !s.compacting.Load()",
+		test: "TestRoom_CallersCompaction",
+	},
+	{
+		name: "room in half empty segments not counted", file: "stats.go",
+		old: "case seg.isHalfEmpty():", new: "case false:",
+		test: "TestMaxBytes_FullOfHalfEmpty",
+	},
+	{
+		name: "refused for want of a smaller table", file: "resize.go",
+		old: "\t\t\t\tif full {", new: "\t\t\t\tif full || err != errNoBlock {",
+		test: "TestMaxBytes_TableStays",
+	},
+	{
 		name: "asks anew with each round", file: "room.go",
 		old: "if asked == 0 || s.room.isAnswered(asked) {", new: "if true {",
 		test: "TestMaxBytes_BuriedForGood",
