@@ -84,32 +84,36 @@ func start(t *testing.T, cmd *exec.Cmd, ready string) string {
 // TestBeside_Throughput reports what redis-benchmark measures, medians of rounds in turns.
 func TestBeside_Throughput(t *testing.T) {
 	beside(t)
-	const rounds = 5
 	both := processes(t)
 	for _, pipeline := range []int{1, 16} {
-		got := map[string][]float64{} // by process and command
-		for range rounds {
-			for _, p := range both {
-				_, port, _ := net.SplitHostPort(p.address)
-				out, err := exec.Command("taskset", "-c", "1", "redis-benchmark", "-p", port, "-t", "set,get", "-n",
-					strconv.Itoa(60_000*pipeline), "-P", strconv.Itoa(pipeline), "-d", "100", "-r", "1000000", "--csv").Output()
-				require.NoError(t, err)
-				for line := range bytes.Lines(out) {
-					fields := strings.Split(strings.ReplaceAll(string(line), `"`, ""), ",")
-					if rate, err := strconv.ParseFloat(fields[1], 64); err == nil {
-						got[p.name+" "+fields[0]] = append(got[p.name+" "+fields[0]], rate)
-					}
+		t.Run(fmt.Sprint("pipeline ", pipeline), func(t *testing.T) { throughput(t, both, pipeline) })
+	}
+}
+
+func throughput(t *testing.T, both []process, pipeline int) {
+	const rounds = 5
+	got := map[string][]float64{} // by process and command
+	for range rounds {
+		for _, p := range both {
+			_, port, _ := net.SplitHostPort(p.address)
+			out, err := exec.Command("taskset", "-c", "1", "redis-benchmark", "-p", port, "-t", "set,get,incr", "-n",
+				strconv.Itoa(60_000*pipeline), "-P", strconv.Itoa(pipeline), "-d", "100", "-r", "1000000", "--csv").Output()
+			require.NoError(t, err)
+			for line := range bytes.Lines(out) {
+				fields := strings.Split(strings.ReplaceAll(string(line), `"`, ""), ",")
+				if rate, err := strconv.ParseFloat(fields[1], 64); err == nil {
+					got[p.name+" "+fields[0]] = append(got[p.name+" "+fields[0]], rate)
 				}
 			}
 		}
-		for _, command := range []string{"SET", "GET"} {
-			redis, ours := got["redis-server "+command], got["warmtier "+command]
-			slices.Sort(redis)
-			slices.Sort(ours)
-			t.Logf("pipeline %2d, %s: redis-server %.0f (%.0f to %.0f), warmtier %.0f (%.0f to %.0f), ratio %.2f", pipeline,
-				command, redis[rounds/2], redis[0], redis[rounds-1], ours[rounds/2], ours[0], ours[rounds-1],
-				ours[rounds/2]/redis[rounds/2])
-		}
+	}
+	for _, command := range []string{"SET", "GET", "INCR"} {
+		redis, ours := got["redis-server "+command], got["warmtier "+command]
+		slices.Sort(redis)
+		slices.Sort(ours)
+		t.Logf("pipeline %2d, %s: redis-server %.0f (%.0f to %.0f), warmtier %.0f (%.0f to %.0f), ratio %.2f", pipeline,
+			command, redis[rounds/2], redis[0], redis[rounds-1], ours[rounds/2], ours[0], ours[rounds-1],
+			ours[rounds/2]/redis[rounds/2])
 	}
 }
 

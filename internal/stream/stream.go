@@ -75,6 +75,8 @@ type Memory struct {
 	ID, Content []byte
 	Version     uint64
 	Deadline    int64 // Unix time in ms, 0 for none
+
+	unknown uint16 // flags that a later writer has set
 }
 
 // Total is what the end says of a stream.
@@ -279,7 +281,10 @@ func (s *Reader) Next() (m Memory, err error) {
 		}
 	}
 	m, ok := s.take()
-	if s.n--; !ok || s.n == 0 && len(s.body) > 0 {
+	switch s.n--; {
+	case m.unknown != 0:
+		return m, fmt.Errorf("%w has memories with flags %#x, which this package does not know", ErrVersion, m.unknown)
+	case !ok || s.n == 0 && len(s.body) > 0:
 		return m, s.damaged("a chunk does not hold what it says") // though its checksum is right
 	}
 	s.total.add(&m)
@@ -328,11 +333,15 @@ func (s *Reader) take() (m Memory, ok bool) {
 	contentLen := int(binary.LittleEndian.Uint32(b[4:]))
 	m.Version = binary.LittleEndian.Uint64(b[8:])
 	b = b[memorySize:]
-	if flags == flagDeadline && len(b) >= 8 {
+	if m.unknown = flags &^ flagDeadline; m.unknown != 0 {
+		return m, false
+	}
+	if flags == flagDeadline {
+		if len(b) < 8 {
+			return m, false
+		}
 		m.Deadline = int64(binary.LittleEndian.Uint64(b))
 		b = b[8:]
-	} else if flags != 0 {
-		return m, false
 	}
 	if idLen == 0 || contentLen > MaxContentLen || len(b) < idLen+contentLen {
 		return m, false

@@ -135,6 +135,16 @@ func TestStream_Errors(t *testing.T) {
 	binary.LittleEndian.PutUint32(later[headerSize-4:], crc32.Checksum(later[:headerSize-4], castagnoli))
 	_, err = read(bytes.NewReader(later))
 	require.ErrorIs(t, err, ErrVersion)
+	b, _ = export(t, 5)
+	later = bytes.Clone(b)
+	const flags = headerSize + chunkSize + 2
+	later[flags] |= 4
+	sum := sums{id: [8]byte(b[16:])}
+	body := later[headerSize+chunkSize : headerSize+chunkSize+memorySize+2+5]
+	binary.LittleEndian.PutUint32(later[headerSize+chunkSize+len(body):], sum.of(later[headerSize+8:headerSize+16], body))
+	_, err = read(bytes.NewReader(later))
+	require.ErrorIs(t, err, ErrVersion)
+	require.ErrorContains(t, err, "flags 0x4")
 	_, err = read(bytes.NewReader([]byte("{\"id\":1}                                          ")))
 	require.ErrorContains(t, err, "does not begin like an export")
 
