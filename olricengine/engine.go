@@ -25,12 +25,17 @@ type Options struct {
 	// entries out, and their timestamps are not remembered after they have expired. Nil means that
 	// there are none.
 	Deleted func(value []byte) bool
+	// Map is the name of the only map of Olric that takes writes; those to others are refused with
+	// [ErrRefused]. No entry says whose it is, so what [Engine.Offer] passes on would end up in one
+	// map. "" means that all maps do.
+	Map string
 }
 
 // Errors of an engine, besides those of Olric's package storage and of the store.
 var (
-	// ErrRefused is returned by an engine with Options.Remember for a deletion.
-	ErrRefused = errors.New("olricengine: refused, since it could be undone by a node that was away")
+	// ErrRefused is returned by an engine with Options.Remember for a deletion, and by one with
+	// Options.Map for a write to another map.
+	ErrRefused = errors.New("olricengine: refused")
 	// ErrDestroyed is returned by a fork that Olric has destroyed. A write that waited meanwhile is
 	// not stored.
 	ErrDestroyed = errors.New("olricengine: this fork is destroyed")
@@ -52,7 +57,7 @@ type node struct {
 	next      uint64             // number of the next fork
 	forks     map[uint64]*Engine // those that are not destroyed
 	recovered []*Engine          // what earlier lives of the node left in the store
-	late      []place            // see Engine.Mark
+	late      map[place]struct{} // see Engine.Mark; each once, however long nothing can be sent
 	failure   error              // of the last write that failed
 	failed    time.Time
 }
@@ -99,6 +104,7 @@ var _ storage.Engine = (*Engine)(nil)
 // not its contents. Olric does not see it; [Engine.Offer] passes it on.
 func New(store *warmtier.Store, opts Options) (*Engine, error) {
 	n := &node{store: store, opts: opts, began: time.Now(), forks: make(map[uint64]*Engine)}
+	n.late = make(map[place]struct{})
 	n.marked.Store(&mark{primary: func(uint64) bool { return true }})
 	left := make(map[uint64]*Engine)
 	for id := range store.IDs() {

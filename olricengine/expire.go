@@ -1,6 +1,7 @@
 package olricengine
 
 import (
+	"cmp"
 	"errors"
 	"time"
 
@@ -18,17 +19,19 @@ func sooner(a, b int64) int64 {
 // Expire removes what has expired by now from all forks of the node. With Options.Remember the
 // timestamps are kept as long, in tombstones, and removed then. Forks in which nothing can have
 // expired are not looked at; of the others all entries are read. It returns how many entries and
-// tombstones were removed. Errors: those of the store.
+// tombstones were removed. One that cannot be read or removed stays, and keeps no other from being
+// removed. Errors: the first of those, of the store or [ErrFormat].
 func (e *Engine) Expire(now time.Time) (int, error) {
-	var removed int
+	var (
+		removed int
+		failure error
+	)
 	for _, fork := range e.node.liveForks() {
 		n, err := fork.expire(now)
 		removed += n
-		if err != nil {
-			return removed, err
-		}
+		failure = cmp.Or(failure, err)
 	}
-	return removed, nil
+	return removed, failure
 }
 
 func (e *Engine) expire(now time.Time) (removed int, failure error) {
@@ -46,8 +49,8 @@ func (e *Engine) expire(now time.Time) (removed int, failure error) {
 		if gone {
 			removed++
 		}
-		failure = err
-		return err == nil
+		failure = cmp.Or(failure, err)
+		return true
 	})
 	if failure != nil {
 		e.mu.Lock()

@@ -3,9 +3,11 @@ package olricengine
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
+	"github.com/olric-data/olric/hasher"
 	"github.com/olric-data/olric/pkg/storage"
 	"github.com/warmtier/warmtier"
 )
@@ -16,8 +18,8 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 const maxPooled = 1 << 20
 
 // Put stores an entry, unless a later one of its hash key is there. Errors: storage.ErrKeyTooLarge
-// and storage.ErrEntryTooLarge, bare, as Olric compares them; *[ClockError]; [ErrDestroyed]; those
-// of the store, of which warmtier.ErrNoSpace means that the node's memory budget, or its disk, is
+// and storage.ErrEntryTooLarge, bare, as Olric compares them; *[ClockError]; [ErrDestroyed];
+// [ErrRefused]; those of the store, of which warmtier.ErrNoSpace means that the node's memory budget, or its disk, is
 // used up.
 func (e *Engine) Put(hkey uint64, entry storage.Entry) error {
 	en := own(entry)
@@ -36,7 +38,7 @@ func (e *Engine) Put(hkey uint64, entry storage.Entry) error {
 	// mark is another one here.
 	if last := e.node.marked.Load(); err == nil && en.begun != nil && (en.begun != last || !last.primary(hkey)) {
 		e.node.mu.Lock()
-		e.node.late = append(e.node.late, place{e, hkey})
+		e.node.late[place{e, hkey}] = struct{}{}
 		e.node.mu.Unlock()
 	}
 	return err
@@ -51,7 +53,18 @@ func (e *Engine) PutRaw(hkey uint64, encoded []byte) error {
 	return e.put(hkey, en, encoded)
 }
 
+// takes returns the error for an entry of another map than Options.Map.
+func (n *node) takes(hkey uint64, key string) error {
+	if n.opts.Map == "" || hasher.NewDefaultHasher().Sum64([]byte(n.opts.Map+key)) == hkey {
+		return nil
+	}
+	return fmt.Errorf("%w: key %q is not of map %q, the only one that this node keeps", ErrRefused, key, n.opts.Map)
+}
+
 func (e *Engine) put(hkey uint64, en *Entry, encoded []byte) error {
+	if err := e.node.takes(hkey, en.key); err != nil {
+		return err
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.destroyed {
@@ -234,7 +247,7 @@ func (e *Engine) Delete(hkey uint64) error {
 		return nil
 	}
 	if e.node.opts.Remember > 0 {
-		return ErrRefused
+		return fmt.Errorf("%w: a node that was away could undo a deletion", ErrRefused)
 	}
 	return e.removeLocked(hkey)
 }

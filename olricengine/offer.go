@@ -121,9 +121,9 @@ func (e *Engine) Mark(primary func(hkey uint64) bool) { e.node.marked.Store(&mar
 func (e *Engine) OfferLate(partitions uint64, send func(Chunk) error) error {
 	e.node.mu.Lock()
 	late := e.node.late
-	e.node.late = nil
+	e.node.late = make(map[place]struct{})
 	e.node.mu.Unlock()
-	for i, l := range late {
+	for l := range late {
 		var p payload
 		err := p.add(l.fork, l.hkey)
 		if err == nil && len(p.places) > 0 {
@@ -131,10 +131,11 @@ func (e *Engine) OfferLate(partitions uint64, send func(Chunk) error) error {
 		}
 		if err != nil {
 			e.node.mu.Lock()
-			e.node.late = append(e.node.late, late[i:]...)
+			maps.Copy(e.node.late, late)
 			e.node.mu.Unlock()
 			return err
 		}
+		delete(late, l)
 	}
 	return nil
 }

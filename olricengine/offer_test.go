@@ -80,7 +80,26 @@ func TestOffer_Late(t *testing.T) {
 		return nil
 	}
 	require.NoError(t, engine.OfferLate(7, note))
-	require.Equal(t, []uint64{3, 5}, partitions)
+	require.ElementsMatch(t, []uint64{3, 5}, partitions)
 	require.NoError(t, engine.OfferLate(7, note))
 	require.Len(t, partitions, 2)
+}
+
+// While nothing can be sent, a write that comes again and again is kept in mind once.
+func TestOfferLate_EachPlaceOnce(t *testing.T) {
+	engine := openEngine(t, olricengine.Options{})
+	engine.Mark(func(uint64) bool { return false })
+	for i := range int64(100) {
+		en := engine.NewEntry()
+		en.SetKey("key")
+		en.SetTimestamp(i)
+		require.NoError(t, engine.Put(uint64(i%2), en))
+	}
+	failure := errors.New("no")
+	require.ErrorIs(t, engine.OfferLate(7, func(olricengine.Chunk) error { return failure }), failure)
+	sent := make(map[uint64]int)
+	take := func(c olricengine.Chunk) error { sent[c.Partition]++; return nil }
+	require.NoError(t, engine.OfferLate(7, take))
+	require.NoError(t, engine.OfferLate(7, take))
+	require.Equal(t, map[uint64]int{0: 1, 1: 1}, sent)
 }

@@ -91,7 +91,7 @@ func (e *Engine) Import(data []byte, f func(hkey uint64, entry storage.Entry) er
 		return fmt.Errorf("%w: a payload of %d bytes is damaged", ErrFormat, len(data))
 	}
 	for rest := data[1:end]; len(rest) > 0; {
-		if len(rest) < 12 || len(rest)-12 < int(binary.BigEndian.Uint32(rest[8:])) {
+		if len(rest) < 12 || uint64(len(rest)-12) < uint64(binary.BigEndian.Uint32(rest[8:])) {
 			return fmt.Errorf("%w: a payload ends within an entry", ErrFormat)
 		}
 		hkey, size := binary.BigEndian.Uint64(rest), binary.BigEndian.Uint32(rest[8:])

@@ -42,13 +42,17 @@ func (c *Cluster) Put(ctx context.Context, id string, content []byte) error {
 	return c.put(ctx, id, encodeContent(content))
 }
 
+// maxTTL is the longest time to live: Olric adds it to the nanoseconds since 1970, and what is
+// beyond 64 bits would be long over.
+const maxTTL = 100 * 365 * 24 * time.Hour
+
 // PutTTL stores a memory that is absent once ttl is over, to the millisecond, and is otherwise as
-// Put. Errors: also warmtier.ErrInvalidTTL.
+// Put. More than 100 years are taken for 100 years. Errors: also warmtier.ErrInvalidTTL.
 func (c *Cluster) PutTTL(ctx context.Context, id string, content []byte, ttl time.Duration) error {
 	if ttl < time.Millisecond {
 		return fmt.Errorf("%w: %v, less than a millisecond", warmtier.ErrInvalidTTL, ttl)
 	}
-	return c.put(ctx, id, encodeContent(content), olric.PX(ttl))
+	return c.put(ctx, id, encodeContent(content), olric.PX(min(ttl, maxTTL)))
 }
 
 // Delete makes an id absent; one that has no memory is no error. It is a write of a marker, which

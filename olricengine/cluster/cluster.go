@@ -76,7 +76,9 @@ func newCluster(opts Options, store *warmtier.Store) (*Cluster, error) {
 	if err := comeBack(store, opts, time.Now()); err != nil {
 		return nil, err
 	}
-	engine, err := olricengine.New(store, olricengine.Options{Remember: opts.DeletionsKept, Deleted: isMarker})
+	engine, err := olricengine.New(store, olricengine.Options{
+		Remember: opts.DeletionsKept, Deleted: isMarker, Map: opts.Name,
+	})
 	if err != nil {
 		return nil, err
 	}

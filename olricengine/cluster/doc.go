@@ -55,5 +55,11 @@
 // node comes back. What is written has the same length, and nearly always the same bytes.
 //
 // Olric's port is open to any Redis client that reaches it: DM.GET of the map in Options.Name reads
-// contents. Writes of others than this package are at their own risk.
+// contents. Writes of others than this package are at their own risk, and those to another map are
+// refused: it would not come back with a directory.
+//
+// Olric knows ids by a 64-bit hash (XXH64) of map and id, without a secret. Two ids with one hash
+// are one memory to it: the later write stays, and is what both ids have. By chance two ids have
+// one hash in one of 18 * 10^18 cases; whoever chooses ids can make such a pair, so do not let
+// those whom you do not trust, or hash ids with a key of your own.
 package cluster

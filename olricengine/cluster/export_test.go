@@ -45,3 +45,11 @@ func Probe(ctx context.Context, c *Cluster, other *Cluster) (tried, reached int,
 	}
 	return tried, reached, nil
 }
+
+// ConnectionsAfter returns how many nodes c has connections to, after it was told of one more.
+func ConnectionsAfter(c *Cluster, name string) (int, error) {
+	err := c.wire.ping(context.Background(), name)
+	c.wire.mu.Lock()
+	defer c.wire.mu.Unlock()
+	return len(c.wire.clients), err
+}

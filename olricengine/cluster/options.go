@@ -45,7 +45,7 @@ type Options struct {
 	MinMembers int
 
 	// DeletionsKept is how long what was deleted, or has expired, cannot come back with a node that
-	// was away; 0 means 24h.
+	// was away; 0 means 24h. At least a second, at most 100 years.
 	DeletionsKept time.Duration
 	// AwayTooLong opens a directory whose node was away for longer than DeletionsKept, which
 	// otherwise is an [AwayError]: what was deleted in the meantime may come back. It is for a
@@ -129,6 +129,9 @@ func (o Options) validate() error {
 			wrong = append(wrong, fmt.Errorf(format, arguments...))
 		}
 	}
+	if host, _, err := net.SplitHostPort(o.Address); err == nil && net.ParseIP(host).IsUnspecified() {
+		check(false, "Address %q is none that other nodes could reach", o.Address)
+	}
 	for name, address := range map[string]string{"Address": o.Address, "GossipAddress": o.GossipAddress} {
 		host, _, err := net.SplitHostPort(address)
 		check(err == nil && net.ParseIP(host) != nil, "%s %q is not an IP address and a port", name, address)
@@ -139,6 +142,7 @@ func (o Options) validate() error {
 	check(o.ReadQuorum >= 1 && o.ReadQuorum <= o.Replicas, "ReadQuorum %d of %d Replicas", o.ReadQuorum, o.Replicas)
 	check(o.MinMembers >= 1, "MinMembers %d", o.MinMembers)
 	check(o.DeletionsKept >= time.Second, "DeletionsKept %v is less than a second", o.DeletionsKept)
+	check(o.DeletionsKept <= maxTTL, "DeletionsKept %v is more than 100 years", o.DeletionsKept)
 	check(o.Store.WhenFull == warmtier.Refuse, "Store.WhenFull must be Refuse")
 	check(!o.Store.ReadOnly, "Store.ReadOnly")
 	if len(wrong) == 0 {

@@ -19,6 +19,7 @@ const wireTimeout = 30 * time.Second
 type wire struct {
 	mu      sync.Mutex
 	clients map[string]*redis.Client
+	closed  bool // what to returns from then on is closed too
 }
 
 func newWire() *wire { return &wire{clients: make(map[string]*redis.Client)} }
@@ -32,6 +33,10 @@ func (w *wire) to(name string) *redis.Client {
 			Addr: name, Protocol: 2, DisableIdentity: true,
 			ReadTimeout: wireTimeout, WriteTimeout: wireTimeout, PoolSize: 2,
 		})
+		if w.closed { // nobody would close it
+			_ = client.Close()
+			return client
+		}
 		w.clients[name] = client
 	}
 	return client
@@ -49,7 +54,13 @@ func (w *wire) keep(names map[string]bool) {
 	}
 }
 
-func (w *wire) close() { w.keep(nil) }
+// close closes all connections, those too that calls under way would open.
+func (w *wire) close() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.keep(nil)
+}
 
 // ping returns nil when the node has joined a cluster that works.
 func (w *wire) ping(ctx context.Context, name string) error {
