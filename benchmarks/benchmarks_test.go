@@ -175,7 +175,8 @@ func TestCommand_WritesTablesAndCharts(t *testing.T) {
 	args := []string{"-tiny", "-document", document, "-results", filepath.Join(dir, "results.json"), "-dir", dir,
 		"-traces", makeTraces(t)}
 	require.NoError(t, benchmarks(t.Context(), args, &out, log))
-	require.NoError(t, benchmarks(t.Context(), append(args, "-sustained", "-utilisation", "-only", "defaults"), &out, log))
+	rest := append(args, "-sustained", "-utilisation", "-only", "defaults,ycsb-f")
+	require.NoError(t, benchmarks(t.Context(), rest, &out, log))
 
 	b, err := os.ReadFile(document)
 	require.NoError(t, err)
@@ -227,7 +228,9 @@ func TestCommand_FilesOnlyWhenAsked(t *testing.T) {
 	entries, err := os.ReadDir(".")
 	require.NoError(t, err)
 	require.Empty(t, entries)
-	require.ErrorContains(t, benchmarks(t.Context(), []string{"-render"}, &out, log), "-results")
+	for _, flag := range []string{"-render", "-more"} {
+		require.ErrorContains(t, benchmarks(t.Context(), []string{flag}, &out, log), flag+" needs the -results")
+	}
 
 	gc := "### A whole garbage collection\n\n| kept | as it is |\n| --- | --- |\n"
 	document := "# Mine\n\n" + beginMark + "\n\n### Resident memory\n\nold\n\n" + gc + "\n" + endMark + "\n"
@@ -278,7 +281,12 @@ func TestSelect_ByPrefix(t *testing.T) {
 		"figure-gc"}, names("figures"))
 	require.Equal(t, []string{"gc"}, names("gc"))
 	require.NotContains(t, names(), "sustained")
-	_, err := selectSuites(all, []string{"nothing"})
+	chosen, err := selectSuites(all, []string{"gc"})
+	require.NoError(t, err)
+	selectPeers(chosen, []string{"map", "none"})
+	require.Equal(t, []string{"none", "map"}, chosen[0].cells[0].peers)
+	require.Contains(t, caches, "fastcache")
+	_, err = selectSuites(all, []string{"nothing"})
 	require.Error(t, err)
 }
 

@@ -24,7 +24,7 @@ const childVariable = "WARMTIER_BENCHMARKS_CHILD"
 
 // request is one line from the parent.
 type request struct {
-	Do     string // open, run, minute, replay, gc, limit
+	Do     string // open, run, minute, replay, gc, limit, ycsb
 	Peer   string
 	Data   dataset
 	Dir    string // a folder for peers that need one; empty for memory stores
@@ -86,6 +86,8 @@ func (c *child) do(q request) (reply, error) {
 		return c.replay(q.Work)
 	case "hits":
 		return c.hits()
+	case "ycsb":
+		return c.ycsb(q)
 	case "gc":
 		return collect(), nil
 	case "limit":

@@ -36,9 +36,9 @@ func main() {
 
 // arguments are the arguments of the command line.
 type arguments struct {
-	quick, tiny, list, render, cpu, sustained, utilisation bool
-	only, traces, results, document, scratch               string
-	rounds, samples                                        int
+	quick, tiny, list, render, cpu, sustained, utilisation, more bool
+	only, peers, traces, results, document, scratch              string
+	rounds, samples                                              int
 }
 
 func parse(args []string, faults io.Writer) (arguments, error) {
@@ -49,6 +49,7 @@ func parse(args []string, faults io.Writer) (arguments, error) {
 	f.BoolVar(&a.tiny, "tiny", false, "only shows that everything runs; measures nothing")
 	f.StringVar(&a.only, "only", "", "measure only the suites whose names begin like these, with commas "+
 		"between them; \"figures\" are the rows that matter most")
+	f.StringVar(&a.peers, "peers", "", "of the peers of a suite, only these, with commas between them")
 	f.BoolVar(&a.list, "list", false, "list the suites")
 	f.BoolVar(&a.render, "render", false, "take everything from the file of -results, measure nothing")
 	f.BoolVar(&a.cpu, "cpu", false, "with -render: processor time of calls instead of wall time, for a "+
@@ -59,6 +60,7 @@ func parse(args []string, faults io.Writer) (arguments, error) {
 	f.StringVar(&a.traces, "traces", os.Getenv("WARMTIER_TRACES"),
 		"folder of traces, see README.md; default $WARMTIER_TRACES")
 	f.StringVar(&a.results, "results", "", "file of raw results; suites not measured stay in it; default: none")
+	f.BoolVar(&a.more, "more", false, "add rounds to those that -results has, instead of taking their place")
 	f.StringVar(&a.document, "document", "", "write tables into this file too, and charts to img/ beside it; "+
 		"sections not measured stay in it; default: none")
 	f.StringVar(&a.scratch, "dir", os.TempDir(), "where directory stores are made")
@@ -73,6 +75,9 @@ func parse(args []string, faults io.Writer) (arguments, error) {
 	}
 	if a.render && a.results == "" {
 		return a, errors.New("-render needs the -results of earlier runs")
+	}
+	if a.more && a.results == "" {
+		return a, errors.New("-more needs the -results of earlier runs")
 	}
 	return a, nil
 }
@@ -132,6 +137,9 @@ func benchmarks(ctx context.Context, args []string, out io.Writer, log *os.File)
 	if err != nil {
 		return err
 	}
+	if a.peers != "" {
+		selectPeers(chosen, strings.Split(a.peers, ","))
+	}
 	if a.traces == "" {
 		fmt.Fprintln(log, "no folder of traces given (-traces): the suites production, trace and hits are left out")
 	}
@@ -150,7 +158,7 @@ func benchmarks(ctx context.Context, args []string, out io.Writer, log *os.File)
 		}
 		result.Profile = p.name
 		failures = append(failures, result.errors())
-		all[s.name] = result
+		all.put(result, a.more)
 		// After each suite: an hour's work must not depend on the last one.
 		if err := errors.Join(writePlain(out, result), a.write(all)); err != nil {
 			return err

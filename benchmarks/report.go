@@ -19,8 +19,8 @@ const (
 // order is the order of sections in the document.
 var order = []string{"figure-get", "figure-cached", "figure-mixed", "figure-put", "figure-memory",
 	"figure-gc", "limits", "contents",
-	"counts", "goroutines", "production", "trace", "hits", "directories", "memory", "gc", "defaults", "sustained",
-	"utilisation"}
+	"counts", "goroutines", "production", "trace", "hits", "directories", ycsbSection, "memory", "gc",
+	"defaults", "sustained", "utilisation"}
 
 // writeReport makes section and charts from results, and puts them into the document. Of suites that have no
 // results it keeps the part that the document has.
@@ -67,7 +67,7 @@ func oldParts(document string, known []suite) map[string]string {
 		title, _, _ := strings.Cut(part, "\n")
 		for _, s := range known {
 			if s.title == title {
-				parts[s.name] = "\n### " + strings.TrimSpace(part) + "\n\n"
+				parts[s.key()] = "\n### " + strings.TrimSpace(part) + "\n\n"
 			}
 		}
 	}
@@ -126,12 +126,18 @@ func writeTable(b *strings.Builder, t *table) {
 		b.WriteString("\n")
 	}
 	writeRatios(b, t)
+	if _, ok := drivers[t.Rows[0].Peer]; ok {
+		writeYCSBRatios(b, t)
+	}
 	b.WriteString("\n")
 }
 
 func label(peer string) string {
 	if k, ok := kinds[peer]; ok {
 		return k.label
+	}
+	if d, ok := drivers[peer]; ok {
+		return d.label
 	}
 	return peer
 }

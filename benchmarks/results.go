@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -47,7 +49,7 @@ type measured struct {
 }
 
 func newSuiteResult(s suite) suiteResult {
-	return suiteResult{Name: s.name, Title: s.title, Note: s.note, When: time.Now().UTC().Format("2006-01-02"),
+	return suiteResult{Name: s.key(), Title: s.title, Note: s.note, When: time.Now().UTC().Format("2006-01-02"),
 		Machine: machine()}
 }
 
@@ -91,6 +93,43 @@ func (s *suiteResult) add(c cell, peer string, r reply, err error) {
 		}
 		m.Extra[name] = append(m.Extra[name], values...)
 	}
+}
+
+// put keeps what was measured; with more, beside the rounds that are there. Of a section with several suites, the
+// columns that were not measured stay.
+func (all results) put(s suiteResult, more bool) {
+	old, ok := all[s.Name]
+	if !ok || s.Name != ycsbSection && !more {
+		all[s.Name] = s
+		return
+	}
+	for _, t := range s.Tables {
+		for _, column := range t.Columns {
+			into := old.table(cell{table: t.Title, column: column, unit: t.Unit})
+			for _, r := range t.Rows {
+				cell := r.Cells[column]
+				if before := into.row(r.Peer).Cells[column]; more && before != nil && cell != nil {
+					cell = before.and(cell)
+				}
+				into.row(r.Peer).Cells[column] = cell
+			}
+		}
+	}
+	s.Tables = old.Tables
+	all[s.Name] = s
+}
+
+// and returns the rounds of both.
+func (m *measured) and(more *measured) *measured {
+	sum := &measured{Values: slices.Concat(m.Values, more.Values), Hits: slices.Concat(m.Hits, more.Hits),
+		Err: cmp.Or(m.Err, more.Err)}
+	for name := range more.Extra {
+		if sum.Extra == nil {
+			sum.Extra = map[string][]float64{}
+		}
+		sum.Extra[name] = slices.Concat(m.Extra[name], more.Extra[name])
+	}
+	return sum
 }
 
 func (s *suiteResult) table(c cell) *table {

@@ -14,6 +14,7 @@ type workload struct {
 	IDs        string // order of ids, see newStream; for a limit: its name
 	Limit      int    // bytes of memory that measuring a limit may take
 	WriteEvery int    // one call in so many is a Put: 0 none, 1 all
+	Operations int    // of go-ycsb's client
 	Goroutines int
 	Turn       time.Duration // at least; one that overwrites continues to the end of a compaction
 	Samples    int           // of a minute, each of them a Turn long

@@ -15,6 +15,8 @@ type suite struct {
 	note  string
 	cells []cell
 	extra bool // only run when selected
+	// section is that of the document; "" is name. Suites of one section fill columns of the same tables.
+	section string
 }
 
 // cell is one column of one table: a workload over a dataset, for several peers.
@@ -22,11 +24,18 @@ type cell struct {
 	table   string
 	column  string
 	unit    string
-	do      string // run, minute, replay, open, gc, limit; series: runs that are shown one after the other
+	do      string // run, minute, replay, open, gc, limit, ycsb; series: runs that are shown one after the other
 	peers   []string
 	data    dataset
 	work    workload
 	samples int // of a series
+}
+
+func (s suite) key() string {
+	if s.section != "" {
+		return s.section
+	}
+	return s.name
 }
 
 func (c cell) request() string {
@@ -47,6 +56,7 @@ func suites(p profile, traces string) []suite {
 		limitSuite(p), contentSuite(p), countSuite(p), goroutineSuite(p), directorySuite(p),
 		memorySuite(p), gcSuite(p), defaultsSuite(p), sustainedSuite(p), utilisationSuite(p),
 	}
+	all = append(all, ycsbSuites(p)...)
 	if traces != "" {
 		all = append(all, productionSuite(p, traces), traceSuite(p, traces), hitSuite(traces))
 	}
@@ -88,6 +98,17 @@ func selectSuites(all []suite, names []string) ([]suite, error) {
 		}
 	}
 	return chosen, nil
+}
+
+// selectPeers leaves out the others.
+func selectPeers(chosen []suite, names []string) {
+	for _, s := range chosen {
+		for i, c := range s.cells {
+			s.cells[i].peers = slices.DeleteFunc(slices.Clone(c.peers), func(name string) bool {
+				return !slices.Contains(names, name)
+			})
+		}
+	}
 }
 
 // sized returns a dataset no larger than the profile allows.
