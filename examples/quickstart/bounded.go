@@ -41,7 +41,7 @@ func putIntoHalf(ctx context.Context, store *warmtier.Store, p *progress) (b bou
 			return b, fmt.Errorf("%s: %w", id, err)
 		}
 		b.put++
-		p.add(1)
+		p.add()
 	}
 	for id, content := range store.All() {
 		got, err := half.Get(id)
@@ -56,7 +56,7 @@ func putIntoHalf(ctx context.Context, store *warmtier.Store, p *progress) (b bou
 	return b, nil
 }
 
-func (b *bounded) print(out io.Writer) error {
+func (b *bounded) describe(out io.Writer) error {
 	_, err := fmt.Fprintf(out, `
 a store of at most %s that evicts, given the %s memories: %s mapped,
 %s evicted, %s expired and dropped, %.1f %% of them found

@@ -132,7 +132,7 @@ func change(ctx context.Context, store *warmtier.Store, memories []*memory, p *p
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.id, err)
 		}
-		p.add(1)
+		p.add()
 	}
 	return nil
 }
@@ -217,7 +217,7 @@ func compareAll(ctx context.Context, store *warmtier.Store, memories []*memory, 
 			return fmt.Errorf("%s: has a wrong content", id)
 		}
 		delete(left, id)
-		p.add(1)
+		p.add()
 	}
 	if len(left) > 0 {
 		return fmt.Errorf("%d memories are missing", len(left))

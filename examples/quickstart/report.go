@@ -89,7 +89,7 @@ func (r *report) print(out io.Writer) error {
 	if err := r.printCompactions(out); err != nil {
 		return err
 	}
-	return r.bounded.print(out)
+	return r.bounded.describe(out)
 }
 
 // line writes one line of a table: its name to the left, its figures to the right.
@@ -168,11 +168,11 @@ func (p *progress) begin(step string, total int) {
 	}
 }
 
-// add counts parts of the step as done, and draws them ten times a second.
-func (p *progress) add(n int) {
+// add counts a part of the step as done, and draws them ten times a second.
+func (p *progress) add() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.done += n
+	p.done++
 	if p.terminal && time.Since(p.drawn) > 100*time.Millisecond {
 		p.drawn = time.Now()
 		p.draw()

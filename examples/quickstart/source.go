@@ -38,7 +38,7 @@ func load(ctx context.Context, store *warmtier.Store, dir string, p *progress) (
 					cancel(err)
 				}
 				loaded[i] = append(loaded[i], memories...)
-				p.add(1)
+				p.add()
 			}
 		})
 	}

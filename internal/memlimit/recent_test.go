@@ -30,16 +30,16 @@ func TestRecent(t *testing.T) {
 		get(101, 800, true, 2)
 		get(51, 800, true, 3)
 		bytes = 0
-		time.Sleep(recentFor - 1)
+		<-time.After(recentFor - 1)
 		get(50, 800, true, 3)
-		time.Sleep(1)
+		<-time.After(1)
 		get(50, 0, true, 4)
 		get(1, 0, true, 5) // nothing is ample beside nothing
 		known = false
 		get(1, 0, false, 6)
 		known = true
 		get(1<<60, 0, false, 6) // where nothing says how much there is, nothing bounds what is taken
-		time.Sleep(recentFor)
+		<-time.After(recentFor)
 		get(1, 0, true, 7)
 	})
 }

@@ -86,8 +86,8 @@ type FS struct {
 	removed bool // the directory is
 }
 
-// sharedMu guards what directories that have the same files share: FS.Used, since who removes the last name of a file may
-// not be who made it, and of a file how many names and mappings it has. A leaf.
+// sharedMu guards what directories that have the same files share: FS.Used, since who removes the last name of a file
+// may not be who made it, and of a file how many names and mappings it has. A leaf.
 var sharedMu sync.Mutex
 
 // ids numbers directories and files: no copy has the number of what it was made from.
