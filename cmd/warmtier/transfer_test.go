@@ -101,7 +101,8 @@ func TestImport_Expires(t *testing.T) {
 	require.Empty(t, contents(t, target))
 }
 
-// Whatever is cut off or damaged is found before anything of it is stored, or a store is made, whichever way it comes in.
+// Whatever is cut off or damaged is found before anything of it is stored, or a store is made, whichever way it comes
+// in.
 func TestImport_NotWhole(t *testing.T) {
 	stream, there := smallExport(t), filepath.Join(t.TempDir(), "there")
 	fill(t, there, map[string]string{"mine": "stays"})
