@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -68,8 +69,16 @@ func (e *env) killOnce(w writers, l *ledger) (int, error) {
 	}
 	defer c.end()
 	acked, enough := 0, 20+e.rng.IntN(800)
+	compacted, enoughCompacted := 0, 0
+	if w.Compacts {
+		enoughCompacted = 2 // the second one has begun after a write
+	}
 	var bad error
 	enter := func(line string) {
+		if line == sayCompacted {
+			compacted++
+			return
+		}
 		if strings.HasPrefix(line, "a ") {
 			acked++
 		}
@@ -81,7 +90,7 @@ func (e *env) killOnce(w writers, l *ledger) (int, error) {
 	}
 	lines := c.lines()
 	limit := time.After(time.Minute) // for a process to begin
-	for open := true; open && acked < enough && bad == nil; {
+	for open := true; open && (acked < enough || compacted < enoughCompacted) && bad == nil; {
 		select {
 		case line, ok := <-lines:
 			if open = ok; ok {
@@ -139,6 +148,7 @@ func (s *suite) writerJob(j job, say func(string)) error {
 		write = batches{l, w.Width}.write
 	}
 	ended := make(chan error, writerCount+1)
+	var written atomic.Int64
 	for own := range writerCount {
 		go func() {
 			ended <- guarded(func() error {
@@ -149,6 +159,7 @@ func (s *suite) writerJob(j job, say func(string)) error {
 					if err := write(st, i); err != nil {
 						return err
 					}
+					written.Add(1)
 					acks = append(acks, fmt.Sprintf("a %d %d", i, l.of[i].acked.Load()))
 					if w.Synced && len(acks) < 8 {
 						continue
@@ -167,7 +178,22 @@ func (s *suite) writerJob(j job, say func(string)) error {
 		}()
 	}
 	if c, ok := st.(Compacter); ok && w.Compacts {
-		go func() { ended <- guarded(func() error { return compactor(c)(nil) }) }()
+		go func() {
+			ended <- guarded(func() error {
+				for said := int64(0); ; {
+					if err := c.Compact(); err != nil {
+						return fmt.Errorf("compact: %w", err)
+					}
+					if n := written.Load(); n > said {
+						said = n
+						say(sayCompacted)
+					}
+				}
+			})
+		}()
 	}
 	return <-ended
 }
+
+// sayCompacted is what a process says when a compaction has ended and something was written since the one before.
+const sayCompacted = "compacted"
