@@ -327,6 +327,24 @@ func TestRepair_UnlistedWithOtherHeader(t *testing.T) {
 	closeShadow(t, s, killed)
 }
 
+// Goal: after a Close a file that no manifest lists was never the store's: nothing of it is lost with it.
+func TestRepair_UnlistedAfterClose(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 20, 1000)
+	require.NoError(t, s.Close())
+	listed := d.Files[segmentNames(d)[0]].Current
+	unlisted := layout.SegmentFileName(7)
+	require.NoError(t, d.WriteFile(unlisted, slices.Clone(listed)))
+	_, err := openShadow(d, shadowOptions(), hooks{})
+	require.ErrorIs(t, err, ErrCorrupt)
+	s = repairShadow(t, d)
+	require.Equal(t, RepairReport{}, s.Stats().Recovery.Repair)
+	requireContents(t, s, 0, 20, 1000, all)
+	closeShadow(t, s, d)
+	require.Contains(t, d.Files, unlisted)
+}
+
 // Goal: a repair reads a segment without a header that no manifest lists: the state in it says how.
 func TestRepair_UnlistedWithoutHeader(t *testing.T) {
 	d := newShadow()

@@ -114,7 +114,7 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 	seg.seal(seg.isMergeable())
 	if r.salvage != nil {
 		r.salvage.checkEnd(f, torn)
-	} else if e := seg.extent(); e.tail < int64(f.listed.End) || e.records < int64(f.listed.Records) {
+	} else if e := seg.extent(); e.tail < int64(f.listed.End) {
 		return &CorruptError{File: seg.name(), Offset: e.tail, Reason: fmt.Sprintf("%d records end here, and the manifest "+
 			"has %d up to %d: the file is older than the manifest", e.records, f.listed.Records, f.listed.End)}
 	}
@@ -143,7 +143,7 @@ func (r *recovery) checkDigest(f *foundSegment, offset int, digest uint32) {
 	n := int(f.seg.records.Load())
 	switch {
 	case f.lost.digests || f.seg.digestOf(n) == digest:
-	case offset >= int(f.state.Synced) && !r.s.opts.ReadOnly:
+	case offset >= int(f.state.Synced):
 		f.redigest = append(f.redigest, missingDigest{n: n, digest: digest})
 	default:
 		f.damaged, f.wrongDigests = true, true

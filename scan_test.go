@@ -57,3 +57,12 @@ func TestScan_DigestsLost(t *testing.T) {
 		require.Empty(t, f.redigest)
 	}
 }
+
+// Goal: a file that was made for one record has one, whatever lies behind it.
+func TestScan_LargeHasOne(t *testing.T) {
+	f := smallFile()
+	require.False(t, f.ended(layout.HeaderSize+8))
+	f.seg.large = true
+	require.False(t, f.ended(layout.HeaderSize))
+	require.True(t, f.ended(layout.HeaderSize+8))
+}

@@ -122,7 +122,7 @@ func (r *recovery) settleSegment(f *foundSegment) error {
 	e := seg.extent()
 	// It will be in a moment, and nobody else knows the segment yet.
 	seg.inFile.flushed(e, true)
-	sealed := f.state.Sealed && int64(f.state.Synced) == e.tail // in the file too
+	sealed := f.state.Sealed // in the file too, and where its records end: what does not end there is damaged
 	switch {
 	case f.damaged && r.salvage != nil:
 		// It is replaced, and until then nothing is written to it; in a strict Open no more than digests are

@@ -170,6 +170,26 @@ var directoryFaults = []fault{
 		test: "TestOrigin_TwoFlippedBits",
 	},
 	{
+		name: "durable taken for sealed", file: "settle.go",
+		old: "sealed := f.state.Sealed", new: "sealed := f.state.Sealed || int64(f.state.Synced) == e.tail",
+		test: "TestSettle_DurableIsNotSealed",
+	},
+	{
+		name: "remains stay in a copy", file: "settle.go",
+		old: "f.copied && (r.manifest.Closed || !seg.clearRemains())", new: "f.copied",
+		test: "TestSettle_RemainsInCopy",
+	},
+	{
+		name: "copy not synced where remains were", file: "settle.go",
+		old: "case sealed && !f.copied && (r.cacheKept", new: "case sealed && (r.cacheKept",
+		test: "TestSettle_RemainsInCopy",
+	},
+	{
+		name: "never the store's, and lost", file: "repair.go",
+		old: "\tif v.r.manifest.Closed {\n\t\treturn\n\t}", new: "",
+		test: "TestRepair_UnlistedAfterClose",
+	},
+	{
 		name: "file with two names resumed", file: "settle.go",
 		old: " && !f.linked {", new: " {",
 		test: "TestOrigin_HardLinks",
