@@ -58,6 +58,7 @@ type node struct {
 	forks     map[uint64]*Engine // those that are not destroyed
 	recovered []*Engine          // what earlier lives of the node left in the store
 	late      map[place]struct{} // see Engine.Mark; each once, however long nothing can be sent
+	damaged   map[place]struct{} // entries that could not be read when they should have gone to another node
 	failure   error              // of the last write that failed
 	failed    time.Time
 }
@@ -104,7 +105,7 @@ var _ storage.Engine = (*Engine)(nil)
 // not its contents. Olric does not see it; [Engine.Offer] passes it on.
 func New(store *warmtier.Store, opts Options) (*Engine, error) {
 	n := &node{store: store, opts: opts, began: time.Now(), forks: make(map[uint64]*Engine)}
-	n.late = make(map[place]struct{})
+	n.late, n.damaged = make(map[place]struct{}), make(map[place]struct{})
 	n.marked.Store(&mark{primary: func(uint64) bool { return true }})
 	left := make(map[uint64]*Engine)
 	for id := range store.IDs() {

@@ -1,8 +1,11 @@
 package olricengine
 
 import (
+	"errors"
 	"maps"
 	"slices"
+
+	"github.com/warmtier/warmtier"
 )
 
 // Chunk is entries of one partition, on their way to its owners.
@@ -15,8 +18,8 @@ type Chunk struct {
 // Offer passes every entry that the node holds to send, in chunks of one partition each: those of
 // its forks, and those that earlier lives of the node left in the store. Partitions that wanted is
 // false for are left out. Of what was left by earlier lives it forgets each chunk for which send
-// returned nil; what is in forks stays. It ends with the first error of send or of the store. No
-// lock is held while send runs.
+// returned nil; what is in forks stays. It ends with the first error of send or of the store; damaged
+// entries are passed over ([Engine.Damaged]). No lock is held while send runs.
 func (e *Engine) Offer(partitions uint64, wanted func(partition uint64) bool, send func(Chunk) error) error {
 	for _, fork := range e.node.leftForks() {
 		sendAndDrop := func(c Chunk, p *payload) error {
@@ -90,7 +93,7 @@ func (n *node) leftForks() []*Engine {
 func (n *node) forgetEmpty() {
 	empty := make(map[*Engine]bool)
 	for _, fork := range n.leftForks() {
-		empty[fork] = fork.Stats().Length == 0
+		empty[fork] = fork.movable() == 0
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -101,9 +104,62 @@ func (n *node) forgetEmpty() {
 func (e *Engine) Recovered() int {
 	var n int
 	for _, fork := range e.node.leftForks() {
-		n += fork.Stats().Length
+		n += fork.movable()
 	}
 	return n
+}
+
+// movable returns how many entries the fork has that are not known to be damaged.
+func (e *Engine) movable() int {
+	n := e.Stats().Length
+	for _, p := range e.node.passedOver() {
+		if p.fork == e && p.damage() != nil {
+			n--
+		}
+	}
+	return n
+}
+
+// Damaged returns how many entries could not be read when another node should have had them, and what is wrong with
+// one of these. Other nodes may have copies. They stay in the store, and count until they are written again or
+// removed.
+func (e *Engine) Damaged() (n int, err error) {
+	for _, p := range e.node.passedOver() {
+		if damage := p.damage(); damage != nil {
+			n, err = n+1, damage
+		}
+	}
+	return n, err
+}
+
+// damage returns why the entry cannot be read; nil if it can, or is gone.
+func (p place) damage() error {
+	p.fork.mu.RLock()
+	_, ok := p.fork.entries.Get(p.hkey)
+	p.fork.mu.RUnlock()
+	if !ok {
+		return nil
+	}
+	if _, err := p.fork.load(p.hkey); isDamage(err) {
+		return err
+	}
+	return nil
+}
+
+func isDamage(err error) bool {
+	return errors.Is(err, warmtier.ErrCorrupt) || errors.Is(err, ErrFormat)
+}
+
+func (n *node) passOver(p place) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.damaged[p] = struct{}{}
+}
+
+func (n *node) passedOver() []place {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Collect(maps.Keys(n.damaged))
 }
 
 // mark is one change of owners.

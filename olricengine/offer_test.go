@@ -103,3 +103,65 @@ func TestOfferLate_EachPlaceOnce(t *testing.T) {
 	require.NoError(t, engine.OfferLate(7, take))
 	require.Equal(t, map[uint64]int{0: 1, 1: 1}, sent)
 }
+
+// One entry that cannot be read keeps no other from moving, and no node from having offered all that it can.
+func TestOffer_PassesWhatIsDamaged(t *testing.T) {
+	store := openStore(t, &warmtier.Options{})
+	engine, err := olricengine.New(store, olricengine.Options{})
+	require.NoError(t, err)
+	before := fork(t, engine)
+	for hkey := range uint64(3) {
+		put(t, before, hkey, "of an earlier life", 1)
+	}
+	engine, err = olricengine.New(store, olricengine.Options{})
+	require.NoError(t, err)
+	f := fork(t, engine)
+	for hkey := range uint64(3) {
+		put(t, f, 10+hkey, "of this life", 2)
+	}
+	engine.Mark(func(uint64) bool { return false })
+	put(t, f, 20, "late", 2)
+	spoil := func(hkey byte) (id string) {
+		for id = range store.IDs() {
+			if id[len(id)-1] == hkey {
+				break
+			}
+		}
+		require.NoError(t, store.Put(id, []byte("a format of later, longer than a header")))
+		return id
+	}
+	spoil(1)
+	inFork := spoil(11)
+	spoil(20)
+
+	var offered int
+	take := func(c olricengine.Chunk) error {
+		offered += c.Entries
+		return nil
+	}
+	n, err := engine.Damaged()
+	require.Zero(t, n)
+	require.NoError(t, err)
+	require.NoError(t, engine.Offer(1, everywhere, take))
+	require.Equal(t, 2+2, offered)
+	require.Zero(t, engine.Recovered(), "nothing else is left")
+	require.NoError(t, engine.OfferLate(1, take))
+	require.Equal(t, 2+2, offered)
+	n, err = engine.Damaged()
+	require.Equal(t, 3, n)
+	require.ErrorIs(t, err, olricengine.ErrFormat)
+
+	moves := f.TransferIterator()
+	require.True(t, moves.Next())
+	_, index, err := moves.Export()
+	require.NoError(t, err)
+	require.NoError(t, moves.Drop(index))
+	require.False(t, f.TransferIterator().Next(), "what cannot move is not tried for good")
+	require.True(t, store.Has(inFork), "and stays")
+
+	put(t, f, 11, "written again", 3)
+	n, err = engine.Damaged()
+	require.Equal(t, 2, n)
+	require.ErrorIs(t, err, olricengine.ErrFormat)
+	require.True(t, f.TransferIterator().Next())
+}

@@ -30,7 +30,8 @@ type payload struct {
 	scratch []byte
 }
 
-// add appends an entry of the fork, unless it is gone. Errors: those of the store.
+// add appends an entry of the fork, unless it is gone, or damaged: that one stays where it is, and keeps no other
+// from moving. Errors: those of the store.
 func (p *payload) add(e *Engine, hkey uint64) error {
 	e.mu.RLock()
 	s, ok := e.entries.Get(hkey)
@@ -40,6 +41,10 @@ func (p *payload) add(e *Engine, hkey uint64) error {
 	}
 	en, err := e.load(hkey)
 	if err == storage.ErrKeyNotFound { //nolint:errorlint // the engine's own, bare
+		return nil
+	}
+	if isDamage(err) {
+		e.node.passOver(place{e, hkey})
 		return nil
 	}
 	if err != nil {
@@ -116,7 +121,7 @@ type transfer struct {
 }
 
 // Next reports whether there is anything to export.
-func (t *transfer) Next() bool { return t.fork.Stats().Length > 0 }
+func (t *transfer) Next() bool { return t.fork.movable() > 0 }
 
 // Export returns entries for Import on another node, with the index by which Drop knows them;
 // io.EOF when there is none. Without a Drop the next call returns the same ones.

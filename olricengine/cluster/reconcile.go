@@ -125,6 +125,10 @@ func (c *Cluster) offer(ctx context.Context, v *view) error {
 	if err != nil {
 		return err
 	}
+	if n, err := c.engine.Damaged(); n != 0 {
+		c.opts.Logger.Error("cluster: entries that cannot be read are not offered",
+			"node", c.self, "entries", n, "error", err)
+	}
 	for partition, owners := range v.owners {
 		c.offered[partition] = make(map[owner]bool, len(owners))
 		for _, o := range owners {

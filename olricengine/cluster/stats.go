@@ -12,6 +12,7 @@ type Progress struct {
 	Recovered    int       // entries found in the directory that are still to be offered
 	Offered      int64     // entries offered to owners since Open
 	OfferedBytes int64     // sent for that
+	Damaged      int       // entries that this node could not offer, since they cannot be read; others may have copies
 	Doing        string    // what it is at, or was when Trouble began: joining, reconciling
 	Trouble      error     // why it cannot go on, nil when it can; it tries again
 	TroubleSince time.Time // zero when there is none
@@ -50,6 +51,7 @@ func (c *Cluster) Progress() Progress {
 	p := c.progress
 	c.mu.Unlock()
 	p.Recovered = c.engine.Recovered()
+	p.Damaged, _ = c.engine.Damaged()
 	return p
 }
 
