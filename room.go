@@ -181,12 +181,17 @@ func (s *Store) withRoom(share float64, try func() error) error {
 		if failed := s.failedSync(); failed != nil { // no compaction will run
 			return failed
 		}
+		compacting := s.compacting.Load()
 		st := s.sizes()
+		dead := st.reclaimable()
+		if compacting = compacting || s.compacting.Load(); compacting {
+			dead = 0 // what its rounds have copied is there twice, and is no news for whom the last one found nothing
+		}
 		hopeless := !s.evicts() && (st.reclaimableShare() <= share || s.opts.Maintenance.Disabled)
-		fruitless := asked > 0 && s.room.isFruitless(asked, st.reclaimable())
+		fruitless := asked > 0 && s.room.isFruitless(asked, dead)
 		// A compaction under way, a caller's maybe, has memory for its targets, and may have copied most of what was dead:
 		// all of that it has yet to give back.
-		if (hopeless || fruitless) && !s.compacting.Load() {
+		if (hopeless || fruitless) && !compacting {
 			select {
 			case <-change: // since the attempt
 				continue

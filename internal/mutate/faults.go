@@ -81,7 +81,7 @@ var faults = []fault{
 	},
 	{
 		name: "refused while a caller compacts", file: "room.go",
-		old: "(hopeless || fruitless) && !s.compacting.Load()", new: "fruitless || hopeless && !s.compacting.Load()",
+		old: "(hopeless || fruitless) && !compacting", new: "fruitless || hopeless && !s.compacting.Load()",
 		test: "TestRoom_CallersCompaction",
 	},
 	{
