@@ -195,6 +195,16 @@ func (s *Store) unsealLanes(sealed []sealedLane) {
 	}
 }
 
+// noteUnresumed notes that the lane of seg went on without it, so that compactions count its room. It may have been
+// resumed meanwhile by a lane that got no memory.
+func (t *segmentTable) noteUnresumed(seg *segment) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if seg.is(stateSealed) {
+		seg.unresumed.Store(true)
+	}
+}
+
 // sealLane seals the active segment of ln if sealLanes says so, and returns it if it was sealed.
 func (s *Store) sealLane(ln *lane, threshold float64) *segment {
 	ln.rolling.Lock() // a lane that is about to resume a segment does so before it is sealed
@@ -221,16 +231,6 @@ Everything beyond the last record must be zero, as Open has made it (see clearRe
 record left there would count after a new one. If it is not, the file was damaged by another
 program.
 */
-
-// noteUnresumed notes that the lane of seg went on without it, so that compactions count its room. It may have been
-// resumed meanwhile by a lane that got no memory.
-func (t *segmentTable) noteUnresumed(seg *segment) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if seg.is(stateSealed) {
-		seg.unresumed.Store(true)
-	}
-}
 
 // setPartial replaces the segments that lanes may resume.
 func (t *segmentTable) setPartial(segs []*segment) {

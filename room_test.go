@@ -60,6 +60,38 @@ func TestRoom_AnswerOfThePast(t *testing.T) {
 	require.True(t, r.isFruitless(third, 50))
 }
 
+// Goal: a writer that was answered in vain asks nobody again while a compaction is under way.
+//
+// What would break: what its rounds have copied is there twice until the victims leave, and counts as dead. A writer
+// that one of them wakes would ask again, for another compaction that finds nothing, and so on. Method: more is dead
+// than the answer says, and the compaction is one in name only, since none can begin.
+func TestRoom_CopiesAreNoNews(t *testing.T) {
+	var s *Store
+	waits := 0
+	s, n := fullStore(t, Options{}, hooks{patience: neverInATest, at: func(p point) error {
+		if p != pointRoomWait || s == nil { // nobody waits while it is filled
+			return nil
+		}
+		switch waits++; waits {
+		case 1:
+			s.compacting.Store(true)
+			s.room.answer(s.room.heard(), false, 0)
+		case 2:
+			s.compacting.Store(false)
+			st := s.sizes()
+			s.room.answer(s.room.heard(), false, st.reclaimable())
+		}
+		return nil
+	}})
+	s.maintenance.mu.Lock()
+	defer s.maintenance.mu.Unlock()
+	deleteWhere(t, s, 0, n, func(i int) bool { return i%3 == 1 })
+	asked := s.room.heard()
+	require.ErrorIs(t, s.withRoom(waitShare, func() error { return errOverBudget }), ErrNoSpace)
+	require.Equal(t, 2, waits)
+	require.Equal(t, asked+1, s.room.heard(), "it asks once")
+}
+
 // Goal: Close ends the waits of writers, and waits for the writers.
 func TestRoom_ClosedBesideWaiting(t *testing.T) {
 	const writers = 5

@@ -93,10 +93,11 @@ func (e *env) killOnce(w writers, l *ledger) (int, error) {
 	for open := true; open && (acked < enough || compacted < enoughCompacted) && bad == nil; {
 		select {
 		case line, ok := <-lines:
+			before := acked
 			if open = ok; ok {
 				enter(line)
 			}
-			if acked == 1 {
+			if before == 0 && acked > 0 {
 				limit = time.After(max(10*time.Second, e.Duration))
 			}
 		case <-limit: // a slow disk: what was acknowledged by now has to do

@@ -15,15 +15,15 @@ import (
 	"github.com/warmtier/warmtier"
 )
 
-// namesIn returns what a directory has in it.
-func namesIn(t *testing.T, dir string) (names []string) {
+// listOf lists a directory.
+func listOf(t *testing.T, dir string) (list []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	for _, e := range entries {
-		names = append(names, e.Name())
+		list = append(list, e.Name())
 	}
-	return names
+	return list
 }
 
 // Goal: a store that was not there is there with everything, or not at all, in either format: when there is no room for
@@ -38,12 +38,12 @@ func TestImport_NewStoreIsWholeOrNone(t *testing.T) {
 		r := command(t, "", "import", "-d", dir+"/", "--max-bytes", "1MiB", file).exits(exitIO)
 		require.Contains(t, r.err, "no space")
 		require.Contains(t, r.err, "; nothing was imported")
-		require.Empty(t, namesIn(t, place))
+		require.Empty(t, listOf(t, place))
 
 		deeper := filepath.Join(place, format, "deeper")
 		command(t, "", "import", "-d", deeper+"/", file).exits(exitOK)
 		require.Len(t, contents(t, deeper), 2000)
-		require.Equal(t, []string{"deeper"}, namesIn(t, filepath.Dir(deeper)))
+		require.Equal(t, []string{"deeper"}, listOf(t, filepath.Dir(deeper)))
 		require.NoError(t, os.RemoveAll(filepath.Join(place, format)))
 	}
 }
@@ -65,7 +65,7 @@ func TestImport_KilledIntoNewStore(t *testing.T) {
 	dir := filepath.Join(place, "store")
 	cmd := exec.Command(program, "import", "-d", dir, file)
 	require.NoError(t, cmd.Start())
-	require.Eventually(t, func() bool { return len(namesIn(t, place)) > 0 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return len(listOf(t, place)) > 0 }, time.Minute, time.Millisecond)
 	<-time.After(5 * time.Millisecond)
 	_ = cmd.Process.Kill() // it may have ended
 	killed := cmd.Wait() != nil
@@ -74,7 +74,7 @@ func TestImport_KilledIntoNewStore(t *testing.T) {
 		return // it was too late, or between the name and the end
 	}
 	require.True(t, killed)
-	left := namesIn(t, place)
+	left := listOf(t, place)
 	require.Len(t, left, 1)
 	require.True(t, strings.HasPrefix(left[0], "store.import-"), left)
 	command(t, "", "import", "-d", dir, file).exits(exitOK)

@@ -44,17 +44,6 @@ func readBack(t *testing.T, name string) string {
 	return string(b)
 }
 
-// listOf lists a directory.
-func listOf(t *testing.T, dir string) (list []string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	require.NoError(t, err)
-	for _, e := range entries {
-		list = append(list, e.Name())
-	}
-	return list
-}
-
 func TestOutput_FailedLeavesWhatWasThere(t *testing.T) {
 	dir := t.TempDir()
 	old := filepath.Join(dir, "old")

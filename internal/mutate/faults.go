@@ -85,6 +85,11 @@ var faults = []fault{
 		test: "TestRoom_CallersCompaction",
 	},
 	{
+		name: "copies of a round are news for a writer", file: "room.go",
+		old: "dead = 0 // what its rounds", new: "_ = 0 // what its rounds",
+		test: "TestRoom_CopiesAreNoNews",
+	},
+	{
 		name: "room in half empty segments not counted", file: "stats.go",
 		old: "case seg.isHalfEmpty():", new: "case false:",
 		test: "TestMaxBytes_FullOfHalfEmpty",

@@ -129,9 +129,8 @@ func (o Options) validate() error {
 			wrong = append(wrong, fmt.Errorf(format, arguments...))
 		}
 	}
-	if host, _, err := net.SplitHostPort(o.Address); err == nil && net.ParseIP(host).IsUnspecified() {
-		check(false, "Address %q is none that other nodes could reach", o.Address)
-	}
+	host, _, _ := net.SplitHostPort(o.Address) // looked at below
+	check(!net.ParseIP(host).IsUnspecified(), "Address %q is none that other nodes could reach", o.Address)
 	for name, address := range map[string]string{"Address": o.Address, "GossipAddress": o.GossipAddress} {
 		host, _, err := net.SplitHostPort(address)
 		check(err == nil && net.ParseIP(host) != nil, "%s %q is not an IP address and a port", name, address)
