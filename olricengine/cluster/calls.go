@@ -73,7 +73,33 @@ func (c *Cluster) put(ctx context.Context, id string, value []byte, options ...o
 		return context.Cause(ctx)
 	}
 	began := time.Now()
-	return c.explain(c.dmap.Put(ctx, id, value, options...), began)
+	err := patiently(ctx, func() error { return c.dmap.Put(ctx, id, value, options...) })
+	return c.explain(err, began)
+}
+
+const (
+	// joiningTime is how long a call goes on while a node that has part in it has no table yet. One
+	// that joins has it within milliseconds; one that was killed and is there again when the
+	// coordinator has noticed.
+	joiningTime  = time.Second
+	joiningPause = 20 * time.Millisecond
+)
+
+// patiently repeats a call that failed since a node has no table yet (see bootstrapTimeout), for joiningTime and
+// until ctx ends.
+func patiently(ctx context.Context, call func() error) error {
+	patience := time.Now().Add(joiningTime)
+	for {
+		err := call()
+		if !errors.Is(err, olric.ErrOperationTimeout) || time.Now().After(patience) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(joiningPause):
+		}
+	}
 }
 
 // explain adds to an error of Olric what this node knows of its cause.
@@ -109,7 +135,11 @@ func (c *Cluster) get(ctx context.Context, id string) ([]byte, error) {
 	if err := c.usable(ctx); err != nil {
 		return nil, err
 	}
-	answer, err := c.dmap.Get(ctx, id)
+	var answer *olric.GetResponse
+	err := patiently(ctx, func() (err error) {
+		answer, err = c.dmap.Get(ctx, id)
+		return err
+	})
 	if errors.Is(err, olric.ErrKeyNotFound) {
 		return nil, warmtier.ErrNotFound
 	}

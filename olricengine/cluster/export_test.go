@@ -13,6 +13,9 @@ func ExpireEvery(opts *Options, interval time.Duration) { opts.expireInterval = 
 // BeforeOffers makes a node call fn before it offers what it holds.
 func BeforeOffers(opts *Options, fn func()) { opts.offering = fn }
 
+// Patiently is what repeats the calls of a cluster.
+var Patiently = patiently
+
 // Probe looks whether a write of this node, to a partition that it is the primary owner of, reaches
 // the backup owner, and with another node's name whether it reaches that.
 func Probe(ctx context.Context, c *Cluster, other *Cluster) (tried, reached int, err error) {

@@ -82,6 +82,14 @@ const (
 	// some MiB on a busy machine; the connections to a node that is missed are closed sooner.
 	callTimeout = 10 * time.Second
 
+	// bootstrapTimeout is how long a node that has no table yet keeps a call of another one waiting.
+	// Olric's own 10 s are spent under the lock of a fragment, by writes to a node that was killed
+	// and is there again before it was missed, and by the balancer, which moves one fragment after
+	// the other. The coordinator asks for the length of every fragment, under the same locks, before
+	// it sends the table that all of them wait for: minutes. It is [Cluster.patiently] that waits,
+	// with no lock.
+	bootstrapTimeout = 10 * time.Millisecond
+
 	// leaveTimeout bounds how long a node that goes waits until another one has heard of it.
 	leaveTimeout = time.Second
 )
@@ -211,7 +219,7 @@ func (o Options) olric(engine *olricengine.Engine) (*config.Config, error) {
 	c.ReadRepair = true
 	c.ReplicationMode = config.SyncReplicationMode
 	c.TriggerBalancerInterval, c.RoutingTablePushInterval = balanceInterval, tableInterval
-	c.LeaveTimeout = leaveTimeout
+	c.LeaveTimeout, c.BootstrapTimeout = leaveTimeout, bootstrapTimeout
 	c.Client.ReadTimeout, c.Client.WriteTimeout, c.Client.PoolTimeout = callTimeout, callTimeout, callTimeout
 	c.LogLevel, c.LogVerbosity = config.LogLevelInfo, 2
 	c.Logger = slog.NewLogLogger(o.Logger.Handler(), slog.LevelInfo)

@@ -2,10 +2,14 @@ package cluster_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/olric-data/olric"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/warmtier/warmtier/olricengine/cluster"
 )
@@ -49,6 +53,58 @@ func TestReady_WaitsForTheOthers(t *testing.T) {
 	require.NoError(t, all[0].Close())
 	ready(t, all[1:]...)
 	l.hold(t, all[1:]...)
+}
+
+// Others wait for its answer under locks that the coordinator needs before it sends it a table.
+func TestBootstrap_NobodyWaitsForTheTable(t *testing.T) {
+	members := func(n int) func(int, *cluster.Options) {
+		return func(_ int, opts *cluster.Options) { opts.MinMembers = n }
+	}
+	coordinator := small()
+	members(3)(0, &coordinator)
+	first := open(t, coordinator) // it makes no table for less than three
+	opts := small(first)
+	members(2)(1, &opts)
+	second := open(t, opts)
+
+	client := redis.NewClient(&redis.Options{
+		Addr: second.Address(), Protocol: 2, DisableIdentity: true, MaxRetries: -1, ReadTimeout: 5 * time.Second,
+	})
+	defer client.Close()
+	require.EventuallyWithT(t, func(t *assert.CollectT) {
+		require.ErrorContains(t, client.Do(context.Background(), "ping").Err(), "OPERATIONTIMEOUT")
+	}, within, 10*time.Millisecond, "without a quorum it would say so")
+
+	opts = small(first, second)
+	members(2)(2, &opts)
+	ready(t, first, second, open(t, opts))
+}
+
+func TestPatiently(t *testing.T) {
+	calls := 0
+	fails := func(n int, with error) func() error {
+		calls = 0
+		return func() error {
+			if calls++; calls <= n {
+				return with
+			}
+			return nil
+		}
+	}
+	timedOut := fmt.Errorf("put: %w", olric.ErrOperationTimeout)
+	require.NoError(t, cluster.Patiently(t.Context(), fails(3, timedOut)))
+	require.Equal(t, 4, calls)
+
+	require.ErrorIs(t, cluster.Patiently(t.Context(), fails(1<<30, timedOut)), olric.ErrOperationTimeout)
+	require.Greater(t, calls, 4, "the node may never have a table")
+
+	require.ErrorIs(t, cluster.Patiently(t.Context(), fails(1, olric.ErrWriteQuorum)), olric.ErrWriteQuorum)
+	require.Equal(t, 1, calls, "nothing else is repeated")
+
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, cluster.Patiently(ended, fails(1<<30, timedOut)), olric.ErrOperationTimeout)
+	require.Equal(t, 1, calls)
 }
 
 func TestProbe_TellsWhereWritesGo(t *testing.T) {
