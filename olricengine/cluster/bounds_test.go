@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"math"
+	"net"
 	"strconv"
 	"testing"
 	"time"
@@ -57,6 +58,18 @@ func TestOpen_AddressTaken(t *testing.T) {
 			}
 			require.ErrorContains(t, err, "address already in use")
 		}
+	}
+}
+
+// A connection to a node that is away must not take the port that it comes back to.
+func TestOpen_PortsThatNoConnectionGets(t *testing.T) {
+	node := open(t, small())
+	for _, address := range []string{node.Address(), node.GossipAddress()} {
+		_, digits, err := net.SplitHostPort(address)
+		require.NoError(t, err)
+		port, err := strconv.Atoi(digits)
+		require.NoError(t, err)
+		require.Less(t, port, 32_768, "where Linux begins to choose ports for connections")
 	}
 }
 

@@ -47,6 +47,11 @@
 //   - Destroy (destroy.go) does not take the lock of the fragment that it wipes.
 //   - Import in Olric's own engine (internal/kvstore/transport.go) stops at the first entry that
 //     fails, and reports none: the sender drops the table. This engine reports it.
+//   - A node that has no table of owners yet keeps a call of another node waiting for ten seconds
+//     (internal/cluster/routingtable/routingtable.go, CheckBootstrap). Writes, reads and the
+//     balancer spend those under the lock of a fragment, which the coordinator needs before it sends
+//     that table: a node that is there again just when it is missed could stay without one for
+//     minutes. Here it answers at once, and [Cluster.Put], Get and Delete try again for a second.
 //   - After a node has gone, nothing of Olric makes new replicas before a key is read. Here every
 //     node offers what it holds to the new owners; see docs/scale-out.md.
 //

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -173,14 +175,20 @@ func listening(address string) (host string, port int, err error) {
 	if port, err = strconv.Atoi(digits); err != nil || port != 0 {
 		return host, port, err
 	}
-	// Olric takes no socket, only a number. Membership needs the number for TCP and UDP.
+	// Olric takes no socket, only a number. Membership needs the number for TCP and UDP. It is none
+	// that the system gives to connections: one of those could have it when a node that was killed
+	// comes back, since others tried to reach it all the time.
 	for range 100 {
+		port = firstPort + rand.IntN(ports)
+		address := net.JoinHostPort(host, strconv.Itoa(port))
 		tcp, err := net.Listen("tcp", address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
 		if err != nil {
 			return "", 0, err
 		}
-		port = tcp.Addr().(*net.TCPAddr).Port
-		udp, err := net.ListenPacket("udp", net.JoinHostPort(host, strconv.Itoa(port)))
+		udp, err := net.ListenPacket("udp", address)
 		_ = tcp.Close() // nothing was sent
 		if err == nil {
 			return host, port, udp.Close()
@@ -188,6 +196,13 @@ func listening(address string) (host string, port int, err error) {
 	}
 	return "", 0, fmt.Errorf("cluster: no port of %s is free for TCP and UDP", host)
 }
+
+// Ports that "a free one" is chosen from: those for connections begin at 32,768 on Linux, and
+// higher elsewhere.
+const (
+	firstPort = 10_000
+	ports     = 32_768 - firstPort
+)
 
 // olric returns Olric's configuration.
 func (o Options) olric(engine *olricengine.Engine) (*config.Config, error) {
