@@ -168,6 +168,7 @@ func (img *checkpointImage) churn(t *testing.T, s *Store, d *shadow.FS) {
 // file, refuses to open, by a repair too, or is the whole of its moment; and that once it has returned. The
 // store has lost nothing, and no file with two names is written to by either.
 func TestCheckpoint_EveryCall(t *testing.T) {
+	t.Parallel()
 	l := newCheckpointLife(t)
 	require.NoError(t, l.run())
 	for _, p := range []point{pointCheckpointLinked, pointCheckpointLocked, pointCheckpointSealed,

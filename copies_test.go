@@ -77,6 +77,7 @@ func (m *closedMoments) workload(d *shadow.FS) {
 }
 
 func TestCopies_FileByFileBesideAStore(t *testing.T) {
+	t.Parallel()
 	rng := seeded(t)
 	opened, refused := 0, 0
 	for range scaled(stride(t, 40, 120)) {

@@ -87,12 +87,14 @@ func (d *damageStore) tryRepair(t testing.TB, dir string, x damage, all bool, o 
 }
 
 func TestDamage_RepairBitFlips(t *testing.T) {
+	t.Parallel()
 	repairTest(t, 4, func(d *damageStore, rng *rand.Rand) []damage { return d.bitFlips(rng) })
 }
 
 // A truncation takes records away, and the digests with them: only the hint knows which memories
 // they were. Without it, a repair must refuse unless no record is missing.
 func TestDamage_RepairTruncations(t *testing.T) {
+	t.Parallel()
 	repairTest(t, 8, func(d *damageStore, _ *rand.Rand) []damage { return d.truncations() })
 }
 
@@ -111,6 +113,7 @@ func repairTest(t *testing.T, share int, damages func(*damageStore, *rand.Rand) 
 }
 
 func TestDamage_RepairBlocks(t *testing.T) {
+	t.Parallel()
 	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
 		o := newOutcomes()
 		list := d.blocks(rng)

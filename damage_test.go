@@ -188,6 +188,7 @@ func (d *damageStore) checkDamaged(s *Store, x damage, free map[string]bool, o *
 }
 
 func TestDamage_BitFlips(t *testing.T) {
+	t.Parallel()
 	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
 		d.img.write(t, dir)
 		o := newOutcomes()
@@ -197,6 +198,7 @@ func TestDamage_BitFlips(t *testing.T) {
 }
 
 func TestDamage_Truncations(t *testing.T) {
+	t.Parallel()
 	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
 		d.img.write(t, dir)
 		o := newOutcomes()
@@ -206,6 +208,7 @@ func TestDamage_Truncations(t *testing.T) {
 }
 
 func TestDamage_Blocks(t *testing.T) {
+	t.Parallel()
 	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
 		d.img.write(t, dir)
 		o := newOutcomes()
@@ -235,6 +238,7 @@ func (d *damageStore) tryWriting(t testing.TB, dir string, x damage, o *outcomes
 }
 
 func TestDamage_OpenForWriting(t *testing.T) {
+	t.Parallel()
 	damageTest(t, func(t *testing.T, d damageStore, dir string, rng *rand.Rand) {
 		o := newOutcomes()
 		list := slices.Concat(d.bitFlips(rng), d.truncations(), d.blocks(rng))

@@ -58,6 +58,7 @@ func TestRecover_FailedFlush(t *testing.T) {
 // anything shows that it is gone. Nothing does where all of it is dropped, unless there are new
 // segments.
 func TestRecover_FailedFlushAndEviction(t *testing.T) {
+	t.Parallel()
 	rng := seeded(t)
 	corrupt, opened := 0, 0
 	for n := range scaled(stride(t, 64, 200)) { // every case comes up in eight

@@ -214,6 +214,7 @@ func empty(t *testing.T, s *Store) {
 
 // Goal: a store on a real full disk stays alive too, and gets no SIGBUS.
 func TestPower_FullFileSystem(t *testing.T) {
+	t.Parallel()
 	twoProcessors(t)
 	for _, size := range []int{1 << 20, 1<<20 + 12<<10, 3 << 20} {
 		t.Run(fmt.Sprintf("size=%d", size), func(t *testing.T) {

@@ -199,6 +199,7 @@ func TestOrigin_FlippedVersion(t *testing.T) {
 // copies of the state, nor the newer one and the first record, which then looks like a tail. A repair loses that
 // record alone.
 func TestOrigin_TwoFlippedBits(t *testing.T) {
+	t.Parallel()
 	rng := seeded(t)
 	for n := range scaled(budget(t, 100, 300)) {
 		d := newShadow()
