@@ -118,6 +118,19 @@ func (a *application) addWrite(s *Store, w *batchWrite, sh *shard, tag uint32) {
 // admitBatch returns an error unless all checks of a hold and the index takes its writes. REQUIRES: the locks of
 // a's lanes held, contentMu read-held.
 func (s *Store) admitBatch(a *application) error {
+	if err := s.admitChecks(a); err != nil {
+		return err
+	}
+	for group := range a.groups() {
+		if err := s.lookUpGroup(group); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// admitChecks returns ErrChanged unless all checks of a hold. REQUIRES: as admitBatch.
+func (s *Store) admitChecks(a *application) error {
 	var m match
 	for i, c := range a.checks {
 		exists, err := s.probe(&m, c.shard, c.tag, c.id)
@@ -130,11 +143,6 @@ func (s *Store) admitBatch(a *application) error {
 		}
 		if found != c.version {
 			return fmt.Errorf("%w: check %d of the batch: it is %d, want %d", ErrChanged, i, found, c.version)
-		}
-	}
-	for group := range a.groups() {
-		if err := s.lookUpGroup(group); err != nil {
-			return err
 		}
 	}
 	return nil

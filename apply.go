@@ -40,7 +40,8 @@ docs/design.md, section 15, has the interleavings.
 // and from the return of Apply on all of them. It costs less than as many Puts, and with SyncWrites one flush.
 // b without writes checks alone: the versions asked for were there together at one moment.
 //
-// Errors: [ErrChanged] when a check does not hold, with SyncWrites durable as that of [Store.PutIf];
+// Errors: [ErrChanged] when a check does not hold, as that of [Store.PutIf] also where there would be no room, and
+// durable with SyncWrites;
 // [ErrBatchTooLarge] for more than [MaxBatchLen] writes or checks, or more bytes than a segment of
 // Options.SegmentSize holds; [ErrInvalidTTL]; those of [Store.Put] otherwise: ErrNoSpace also for a batch that only
 // deletes. Nothing has changed when it returns one, with the exception that Put has.
@@ -156,6 +157,9 @@ func (s *Store) tryApply(a *application) (ok bool, err error) {
 
 // applyApart makes the writes of a in a segment of their own.
 func (s *Store) applyApart(a *application) error {
+	if err := s.changedBatch(a); err != nil {
+		return err
+	}
 	size := segmentSizeFor(a.need.size)
 	spec := segmentSpec{kind: layout.KindLane, size: size, needed: size}
 	var c container
@@ -168,6 +172,21 @@ func (s *Store) applyApart(a *application) error {
 		err = s.applyIn(&c, a)
 		return err == nil, err
 	})
+}
+
+// changedBatch is admitChecks for a batch that is about to get a segment of its own, as changed is for a record: one that
+// is refused in any case waits for no room, evicts nothing, and its error is not that room lacks.
+func (s *Store) changedBatch(a *application) (err error) {
+	if len(a.checks) == 0 {
+		return nil
+	}
+	defer s.catchFault(armFaults(), &err)
+	defer s.contentMu.RUnlock(s.contentMu.RLock())
+	if s.barrier != nil { // the write itself waits, or says why not
+		return nil
+	}
+	defer s.lockLanes(a)()
+	return s.admitChecks(a)
 }
 
 // applyIn makes the bodies in c records, and points the index to them.

@@ -345,6 +345,65 @@ func TestApply_MaxBytes(t *testing.T) {
 	require.EqualValues(t, 1, s.Stats().Writes.PutErrors)
 }
 
+// Goal: a batch that a check refuses needs no room: in a full store its error is ErrChanged, and in one that evicts
+// nothing goes for it. Its records share a segment or have one of their own.
+func TestApply_RefusedWhereNoRoomIs(t *testing.T) {
+	const size = 100_000
+	var shared, apart Batch
+	for _, b := range []*Batch{&shared, &apart} {
+		b.Check("nobody", 5)
+		b.Put("a", make([]byte, size))
+	}
+	for i := range 14 {
+		apart.Put(idOf(i), make([]byte, size))
+	}
+	refused := func(s *Store) {
+		for range 10 { // in lanes with room and without
+			require.ErrorIs(t, s.Apply(&shared), ErrChanged)
+			require.ErrorIs(t, s.Apply(&apart), ErrChanged)
+		}
+	}
+	opts := quiet()
+	opts.SegmentSize, opts.MaxBytes = 2<<20, 40<<20
+	s := openTest(t, opts, hooks{patience: time.Millisecond})
+	var err error
+	for i := 0; err == nil; i++ {
+		err = s.Put(fmt.Sprint(i), make([]byte, size))
+	}
+	require.ErrorIs(t, err, ErrNoSpace)
+	n := s.Len()
+	refused(s)
+	require.Equal(t, n, s.Len())
+
+	opts.WhenFull = Evict
+	s = openEvicting(t, false, opts, hooks{})
+	for i := 0; s.Stats().Drops.Evicted == 0; i++ {
+		require.NoError(t, s.Put(fmt.Sprint(i), make([]byte, size)))
+	}
+	before := s.Stats().Drops.Evicted
+	refused(s)
+	require.Equal(t, before, s.Stats().Drops.Evicted)
+}
+
+// Goal: a batch of checks alone that meets a Clear waits for it, and makes no segment: on a full disk it would be
+// refused for a room that it does not need.
+func TestApply_ChecksAloneBesideClear(t *testing.T) {
+	s := openDir(t, fastDir(t), quietly())
+	var b Batch
+	b.Check("a", 0)
+	a := &b.applied
+	require.NoError(t, a.plan(s, &b))
+	s.keepWritesOut()
+	ok, err := s.tryApply(a)
+	require.NoError(t, err)
+	require.False(t, ok)
+	s.letWritesIn()
+	require.NoError(t, s.makeRoom(&a.need))
+	require.NoError(t, s.Apply(&b))
+	require.Empty(t, s.Segments())
+	closeIntact(t, s)
+}
+
 // Goal: at any step of a compaction a batch overwrites and deletes what is being moved, whether the round ends well
 // or is undone.
 func TestApply_BesideCompaction(t *testing.T) {
