@@ -227,6 +227,81 @@ func TestImport_Undone(t *testing.T) {
 	})
 }
 
+// Goal: an import that succeeds has all of its stream in the store, beside another one of the same stream that is undone.
+//
+// The interleaving: the second one comes when the first has stored a part. It would leave that alone, and end before
+// the first takes it back.
+func TestImport_BesideOneThatFails(t *testing.T) {
+	from := openTest(t, quiet(), hooks{})
+	fill(t, from, 0, 3000, 1000)
+	b := exportOf(t, from)
+	var at latePoints
+	to := openTest(t, quiet(), hooks{at: at.hook})
+	waits := make(chan struct{})
+	at.set(func(p point) error {
+		if p == pointImportWaits {
+			close(waits)
+		}
+		return nil
+	})
+	type result struct {
+		st  ExportStats
+		err error
+	}
+	second, ended := make(chan result, 1), make(chan struct{})
+	broken := errors.New("broken")
+	first := &changingReader{ReadSeeker: bytes.NewReader(b)}
+	var fails error
+	first.read = func(n int64) {
+		if n < int64(len(b))*3/2 || fails != nil {
+			return
+		}
+		fails = broken
+		go func() {
+			defer close(ended)
+			st, err := to.Import(context.Background(), bytes.NewReader(b))
+			second <- result{st, err}
+		}()
+		select {
+		case <-waits:
+		case <-ended:
+		}
+	}
+	_, err := to.Import(context.Background(), &failingReader{first, &fails})
+	require.ErrorIs(t, err, broken)
+	r := <-second
+	require.NoError(t, r.err)
+	require.Equal(t, int64(3000), r.st.Memories)
+	require.Equal(t, contentsOf(t, from), contentsOf(t, to))
+
+	// One that waits ends with its context.
+	to.importing <- struct{}{}
+	ctx, cancel := context.WithCancel(context.Background())
+	at.set(func(p point) error {
+		if p == pointImportWaits {
+			cancel()
+		}
+		return nil
+	})
+	_, err = to.Import(ctx, bytes.NewReader(b))
+	require.ErrorIs(t, err, context.Canceled)
+	<-to.importing
+}
+
+// failingReader is a reader that fails as soon as there is an error.
+type failingReader struct {
+	io.ReadSeeker
+	err *error
+}
+
+func (f *failingReader) Read(b []byte) (int, error) {
+	n, err := f.ReadSeeker.Read(b)
+	if *f.err != nil {
+		return 0, *f.err
+	}
+	return n, err
+}
+
 // Goal: a kill leaves no temporary files: where an open file can lose its name they have none.
 func TestImport_NamelessFiles(t *testing.T) {
 	none := spoolsIn(t)
@@ -336,6 +411,26 @@ func TestImport_SkipsNumbers(t *testing.T) {
 	_, err = s.Import(context.Background(), &b)
 	require.ErrorIs(t, err, ErrCorrupt)
 	require.Zero(t, s.Len())
+}
+
+// Goal: a store whose versions are beyond the limit, since it has imported one that was made up, takes its own exports.
+func TestImport_OwnBeyondTheLimit(t *testing.T) {
+	var b bytes.Buffer
+	w, err := stream.NewWriter(&b, 1)
+	require.NoError(t, err)
+	require.NoError(t, w.Put(stream.Memory{ID: []byte("a"), Version: mostImported}))
+	_, err = w.End()
+	require.NoError(t, err)
+	s := openTest(t, quiet(), hooks{})
+	_, err = s.Import(context.Background(), &b)
+	require.NoError(t, err)
+	own := exportOf(t, s)
+	require.NoError(t, s.Clear())
+	_, err = s.Import(context.Background(), bytes.NewReader(own))
+	require.NoError(t, err)
+	require.True(t, s.Has("a"))
+	_, err = openTest(t, quiet(), hooks{}).Import(context.Background(), bytes.NewReader(own))
+	require.ErrorContains(t, err, "the limit is 4611686018427387904")
 }
 
 func TestExport_Errors(t *testing.T) {

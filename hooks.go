@@ -57,6 +57,7 @@ const (
 	pointCheckpointSealed point = "checkpoint: lanes sealed at one moment, nothing of that flushed"
 	pointCheckpointWhole  point = "checkpoint: every segment linked, no manifest"
 	pointCheckpointListed point = "checkpoint: manifest in force, not durable"
+	pointImportWaits      point = "import: stream whole, another import stores"
 	pointCloseSealed      point = "close: lanes sealed"
 	pointCloseFlushed     point = "close: everything flushed"
 	pointCloseHinted      point = "close: hint written"

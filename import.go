@@ -24,6 +24,12 @@ section 15.)
 What is stored gets versions of its own, above every one in the stream: who has seen a version of the exported store
 never finds it on another content here. They are noted, each with its id, in another temporary file: where storing
 fails, each memory that still has the version that it got is deleted. Close waits for that: it would keep deletions out.
+So does another import, which would leave alone what is about to be deleted, and return nil with a part of its stream:
+
+	import 1                        import 2, of the same stream
+	stores "a"
+	                                finds "a" and leaves it alone, ends with all others
+	fails, and deletes "a"
 */
 
 // mostImported bounds the versions in a stream: a higher one would use up those that are left.
@@ -36,11 +42,12 @@ const mostImported = 1 << 62
 // Nothing is stored before all of the stream was read and checked. If r is an [io.Seeker] it is read twice; other
 // streams are kept, as they come, in a temporary file ([os.CreateTemp], in $TMPDIR), as large as the stream. Another
 // one has the ids, and 10 bytes for each. Beside these an import takes the memory of the longest content, a quarter
-// more while it comes in, and some 256 KiB. Other calls see the memories one by one. After a crash on the way some
-// are there: to import again adds the others, and where that is not enough, import into a new directory, and name it
-// when Import has returned. A store that evicts may drop some of them, or of what it had, while others come.
+// more while it comes in, and some 256 KiB. Other calls see the memories one by one; a second Import begins to store
+// when the first has ended. After a crash on the way some are there: to import again adds the others, and where that is
+// not enough, import into a new directory, and name it when Import has returned. A store that evicts may drop some of
+// them, or of what it had, while others come.
 //
-// r must not call Close, which waits for Import to end. It panics when ctx is nil.
+// r must call neither Close nor Import, which wait for Import to end. It panics when ctx is nil.
 //
 // Errors: [ErrCorrupt] for a stream that is not whole, with the offset in a [*CorruptError]; [ErrVersion] for one of
 // another format; ctx's error with its cause; what r returns; those of the temporary file, and of [Store.Put]. Nothing
@@ -134,9 +141,11 @@ func (i *importing) run(ctx context.Context, r io.Reader) error {
 		return err
 	}
 	i.drawn.file = file
-	// Close waits here until what was stored stays, or is gone again.
-	i.s.importing.RLock()
-	defer i.s.importing.RUnlock()
+	done, err := i.s.takeImportTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if err := stopped(ctx); err != nil {
 		return err
 	}
@@ -159,6 +168,23 @@ func (i *importing) run(ctx context.Context, r io.Reader) error {
 		}
 	}
 	return err
+}
+
+// takeImportTurn waits until no other import stores. Until done others wait, and Close does.
+func (s *Store) takeImportTurn(ctx context.Context) (done func(), err error) {
+	done = func() { <-s.importing }
+	select {
+	case s.importing <- struct{}{}:
+		return done, nil
+	default:
+	}
+	_ = s.hooks.fire(pointImportWaits)
+	select {
+	case s.importing <- struct{}{}:
+		return done, nil
+	case <-ctx.Done():
+		return nil, errStopped
+	}
 }
 
 // check reads r to its end, and notes where the stream can be read again.
@@ -184,9 +210,9 @@ func (i *importing) check(ctx context.Context, r io.Reader) (err error) {
 		return damagedExport(err)
 	}
 	i.read, i.total, i.stats.Bytes = in, in.Total(), in.Read()
-	if i.total.MaxVersion > mostImported {
+	if v := i.total.MaxVersion; v > mostImported && v > i.s.sequence.Load() { // which it has drawn itself, or skipped
 		return &CorruptError{
-			File: exportName, Reason: fmt.Sprintf("it has version %d, which no store draws", i.total.MaxVersion),
+			File: exportName, Reason: fmt.Sprintf("it has version %d, the limit is %d", v, uint64(mostImported)),
 		}
 	}
 	return nil

@@ -210,10 +210,10 @@ type Store struct {
 	// Background work: lifetime ends when Close begins, and running counts what Close waits for.
 	lifetime    context.Context
 	endLife     context.CancelCauseFunc
-	lifeMu      sync.Mutex   // a leaf; guards the step from open to closing, and running's Add against it
-	ending      bool         // Close was called
-	closing     bool         // and has waited for imports
-	importing   sync.RWMutex // read-held while an import stores, or takes back what it has stored
+	lifeMu      sync.Mutex    // a leaf; guards the step from open to closing, and running's Add against it
+	ending      bool          // Close was called
+	closing     bool          // and has waited for imports
+	importing   chan struct{} // has the token of the import that stores, or takes back what it has stored
 	running     sync.WaitGroup
 	closeDone   chan struct{}
 	maintenance maintenance
@@ -301,6 +301,7 @@ func newStore(opts *Options, h hooks) (*Store, error) {
 		hooks:      h,
 		hashSeed:   maphash.MakeSeed(),
 		closeDone:  make(chan struct{}),
+		importing:  make(chan struct{}, 1),
 	}
 	s.clock.init(h.now)
 	s.contentMu.biased.Init(runtime.GOMAXPROCS(0))
@@ -374,11 +375,11 @@ func (s *Store) Close() error {
 	}
 	defer close(s.closeDone)
 	s.endLife(ErrClosed)
-	s.importing.Lock() // one that has to take back what it has stored still writes
+	s.importing <- struct{}{} // one that has to take back what it has stored still writes
 	s.lifeMu.Lock()
 	s.closing = true
 	s.lifeMu.Unlock()
-	s.importing.Unlock()
+	<-s.importing
 	s.running.Wait()
 	s.contentMu.Lock()
 	s.closed, s.barrier = true, make(chan struct{}) // nothing is acknowledged after the last flush
