@@ -29,12 +29,14 @@ type Options struct {
 	// [ErrRefused]. No entry says whose it is, so what [Engine.Offer] passes on would end up in one
 	// map. "" means that all maps do.
 	Map string
+
+	removing func() error // for tests: called before an entry is removed from the store, which fails with its error
 }
 
 // Errors of an engine, besides those of Olric's package storage and of the store.
 var (
-	// ErrRefused is returned by an engine with Options.Remember for a deletion, and by one with
-	// Options.Map for a write to another map.
+	// ErrRefused is returned by an engine with Options.Remember for a deletion and for the destruction of a fork that
+	// has entries, and by one with Options.Map for a write to another map.
 	ErrRefused = errors.New("olricengine: refused")
 	// ErrDestroyed is returned by a fork that Olric has destroyed. A write that waited meanwhile is
 	// not stored.
@@ -45,6 +47,7 @@ var (
 type node struct {
 	store *warmtier.Store
 	opts  Options
+	files bool      // the store is in a directory
 	began time.Time // last accesses are counted from here
 
 	clock clock
@@ -57,6 +60,7 @@ type node struct {
 	next      uint64             // number of the next fork
 	forks     map[uint64]*Engine // those that are not destroyed
 	recovered []*Engine          // what earlier lives of the node left in the store
+	destroyed []*Engine          // those that earlier lives have destroyed, and that could not be removed yet
 	late      map[place]struct{} // see Engine.Mark; each once, however long nothing can be sent
 	damaged   map[place]struct{} // entries that could not be read when they should have gone to another node
 	failure   error              // of the last write that failed
@@ -78,9 +82,12 @@ type Engine struct {
 	// mu makes an entry and its stamp change together. It is held while the store writes.
 	mu        sync.RWMutex
 	entries   *btree.Map[uint64, stamp]
-	bytes     int64 // of the contents
-	soonest   int64 // nothing expires before, Unix milliseconds; 0 when nothing does
+	writes    uint64 // how many there were
+	bytes     int64  // of the contents
+	soonest   int64  // nothing expires before, Unix milliseconds; 0 when nothing does
 	destroyed bool
+	left      []uint64 // hash keys of a destroyed fork that are still in the store
+	noted     bool     // there is a note of its destruction in the store
 }
 
 // stamp is what a fork knows of an entry without looking into the store. It has no pointers.
@@ -102,27 +109,43 @@ var _ storage.Engine = (*Engine)(nil)
 
 // New returns the engine of a node over store, which must have no other user, and must be closed by
 // the caller after Olric has shut down. What an earlier engine left in the store is read: its ids,
-// not its contents. Olric does not see it; [Engine.Offer] passes it on.
+// not its contents. Olric does not see it; [Engine.Offer] passes it on. What is left of destroyed forks is removed, now
+// or by [Engine.Expire].
 func New(store *warmtier.Store, opts Options) (*Engine, error) {
 	n := &node{store: store, opts: opts, began: time.Now(), forks: make(map[uint64]*Engine)}
 	n.late, n.damaged = make(map[place]struct{}), make(map[place]struct{})
 	n.marked.Store(&mark{primary: func(uint64) bool { return true }})
+	n.files = store.Stats().Directory != ""
+	n.findLeft()
+	n.finishDestroyed()
+	return n.fork(), nil
+}
+
+// findLeft reads which forks earlier lives of the node have left, and which of those are destroyed.
+func (n *node) findLeft() {
 	left := make(map[uint64]*Engine)
-	for id := range store.IDs() {
-		number, hkey, ok := parseID(id)
-		if !ok {
-			continue
+	fork := func(number uint64) *Engine {
+		if left[number] == nil {
+			left[number] = n.newFork(number)
+			n.next = max(n.next, number+1)
 		}
-		fork := left[number]
-		if fork == nil {
-			fork = n.newFork(number)
-			left[number] = fork
+		return left[number]
+	}
+	for id := range n.store.IDs() {
+		if number, hkey, ok := parseID(id); ok {
+			fork(number).entries.Set(hkey, stamp{})
+		} else if number, ok := parseNote(id); ok {
+			fork(number).noted = true
+		}
+	}
+	for _, fork := range left {
+		if fork.noted {
+			fork.hideLocked()
+			n.destroyed = append(n.destroyed, fork)
+		} else {
 			n.recovered = append(n.recovered, fork)
 		}
-		fork.entries.Set(hkey, stamp{})
-		n.next = max(n.next, number+1)
 	}
-	return n.fork(), nil
 }
 
 // fork returns an empty fork with a number of its own.
@@ -180,25 +203,6 @@ func (e *Engine) Compaction() (bool, error) { return true, nil }
 
 // Close does nothing: Olric closes a fork before it destroys it, and the store is the caller's.
 func (e *Engine) Close() error { return nil }
-
-// Destroy removes all entries of the fork, which takes no writes afterwards.
-func (e *Engine) Destroy() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.destroyed = true
-	var failed error
-	for _, hkey := range e.entries.Keys() {
-		if err := e.removeLocked(hkey); err != nil {
-			failed = err
-		}
-	}
-	if failed == nil {
-		e.node.mu.Lock()
-		delete(e.node.forks, e.number)
-		e.node.mu.Unlock()
-	}
-	return failed
-}
 
 // Stats returns the figures of the fork. Tombstones count, so that Olric does not take a fork for
 // empty that has only them. Garbage is the store's, and 0 here.

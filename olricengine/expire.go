@@ -20,12 +20,14 @@ func sooner(a, b int64) int64 {
 // timestamps are kept as long, in tombstones, and removed then. Forks in which nothing can have
 // expired are not looked at; of the others all entries are read. It returns how many entries and
 // tombstones were removed. One that cannot be read or removed stays, and keeps no other from being
-// removed. Errors: the first of those, of the store or [ErrFormat].
+// removed. What is left of destroyed forks is removed too, and does not count. Errors: the first of
+// those, of the store or [ErrFormat].
 func (e *Engine) Expire(now time.Time) (int, error) {
 	var (
 		removed int
 		failure error
 	)
+	e.node.finishDestroyed()
 	for _, fork := range e.node.liveForks() {
 		n, err := fork.expire(now)
 		removed += n

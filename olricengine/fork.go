@@ -114,6 +114,7 @@ func (e *Engine) writeLocked(hkey uint64, en *Entry, encoded []byte) error {
 	if err != nil {
 		return e.fail(err)
 	}
+	e.writes++
 	e.node.clock.see(en.timestamp)
 	s := stamp{timestamp: en.timestamp, access: e.node.tick(), size: uint32(len(encoded))}
 	if en.tombstone {
@@ -163,14 +164,21 @@ func (e *Engine) read(hkey uint64) (*Entry, stamp, error) {
 
 // load returns the entry that the store has.
 func (e *Engine) load(hkey uint64) (*Entry, error) {
-	content, err := e.node.store.Get(e.id(hkey))
+	en, _, err := e.loadVersion(hkey)
+	return en, err
+}
+
+// loadVersion is load with the version that the entry has in the store.
+func (e *Engine) loadVersion(hkey uint64) (*Entry, warmtier.Version, error) {
+	content, version, err := e.node.store.GetVersion(e.id(hkey))
 	if errors.Is(err, warmtier.ErrNotFound) {
-		return nil, storage.ErrKeyNotFound // removed since its stamp was seen
+		return nil, 0, storage.ErrKeyNotFound // removed since its stamp was seen
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return decode(content)
+	en, err := decode(content)
+	return en, version, err
 }
 
 // Get returns an entry, a copy. Of one whose removal is remembered it returns the timestamp, as of
@@ -254,12 +262,23 @@ func (e *Engine) Delete(hkey uint64) error {
 
 // removeLocked removes an entry and its stamp. REQUIRES: e.mu held.
 func (e *Engine) removeLocked(hkey uint64) error {
-	if _, err := e.node.store.Delete(e.id(hkey)); err != nil {
+	if err := e.node.remove(e.id(hkey)); err != nil {
 		return e.fail(err)
 	}
 	old, _ := e.entries.Delete(hkey)
 	e.bytes -= old.bytes()
 	return nil
+}
+
+// remove removes an id from the store, if it is there.
+func (n *node) remove(id string) error {
+	if n.opts.removing != nil {
+		if err := n.opts.removing(); err != nil {
+			return err
+		}
+	}
+	_, err := n.store.Delete(id)
+	return err
 }
 
 // UpdateTTL sets when an entry expires, and its timestamp, to those of data. Errors: those of Get

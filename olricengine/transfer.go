@@ -2,11 +2,13 @@ package olricengine
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 
 	"github.com/olric-data/olric/pkg/storage"
+	"github.com/warmtier/warmtier"
 )
 
 // A payload carries entries to another node: the format, the entries, each as hash key, length and
@@ -24,22 +26,26 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // payload is one that is being made.
 type payload struct {
-	buf     []byte
-	places  []uint64 // hash keys, in the order of the entries
-	stamps  []stamp  // as they were
-	scratch []byte
+	buf      []byte
+	places   []uint64           // hash keys, in the order of the entries
+	versions []warmtier.Version // what the store had of them
+	writes   uint64             // of the fork, before the first entry was read
+	scratch  []byte
 }
 
 // add appends an entry of the fork, unless it is gone, or damaged: that one stays where it is, and keeps no other
 // from moving. Errors: those of the store.
 func (p *payload) add(e *Engine, hkey uint64) error {
 	e.mu.RLock()
-	s, ok := e.entries.Get(hkey)
+	_, ok := e.entries.Get(hkey)
+	if len(p.places) == 0 {
+		p.writes = e.writes
+	}
 	e.mu.RUnlock()
 	if !ok {
 		return nil
 	}
-	en, err := e.load(hkey)
+	en, version, err := e.loadVersion(hkey)
 	if err == storage.ErrKeyNotFound { //nolint:errorlint // the engine's own, bare
 		return nil
 	}
@@ -57,7 +63,7 @@ func (p *payload) add(e *Engine, hkey uint64) error {
 	p.buf = binary.BigEndian.AppendUint64(p.buf, hkey)
 	p.buf = binary.BigEndian.AppendUint32(p.buf, uint32(len(p.scratch)))
 	p.buf = append(p.buf, p.scratch...)
-	p.places, p.stamps = append(p.places, hkey), append(p.stamps, s)
+	p.places, p.versions = append(p.places, hkey), append(p.versions, version)
 	return nil
 }
 
@@ -68,20 +74,39 @@ func (p *payload) sealed() []byte {
 	return binary.BigEndian.AppendUint32(p.buf, crc32.Checksum(p.buf, castagnoli))
 }
 
-// dropFrom removes the entries that the payload carries, but those that have changed since.
+// dropFrom removes the entries that the payload carries, but those that were written since.
 func (p *payload) dropFrom(e *Engine) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i, hkey := range p.places {
-		s, ok := e.entries.Get(hkey)
-		if !ok || s.timestamp != p.stamps[i].timestamp || s.size != p.stamps[i].size {
-			continue
+		if e.writes != p.writes {
+			unchanged, err := p.unchangedLocked(e, i)
+			if err != nil {
+				return e.fail(err)
+			}
+			if !unchanged {
+				continue
+			}
 		}
 		if err := e.removeLocked(hkey); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// unchangedLocked reports whether the store has the i-th entry as the payload has it. A stamp would not tell: another
+// write may have the timestamp and the size of the one before. REQUIRES: e.mu held.
+func (p *payload) unchangedLocked(e *Engine, i int) (bool, error) {
+	_, version, err := e.node.store.GetVersion(e.id(p.places[i]))
+	switch {
+	case errors.Is(err, warmtier.ErrNotFound):
+		return false, nil
+	case isDamage(err):
+		e.node.passOver(place{e, p.places[i]})
+		return false, nil
+	}
+	return version == p.versions[i], err
 }
 
 // Import calls f for every entry of a payload, in order, and returns the first error of f: the

@@ -44,7 +44,8 @@
 //     keys.
 //   - Lock, Incr, GetPut and their like (lock.go, atomic.go) hold on one node only, and forget it
 //     when the partition moves.
-//   - Destroy (destroy.go) does not take the lock of the fragment that it wipes.
+//   - Destroy (destroy.go) does not take the lock of the fragment that it wipes, and leaves no trace either. The
+//     engine refuses it for a fragment that has entries.
 //   - Import in Olric's own engine (internal/kvstore/transport.go) stops at the first entry that
 //     fails, and reports none: the sender drops the table. This engine reports it.
 //   - A node that has no table of owners yet keeps a call of another node waiting for ten seconds
