@@ -94,7 +94,7 @@ func (c *benchCmd) Run(a *app) error {
 		SegmentSize: int(c.SegmentSize), MaxBytes: int64(c.MaxBytes), Logger: a.log,
 		Maintenance: warmtier.MaintenanceOptions{Disabled: c.CompactEvery > 0}})
 	if err != nil {
-		return err
+		return flagError(err)
 	}
 	b := &bench{c: c, s: s, w: newWorkload(c.Workload, c.Distribution, c.Memories),
 		content: make([]byte, max(c.Size.most, 1))}

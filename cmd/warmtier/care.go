@@ -197,7 +197,7 @@ func (c *verifyCmd) Run(a *app) error {
 	}
 	result := figures(report)
 	result["findings"] = findings
-	if err := a.result(result, verifyTable(report)); err != nil {
+	if err := a.report(result, verifyTable(report), findingRows(report)); err != nil {
 		return err
 	}
 	if report.FindingCount > 0 {
@@ -326,10 +326,11 @@ func (c *repairCmd) Run(a *app) error {
 		table = append(table, []string{"fell back", "to what was synced: at most " + counted(r.Unsynced, "memory") +
 			" may be gone or as it was before"})
 	}
+	lost := [][]string{}
 	for _, id := range r.shown {
-		table = append(table, []string{"lost", id})
+		lost = append(lost, []string{"lost", id})
 	}
-	if err := a.result(r, table); err != nil {
+	if err := a.report(r, append(table, lost...), lost); err != nil {
 		return err
 	}
 	if r.RecordsLost > 0 || r.MemoriesLost > 0 || r.MemoriesDeleted > 0 || r.VerifyFindings > 0 {

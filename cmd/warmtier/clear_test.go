@@ -16,5 +16,9 @@ func TestClear(t *testing.T) {
 	v := command(t, "", "clear", "-d", dir, "--yes", "--json").exits(exitOK).json()
 	require.EqualValues(t, len(nasty), v["memories"])
 	require.Empty(t, contents(t, dir))
+	s := serve(t, dir)
+	require.Contains(t, command(t, "", "clear", "--url", s.url, "--yes").exits(exitIO).err,
+		"a server is cleared only if it has a token: start it with WARMTIER_TOKEN")
+	s.end()
 	require.Contains(t, command(t, "", "clear", "-yd", dir).exits(exitOK).out, "memories deleted")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -76,12 +77,15 @@ func (e contextError) Error() string { return e.before + errorText(e.error) + e.
 
 func (e contextError) Unwrap() error { return e.error }
 
-// errorText returns the text of err without the name of the package at its front, and joined errors on one line.
+// errorText returns the text of err without the name of the package at its front, and joined errors on one line, each
+// once.
 func errorText(err error) string {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok && errors.Join(joined.Unwrap()...).Error() == err.Error() {
 		var texts []string
 		for _, e := range joined.Unwrap() {
-			texts = append(texts, errorText(e))
+			if text := errorText(e); !slices.Contains(texts, text) { // of goroutines that met the same
+				texts = append(texts, text)
+			}
 		}
 		return strings.Join(texts, "; ")
 	}
@@ -89,6 +93,16 @@ func errorText(err error) string {
 		return err.Error() // which begins with a name of the user's
 	}
 	return strings.TrimPrefix(err.Error(), "warmtier: ")
+}
+
+// flagError returns err, which may be of options, with the names of their flags.
+func flagError(err error) error {
+	if !errors.Is(err, warmtier.ErrInvalidOptions) {
+		return err
+	}
+	text := strings.TrimPrefix(err.Error(), warmtier.ErrInvalidOptions.Error()+": ")
+	text = strings.NewReplacer("MaxBytes is ", "--max-bytes is ", "SegmentSize is ", "--segment-size is ").Replace(text)
+	return usage("%s", strings.ReplaceAll(text, "\n", "; "))
 }
 
 func exitCode(err error) int {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -38,8 +39,9 @@ func TestMessages(t *testing.T) {
 		{exitIO, "open " + missing + ": no such file or directory", []string{"import", "-d", dir + "2", missing}},
 		{exitIO, "open " + missing + ": no such file or directory", []string{"put", "-d", dir + "2", "a", missing}},
 		{exitIO, "open " + missing + ": no such file or directory; --create makes one", []string{"serve", "-d", missing}},
-		{exitIO, empty + ": there is no store here: file does not exist", []string{"get", "-d", empty, "a"}},
-		{exitIO, empty + ": there is no store here: file does not exist", []string{"verify", "-d", empty}},
+		{exitIO, empty + ": there is no store here", []string{"get", "-d", empty, "a"}},
+		{exitIO, empty + ": there is no store here", []string{"verify", "-d", empty}},
+		{exitIO, empty + ": there is no store here; --create makes one", []string{"serve", "-d", empty}},
 		{exitUsage, "unknown command eat", []string{"eat"}},
 		{exitUsage, "unknown command eat", []string{"eat", "--help"}},
 		{exitUsage, "unknown command eat", []string{"help", "eat"}},
@@ -47,6 +49,37 @@ func TestMessages(t *testing.T) {
 		{exitUsage, "--dir is the last word: its value is missing", []string{"ls", "-d"}},
 		{exitUsage, "--dir and --url are two stores", []string{"ls", "-d", dir, "--url", "http://localhost"}},
 		{exitUsage, "an id has 1 to 65535 bytes, this one has 0", []string{"put", "-d", dir, ""}},
+		{exitUsage, "an id has 1 to 65535 bytes, this one has 0", []string{"get", "-d", dir, "a", "hex:"}},
+		{exitUsage, `"hex:0": want an even number`, []string{"rm", "-d", dir, "hex:0"}},
+		{exitUsage, "--dir is there twice", []string{"ls", "-d", dir, "--dir", dir + "2"}},
+		{exitUsage, "--url is there twice", []string{"count", "--url", "http://a", "--url", "http://b"}},
+		{exitUsage, "--prefix is there twice", []string{"rm", "-d", dir, "--prefix", "a", "--prefix", "b"}},
+		{exitUsage, "an empty --prefix would delete every memory, which is for warmtier clear",
+			[]string{"rm", "-d", dir, "--prefix", ""}},
+		{exitUsage, "put needs <id>; warmtier help put has examples", []string{"put", "-d", dir}},
+		{exitUsage, "completion needs <shell>; ", []string{"completion"}},
+		{exitUsage, "repair needs --to=DIR; ", []string{"repair", "-d", dir}},
+		{exitUsage, "put is for a directory, and has no --url", []string{"put", "--url", "http://a", "b"}},
+		{exitUsage, "unknown flag --url", []string{"version", "--url", "http://a"}},
+		{exitUsage, `--limit: "x": want a whole number`, []string{"ls", "-d", dir, "--limit", "x"}},
+		{exitUsage, `--ttl: "5": want a time, as in 90s or 12h`, []string{"put", "-d", dir, "a", "--ttl", "5"}},
+		{exitUsage, "--max-bytes is 12, want at least ", []string{"put", "-d", dir, "a", os.DevNull, "--max-bytes", "12"}},
+		{exitUsage, "--segment-size is 2147483648, want ", []string{"bench", "--segment-size", "2GiB"}},
+		{exitUsage, `--listen "": want an address with its port`, []string{"serve", "-d", dir, "--listen", ""}},
+		{exitUsage, `--listen "localhost": want an address with its port`,
+			[]string{"serve", "-d", dir, "--listen", "localhost"}},
+		{exitUsage, `--resp "127.0.0.1:70000": want an address with its port`,
+			[]string{"serve", "-d", dir, "--resp", "127.0.0.1:70000"}},
+		{exitUsage, "--id is for a single memory on standard input",
+			[]string{"load", "-d", dir + "2", os.DevNull, "--id", "a"}},
+		{exitUsage, "--id is for a single memory on standard input",
+			[]string{"load", "-d", dir + "2", "-", "--format", "csv", "--id", "a"}},
+		{exitUsage, "- is there twice", []string{"load", "-d", dir + "2", "-", "-", "--id", "a"}},
+		{exitUsage, "each file below " + empty + " is a memory",
+			[]string{"load", "-d", dir + "2", empty, "--format", "jsonl"}},
+		{exitUsage, "--delimiter is for CSV", []string{"load", "-d", dir + "2", empty, "--delimiter", ";"}},
+		{exitUsage, "--id-field and --content-field are for JSON lines and CSV",
+			[]string{"load", "-d", dir + "2", os.DevNull, "--content-field", "a"}},
 	} {
 		r := command(t, "", c.args...).exits(c.code)
 		require.True(t, strings.HasPrefix(r.err, "warmtier: "+c.message) ||
@@ -68,6 +101,7 @@ func TestErrorText(t *testing.T) {
 		{"warmtier: x: line 3: invalid id: 3 bytes", about("warmtier: x", about("line 3", inner))},
 		{"a: invalid id: 3 bytes; 1 memory was stored before", done(about("a", inner), 1, "stored")},
 		{"a: invalid id: 3 bytes", done(about("a", inner), 0, "stored")},
+		{"invalid id: 3 bytes; b: invalid id: 3 bytes", errors.Join(inner, inner, about("b", inner))},
 	} {
 		require.Equal(t, c.want, strings.TrimPrefix(errorText(c.err), "no prefix"))
 		require.ErrorIs(t, c.err, warmtier.ErrInvalidID)
@@ -101,6 +135,23 @@ func TestWhereAndQuiet(t *testing.T) {
 	for _, args := range [][]string{{"get", "a"}, {"ls"}, {"count"}, {"stats"}} {
 		require.NotEmpty(t, command(t, "", append(args, "-d", dir, "-q")...).exits(exitOK).out, args)
 	}
+
+	// What is not as it must be is told all the same, and nothing else.
+	missing := filepath.Join(dir, "missing")
+	r := command(t, "", "load", "-d", dir, "-q", "-k", file, missing).exits(exitFinding)
+	require.Equal(t, missing+": no such file or directory\n", r.out)
+	r = command(t, "", "load", "-d", dir, "-k", missing, missing+"2").exits(exitFinding)
+	none := "no such file or directory"
+	require.Equal(t, fmt.Sprintf("warmtier: nothing to load: %s: %s; %[1]s2: %[2]s\n", missing, none), r.err)
+	fill(t, dir, map[string]string{"b": "content to be damaged"})
+	damage(t, dir, "content to be damaged")
+	r = command(t, "", "verify", "-d", dir, "-q").exits(exitFinding)
+	require.Regexp(t, `^ *\S+\.seg at \d+, id b: \S.*\n$`, r.out)
+	r = command(t, "", "repair", "-d", dir, "-q", "--to", dir+"3").exits(exitFinding)
+	require.Equal(t, "lost  b\n", r.out)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "MANIFEST"), []byte("damaged"), 0o600))
+	r = command(t, "", "doctor", "-d", dir, "-q").exits(exitFinding)
+	require.Equal(t, "FAILED  format version  MANIFEST is damaged: see warmtier verify\n", r.out)
 }
 
 // Writers side by side wait for each other without being told to.

@@ -39,8 +39,8 @@ func TestInput_Memory(t *testing.T) {
 	where := newDirFlag{dirFlag: dirFlag{dir}, SegmentSize: 64 << 10}
 	commands := []interface{ Run(*app) error }{
 		&putCmd{newDirFlag: where, ID: "a", File: file}, &putCmd{newDirFlag: where, ID: "b", File: "-"},
-		&loadCmd{newDirFlag: where, Sources: []string{file}, Format: "auto"},
-		&loadCmd{newDirFlag: where, Sources: []string{"-"}, Format: "file", ID: "c"},
+		&loadCmd{newDirFlag: where, Sources: []string{file}, Format: "auto", Delimiter: ','},
+		&loadCmd{newDirFlag: where, Sources: []string{"-"}, Format: "file", ID: "c", Delimiter: ','},
 	}
 	for i, cmd := range commands {
 		used, err := allocated(warmtier.MaxContentLen+1, cmd)

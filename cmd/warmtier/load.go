@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/warmtier/warmtier"
@@ -16,7 +17,7 @@ import (
 type loadCmd struct {
 	newDirFlag
 	Sources      []string  `arg:"" name:"source" help:"Files and directories; - is standard input."`
-	Format       string    `enum:"auto,file,jsonl,csv" default:"auto" help:"What files hold: ${enum}. auto goes by the name: .jsonl, .ndjson, .csv, or a file with a content."`
+	Format       string    `enum:"auto,file,jsonl,csv" default:"auto" help:"What the files hold that are named: ${enum}. auto goes by the name: .jsonl, .ndjson, .csv, or a file with a content. Below a directory each file is a content."`
 	ID           memoryID  `placeholder:"ID" help:"Id of the content on standard input."`
 	IDField      string    `placeholder:"NAME" help:"JSON field or CSV column with the id; default: id, or the first column."`
 	ContentField string    `placeholder:"NAME" help:"JSON field or CSV column with the content; default: the whole line, or row as JSON."`
@@ -56,7 +57,9 @@ type loader struct {
 	Skipped    int       `json:"skipped"`
 	Unreadable int       `json:"unreadable"` // of those skipped
 	LeftOut    []leftOut `json:"left_out"`   // the first of those skipped
-	Seconds    float64   `json:"seconds"`
+
+	faults  [][]string // lines about the first of those unreadable
+	Seconds float64    `json:"seconds"`
 }
 
 // Bounds of lists of files that were left out, in JSON and for people.
@@ -66,8 +69,8 @@ const (
 )
 
 func (c *loadCmd) Run(a *app) error {
-	if slices.Contains(c.Sources, "-") && (c.Format == "auto" || c.Format == "file") && c.ID == "" {
-		return usage("- needs --format jsonl, --format csv, or --id for a single memory")
+	if err := c.check(); err != nil {
+		return err
 	}
 	if err := checkDirectory(c.Dir, creating); err != nil {
 		return err
@@ -94,11 +97,47 @@ func (c *loadCmd) Run(a *app) error {
 	if err != nil {
 		return done(err, l.Memories, "stored")
 	}
-	if err := a.result(l, l.table(time.Since(start))); err != nil {
+	if err := a.report(l, l.table(time.Since(start)), l.faults); err != nil {
 		return err
 	}
 	if l.Unreadable > 0 {
 		return finding("%s could not be loaded", counted(l.Unreadable, "file"))
+	}
+	return nil
+}
+
+// check refuses flags that would do nothing, or what was not meant, with these sources.
+func (c *loadCmd) check() error {
+	const directory = "directory"
+	read := map[string]string{} // what the sources are read as, and one of them
+	for i, name := range c.Sources {
+		if info, err := os.Stat(name); name != "-" && err == nil && info.IsDir() {
+			read[directory] = name
+			continue
+		}
+		read[c.format(name)] = name
+		if name == "-" && slices.Contains(c.Sources[:i], "-") {
+			return usage("- is there twice: standard input is read once")
+		}
+	}
+	none := func(formats ...string) bool {
+		return !slices.ContainsFunc(formats, func(format string) bool { return read[format] != "" })
+	}
+	given := slices.Contains(c.Sources, "-")
+	content := given && c.format("-") == "file"
+	switch {
+	case content && c.ID == "":
+		return usage("- needs --format jsonl, --format csv, or --id for a single memory")
+	case !content && c.ID != "":
+		return usage("--id is for a single memory on standard input, which - stands for")
+	case read[directory] != "" && c.Format != "auto" && c.Format != "file":
+		return usage("each file below %s is a memory: name those that are to be read as --format %s",
+			showName(read[directory]), c.Format)
+	case c.Delimiter != ',' && none("csv"):
+		return usage("--delimiter is for CSV, and none of this is: say --format csv where the name does not")
+	case (c.IDField != "" || c.ContentField != "") && none("csv", "jsonl"):
+		return usage("--id-field and --content-field are for JSON lines and CSV, and none of this is: " +
+			"say --format where the name does not")
 	}
 	return nil
 }
@@ -136,6 +175,9 @@ func (l *loader) unreadable(path string, err error) error {
 	}
 	l.Unreadable++
 	l.leaveOut(path, reason)
+	if len(l.faults) < shownLeftOut {
+		l.faults = append(l.faults, []string{showName(path) + ": " + reason})
+	}
 	return nil
 }
 
@@ -159,7 +201,7 @@ func (l *loader) openSources() (sources []loadSource, err error) {
 			sources = append(sources, loadSource{name: name})
 			continue
 		}
-		in, err := l.a.openInput(name, l.format(name) == "file")
+		in, err := l.a.openInput(name, l.c.format(name) == "file")
 		switch {
 		case err != nil:
 			if err = l.unreadable(name, err); err != nil {
@@ -173,7 +215,14 @@ func (l *loader) openSources() (sources []loadSource, err error) {
 		}
 	}
 	if len(sources) == 0 {
-		return nil, finding("nothing to load: %s could not be read", counted(l.Unreadable, "file"))
+		var names []string
+		for _, fault := range l.faults {
+			names = append(names, fault...)
+		}
+		if more := l.Unreadable - len(names); more > 0 {
+			names = append(names, "and "+showCount(more)+" more")
+		}
+		return nil, finding("nothing to load: %s", strings.Join(names, "; "))
 	}
 	return sources, nil
 }
@@ -187,10 +236,10 @@ func totalSize(sources []loadSource) (n int64) {
 }
 
 // format returns what a file holds.
-func (l *loader) format(name string) string {
+func (c *loadCmd) format(name string) string {
 	switch {
-	case l.c.Format != "auto":
-		return l.c.Format
+	case c.Format != "auto":
+		return c.Format
 	case filepath.Ext(name) == ".jsonl", filepath.Ext(name) == ".ndjson":
 		return "jsonl"
 	case filepath.Ext(name) == ".csv":
@@ -216,7 +265,7 @@ func (l *loader) load(source loadSource) error {
 	if source.name == "-" {
 		id = string(l.c.ID)
 	}
-	format := l.format(source.name)
+	format := l.c.format(source.name)
 	if in == nil {
 		var err error
 		if in, err = l.a.openInput(source.name, format == "file"); err != nil {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -137,8 +138,35 @@ func commandError(err error) error {
 	if strings.HasPrefix(err.Error(), "expected one of ") && e.Context.Selected() == nil {
 		return usage("no command; warmtier help lists all")
 	}
+	if command := e.Context.Selected(); command != nil {
+		if m := missingPart.FindStringSubmatch(err.Error()); m != nil {
+			return usage("%s needs %s; warmtier help %[1]s has examples", command.Name, strings.TrimSuffix(m[1], `"`))
+		}
+		if strings.HasPrefix(err.Error(), "unknown flag --url") && command.Target.FieldByName("Dir").IsValid() {
+			return usage("%s is for a directory, and has no --url: Redis clients write to a server (serve --resp)",
+				command.Name)
+		}
+	}
+	if m := badValue.FindStringSubmatch(err.Error()); m != nil {
+		want := "a whole number"
+		if m[2] == "duration" {
+			want = "a time, as in 90s or 12h"
+		}
+		return usage("%s: %s: want %s", m[1], m[3], want)
+	}
+	if m := ofArgument.FindString(err.Error()); m != "" {
+		return usage("%s", strings.TrimPrefix(err.Error(), m)) // which says what it is about
+	}
 	return err
 }
+
+// Forms of kong's errors.
+var (
+	missingPart = regexp.MustCompile(`^(?:expected "|missing flags: )(.*)$`)
+
+	badValue   = regexp.MustCompile(`^(--[a-z-]+): expected (?:a valid \d+ bit )?(int|duration) but got ("[^"]*")`)
+	ofArgument = regexp.MustCompile(`^\[?<[a-z]+>(?: \.\.\.)?\]?: `)
+)
 
 // printHelp prints help, but not for a command that there is not.
 func printHelp(options kong.HelpOptions, ctx *kong.Context) error {
@@ -167,13 +195,19 @@ func (versionFlag) BeforeReset(k *kong.Kong) error { //nolint:unparam // as kong
 	return nil
 }
 
-// checkWhere refuses a command line that names both a directory and a server. WARMTIER_DIR may be set beside one.
+// checkWhere refuses a command line that names both a directory and a server, or two of anything of which there is
+// one. WARMTIER_DIR may be set beside a server.
 func checkWhere(parsed *kong.Context) error {
 	given := map[string]bool{}
 	for _, part := range parsed.Path {
-		if part.Flag != nil && !part.Resolved {
-			given[part.Flag.Name] = true
+		if part.Flag == nil || part.Resolved {
+			continue
 		}
+		name := part.Flag.Name
+		if given[name] && slices.Contains([]string{"dir", "url", "prefix", "id", "to", "output"}, name) {
+			return usage("--%s is there twice: want one", name) // the last one would hide the others
+		}
+		given[name] = true
 	}
 	if given["dir"] && given["url"] {
 		return usage("--dir and --url are two stores: want one of them")

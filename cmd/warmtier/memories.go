@@ -157,7 +157,7 @@ func (c *rmCmd) Run(a *app) error {
 		return err
 	}
 	if c.Prefix != nil && *c.Prefix == "" {
-		return usage("an empty --prefix would delete every memory: remove the directory instead")
+		return usage("an empty --prefix would delete every memory, which is for warmtier clear")
 	}
 	return a.with(c.Dir, changing, unattended(warmtier.Options{}), func(s *warmtier.Store) error {
 		deleted, missing, err := c.delete(a, s)

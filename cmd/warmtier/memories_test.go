@@ -148,6 +148,7 @@ func TestLoad_Lines(t *testing.T) {
 	}{
 		{"JSON, whole objects", "jsonl", objects, nil, map[string]string{"a": `{"id":"a","text":"one","n":1}`,
 			"7": `{"id":7,"text":{"deep":[1, 2]},"n":2}`, "ü": `{"id":"ü","text":"","n":3}`}},
+		{"JSON, from Windows", "jsonl", byteOrderMark + `{"id":"a"}`, nil, map[string]string{"a": `{"id":"a"}`}},
 		{"JSON, fields", "jsonl", objects, []string{"--id-field", "n", "--content-field", "text", "--prefix", "x"},
 			map[string]string{"x1": "one", "x2": `{"deep":[1, 2]}`, "x3": ""}},
 		{"CSV, whole rows", "csv", table, nil, map[string]string{
@@ -190,6 +191,8 @@ func TestLoad_BadInput(t *testing.T) {
 		{"id null", "jsonl", `{"id":"a"}{"id":null}`, `line 1: field "id" is null`, exitFinding},
 		{"id of several lines", "jsonl", "{\"id\":\"a\"}\n{\"id\":[\n1]}{}", `line 2: field "id" is an array`, exitFinding},
 		{"not UTF-8", "jsonl", "{\"id\":\"a\"}{\"id\":\"\xff\"}", "line 1: not UTF-8", exitFinding},
+		{"no JSON", "jsonl", `{"id":"a"},{"id":"b"}`, "line 1: this is not JSON: ", exitFinding},
+		{"half a character", "jsonl", `{"id":"a"}{"id":"\ud800"}`, `line 1: field "id" has half of a`, exitFinding},
 		{"no id", "jsonl", `{"id":"a"}{"ID":"b"}`, `no field "id"`, exitFinding},
 		{"row too short", "csv", "id,b\na,1\nb\n", "line 3", exitFinding},
 		{"quote left open", "csv", "id,b\na,1\nb,\"2", "line 3", exitFinding},
@@ -204,6 +207,10 @@ func TestLoad_BadInput(t *testing.T) {
 		})
 	}
 	dir := filepath.Join(t.TempDir(), "store")
+	command(t, "id,n\n1,a\n", "load", "-d", dir, "-", "--format", "csv", "--delimiter", ";").exits(exitFinding)
+	command(t, `{"id":"a","c":"\udc00"}`, "load", "-d", dir, "-", "--format", "jsonl", "--content-field", "c").
+		exits(exitFinding)
+	require.Empty(t, contents(t, dir))
 	command(t, "id\na\n", "load", "-d", dir, "-", "--format", "csv", "--id-field", "sku").exits(exitFinding)
 	for input, message := range map[string]string{
 		"id;name\n1;tea\n": "--delimiter", "id\tname\n": "--delimiter", "id,id\n1,2\n": "two columns",
@@ -213,5 +220,16 @@ func TestLoad_BadInput(t *testing.T) {
 		r := command(t, input, "load", "-d", dir, "--segment-size", "64KiB", "-", "--format", "csv").exits(exitFinding)
 		require.Contains(t, r.err, message)
 		require.Empty(t, contents(t, dir))
+	}
+}
+
+func TestHasLoneSurrogate(t *testing.T) {
+	for raw, lone := range map[string]bool{
+		`"a"`: false, `"\u0041"`: false, `"\ud83d\ude00"`: false, `"\\ud800"`: false, `"\\\\ud800"`: false,
+		`"\ud83d\ude00\u00e9"`: false, `"\ufffd"`: false,
+		`"\ud800"`: true, `"\udc00"`: true, `"\uDC00\uD800"`: true, `"\ud800\u0041"`: true, `"\ud800\n"`: true,
+		`"\\\ud800"`: true, `"\ud800\ud800\udc00"`: true,
+	} {
+		require.Equal(t, lone, hasLoneSurrogate([]byte(raw)), raw)
 	}
 }

@@ -104,7 +104,7 @@ func openNamed(ctx context.Context, name string, flag int) (*os.File, error) {
 	case r := <-opened:
 		return r.f, r.err
 	case <-ctx.Done():
-		return nil, about("open "+name, ctx.Err())
+		return nil, &fs.PathError{Op: "open", Path: name, Err: ctx.Err()}
 	}
 }
 

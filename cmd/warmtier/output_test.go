@@ -178,7 +178,9 @@ func TestOutput_InterruptedAtFIFO(t *testing.T) {
 	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, writeOutput(ctx, fifo, nil), context.Canceled)
+	err := writeOutput(ctx, fifo, nil)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, "open "+fifo+": context canceled", errorText(aboutFile(fifo, err)))
 
 	ctx, cancel = context.WithCancel(t.Context())
 	defer cancel()
@@ -187,7 +189,7 @@ func TestOutput_InterruptedAtFIFO(t *testing.T) {
 		f, _ := os.Open(fifo)
 		opened <- f
 	}()
-	err := writeOutput(ctx, fifo, func(w io.Writer) error {
+	err = writeOutput(ctx, fifo, func(w io.Writer) error {
 		cancel()
 		_, err := w.Write(make([]byte, 4<<20)) // more than a pipe holds
 		return err

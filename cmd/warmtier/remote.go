@@ -106,6 +106,8 @@ func (c *client) refused(answer *http.Response, body []byte) error {
 		failure.Error = "this needs the server's token: set WARMTIER_TOKEN, or give --token"
 	case answer.StatusCode == http.StatusUnauthorized:
 		failure.Error = "the server has another token than the one of WARMTIER_TOKEN or --token"
+	case failure.Code == "no_token" && answer.Request.Method == http.MethodPost:
+		failure.Error = "a server is cleared only if it has a token: start it with WARMTIER_TOKEN"
 	case answer.StatusCode == http.StatusNotFound && failure.Code == "":
 		failure.Error = "this server does not give what was asked for; warmtier serve of this version does"
 	}

@@ -11,7 +11,9 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -47,9 +49,16 @@ func (l *lineCounter) at(offset int64) int64 {
 	return l.line + 1
 }
 
+// byteOrderMark begins files that are UTF-8 of programs of Windows.
+const byteOrderMark = "\ufeff"
+
 // readObjects calls fn for each of the JSON objects that follow each other, each on a line of its own or not.
 func readObjects(r io.Reader, fn func(object json.RawMessage) error) error {
-	lines := &lineCounter{Reader: r}
+	start := bufio.NewReader(r)
+	if mark, err := start.Peek(len(byteOrderMark)); err == nil && string(mark) == byteOrderMark {
+		_, _ = start.Discard(len(mark)) // they are there
+	}
+	lines := &lineCounter{Reader: start}
 	d := json.NewDecoder(lines)
 	for {
 		d.More() // goes to where the object begins
@@ -64,7 +73,7 @@ func readObjects(r io.Reader, fn func(object json.RawMessage) error) error {
 		case errors.Is(err, io.ErrUnexpectedEOF):
 			err = finding("the object that begins here is cut off")
 		case err != nil:
-			err = findingError{err}
+			err = finding("this is not JSON: %w", err)
 		case object[0] != '{':
 			err = finding(`want a JSON object, as in {"id": ...}, not %s`, kindOf(object))
 		case !utf8.Valid(object): // it would be replaced
@@ -117,6 +126,9 @@ func (l *loader) loadObject(object json.RawMessage) error {
 	if kind := kindOf(raw); kind != "a string" && kind != "a number" {
 		return finding("field %q is %s: an id is a string or a number", idField, kind)
 	}
+	if hasLoneSurrogate(raw) {
+		return finding("field %q has half of a character, %s", idField, raw)
+	}
 	id, content := string(textOf(raw)), []byte(object)
 	if name := l.c.ContentField; name != "" {
 		if raw, ok = fields[name]; !ok {
@@ -124,6 +136,9 @@ func (l *loader) loadObject(object json.RawMessage) error {
 		}
 		if kindOf(raw) == "null" {
 			return finding("field %q is null: there is no content", name)
+		}
+		if raw[0] == '"' && hasLoneSurrogate(raw) {
+			return finding("field %q has half of a character, which a content cannot have", name)
 		}
 		content = textOf(raw)
 	}
@@ -137,6 +152,33 @@ func textOf(raw json.RawMessage) []byte {
 		return []byte(text)
 	}
 	return raw
+}
+
+// hasLoneSurrogate reports whether raw, which is JSON, escapes half of a character: decoded, it would be replaced, and
+// two ids would be one.
+func hasLoneSurrogate(raw []byte) bool {
+	unit := func(at int) rune { // of \uXXXX that begins there
+		if len(raw) < at+6 || raw[at] != '\\' || raw[at+1] != 'u' {
+			return utf8.RuneError
+		}
+		n, _ := strconv.ParseUint(string(raw[at+2:at+6]), 16, 16) // as the decoder has checked
+		return rune(n)
+	}
+	for at := 0; at < len(raw); at++ {
+		if raw[at] != '\\' {
+			continue
+		}
+		first := unit(at)
+		at++ // what is escaped is no backslash of its own
+		if !utf16.IsSurrogate(first) {
+			continue
+		}
+		if utf16.DecodeRune(first, unit(at+5)) == utf8.RuneError {
+			return true
+		}
+		at += 10
+	}
+	return false
 }
 
 // delimiter is what is between the columns of CSV.
@@ -168,7 +210,7 @@ func (l *loader) loadCSV(r io.Reader) error {
 		return csvError(err)
 	}
 	header = slices.Clone(header)
-	header[0] = strings.TrimPrefix(header[0], "\ufeff") // Excel's mark of UTF-8
+	header[0] = strings.TrimPrefix(header[0], byteOrderMark)
 	idColumn, contentColumn, err := l.columns(header)
 	if err != nil {
 		return err
@@ -203,7 +245,8 @@ func csvError(err error) error {
 // columns returns which columns have the id and the content, -1 for the whole row. A header that does not fit
 // would make memories of something else.
 func (l *loader) columns(header []string) (id, content int, err error) {
-	if len(header) == 1 && strings.ContainsAny(header[0], ";\t|") {
+	others := strings.ReplaceAll(",;\t|", string(l.c.Delimiter), "")
+	if len(header) == 1 && strings.ContainsAny(header[0], others) {
 		return 0, 0, badInput(1, finding("one column, %q: say with --delimiter what is between the columns", header[0]))
 	}
 	for i, name := range header {

@@ -51,16 +51,18 @@ const (
 )
 
 func (c *serveCmd) Run(a *app) error {
-	for flag, address := range map[string]string{"listen": c.Listen, "resp": c.Resp} {
-		if address != "" && c.Token == "" && !isLoopback(address) {
-			return usage("--%s %s is no loopback address: set WARMTIER_TOKEN", flag, address)
-		}
+	err := c.checkAddress("listen", c.Listen)
+	if c.Resp != "" {
+		err = errors.Join(err, c.checkAddress("resp", c.Resp))
+	}
+	if err != nil {
+		return err // before a store is opened, or made
 	}
 	how := changing
 	if c.Create {
 		how = creating
 	}
-	err := a.with(c.Dir, how, c.options(), func(s *warmtier.Store) (err error) {
+	err = a.with(c.Dir, how, c.options(), func(s *warmtier.Store) (err error) {
 		listener, err := net.Listen("tcp", c.Listen)
 		if err != nil {
 			return err
@@ -107,6 +109,25 @@ func (c *serveCmd) Run(a *app) error {
 		return fmt.Errorf("%w; --create makes one", err)
 	}
 	return err
+}
+
+// checkAddress returns an error unless the program may listen at an address, and can. An empty one is every address.
+func (c *serveCmd) checkAddress(flag, address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return usage("--%s %q: want an address with its port, as in 127.0.0.1:7077", flag, address)
+	}
+	if c.Token == "" && !isLoopback(address) {
+		return usage("--%s %s is no loopback address: set WARMTIER_TOKEN", flag, address)
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	return listener.Close()
 }
 
 // respServer serves Redis clients; nil is none.

@@ -132,7 +132,9 @@ func TestServe_Token(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "other")
 	address := strings.TrimSuffix(strings.TrimPrefix(s.url, "http://"), "/")
 	command(t, "", "serve", "-d", dir, "--create", "--listen", address).exits(exitIO)
-	for _, listen := range []string{":0", "0.0.0.0:0", "192.0.2.1:80", "example.com:80", "nonsense"} {
+	command(t, "", "serve", "-d", dir, "--create", "--listen", "127.0.0.1:0", "--resp", address).exits(exitIO)
+	require.NoDirExists(t, dir)
+	for _, listen := range []string{":0", "0.0.0.0:0", "192.0.2.1:80", "example.com:80", "nonsense", ""} {
 		command(t, "", "serve", "-d", dir, "--listen", listen).exits(exitUsage)
 	}
 	s.end()

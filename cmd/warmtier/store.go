@@ -65,7 +65,7 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 	if errors.Is(err, warmtier.ErrLocked) && a.ctx.Err() == nil {
 		return nil, lockedError(err)
 	}
-	return s, err
+	return s, flagError(err)
 }
 
 // openWait opens as warmtier.Open does, or as OpenWait for as long as --wait says.
@@ -106,8 +106,12 @@ func unattended(opts warmtier.Options) warmtier.Options {
 	return opts
 }
 
-// errNoStore is what a directory without a store gives.
-var errNoStore = fmt.Errorf("there is no store here: %w", fs.ErrNotExist)
+// noStoreError is what a directory without a store gives.
+type noStoreError struct{}
+
+func (noStoreError) Error() string { return "there is no store here" }
+
+func (noStoreError) Unwrap() error { return fs.ErrNotExist }
 
 // checkDirectory keeps a mistyped name from making a store where none is meant to be.
 func checkDirectory(dir string, how access) error {
@@ -131,7 +135,7 @@ func checkDirectory(dir string, how access) error {
 	}
 	switch {
 	case how != creating:
-		return about(showName(dir), errNoStore)
+		return about(showName(dir), noStoreError{})
 	case foreign != "":
 		return about(showName(dir), usage("there are other files here (%s) and no store: choose a new directory",
 			showName(foreign)))

@@ -174,6 +174,14 @@ func (a *app) result(v any, table [][]string) error {
 	return a.answer(v, table)
 }
 
+// report is result for what looks for faults, which -q does not keep to itself.
+func (a *app) report(v any, table, faults [][]string) error {
+	if a.quiet && !a.json {
+		return rows(a.out, faults)
+	}
+	return a.answer(v, table)
+}
+
 func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

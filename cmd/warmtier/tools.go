@@ -69,16 +69,17 @@ func (c *doctorCmd) Run(a *app) error {
 	checks = append(checks, systemChecks(c.Dir)...)
 	checks = append(checks, tryStore(c.Dir), storeFormat(c.Dir))
 	failed := 0
-	table := [][]string{}
+	table, faults := [][]string{}, [][]string{}
 	for _, check := range checks {
-		mark := "ok"
+		row := []string{"ok", check.Name, check.Value}
 		if !check.OK {
-			mark = "FAILED"
+			row[0] = "FAILED"
+			faults = append(faults, row)
 			failed++
 		}
-		table = append(table, []string{mark, check.Name, check.Value})
+		table = append(table, row)
 	}
-	if err := a.result(map[string]any{"checks": checks}, table); err != nil {
+	if err := a.report(map[string]any{"checks": checks}, table, faults); err != nil {
 		return err
 	}
 	if failed > 0 {

@@ -182,7 +182,7 @@ func (c *importCmd) isBinary(in *input) (bool, error) {
 		return false, err
 	}
 	_, err = in.Seek(0, io.SeekStart)
-	return n == 0 || !strings.Contains("{ \t\r\n", string(first[:])), err
+	return n == 0 || !strings.Contains("{ \t\r\n"+byteOrderMark[:1], string(first[:])), err
 }
 
 func importBinary(a *app, in *input, s *warmtier.Store) (warmtier.ExportStats, error) {
@@ -255,6 +255,9 @@ func readLines(r io.Reader, put func(m memory) error) error {
 		var j memoryJSON
 		if err := d.Decode(&j); err != nil {
 			return findingError{errors.New(strings.TrimPrefix(err.Error(), "json: "))}
+		}
+		if hasLoneSurrogate(object) {
+			return finding("half of a character is escaped, which no export does")
 		}
 		m, err := j.memory()
 		if err != nil {

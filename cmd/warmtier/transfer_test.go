@@ -186,6 +186,7 @@ func TestImport_Lines(t *testing.T) {
 		{"no id", `{"id":"a","content":"1"}` + "\n" + `{"id":"","content":"2"}`, "line 2: an id has 1 to 65535 bytes"},
 		{"long id", `{"id":"a","content":"1"}` + "\n" + `{"id":"` + strings.Repeat("x", 65536) + `","content":"2"}`,
 			"line 2: an id has 1 to 65535 bytes, this one has 65536"},
+		{"half a character", `{"id":"a","content":"\udc00"}`, "line 1: half of a character"},
 		{"no base64", `{"id":"a","content_base64":"!"}`, "line 1: "},
 		{"neither format", "something else that is no export", "does not begin like an export"},
 	} {
@@ -196,6 +197,9 @@ func TestImport_Lines(t *testing.T) {
 			require.NoDirExists(t, dir)
 		})
 	}
+	dir := filepath.Join(t.TempDir(), "store")
+	command(t, byteOrderMark+`{"id":"a","content":"1"}`, "import", "-d", dir, "-").exits(exitOK)
+	require.Equal(t, map[string]string{"a": "1"}, contents(t, dir))
 	future := smallExport(t)
 	future[8]++
 	binary.LittleEndian.PutUint32(future[28:], crc32.Checksum(future[:28], crc32.MakeTable(crc32.Castagnoli)))

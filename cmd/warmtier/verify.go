@@ -28,7 +28,7 @@ func (c *verifyCmd) ask(a *app) error {
 	report := answer.VerifyReport
 	report.BytesRead, report.FindingCount = answer.BytesRead, answer.FindingCount
 	report.Duration = seconds(answer.Duration)
-	if err := a.result(body, verifyTable(report)); err != nil {
+	if err := a.report(body, verifyTable(report), findingRows(report)); err != nil {
 		return err
 	}
 	if report.FindingCount > 0 {
@@ -44,6 +44,11 @@ func verifyTable(report warmtier.VerifyReport) [][]string {
 		{"memories", showCount(report.Memories)}, {"bytes read", showBytes(report.BytesRead)},
 		{"time", showDuration(report.Duration)}, {"findings", showCount(report.FindingCount)},
 	}
+	return append(table, findingRows(report)...)
+}
+
+// findingRows shows what a report found.
+func findingRows(report warmtier.VerifyReport) (table [][]string) {
 	for _, f := range report.Findings {
 		id := "id unknown"
 		if f.ID != "" {
