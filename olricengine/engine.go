@@ -41,6 +41,8 @@ var (
 	// ErrDestroyed is returned by a fork that Olric has destroyed. A write that waited meanwhile is
 	// not stored.
 	ErrDestroyed = errors.New("olricengine: this fork is destroyed")
+	// ErrIncomplete is returned by [Engine.Offer] when it ended before it had passed everything on.
+	ErrIncomplete = errors.New("olricengine: not everything was offered")
 )
 
 // node is what all forks of a node share.

@@ -1,7 +1,9 @@
 package olricengine
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -18,50 +20,51 @@ type Chunk struct {
 // Offer passes every entry that the node holds to send, in chunks of one partition each: those of
 // its forks, and those that earlier lives of the node left in the store. Partitions that wanted is
 // false for are left out. Of what was left by earlier lives it forgets each chunk for which send
-// returned nil; what is in forks stays. It ends with the first error of send or of the store; damaged
-// entries are passed over ([Engine.Damaged]). No lock is held while send runs.
+// returned nil; what is in forks stays. An error of send, or of the store when it should forget,
+// keeps no other chunk from being passed; Offer returns the first. One of the store when it should
+// read ends Offer, and is [ErrIncomplete] too; damaged entries are passed over ([Engine.Damaged]).
+// No lock is held while send runs.
 func (e *Engine) Offer(partitions uint64, wanted func(partition uint64) bool, send func(Chunk) error) error {
+	var failed error
 	for _, fork := range e.node.leftForks() {
-		sendAndDrop := func(c Chunk, p *payload) error {
-			if err := send(c); err != nil {
-				return err
+		err := fork.offer(partitions, wanted, func(c Chunk, p *payload) {
+			err := send(c)
+			if err == nil {
+				err = p.dropFrom(fork)
 			}
-			return p.dropFrom(fork)
-		}
-		if err := fork.offer(partitions, wanted, sendAndDrop); err != nil {
+			failed = cmp.Or(failed, err)
+		})
+		if err != nil {
 			return err
 		}
 	}
 	e.node.forgetEmpty()
 	for _, fork := range e.node.liveForks() {
-		if err := fork.offer(partitions, wanted, func(c Chunk, _ *payload) error { return send(c) }); err != nil {
+		err := fork.offer(partitions, wanted, func(c Chunk, _ *payload) { failed = cmp.Or(failed, send(c)) })
+		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return failed
 }
 
 // offer passes the fork's entries on. They are of one partition, unless the number of partitions
-// was another one in an earlier life.
-func (e *Engine) offer(partitions uint64, wanted func(uint64) bool, send func(Chunk, *payload) error) error {
+// was another one in an earlier life. Errors: [ErrIncomplete].
+func (e *Engine) offer(partitions uint64, wanted func(uint64) bool, pass func(Chunk, *payload)) error {
 	var (
 		p         payload
 		partition uint64
 		failure   error
 	)
-	flush := func() error {
-		if len(p.places) == 0 {
-			return nil
+	flush := func() {
+		if len(p.places) > 0 {
+			pass(Chunk{Partition: partition, Payload: p.sealed(), Entries: len(p.places)}, &p)
+			p = payload{scratch: p.scratch}
 		}
-		err := send(Chunk{Partition: partition, Payload: p.sealed(), Entries: len(p.places)}, &p)
-		p = payload{scratch: p.scratch}
-		return err
 	}
 	e.walk(0, func(hkey uint64) bool {
 		if hkey%partitions != partition || p.full() {
-			if failure = flush(); failure != nil {
-				return false
-			}
+			flush()
 			partition = hkey % partitions
 		}
 		if wanted(partition) {
@@ -70,9 +73,10 @@ func (e *Engine) offer(partitions uint64, wanted func(uint64) bool, send func(Ch
 		return failure == nil
 	})
 	if failure != nil {
-		return failure
+		return fmt.Errorf("%w: %w", ErrIncomplete, failure)
 	}
-	return flush()
+	flush()
+	return nil
 }
 
 // liveForks returns the forks that are not destroyed.
@@ -173,25 +177,29 @@ type mark struct{ primary func(hkey uint64) bool }
 func (e *Engine) Mark(primary func(hkey uint64) bool) { e.node.marked.Store(&mark{primary}) }
 
 // OfferLate passes entries to send that were stored since the last Mark by writes that may have
-// missed the new owners. What send fails for is passed again by the next call.
+// missed the new owners. What send fails for is passed again by the next call, and keeps no other
+// from being passed. OfferLate returns the first error, of send or of the store.
 func (e *Engine) OfferLate(partitions uint64, send func(Chunk) error) error {
 	e.node.mu.Lock()
 	late := e.node.late
 	e.node.late = make(map[place]struct{})
 	e.node.mu.Unlock()
+	var failed error
 	for l := range late {
 		var p payload
 		err := p.add(l.fork, l.hkey)
 		if err == nil && len(p.places) > 0 {
 			err = send(Chunk{Partition: l.hkey % partitions, Payload: p.sealed(), Entries: 1})
 		}
-		if err != nil {
-			e.node.mu.Lock()
-			maps.Copy(e.node.late, late)
-			e.node.mu.Unlock()
-			return err
+		if err == nil {
+			delete(late, l)
 		}
-		delete(late, l)
+		failed = cmp.Or(failed, err)
 	}
-	return nil
+	if failed != nil {
+		e.node.mu.Lock()
+		maps.Copy(e.node.late, late)
+		e.node.mu.Unlock()
+	}
+	return failed
 }

@@ -165,3 +165,57 @@ func TestOffer_PassesWhatIsDamaged(t *testing.T) {
 	require.ErrorIs(t, err, olricengine.ErrFormat)
 	require.True(t, f.TransferIterator().Next())
 }
+
+// A chunk that is not taken keeps no other from being passed, nor one that cannot be forgotten.
+func TestOffer_GoesOnAfterAnError(t *testing.T) {
+	store := openStore(t, &warmtier.Options{})
+	engine, err := olricengine.New(store, olricengine.Options{})
+	require.NoError(t, err)
+	for p := range uint64(3) {
+		put(t, fork(t, engine), p, "of an earlier life", 1)
+	}
+	var (
+		opts     olricengine.Options
+		failed   = errors.New("cannot remove")
+		removals int
+	)
+	olricengine.BeforeRemovals(&opts, func() error {
+		if removals++; removals == 1 {
+			return failed
+		}
+		return nil
+	})
+	engine, err = olricengine.New(store, opts)
+	require.NoError(t, err)
+	put(t, fork(t, engine), 4, "of this life", 1)
+	refused := errors.New("no room")
+	passed := make(map[uint64]int)
+	refuse := func(c olricengine.Chunk) error {
+		passed[c.Partition]++
+		if c.Partition == 1 {
+			return refused
+		}
+		return nil
+	}
+	err = engine.Offer(5, everywhere, refuse)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, olricengine.ErrIncomplete)
+	require.Equal(t, map[uint64]int{0: 1, 1: 1, 2: 1, 4: 1}, passed)
+	require.Equal(t, 2, engine.Recovered(), "what was not taken, and what could not be removed")
+
+	require.ErrorIs(t, engine.Offer(5, everywhere, refuse), refused)
+	require.Equal(t, 2, passed[1])
+	require.Equal(t, 1, engine.Recovered())
+
+	// Late ones too.
+	engine.Mark(func(uint64) bool { return false })
+	late := fork(t, engine)
+	for p := range uint64(3) {
+		require.NoError(t, late.Put(p, late.NewEntry()))
+	}
+	clear(passed)
+	require.ErrorIs(t, engine.OfferLate(5, refuse), refused)
+	require.Equal(t, map[uint64]int{0: 1, 1: 1, 2: 1}, passed)
+	require.ErrorIs(t, engine.OfferLate(5, refuse), refused)
+	require.Equal(t, map[uint64]int{0: 1, 1: 2, 2: 1}, passed, "what was taken is not passed again")
+}

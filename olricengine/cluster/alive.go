@@ -60,11 +60,15 @@ func (c *Cluster) keepAlive() {
 		// away.
 		if c.engine.Recovered() == 0 {
 			if err := c.stayedUntil(time.Now()); err != nil {
-				c.opts.Logger.Warn("cluster: cannot write down that the node is there", "node", c.self, "error", err)
+				c.cannotStay(err)
 			}
 		}
 		c.pause(aliveInterval)
 	}
+}
+
+func (c *Cluster) cannotStay(err error) {
+	c.opts.Logger.Warn("cluster: cannot write down that the node is there", "node", c.self, "error", err)
 }
 
 func (c *Cluster) stayedUntil(now time.Time) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,8 @@ type Cluster struct {
 	started chan error    // the result of Olric's Start, which runs until Shutdown
 	joined  chan struct{} // closed when the node can be used; dmap is set before
 	dmap    olric.DMap
+	failed  chan struct{} // closed when Olric did not start; why is set before
+	why     error
 
 	// ending is cancelled by Close and Leave. background are the goroutines that it ends.
 	ending     context.Context
@@ -40,13 +43,16 @@ type Cluster struct {
 	closed     sync.Once
 	closeError error
 
+	// hurry is cancelled by Close: a Leave under way gives up.
+	hurry   context.Context
+	hurryUp context.CancelFunc
+
 	mu       sync.Mutex
 	progress Progress
 	latest   *view // the last one for which everything was done
 
-	// offered is which owners of each partition have had everything that this node holds of it, or
-	// were there when it was written. It belongs to the goroutine that reconciles.
-	offered []map[owner]bool
+	// offered belongs to the goroutine that reconciles.
+	offered offers
 	// announced is the signature of the view of which other nodes know that this one has nothing
 	// more to offer.
 	announced atomic.Uint64
@@ -102,10 +108,12 @@ func newCluster(opts Options, store *warmtier.Store) (*Cluster, error) {
 		wire:    newWire(),
 		started: make(chan error, 1),
 		joined:  make(chan struct{}),
-		offered: make([]map[owner]bool, opts.Partitions),
+		failed:  make(chan struct{}),
+		offered: make(offers, opts.Partitions),
 	}
 	c.progress.Recovered = engine.Recovered()
 	c.ending, c.end = context.WithCancel(context.Background())
+	c.hurry, c.hurryUp = context.WithCancel(context.Background())
 	go func() { c.started <- db.Start() }()
 	if err := c.listen(); err != nil {
 		c.end()
@@ -140,6 +148,14 @@ func (c *Cluster) listen() error {
 // belong.
 func (c *Cluster) join() {
 	for c.ending.Err() == nil {
+		select {
+		case err := <-c.started: // what Olric could not do it does not try again
+			c.why = fmt.Errorf("cluster: %s did not start: %w", c.self, orDefault(err, ErrClosed))
+			close(c.failed)
+			c.note("joining", c.why)
+			return
+		default:
+		}
 		// Olric's own answer, from over the wire: it is one only when the node has joined, and
 		// enough others have.
 		if err := c.wire.ping(c.ending, c.self); err != nil {
@@ -195,35 +211,50 @@ func (c *Cluster) GossipAddress() string { return c.gossip }
 func (c *Cluster) Store() *warmtier.Store { return c.store }
 
 // Close tells the other nodes that this one goes, and closes its store. What it holds is then on
-// the other replicas alone; in a directory it comes back with the next Open. Further calls return
-// what the first one did.
-func (c *Cluster) Close() error { return c.shutdown(context.Background(), nil) }
+// the other replicas alone; in a directory it comes back with the next Open. A Leave under way gives
+// up. Further calls return what the first one did.
+func (c *Cluster) Close() error {
+	c.hurryUp()
+	return c.shutdown(context.Background(), nil)
+}
 
 // Leave tells the other nodes that this one goes for good, gives those who own its partitions then
 // everything it holds, and closes its store. It is for a cluster that becomes smaller, also for a
-// single replica. Errors: also that of ctx, or of a node that did not take what it was given; the
-// node is closed then, and its directory still has everything.
+// single replica. A node that has no room, or does not answer, is tried again until it has taken
+// everything, or ctx ends: without an end Leave waits as long as that takes, the log and
+// [Cluster.Progress] say for what, and Close lets it give up. Errors: also that of ctx, with that of
+// a node that did not take what it was given; the node is closed then, and its directory has
+// everything that others have not taken.
 func (c *Cluster) Leave(ctx context.Context) error { return c.shutdown(ctx, c.handOver) }
 
 func (c *Cluster) shutdown(ctx context.Context, before func(context.Context, []member) error) error {
 	c.closed.Do(func() {
 		c.end()
 		c.background.Wait()
-		var others []member
-		for _, m := range c.members() {
-			if m.name != c.self {
-				others = append(others, m)
-			}
-		}
+		others := c.others(ctx)
 		failed := []error{c.olric.Shutdown(ctx)}
 		if before != nil && len(others) > 0 {
 			failed = append(failed, before(ctx, others))
 		}
 		c.wire.close()
-		failed = append(failed, c.stayedUntil(time.Now()), c.store.Close())
+		if err := c.stayedUntil(time.Now()); errors.Is(err, warmtier.ErrNoSpace) {
+			c.cannotStay(err) // a node whose store is full has lost nothing
+		} else {
+			failed = append(failed, err)
+		}
+		failed = append(failed, c.store.Close())
 		c.closeError = errors.Join(failed...)
 	})
 	return c.closeError
+}
+
+// others returns the other members: those of now, or if Olric does not tell, of the last view.
+func (c *Cluster) others(ctx context.Context) []member {
+	members, err := c.wire.members(ctx, c.self)
+	if err != nil {
+		members = c.members()
+	}
+	return slices.DeleteFunc(slices.Clone(members), func(m member) bool { return m.name == c.self })
 }
 
 // usable waits until the node has joined.
@@ -236,6 +267,8 @@ func (c *Cluster) usable(ctx context.Context) error {
 	select {
 	case <-c.joined:
 		return nil
+	case <-c.failed:
+		return c.why
 	case <-c.ending.Done():
 		return ErrClosed
 	case <-ctx.Done():

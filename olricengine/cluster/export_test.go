@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/olric-data/olric/hasher"
 	"github.com/warmtier/warmtier/olricengine"
 )
 
@@ -56,3 +57,27 @@ func ConnectionsAfter(c *Cluster, name string) (int, error) {
 	defer c.wire.mu.Unlock()
 	return len(c.wire.clients), err
 }
+
+// AfterChunks makes a node call fn when all owners have taken a chunk, before it forgets it.
+func AfterChunks(opts *Options, fn func()) { opts.given = fn }
+
+// Holders returns the nodes that must have an id, and says of each whether it has.
+func Holders(ctx context.Context, c *Cluster, id string) (map[string]bool, error) {
+	v, err := c.see(ctx)
+	if err != nil {
+		return nil, err
+	}
+	partition := hasher.NewDefaultHasher().Sum64([]byte(c.opts.Name+id)) % uint64(c.opts.Partitions)
+	holders := make(map[string]bool)
+	for _, o := range v.owners[partition] {
+		command := []any{"dm.getentry", c.opts.Name, id}
+		if o.kind == backup {
+			command = append(command, "RC")
+		}
+		holders[o.name] = c.wire.to(o.name).Do(ctx, command...).Err() == nil
+	}
+	return holders, nil
+}
+
+// FailStart lets a node find that Olric has ended with err.
+func FailStart(c *Cluster, err error) { c.started <- err }

@@ -33,7 +33,7 @@ type Options struct {
 	// Name is that of Olric's distributed map; "" means "warmtier".
 	Name string
 	// Partitions is how many parts ids are distributed over; 0 means 271. It bounds the nodes: have
-	// at least ten for each.
+	// at least twenty for each.
 	Partitions int
 	// Replicas is on how many nodes a memory is; 0 means 2.
 	Replicas int
@@ -65,6 +65,7 @@ type Options struct {
 
 	expireInterval time.Duration // for tests; 0 means 10s
 	offering       func()        // for tests: called before a node offers what it holds
+	given          func()        // for tests: called when all owners have taken a chunk, before this node forgets it
 }
 
 const (
@@ -108,6 +109,9 @@ func (o Options) withDefaults() Options {
 	o.expireInterval = orDefault(o.expireInterval, defaultExpire)
 	if o.offering == nil {
 		o.offering = func() {}
+	}
+	if o.given == nil {
+		o.given = func() {}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

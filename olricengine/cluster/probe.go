@@ -1,14 +1,18 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/olric-data/olric"
 	"github.com/olric-data/olric/hasher"
 	"github.com/olric-data/olric/pkg/storage"
+	"github.com/warmtier/warmtier"
 	"github.com/warmtier/warmtier/olricengine"
 )
 
@@ -21,8 +25,12 @@ import (
 // probeKept is how long such a write stays.
 const probeKept = time.Minute
 
-// probeAll returns nil when writes that begin on this node reach the owners in the view.
-func (c *Cluster) probeAll(v *view) error {
+// probeAll looks whether writes that begin on this node reach the owners in the view. Where a node has no room for a
+// probe nobody knows: those deliveries are unproven, and refused is the first such error. Other errors are that writes
+// do not reach the owners yet.
+func (c *Cluster) probeAll(v *view) (unproven map[delivery]bool, refused, err error) {
+	unproven = make(map[delivery]bool)
+	full := make(map[string]bool) // what one probe has found is not asked again
 	for partition, owners := range v.owners {
 		if owners[0].name != c.self {
 			continue
@@ -31,12 +39,28 @@ func (c *Cluster) probeAll(v *view) error {
 			if c.offered[partition][o] {
 				continue
 			}
-			if err := c.probe(c.ending, partition, o); err != nil {
-				return err
+			if !full[o.name] {
+				err := c.probe(c.ending, partition, o)
+				if err == nil {
+					continue
+				}
+				if !isFull(err) {
+					return nil, nil, err
+				}
+				full[o.name] = true
+				refused = cmp.Or(refused, fmt.Errorf("a write of partition %d, also for %s: %w", partition, o.name, err))
 			}
+			unproven[delivery{uint64(partition), o}] = true
 		}
 	}
-	return nil
+	return unproven, refused, nil
+}
+
+// isFull reports whether a write may have failed since a node has no room. Of another node's refusal Olric passes on
+// the text, or only that there is no quorum.
+func isFull(err error) bool {
+	return errors.Is(err, warmtier.ErrNoSpace) || errors.Is(err, olric.ErrWriteQuorum) ||
+		strings.Contains(err.Error(), warmtier.ErrNoSpace.Error())
 }
 
 // probe writes to the partition, and returns nil when the backup owner has it.

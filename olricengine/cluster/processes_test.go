@@ -43,13 +43,14 @@ func TestMain(m *testing.M) {
 
 // child is one node. It ends when it has left, or is killed.
 func child(text string) error {
-	var set struct{ Directory, Address, GossipAddress, Peers string }
+	var set struct{ Directory, Address, GossipAddress, Peers, KilledAt string }
 	if err := json.Unmarshal([]byte(text), &set); err != nil {
 		return err
 	}
 	opts := small()
 	opts.Directory, opts.Address, opts.GossipAddress = set.Directory, set.Address, set.GossipAddress
 	opts.Peers = strings.Fields(set.Peers)
+	killAt(&opts, set.KilledAt)
 	node, err := cluster.Open(opts)
 	if err != nil {
 		return err
@@ -78,6 +79,7 @@ type process struct {
 	command         *exec.Cmd
 	directory       string
 	address, gossip string
+	killedAt        string // see killAt
 }
 
 // launch starts a node, or starts it again.
@@ -89,6 +91,7 @@ func launch(t *testing.T, p process, others []process) process {
 	}
 	text, err := json.Marshal(map[string]string{
 		"Directory": p.directory, "Address": p.address, "GossipAddress": p.gossip, "Peers": strings.Join(peers, " "),
+		"KilledAt": p.killedAt,
 	})
 	require.NoError(t, err)
 	p.command = exec.Command(os.Args[0])
@@ -103,6 +106,9 @@ func launch(t *testing.T, p process, others []process) process {
 	require.NoError(t, err, "the node has said nothing")
 	go io.Copy(io.Discard, output) //nolint:errcheck // it ends with the process
 	p.Client = nodeapi.Client{URL: strings.TrimSpace(line)}
+	if p.address != "" {
+		return p
+	}
 	stats, err := p.Stats(t.Context())
 	require.NoError(t, err)
 	p.address, p.gossip = stats.Address, stats.Gossip

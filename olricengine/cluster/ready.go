@@ -29,7 +29,11 @@ func (c *Cluster) announce(ctx context.Context, v *view) error {
 		return err
 	}
 	began := time.Now()
-	return c.explain(c.dmap.Put(ctx, statusID+c.self, marked(kindStatus, text)), began)
+	id := statusID + c.self
+	if err := c.explain(c.dmap.Put(ctx, id, marked(kindStatus, text)), began); err != nil {
+		return fmt.Errorf("announcing on %v that everything is offered: %w", v.ownersOf(id, c.opts), err)
+	}
+	return nil
 }
 
 // Ready waits until every node, this one included, has given the owners of all partitions what it

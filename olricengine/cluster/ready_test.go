@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -121,4 +122,18 @@ func TestProbe_TellsWhereWritesGo(t *testing.T) {
 	require.Equal(t, 2*23, tried)
 	require.GreaterOrEqual(t, reached, 23, "of the two other nodes one is the backup owner")
 	require.Less(t, reached, tried, "and the other one need not have it")
+}
+
+// What Olric could not start it does not try again: nobody waits for it.
+func TestReady_OlricDidNotStart(t *testing.T) {
+	node := open(t, small()) // alone, so it goes on joining
+	failed := errors.New("no table")
+	waiting := make(chan error, 1)
+	go func() { waiting <- node.Ready(timeout(t)) }()
+	cluster.FailStart(node, failed)
+	require.ErrorIs(t, <-waiting, failed)
+	err := node.Put(timeout(t), "a", nil)
+	require.ErrorIs(t, err, failed)
+	require.ErrorContains(t, err, node.Address())
+	require.ErrorIs(t, node.Progress().Trouble, failed)
 }

@@ -1,12 +1,9 @@
 package cluster
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"time"
-
-	"github.com/warmtier/warmtier/olricengine"
 )
 
 // Olric replicates what is written, and moves what a node should no longer have. What is missing is
@@ -29,6 +26,7 @@ const reconcileInterval = 200 * time.Millisecond
 func (c *Cluster) reconcile() {
 	var changed, looked, announced time.Time
 	for c.ending.Err() == nil {
+		began := time.Now()
 		members, err := c.wire.members(c.ending, c.self)
 		if err == nil && !slices.Equal(members, c.members()) {
 			changed = time.Now()
@@ -51,7 +49,11 @@ func (c *Cluster) reconcile() {
 			err = c.offerLate(c.view())
 		}
 		c.note("reconciling", err)
-		c.pause(reconcileInterval)
+		if err != nil {
+			c.pause(retryAfter(time.Since(began)))
+		} else {
+			c.pause(reconcileInterval)
+		}
 	}
 }
 
@@ -64,13 +66,15 @@ func (c *Cluster) follow() (*view, error) {
 	if before := c.view(); before != nil && before.signature == v.signature && c.offeredAll(v) {
 		return v, c.offerLate(v)
 	}
-	if err := c.probeAll(v); err != nil {
+	unproven, refused, err := c.probeAll(v)
+	if err != nil {
 		return nil, err
 	}
 	c.engine.Mark(func(hkey uint64) bool {
 		return v.owners[hkey%uint64(c.opts.Partitions)][0].name == c.self
 	})
-	if err := c.offer(c.ending, v); err != nil {
+	// An owner that cannot take what it lacks keeps no other waiting, nor late writes.
+	if err := errors.Join(refused, c.offer(c.ending, v, unproven), c.offerLate(v)); err != nil {
 		return nil, err
 	}
 	names := make(map[string]bool)
@@ -83,100 +87,5 @@ func (c *Cluster) follow() (*view, error) {
 	c.mu.Unlock()
 	c.opts.Logger.Info("cluster: every owner has what this node holds",
 		"node", c.self, "members", len(v.members), "entries", c.Progress().Offered)
-	return v, c.offerLate(v)
-}
-
-// offerLate gives owners what was written while they became owners.
-func (c *Cluster) offerLate(v *view) error {
-	return c.engine.OfferLate(uint64(c.opts.Partitions), func(chunk olricengine.Chunk) error {
-		return c.give(c.ending, v, chunk, func(owner) bool { return true })
-	})
-}
-
-// offeredAll reports whether all owners have had what this node holds.
-func (c *Cluster) offeredAll(v *view) bool {
-	for partition := range v.owners {
-		if c.lacks(v, uint64(partition)) {
-			return false
-		}
-	}
-	return c.engine.Recovered() == 0
-}
-
-// lacks reports whether some owner has not had the partition from this node.
-func (c *Cluster) lacks(v *view, partition uint64) bool {
-	for _, o := range v.owners[partition] {
-		if !c.offered[partition][o] {
-			return true
-		}
-	}
-	return false
-}
-
-// offer gives every owner what it has not had.
-func (c *Cluster) offer(ctx context.Context, v *view) error {
-	c.opts.offering()
-	recovered := c.engine.Recovered() > 0
-	err := c.engine.Offer(uint64(c.opts.Partitions),
-		func(partition uint64) bool { return recovered || c.lacks(v, partition) },
-		func(chunk olricengine.Chunk) error {
-			return c.give(ctx, v, chunk, func(o owner) bool { return recovered || !c.offered[chunk.Partition][o] })
-		})
-	if err != nil {
-		return err
-	}
-	if n, err := c.engine.Damaged(); n != 0 {
-		c.opts.Logger.Error("cluster: entries that cannot be read are not offered",
-			"node", c.self, "entries", n, "error", err)
-	}
-	for partition, owners := range v.owners {
-		c.offered[partition] = make(map[owner]bool, len(owners))
-		for _, o := range owners {
-			c.offered[partition][o] = true
-		}
-	}
-	return nil
-}
-
-// give has those owners of the chunk's partition merge it for which wants is true.
-func (c *Cluster) give(ctx context.Context, v *view, chunk olricengine.Chunk, wants func(owner) bool) error {
-	for _, o := range v.owners[chunk.Partition] {
-		if !wants(o) {
-			continue
-		}
-		if err := c.wire.move(ctx, o, c.opts.Name, chunk); err != nil {
-			return err
-		}
-		c.mu.Lock()
-		c.progress.OfferedBytes += int64(len(chunk.Payload))
-		c.mu.Unlock()
-	}
-	c.mu.Lock()
-	c.progress.Offered += int64(chunk.Entries)
-	c.mu.Unlock()
-	return nil
-}
-
-// handOver gives what this node holds to those who own it without this node.
-func (c *Cluster) handOver(ctx context.Context, others []member) error {
-	var failed error // as long as they still list this node, it cannot be reached
-	for attempt := 0; ; attempt++ {
-		asked := others[attempt%len(others)]
-		v, err := c.wire.view(ctx, asked.name, c.opts)
-		if err == nil {
-			err = c.engine.Offer(uint64(c.opts.Partitions), func(uint64) bool { return true },
-				func(chunk olricengine.Chunk) error {
-					return c.give(ctx, v, chunk, func(owner) bool { return true })
-				})
-		}
-		if err == nil {
-			return nil
-		}
-		failed = err
-		select {
-		case <-ctx.Done():
-			return errors.Join(failed, context.Cause(ctx))
-		case <-time.After(reconcileInterval):
-		}
-	}
+	return v, nil
 }

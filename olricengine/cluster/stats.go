@@ -13,7 +13,7 @@ type Progress struct {
 	Offered      int64     // entries offered to owners since Open
 	OfferedBytes int64     // sent for that
 	Damaged      int       // entries that this node could not offer, since they cannot be read; others may have copies
-	Doing        string    // what it is at, or was when Trouble began: joining, reconciling
+	Doing        string    // what it is at, or was when Trouble began: joining, reconciling, leaving
 	Trouble      error     // why it cannot go on, nil when it can; it tries again
 	TroubleSince time.Time // zero when there is none
 }
@@ -55,11 +55,15 @@ func (c *Cluster) Progress() Progress {
 	return p
 }
 
-// note keeps what the node is at, and logs when it gets into trouble, and out of it.
+// note keeps what the node is at, until it ends, and logs when it gets into trouble, and out of it.
 func (c *Cluster) note(doing string, err error) {
-	if c.ending.Err() != nil {
-		return
+	if c.ending.Err() == nil {
+		c.noteAlways(doing, err)
 	}
+}
+
+// noteAlways is note for what a node does while it ends.
+func (c *Cluster) noteAlways(doing string, err error) {
 	c.mu.Lock()
 	before := c.progress.Trouble
 	c.progress.Doing, c.progress.Trouble = doing, err

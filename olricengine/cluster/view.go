@@ -7,6 +7,8 @@ import (
 	"hash/fnv"
 	"slices"
 	"strings"
+
+	"github.com/olric-data/olric/hasher"
 )
 
 // member is one life of a node. One that is started again has the same name.
@@ -141,6 +143,15 @@ func (v *view) lookUp(names []string, kind int) ([]owner, error) {
 		owners = append(owners, owner{v.members[i], kind})
 	}
 	return owners, nil
+}
+
+// ownersOf returns the names of the nodes that must have an id.
+func (v *view) ownersOf(id string, opts Options) (names []string) {
+	hkey := hasher.NewDefaultHasher().Sum64([]byte(opts.Name + id))
+	for _, o := range v.owners[hkey%uint64(opts.Partitions)] {
+		names = append(names, o.name)
+	}
+	return names
 }
 
 // sign sets the signature.

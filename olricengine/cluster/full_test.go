@@ -1,0 +1,190 @@
+package cluster_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/warmtier/warmtier"
+	"github.com/warmtier/warmtier/olricengine/cluster"
+)
+
+// budget is that of a node which a test makes full.
+const budget = 8 << 20
+
+// fillUp leaves no room in the node's store, also when the node gives some of what it has away, until stop, or empty,
+// which makes room again.
+func fillUp(t *testing.T, node *cluster.Cluster) (stop, empty func()) {
+	t.Helper()
+	var ids []string
+	fill := func(refusals int) {
+		for _, size := range []int{100_000, 1000, 0} {
+			for refused := 0; refused < refusals; {
+				id := fmt.Sprint("filler ", len(ids))
+				err := node.Store().Put(id, make([]byte, size))
+				if err == nil {
+					ids = append(ids, id)
+					continue
+				}
+				assert.ErrorIs(t, err, warmtier.ErrNoSpace)
+				refused++
+			}
+		}
+	}
+	fill(100) // every lane is full then
+	var refill sync.WaitGroup
+	ctx, end := context.WithCancel(t.Context())
+	refill.Go(func() {
+		for ctx.Err() == nil {
+			fill(1)
+			<-time.After(time.Millisecond)
+		}
+	})
+	stop = func() {
+		end()
+		refill.Wait()
+	}
+	t.Cleanup(stop)
+	return stop, func() {
+		stop()
+		for _, id := range ids {
+			_, err := node.Store().Delete(id)
+			require.NoError(t, err)
+		}
+	}
+}
+
+// fillLarge stores n memories of 10 kB.
+func (l *ledger) fillLarge(t *testing.T, node *cluster.Cluster, n int) {
+	t.Helper()
+	for i := range n {
+		id, content := fmt.Sprint("id ", i), strings.Repeat(strconv.Itoa(i), 10_000/len(strconv.Itoa(i)))
+		written(t, func() error { return node.Put(t.Context(), id, []byte(content)) })
+		l.want[id] = content
+	}
+}
+
+// inTrouble waits until a node says that it cannot go on since another one, or itself, has no room.
+func inTrouble(t *testing.T, node *cluster.Cluster, full string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		trouble := fmt.Sprint(node.Progress().Trouble)
+		return strings.Contains(trouble, "no space") && strings.Contains(trouble, full)
+	}, within, 10*time.Millisecond)
+}
+
+// A node that has no room for what it should own keeps no other from what that lacks, and gets it when it has room.
+func TestOffer_FullReceiver(t *testing.T) {
+	all := nodes(t, 4, func(i int, opts *cluster.Options) {
+		if i == 0 {
+			opts.Store = warmtier.Options{MaxBytes: budget}
+		}
+	})
+	l := newLedger()
+	l.fillLarge(t, all[1], 800)
+	_, empty := fillUp(t, all[0])
+	full := all[0].Address()
+	require.NoError(t, all[3].Close())
+	all = all[:3]
+	for _, node := range all[1:] {
+		inTrouble(t, node, full)
+	}
+	// The others have everything that they should have, before the full node has room.
+	require.Eventually(t, func() bool {
+		missing := 0
+		for id := range l.want {
+			holders, err := cluster.Holders(timeout(t), all[1], id)
+			if err != nil || len(holders) != 2 {
+				return false
+			}
+			for name, has := range holders {
+				if name != full && !has {
+					missing++
+				}
+			}
+		}
+		return missing == 0
+	}, within, 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, all[1].Ready(ctx), context.DeadlineExceeded)
+
+	empty()
+	ready(t, all...)
+	l.hold(t, all...)
+}
+
+// What a node that leaves holds waits for the room of the only one that can take it, and Close ends that.
+func TestLeave_FullReceiver(t *testing.T) {
+	for _, end := range []string{"room", "close"} {
+		t.Run(end, func(t *testing.T) {
+			opts := small()
+			opts.Replicas, opts.Store = 1, warmtier.Options{MaxBytes: budget}
+			stays := open(t, opts)
+			opts = small(stays)
+			opts.Replicas, opts.Directory = 1, filepath.Join(t.TempDir(), "node")
+			leaves, err := cluster.Open(opts)
+			require.NoError(t, err)
+			ready(t, stays, leaves)
+			l := newLedger()
+			l.fillLarge(t, leaves, 200)
+			_, empty := fillUp(t, stays)
+			left := make(chan error, 1)
+			go func() { left <- leaves.Leave(context.Background()) }()
+			inTrouble(t, leaves, stays.Address())
+			require.Equal(t, "leaving", leaves.Progress().Doing)
+			if end == "room" {
+				empty()
+				require.NoError(t, <-left)
+				ready(t, stays)
+				l.hold(t, stays)
+				return
+			}
+			closed := leaves.Close()
+			require.ErrorIs(t, closed, cluster.ErrClosed)
+			require.ErrorContains(t, closed, "no space")
+			require.Equal(t, closed, <-left)
+			empty()
+			// It comes back, and has what nobody has taken.
+			opts.Address, opts.GossipAddress = leaves.Address(), leaves.GossipAddress()
+			leaves = open(t, opts)
+			ready(t, stays, leaves)
+			l.hold(t, stays, leaves)
+		})
+	}
+}
+
+// A node that comes back with a directory that is full needs more room than it has, says so, and loses nothing.
+func TestOffer_FullDirectory(t *testing.T) {
+	opts := small()
+	opts.Replicas, opts.Partitions = 1, 1 // which is moved as a whole, 2 MB
+	opts.Directory = filepath.Join(t.TempDir(), "node")
+	opts.Store = warmtier.Options{MaxBytes: budget}
+	node, err := cluster.Open(opts)
+	require.NoError(t, err)
+	ready(t, node)
+	l := newLedger()
+	l.fillLarge(t, node, 200)
+	stop, _ := fillUp(t, node)
+	stop()
+	require.NoError(t, node.Close())
+
+	node, err = cluster.Open(opts)
+	require.NoError(t, err)
+	inTrouble(t, node, "partition 0 to "+node.Address())
+	require.Positive(t, node.Progress().Recovered)
+	require.NoError(t, node.Close())
+
+	opts.Store.MaxBytes *= 2
+	node = open(t, opts)
+	ready(t, node)
+	l.hold(t, node)
+	require.Zero(t, node.Progress().Recovered)
+}

@@ -1,0 +1,175 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/warmtier/warmtier/olricengine"
+)
+
+// offers are which owners of each partition have had everything that this node holds of it, or were
+// there when it was written.
+type offers []map[owner]bool
+
+// lacks reports whether some owner has not had the partition from this node.
+func (had offers) lacks(v *view, partition uint64) bool {
+	for _, o := range v.owners[partition] {
+		if !had[partition][o] {
+			return true
+		}
+	}
+	return false
+}
+
+// offeredAll reports whether all owners have had what this node holds.
+func (c *Cluster) offeredAll(v *view) bool {
+	for partition := range v.owners {
+		if c.offered.lacks(v, uint64(partition)) {
+			return false
+		}
+	}
+	return c.engine.Recovered() == 0
+}
+
+// A pass gives owners what they lack. One that does not take it, because its memory budget or its disk is used up, or
+// because it is gone, keeps no other from what that one lacks; the next pass tries again.
+type pass struct {
+	c        *Cluster
+	view     *view
+	unproven map[delivery]bool // what owners must get again, since writes may not reach them
+	failed   map[delivery]bool // what they did not take
+	gone     map[string]error  // by name: those that did not answer, and are not asked again in this pass
+}
+
+// delivery is what an owner must have of a partition.
+type delivery struct {
+	partition uint64
+	owner     owner
+}
+
+func (c *Cluster) pass(v *view) *pass {
+	return &pass{c: c, view: v, failed: make(map[delivery]bool), gone: make(map[string]error)}
+}
+
+// offer gives every owner what it has not had.
+func (c *Cluster) offer(ctx context.Context, v *view, unproven map[delivery]bool) error {
+	c.opts.offering()
+	p := c.pass(v)
+	p.unproven = unproven
+	if err := p.offer(ctx, c.offered); err != nil {
+		return err
+	}
+	if n, err := c.engine.Damaged(); n != 0 {
+		c.opts.Logger.Error("cluster: entries that cannot be read are not offered",
+			"node", c.self, "entries", n, "error", err)
+	}
+	return nil
+}
+
+// offer gives every owner what it has not had, and notes who has. What earlier lives of the node left is given like
+// the rest: an owner that has had a partition has had that too, and it stays here until the others have.
+func (p *pass) offer(ctx context.Context, had offers) error {
+	recovered := p.c.engine.Recovered() > 0
+	err := p.c.engine.Offer(uint64(p.c.opts.Partitions),
+		func(partition uint64) bool { return ctx.Err() == nil && (recovered || had.lacks(p.view, partition)) },
+		func(chunk olricengine.Chunk) error {
+			return p.give(ctx, chunk, func(o owner) bool { return !had[chunk.Partition][o] })
+		})
+	if ctx.Err() != nil {
+		return cmp.Or(err, context.Cause(ctx))
+	}
+	if errors.Is(err, olricengine.ErrIncomplete) {
+		return err
+	}
+	for partition, owners := range p.view.owners {
+		now := make(map[owner]bool, len(owners))
+		for _, o := range owners {
+			d := delivery{uint64(partition), o}
+			now[o] = had[partition][o] || !p.failed[d] && !p.unproven[d]
+		}
+		had[partition] = now
+	}
+	return err
+}
+
+// offerLate gives owners what was written while they became owners.
+func (c *Cluster) offerLate(v *view) error {
+	p := c.pass(v)
+	return c.engine.OfferLate(uint64(c.opts.Partitions), func(chunk olricengine.Chunk) error {
+		return p.give(c.ending, chunk, func(owner) bool { return true })
+	})
+}
+
+// give has those owners of the chunk's partition merge it for which wants is true. It returns the error of the first
+// one that did not.
+func (p *pass) give(ctx context.Context, chunk olricengine.Chunk, wants func(owner) bool) error {
+	var (
+		failed error
+		sent   int
+	)
+	for _, o := range p.view.owners[chunk.Partition] {
+		if !wants(o) {
+			continue
+		}
+		sent++
+		err := p.gone[o.name]
+		if err == nil {
+			err = p.c.wire.move(ctx, o, p.c.opts.Name, chunk)
+		}
+		if err == nil {
+			p.c.mu.Lock()
+			p.c.progress.OfferedBytes += int64(len(chunk.Payload))
+			p.c.mu.Unlock()
+			continue
+		}
+		if answer := redis.Error(nil); !errors.As(err, &answer) {
+			p.gone[o.name] = err
+		}
+		p.failed[delivery{chunk.Partition, o}] = true
+		failed = cmp.Or(failed, err)
+	}
+	if failed == nil && sent > 0 {
+		p.c.mu.Lock()
+		p.c.progress.Offered += int64(chunk.Entries)
+		p.c.mu.Unlock()
+		p.c.opts.given()
+	}
+	return failed
+}
+
+// handOver gives what this node holds to those who own it without this node. It tries until they have taken all of it,
+// ctx ends, or Close is called.
+func (c *Cluster) handOver(ctx context.Context, others []member) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(c.hurry, func() { cancel(ErrClosed) })()
+	had := make(offers, c.opts.Partitions)
+	for attempt := 0; ; attempt++ {
+		began := time.Now()
+		asked := others[attempt%len(others)]
+		// As long as they still list this node, it cannot be reached.
+		v, failed := c.wire.view(ctx, asked.name, c.opts)
+		if failed == nil {
+			failed = c.pass(v).offer(ctx, had)
+		}
+		c.noteAlways("leaving", failed)
+		if failed == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("cluster: not everything was handed over: %w: %w", failed, context.Cause(ctx))
+		case <-time.After(retryAfter(time.Since(began))):
+		}
+	}
+}
+
+// retryAfter returns how long to wait after an attempt that took so long and failed: an owner that has no room may
+// have none for hours, and what it lacks is much.
+func retryAfter(took time.Duration) time.Duration {
+	return min(max(reconcileInterval, took), tableInterval)
+}
