@@ -71,7 +71,7 @@ func TestBootstrap_NobodyWaitsForTheTable(t *testing.T) {
 	client := redis.NewClient(&redis.Options{
 		Addr: second.Address(), Protocol: 2, DisableIdentity: true, MaxRetries: -1, ReadTimeout: 5 * time.Second,
 	})
-	defer client.Close()
+	defer func() { require.NoError(t, client.Close()) }()
 	require.EventuallyWithT(t, func(t *assert.CollectT) {
 		require.ErrorContains(t, client.Do(context.Background(), "ping").Err(), "OPERATIONTIMEOUT")
 	}, within, 10*time.Millisecond, "without a quorum it would say so")
