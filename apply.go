@@ -174,8 +174,8 @@ func (s *Store) applyApart(a *application) error {
 	})
 }
 
-// changedBatch is admitChecks for a batch that is about to get a segment of its own, as changed is for a record: one that
-// is refused in any case waits for no room, evicts nothing, and its error is not that room lacks.
+// changedBatch is admitChecks for a batch that is about to get a segment of its own, as changed is for a record: one
+// that is refused in any case waits for no room, evicts nothing, and its error is not that room lacks.
 func (s *Store) changedBatch(a *application) (err error) {
 	if len(a.checks) == 0 {
 		return nil

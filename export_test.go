@@ -227,7 +227,7 @@ func TestImport_Undone(t *testing.T) {
 	})
 }
 
-// Goal: an import that succeeds has all of its stream in the store, beside another one of the same stream that is undone.
+// Goal: an import that succeeds has all of its stream in the store, beside another one of that stream that is undone.
 //
 // The interleaving: the second one comes when the first has stored a part. It would leave that alone, and end before
 // the first takes it back.

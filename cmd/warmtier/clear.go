@@ -64,7 +64,7 @@ func (c *clearCmd) clearServer(a *app) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.client().do(a.ctx, http.MethodPost, "/api/v1/clear")
+	return c.client().do(a.ctx, http.MethodPost, clearPath)
 }
 
 // confirm returns an error unless somebody says that n memories may go.

@@ -36,7 +36,7 @@ func TestInput_Memory(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		return int64(after.TotalAlloc - before.TotalAlloc), err
 	}
-	where := newDirFlag{dirFlag: dirFlag{dir}, SegmentSize: 64 << 10}
+	where := newDirFlag{dirFlag{dir}, sizeFlags{SegmentSize: 64 << 10}}
 	commands := []interface{ Run(*app) error }{
 		&putCmd{newDirFlag: where, ID: "a", File: file}, &putCmd{newDirFlag: where, ID: "b", File: "-"},
 		&loadCmd{newDirFlag: where, Sources: []string{file}, Format: "auto", Delimiter: ','},

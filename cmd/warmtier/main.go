@@ -67,6 +67,7 @@ type app struct {
 	quiet    bool
 	wait     time.Duration // for a directory that others hold
 	lossy    bool          // the directory is as after a power loss
+	remote   bool          // the command takes --url
 	progress func(title string, total int64, unit unit) *progress
 	log      *slog.Logger
 }
@@ -95,6 +96,7 @@ func run(args []string) int {
 		return a.fail(err)
 	}
 	a.configure(c)
+	a.remote = slices.ContainsFunc(parsed.Flags(), func(f *kong.Flag) bool { return f.Name == "url" })
 	err = parsed.Run(a)
 	if flushErr := a.out.Flush(); err == nil {
 		err = flushErr

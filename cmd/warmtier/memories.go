@@ -39,6 +39,9 @@ func (c *getCmd) Run(a *app) error {
 		if c.Output == "" {
 			return c.print(a, r)
 		}
+		if err := c.checkOutput(c.Output); err != nil {
+			return err
+		}
 		return writeOutput(a.ctx, c.Output, func(w io.Writer) error {
 			return c.each(a, r, func(m memory) error {
 				_, err := w.Write(m.content)

@@ -43,6 +43,23 @@ func writeOutput(ctx context.Context, name string, write func(io.Writer) error) 
 	return errors.Join(err, f.Close())
 }
 
+// checkOutside returns an error for a file among those of the store at dir: it could be one of them, MANIFEST say.
+func checkOutside(dir, name string) error {
+	target, err := resolveLinks(name)
+	if err != nil {
+		return err
+	}
+	parent, err := os.Stat(filepath.Dir(target))
+	if err != nil {
+		return err
+	}
+	store, err := os.Stat(dir)
+	if err == nil && os.SameFile(parent, store) {
+		return usage("%s is among the files of the store: choose another directory", showName(name))
+	}
+	return nil // of a store that is not there others say so
+}
+
 // resolveLinks returns the name that name leads to by symbolic links. It stops at a link in /proc, which
 // leads to a file and not to the name that it shows.
 func resolveLinks(name string) (string, error) {

@@ -42,6 +42,14 @@ func (w whereFlag) read(a *app, fn func(reader) error) error {
 	})
 }
 
+// checkOutput returns an error for a file that is one of the store's that w names, or lies among them.
+func (w whereFlag) checkOutput(name string) error {
+	if w.URL != "" {
+		return nil
+	}
+	return checkOutside(w.Dir, name)
+}
+
 // openStore reads a store that others may write to at the same time.
 type openStore struct{ s *warmtier.Store }
 

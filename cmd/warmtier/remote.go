@@ -54,7 +54,11 @@ const maxAnswer = 64 << 20
 
 // do sends a request and returns the body of the answer, or an error when the answer is one.
 func (c *client) do(ctx context.Context, method, path string) (json.RawMessage, error) {
-	answer, err := c.ask(ctx, method, path)
+	return c.document(c.ask(ctx, method, path))
+}
+
+// document returns the body of an answer.
+func (c *client) document(answer *http.Response, err error) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +79,11 @@ func (c *client) ask(ctx context.Context, method, path string) (*http.Response, 
 	if err != nil {
 		return nil, err
 	}
+	return c.send(r)
+}
+
+// send is ask for a request that is made.
+func (c *client) send(r *http.Request) (*http.Response, error) {
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
@@ -106,12 +115,19 @@ func (c *client) refused(answer *http.Response, body []byte) error {
 		failure.Error = "this needs the server's token: set WARMTIER_TOKEN, or give --token"
 	case answer.StatusCode == http.StatusUnauthorized:
 		failure.Error = "the server has another token than the one of WARMTIER_TOKEN or --token"
-	case failure.Code == "no_token" && answer.Request.Method == http.MethodPost:
+	case failure.Code == "no_token" && strings.HasSuffix(answer.Request.URL.Path, clearPath):
 		failure.Error = "a server is cleared only if it has a token: start it with WARMTIER_TOKEN"
 	case answer.StatusCode == http.StatusNotFound && failure.Code == "":
 		failure.Error = "this server does not give what was asked for; warmtier serve of this version does"
 	}
-	return fmt.Errorf("%s: %s (%s)", c.base, failure.Error, answer.Status)
+	err := fmt.Errorf("%s: %s (%s)", c.base, failure.Error, answer.Status)
+	switch failure.Code {
+	case codeNotWhole:
+		return findingError{err}
+	case codeExists, codeName:
+		return usageError{err}
+	}
+	return err
 }
 
 func (c *client) get(ctx context.Context, id string) ([]byte, error) {
@@ -147,6 +163,34 @@ func (c *client) export(ctx context.Context, w io.Writer) (int, error) {
 		return 0, finding("%s: the export is not whole: its end is missing", c.base)
 	}
 	return n, nil
+}
+
+// importAll sends an export to the server, which stores all of it or nothing.
+func (c *client) importAll(a *app, in *input) (st importAnswer, err error) {
+	bar := a.progress("importing", in.size, unitBytes)
+	defer bar.end()
+	r, err := http.NewRequestWithContext(a.ctx, http.MethodPost, c.base+importPath, bar.reader(in))
+	if err != nil {
+		return st, err
+	}
+	r.ContentLength = in.size
+	r.Header.Set("Expect", "100-continue") // who has no token is told so before anything is sent
+	body, err := c.document(c.send(r))
+	if err == nil {
+		err = json.Unmarshal(body, &st)
+	}
+	return st, err
+}
+
+// backup makes the server make a checkpoint, and returns where that is.
+func (c *client) backup(ctx context.Context, name string) (to string, err error) {
+	body, err := c.do(ctx, http.MethodPost, backupPath+"?name="+url.QueryEscape(name))
+	if err != nil {
+		return "", err
+	}
+	var answer backupAnswer
+	err = json.Unmarshal(body, &answer)
+	return answer.To, err
 }
 
 func (c *client) sizes(

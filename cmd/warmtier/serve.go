@@ -21,6 +21,8 @@ type serveCmd struct {
 	Token  string   `env:"WARMTIER_TOKEN" placeholder:"TOKEN" help:"What requests that change anything must bring; others see a command line, so set the variable."`
 	Host   []string `placeholder:"NAME" help:"Name by which browsers may ask, beside loopback ones."`
 
+	Backups string `placeholder:"DIR" help:"Where backup --url makes its directories, for who brings the token; on the file system of the store."`
+
 	Resp        string        `placeholder:"ADDRESS" help:"Serve Redis clients there too, as 127.0.0.1:6380."`
 	RespClients int           `placeholder:"NUMBER" help:"Most Redis clients at once; default: 1000."`
 	RespIdle    time.Duration `placeholder:"TIME" help:"Close Redis clients from which nothing comes for so long; default: never."`
@@ -31,13 +33,14 @@ func (serveCmd) Help() string {
   warmtier serve -d data
   warmtier serve -d data --max-bytes 512MiB
   WARMTIER_TOKEN=secret warmtier serve -d data --listen :7077 --host metrics.example
+  WARMTIER_TOKEN=secret warmtier serve -d data --backups checkpoints
   warmtier serve -d data --resp 127.0.0.1:6380
   warmtier stats --url http://127.0.0.1:7077
 The page is at /, metrics for Prometheus are at /metrics. Background maintenance runs as in every program.
-With a token get, ls, count and export with --url read ids and contents, for who brings it; without one nobody
-does. Anyone who reaches the address may compact, unless there is a token; an address that is not a loopback one
-needs one. To Redis clients (--resp) the token is their password; without one whoever reaches the address reads and
-changes everything.`
+With a token get, ls, count and export with --url read ids and contents, for who brings it, import stores, and backup
+makes directories below --backups; without one nobody does. Anyone who reaches the address may compact, unless there is
+a token; an address that is not a loopback one needs one. To Redis clients (--resp) the token is their password; without
+one whoever reaches the address reads and changes everything.`
 }
 
 // Bounds for clients that are slow or gone. The handler exempts compactions and events, which take
@@ -73,7 +76,7 @@ func (c *serveCmd) Run(a *app) error {
 		}
 		defer func() { err = errors.Join(err, clients.end()) }()
 		steering := warmtierhttp.New(s, warmtierhttp.Options{Token: c.Token, Hosts: c.Host, Logger: a.log})
-		handler := &contentsHandler{store: s, token: c.Token, next: steering}
+		handler := &contentsHandler{store: s, token: c.Token, backups: c.Backups, next: steering}
 		server := &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout,
 			WriteTimeout: requestTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes}
 		served := make(chan error, 1)

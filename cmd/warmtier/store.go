@@ -20,12 +20,17 @@ type dirFlag struct {
 // newDirFlag names a store that is made when it is missing.
 type newDirFlag struct {
 	dirFlag
+	sizeFlags
+}
+
+// sizeFlags are how large a store may get.
+type sizeFlags struct {
 	SegmentSize byteSize `placeholder:"BYTES" help:"Size that segments grow to; default: 32MiB, less with --max-bytes."`
 	MaxBytes    byteSize `placeholder:"BYTES" help:"Bound of memory and files, as in 512MiB: beyond it writes are refused; default: none."`
 }
 
-// options returns those of a store that f names.
-func (f newDirFlag) options() warmtier.Options {
+// options returns those of a store of these sizes.
+func (f sizeFlags) options() warmtier.Options {
 	return warmtier.Options{SegmentSize: int(f.SegmentSize), MaxBytes: int64(f.MaxBytes)}
 }
 
@@ -63,7 +68,7 @@ func (a *app) open(dir string, how access, opts warmtier.Options) (*warmtier.Sto
 	defer bar.end()
 	s, err := a.openWait(dir, &opts)
 	if errors.Is(err, warmtier.ErrLocked) && a.ctx.Err() == nil {
-		return nil, lockedError(err)
+		return nil, lockedError(err, a.remote)
 	}
 	return s, flagError(err)
 }
@@ -144,19 +149,23 @@ func checkDirectory(dir string, how access) error {
 }
 
 // lockedError says what to do about a store that others hold; err is that of Open, which names a process where
-// the system lists them.
-func lockedError(err error) error {
-	return fmt.Errorf("%w; stop it, wait longer with --wait, or ask a server with --url", err)
+// the system lists them. remote says whether a server could be asked instead.
+func lockedError(err error, remote bool) error {
+	if remote {
+		return fmt.Errorf("%w; stop it, wait longer with --wait, or ask a server with --url", err)
+	}
+	return fmt.Errorf("%w; stop it, or wait longer with --wait", err)
 }
 
-// whoHolds returns the error of a store at dir that others hold for writing, or did a moment ago.
+// whoHolds returns the error, for a command that asks no server, of a store at dir that others hold for writing, or did
+// a moment ago.
 func whoHolds(dir string) error {
 	s, err := warmtier.Open(dir, &warmtier.Options{ReadOnly: true})
 	if err == nil {
 		err = s.Close() // it was only read
 	}
 	if errors.Is(err, warmtier.ErrLocked) {
-		return lockedError(err)
+		return lockedError(err, false)
 	}
-	return lockedError(fmt.Errorf("%w: %s", warmtier.ErrLocked, dir))
+	return lockedError(fmt.Errorf("%w: %s", warmtier.ErrLocked, dir), false)
 }

@@ -62,6 +62,9 @@ func (c *exportCmd) Run(a *app) error {
 		if c.Output == "-" {
 			return write(a.out)
 		}
+		if err := c.checkOutput(c.Output); err != nil {
+			return err
+		}
 		if err := writeOutput(a.ctx, c.Output, write); err != nil {
 			return err
 		}
@@ -92,7 +95,8 @@ func (c *exportCmd) exportLines(a *app, r reader, w io.Writer) (count int, err e
 }
 
 type importCmd struct {
-	newDirFlag
+	whereFlag
+	sizeFlags
 	File   string `arg:"" help:"File that export wrote; - is standard input."`
 	Format string `enum:"auto,binary,jsonl" default:"auto" help:"${enum}. auto goes by the first bytes."`
 }
@@ -101,16 +105,22 @@ func (importCmd) Help() string {
 	return `Examples:
   warmtier import -d data data.warm
   ssh elsewhere warmtier export -d data | warmtier import -d data -
+  WARMTIER_TOKEN=secret warmtier import --url http://127.0.0.1:7077 data.warm
 Everything is checked before anything of it is stored; over 1 MiB of standard input waits in a file below $TMPDIR
 for that. A memory whose id the store has is left alone. What expires does so at the same moment as where it came
 from; what has expired by now is left out.
 A directory that is not there yet appears when all of it is stored; what ends this before, a kill or a power loss too,
 leaves at most one beside it, DIR.import-NUMBER, to be removed. Into a store that is there all of a binary export is
 stored or nothing, also when this fails or is interrupted, but after a kill some: to import again adds the others. Of
-JSON lines what came before stays there.`
+JSON lines what came before stays there.
+A server takes a binary export, while it serves, and keeps it below its own $TMPDIR until it has all of it. One that is
+interrupted stores nothing, unless the server had ended already.`
 }
 
 func (c *importCmd) Run(a *app) error {
+	if c.URL != "" {
+		return c.intoServer(a)
+	}
 	if err := checkDirectory(c.Dir, creating); err != nil {
 		return err
 	}
@@ -146,6 +156,38 @@ func (c *importCmd) Run(a *app) error {
 		}
 		return done(err, int(st.Memories), "imported")
 	}
+	return a.imported(importAnswer{st.Memories, st.Existing, st.Expired})
+}
+
+// intoServer sends a binary export to a server.
+func (c *importCmd) intoServer(a *app) error {
+	if c.SegmentSize != 0 || c.MaxBytes != 0 {
+		return usage("a server has its sizes: --segment-size and --max-bytes are for --dir")
+	}
+	in, err := a.openInput(c.File, false)
+	if err != nil {
+		return aboutFile(c.File, err)
+	}
+	defer in.close()
+	binary, err := c.isBinary(in)
+	if err == nil && !binary {
+		return usage("a server takes a binary export: import JSON lines into a directory, and export that")
+	}
+	if err == nil {
+		_, err = in.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return aboutFile(c.File, err)
+	}
+	st, err := c.client().importAll(a, in)
+	if err != nil {
+		return err
+	}
+	return a.imported(st)
+}
+
+// imported shows what became of an export.
+func (a *app) imported(st importAnswer) error {
 	table := [][]string{{"memories", showCount(st.Memories)}}
 	if st.Existing > 0 {
 		table = append(table, []string{"left alone", showCount(st.Existing) + " that were there"})
@@ -153,7 +195,7 @@ func (c *importCmd) Run(a *app) error {
 	if st.Expired > 0 {
 		table = append(table, []string{"left out", showCount(st.Expired) + " that had expired"})
 	}
-	return a.result(map[string]any{"memories": st.Memories, "existing": st.Existing, "expired": st.Expired}, table)
+	return a.result(st, table)
 }
 
 // intoNew makes a store with what imported stores, which gets its name when it is whole and durable. The other name is

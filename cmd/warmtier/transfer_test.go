@@ -101,6 +101,24 @@ func TestImport_Expires(t *testing.T) {
 	require.Empty(t, contents(t, target))
 }
 
+// An output that is one of the store's own files, or lies among them, is refused, by whatever way it is named.
+func TestExport_AmongTheFilesOfTheStore(t *testing.T) {
+	root := t.TempDir()
+	dir, link := filepath.Join(root, "store"), filepath.Join(root, "link")
+	fill(t, dir, nasty)
+	require.NoError(t, os.Symlink(filepath.Join(dir, "MANIFEST"), link))
+	require.NoError(t, os.Symlink(dir, filepath.Join(root, "also")))
+	for _, name := range []string{filepath.Join(dir, "MANIFEST"), filepath.Join(dir, "new"), link,
+		filepath.Join(root, "also", "MANIFEST"), filepath.Join(dir, ".", "LOCK")} {
+		for _, args := range [][]string{{"export"}, {"export", "--format", "jsonl"}, {"get", "plain"}} {
+			r := command(t, "", append(args, "-d", dir, "-o", name)...).exits(exitUsage)
+			require.Contains(t, r.err, "among the files of the store")
+		}
+	}
+	require.Equal(t, nasty, contents(t, dir))
+	command(t, "", "export", "-d", dir, "-o", filepath.Join(root, "out")).exits(exitOK)
+}
+
 // Whatever is cut off or damaged is found before anything of it is stored, or a store is made, whichever way it comes
 // in.
 func TestImport_NotWhole(t *testing.T) {
