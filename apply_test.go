@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -368,7 +369,7 @@ func TestApply_RefusedWhereNoRoomIs(t *testing.T) {
 	s := openTest(t, opts, hooks{patience: time.Millisecond})
 	var err error
 	for i := 0; err == nil; i++ {
-		err = s.Put(fmt.Sprint(i), make([]byte, size))
+		err = s.Put(strconv.Itoa(i), make([]byte, size))
 	}
 	require.ErrorIs(t, err, ErrNoSpace)
 	n := s.Len()
@@ -378,7 +379,7 @@ func TestApply_RefusedWhereNoRoomIs(t *testing.T) {
 	opts.WhenFull = Evict
 	s = openEvicting(t, false, opts, hooks{})
 	for i := 0; s.Stats().Drops.Evicted == 0; i++ {
-		require.NoError(t, s.Put(fmt.Sprint(i), make([]byte, size)))
+		require.NoError(t, s.Put(strconv.Itoa(i), make([]byte, size)))
 	}
 	before := s.Stats().Drops.Evicted
 	refused(s)
