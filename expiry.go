@@ -26,7 +26,7 @@ func (s *Store) PutTTL(id string, content []byte, ttl time.Duration) error {
 // putMeasured is Put of a memory with a deadline, 0 for none.
 func (s *Store) putMeasured(id string, content []byte, deadline int64) error {
 	started := s.meters.sampleWrite()
-	err := s.putDurably(draft{id: id, content: content, deadline: deadline})
+	err := s.putDurably(&draft{id: id, content: content, deadline: deadline})
 	s.meters.writeEnded(started, err, &s.meters.puts, &s.meters.putErrors)
 	return err
 }

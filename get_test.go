@@ -62,6 +62,10 @@ func TestAppendContent_NoAllocation(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, func() { _ = s.View("id", fn) }), "View")
 	require.Zero(t, testing.AllocsPerRun(100, func() { s.Has("id") }), "Has")
 	require.Zero(t, testing.AllocsPerRun(100, func() { _ = s.Put("id", content) }), "Put")
+	_, version, err := s.GetVersion("id")
+	require.NoError(t, err)
+	require.Zero(t, testing.AllocsPerRun(100, func() { version, _ = s.PutIf("id", content, version) }), "PutIf")
+	require.NotZero(t, version, "PutIf stored")
 }
 
 // Goal: View passes on what the callback returns or panics with, and in every case neither a lock

@@ -297,8 +297,8 @@ func (i *importing) storeOne(m *stream.Memory) (Version, error) {
 		i.stats.Expired++
 		return 0, nil
 	}
-	absent := condition{}
-	d := draft{id: string(m.ID), content: m.Content, deadline: m.Deadline, condition: &absent, kind: record.KindMemory}
+	d := draft{id: string(m.ID), content: m.Content, deadline: m.Deadline, kind: record.KindMemory,
+		condition: condition{asked: true}}
 	d.size = record.Size(len(d.id), len(d.content))
 	if d.deadline != 0 {
 		d.size += record.DeadlineSize
@@ -320,7 +320,7 @@ func (i *importing) storeOne(m *stream.Memory) (Version, error) {
 	i.stats.Memories++
 	s.trimReplaced()
 	s.sweepNoted()
-	return absent.found, nil
+	return d.condition.found, nil
 }
 
 // undo deletes what was stored, unless others have stored or deleted it since.
@@ -335,7 +335,7 @@ func (i *importing) undo() error {
 // deleteOne deletes the memory of id if it has version v.
 func (i *importing) deleteOne(id string, v Version) error {
 	d := i.s.tombstoneOf(id)
-	d.condition = &condition{wanted: v}
+	d.condition = condition{asked: true, wanted: v}
 	_, err := i.s.remove(&d)
 	if errors.Is(err, ErrChanged) {
 		return nil

@@ -251,7 +251,7 @@ func (s *Store) loadAndStore(c *loadCall, id string, load loader) (content []byt
 	if ttl > 0 {
 		d.deadline = s.clock.after(ttl)
 	}
-	err = s.putDurably(d)
+	err = s.putDurably(&d)
 	if !errors.Is(err, errSuperseded) {
 		s.meters.writeEnded(0, err, &s.meters.puts, &s.meters.putErrors)
 		return content, err

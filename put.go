@@ -9,14 +9,14 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 )
 
-// draft is a record about to be written, where the index keeps its id, and on what terms it is written. It
-// does not change once made.
+// draft is a record about to be written, where the index keeps its id, and on what terms it is written. Nothing of it
+// changes once made, but what its condition found.
 type draft struct {
 	id        string
-	content   []byte     // nil for a tombstone
-	deadline  int64      // Unix time in ms, 0 for none
-	load      *loadCall  // that content comes from; nil for other writes
-	condition *condition // nil for none
+	content   []byte    // nil for a tombstone
+	deadline  int64     // Unix time in ms, 0 for none
+	load      *loadCall // that content comes from; nil for other writes
+	condition condition
 
 	kind  byte
 	sum   uint32 // checksum of content
@@ -46,7 +46,7 @@ func (s *Store) Put(id string, content []byte) error {
 }
 
 // putDurably is putMeasured without the measurement. d has what the caller wants; the rest follows from it.
-func (s *Store) putDurably(d draft) error {
+func (s *Store) putDurably(d *draft) error {
 	if err := s.checkWrite(d.id); err != nil {
 		return err
 	}
@@ -66,9 +66,9 @@ func (s *Store) putDurably(d draft) error {
 	d.shard.prefetch(d.tag)
 	d.sum = record.Checksum(d.content)
 	if d.size > s.largeSize() {
-		err = s.putLarge(&d)
+		err = s.putLarge(d)
 	} else {
-		err = s.putShared(&d)
+		err = s.putShared(d)
 	}
 	if err != nil {
 		if errors.Is(err, ErrChanged) {
@@ -252,7 +252,7 @@ func (s *Store) finishLocked(w *writing, d *draft) {
 	}
 	h.Seq = s.sequence.Add(1)
 	seg.noteSeq(h.Seq)
-	if d.condition != nil {
+	if d.condition.asked {
 		d.condition.found = Version(h.Seq)
 	}
 	record.PutHeader(w.rec, h, seg.seedAt(w.offset))

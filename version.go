@@ -22,7 +22,10 @@ const versionGap = 1 << 40
 
 // condition is what a write asks of the version that it replaces, and becomes the version that is there
 // afterwards. A draft with a condition that does not hold changes nothing.
+//
+// It is part of the draft: what a draft points to would be allocated for each write.
 type condition struct {
+	asked  bool // false: whatever is there
 	wanted Version
 	found  Version
 }
@@ -30,8 +33,8 @@ type condition struct {
 // checkLocked returns ErrChanged unless the memory found, if it exists, has the version that d asks for.
 // REQUIRES: the lane's lock held since the look-up.
 func (d *draft) checkLocked(found *match, exists bool) error {
-	c := d.condition
-	if c == nil {
+	c := &d.condition
+	if !c.asked {
 		return nil
 	}
 	c.found = 0
@@ -48,7 +51,7 @@ func (d *draft) checkLocked(found *match, exists bool) error {
 // nothing is compacted or evicted, nobody waits, and its error is not that room lacks. REQUIRES: the lane's lock held,
 // contentMu read-held.
 func (s *Store) changedLocked(d *draft) error {
-	if d.condition == nil {
+	if !d.condition.asked {
 		return nil
 	}
 	var found match
@@ -61,7 +64,7 @@ func (s *Store) changedLocked(d *draft) error {
 
 // changed is changedLocked for a draft that is about to get a segment of its own.
 func (s *Store) changed(d *draft) (err error) {
-	if d.condition == nil {
+	if !d.condition.asked {
 		return nil
 	}
 	defer s.catchFault(armFaults(), &err)
@@ -108,17 +111,17 @@ func (s *Store) getVersion(dst []byte, id string) ([]byte, Version, error) {
 // evicted for an ErrChanged unless others came between. With SyncWrites what ErrChanged tells of is durable.
 func (s *Store) PutIf(id string, content []byte, v Version) (Version, error) {
 	started := s.meters.sampleWrite()
-	c := condition{wanted: v}
-	err := s.putDurably(draft{id: id, content: content, condition: &c})
+	d := draft{id: id, content: content, condition: condition{asked: true, wanted: v}}
+	err := s.putDurably(&d)
 	if errors.Is(err, ErrChanged) {
 		s.meters.putsChanged.Add(1)
-		return c.found, err
+		return d.condition.found, err
 	}
 	s.meters.writeEnded(started, err, &s.meters.puts, &s.meters.putErrors)
 	if err != nil {
 		return 0, err
 	}
-	return c.found, nil
+	return d.condition.found, nil
 }
 
 // Update replaces the content of id by what fn makes of it: it calls fn with a copy of the content, which fn may
