@@ -175,7 +175,7 @@ func TestCommand_WritesTablesAndCharts(t *testing.T) {
 	args := []string{"-tiny", "-document", document, "-results", filepath.Join(dir, "results.json"), "-dir", dir,
 		"-traces", makeTraces(t)}
 	require.NoError(t, benchmarks(t.Context(), args, &out, log))
-	rest := append(args, "-sustained", "-utilisation", "-only", "defaults,ycsb-f")
+	rest := append(args, "-sustained", "-utilisation", "-only", "defaults,million-defaults,ycsb-f")
 	require.NoError(t, benchmarks(t.Context(), rest, &out, log))
 
 	b, err := os.ReadFile(document)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/warmtier/warmtier"
 )
 
 // minute is a measurement over time: goroutines overwrite random memories without a pause, while
@@ -73,7 +74,7 @@ func (c *child) minute(w workload) (reply, error) {
 	if used > 0 {
 		r.Extra[processorTimeUnit] = float64(used) / float64(puts)
 	}
-	if p, ok := c.peer.(warmtierDefaultPeer); ok {
+	if p, ok := c.peer.(interface{ Stats() warmtier.Stats }); ok {
 		r.Extra["compactions"] = float64(p.Stats().Compactions)
 	}
 	var err error
@@ -101,12 +102,13 @@ func (m *minute) sample(w workload, workers []*minuteWorker) reply {
 }
 
 func (wk *minuteWorker) loop() {
+	put := putter(wk.peer)
 	for puts := int64(0); !wk.stop.Load(); {
 		for range 16 {
 			i := wk.random.IntN(wk.contents.N)
 			id, content := wk.ids[i*idLen:(i+1)*idLen], wk.contents.of(i)
 			start := time.Now()
-			err := wk.peer.put(id, content)
+			err := put(id, content)
 			_ = wk.latency.RecordValue(int64(time.Since(start))) // a longer one would end the run
 			if err != nil {
 				wk.err = fmt.Errorf("writing %q: %w", id, err)

@@ -27,6 +27,19 @@ type peer interface {
 	close() error
 }
 
+// batcher is a peer that stores what a goroutine puts some at a time; the last of them may never be stored.
+type batcher interface {
+	batched() (put func(id string, content []byte) error)
+}
+
+// putter returns how one goroutine puts.
+func putter(p peer) func(id string, content []byte) error {
+	if b, ok := p.(batcher); ok {
+		return b.batched()
+	}
+	return p.put
+}
+
 // settler is a peer that stores later than put returns.
 type settler interface{ settle() }
 
@@ -42,7 +55,9 @@ type kind struct {
 var kinds = map[string]kind{
 	"warmtier":          {"warmtier", openWarmtier, nil},
 	"warmtier-get":      {"warmtier, Get allocates the copy", openWarmtierGet, nil},
+	"warmtier-batch":    {"warmtier, batches of 64", openWarmtierBatch, nil},
 	"warmtier-default":  {"warmtier, default options", openWarmtierDefault, nil},
+	"warmtier-defaults": {"warmtier, default options, batches of 64", openWarmtierDefaultBatch, nil},
 	"fastcache":         {"fastcache", openFastcache, fastcacheRoom},
 	"fastcache-large":   {"fastcache, a large ring", openFastcacheLarge, fastcacheLargeRoom},
 	"bigcache":          {"bigcache (allocates the copy)", openBigcache, bigcacheRoom},
@@ -53,6 +68,7 @@ var kinds = map[string]kind{
 	"ristretto":         {"ristretto (pointer)", openRistretto, nil},
 	"map":               {"map and RWMutex (pointer)", openMap, nil},
 	"none":              {"the loop alone", openNone, nil},
+	"floor":             {"a table and a log, and nothing else", openFloor, floorRoom},
 	"warmtier-evict":    {"warmtier, evicting", openWarmtierEvict, nil},
 	"otter-bounded":     {"otter", openOtterBounded, nil},
 	"ristretto-bounded": {"ristretto", openRistrettoBounded, nil},
@@ -151,6 +167,46 @@ func (p warmtierDefaultPeer) get(dst []byte, id string) ([]byte, bool, error) {
 
 func (p warmtierDefaultPeer) put(id string, content []byte) error { return p.Put(id, content) }
 func (p warmtierDefaultPeer) close() error                        { return p.Close() }
+
+type warmtierBatchPeer struct{ warmtierPeer }
+
+func openWarmtierBatch(c *contents, dir string) (peer, error) {
+	p, err := openWarmtier(c, dir)
+	if err != nil {
+		return nil, err
+	}
+	return warmtierBatchPeer{p.(warmtierPeer)}, nil
+}
+
+func (p warmtierBatchPeer) batched() func(string, []byte) error { return inBatches(p.Store) }
+
+type warmtierDefaultBatchPeer struct{ warmtierDefaultPeer }
+
+func openWarmtierDefaultBatch(c *contents, dir string) (peer, error) {
+	p, err := openWarmtierDefault(c, dir)
+	if err != nil {
+		return nil, err
+	}
+	return warmtierDefaultBatchPeer{p.(warmtierDefaultPeer)}, nil
+}
+
+func (p warmtierDefaultBatchPeer) batched() func(string, []byte) error { return inBatches(p.Store) }
+
+// inBatches returns a function that stores what it is given 64 at a time.
+func inBatches(s *warmtier.Store) func(id string, content []byte) error {
+	const batchLen = 64
+	var writes warmtier.Batch
+	n := 0
+	return func(id string, content []byte) error {
+		writes.Put(id, content)
+		if n++; n < batchLen {
+			return nil
+		}
+		n = 0
+		defer writes.Reset()
+		return s.Apply(&writes)
+	}
+}
 
 // ringFactor is the room of a ring over its live records: more than the factor of two that warmtier
 // takes before it compacts. With random overwriting such a ring still holds 95 % of the memories.

@@ -20,7 +20,7 @@ const (
 var order = []string{"figure-get", "figure-cached", "figure-mixed", "figure-put", "figure-memory",
 	"figure-gc", "limits", "contents",
 	"counts", "goroutines", "production", "trace", "hits", "directories", ycsbSection, "memory", "gc",
-	"defaults", "sustained", "utilisation"}
+	"defaults", "million-defaults", "sustained", "utilisation"}
 
 // writeReport makes section and charts from results, and puts them into the document. Of suites that have no
 // results it keeps the part that the document has.
@@ -54,7 +54,9 @@ const intro = "Each store lives in a process of its own and holds the same ids (
 	"lowest and the highest. Where a store can copy a content into the caller's buffer it does; the " +
 	"buffer is used again. Caches have room for everything: a read that finds nothing ends the " +
 	"measurement where nothing is written, and shows as hits below 100 % where something is. The last " +
-	"row of a table is warmtier over the fastest of the others that return a copy, and, in brackets, of all.\n\n" +
+	"row of a table is warmtier over the fastest of the others that return a copy, and, in brackets, of all. " +
+	"A table and a log, where shown, are no store: the loads, copies and checksums that a store of checked records " +
+	"cannot do without, in a loop ([floor.go](../benchmarks/floor.go)).\n\n" +
 	"```sh\ncd benchmarks && go run . -only figures   # the rows that matter most\n" +
 	"go run .                                  # all of it, about 30 minutes; -quick: about 3\n```\n"
 
@@ -97,7 +99,7 @@ func writeSuite(b *strings.Builder, s suiteResult, images string) error {
 	switch s.Name {
 	case "sustained":
 		return writeSustained(b, s, images)
-	case "defaults":
+	case "defaults", "million-defaults":
 		return writeDefaults(b, s, images)
 	}
 	for i, t := range s.Tables {
@@ -145,35 +147,63 @@ func label(peer string) string {
 // pointers are the peers that hand out what they store instead of a copy.
 var pointers = []string{"otter", "otter-unbounded", "ristretto", "map"}
 
-// writeRatios compares warmtier with the fastest other, of those that copy and of all.
+// writeRatios compares warmtier with the fastest other, of those that copy and of all, and with the floor.
 func writeRatios(b *strings.Builder, t *table) {
-	own := slices.IndexFunc(t.Rows, func(r *row) bool { return r.Peer == "warmtier" })
-	if own < 0 || len(t.Rows) == 1 {
+	if len(t.Rows) == 1 {
 		return
 	}
-	var line strings.Builder
-	for _, column := range t.Columns {
-		copying, any := 0.0, 0.0
-		for _, r := range t.Rows {
-			v := r.Cells[column].median()
-			if strings.HasPrefix(r.Peer, "warmtier") || v <= 0 {
-				continue
-			}
-			if any == 0 || v < any {
-				any = v
-			}
-			if !slices.Contains(pointers, r.Peer) && (copying == 0 || v < copying) {
-				copying = v
-			}
-		}
-		v := t.Rows[own].Cells[column].median()
-		if v <= 0 || copying == 0 {
-			line.WriteString(" |")
+	for _, own := range []struct{ peer, title string }{
+		{"warmtier", "warmtier"}, {"warmtier-batch", "batches of 64"},
+	} {
+		if !slices.ContainsFunc(t.Rows, func(r *row) bool { return r.Peer == own.peer }) {
 			continue
 		}
-		fmt.Fprintf(&line, " **%.2f** (%.2f) |", v/copying, v/any)
+		var line strings.Builder
+		for _, column := range t.Columns {
+			copying, all := t.fastest(column)
+			v := t.row(own.peer).Cells[column].median()
+			if v <= 0 || copying == 0 {
+				line.WriteString(" |")
+				continue
+			}
+			fmt.Fprintf(&line, " **%.2f** (%.2f) |", v/copying, v/all)
+		}
+		fmt.Fprintf(b, "| **%s / fastest** |%s\n", own.title, line.String())
 	}
-	fmt.Fprintf(b, "| **warmtier / fastest** |%s\n", line.String())
+	writeFloorRatio(b, t)
+}
+
+// fastest returns the least of others' figures, of those that return a copy and of all.
+func (t *table) fastest(column string) (copying, all float64) {
+	for _, r := range t.Rows {
+		v := r.Cells[column].median()
+		if strings.HasPrefix(r.Peer, "warmtier") || r.Peer == "floor" || v <= 0 {
+			continue
+		}
+		if all == 0 || v < all {
+			all = v
+		}
+		if !slices.Contains(pointers, r.Peer) && (copying == 0 || v < copying) {
+			copying = v
+		}
+	}
+	return copying, all
+}
+
+func writeFloorRatio(b *strings.Builder, t *table) {
+	if !slices.ContainsFunc(t.Rows, func(r *row) bool { return r.Peer == "floor" }) {
+		return
+	}
+	b.WriteString("| **warmtier / a table and a log** |")
+	for _, column := range t.Columns {
+		own, floor := t.row("warmtier").Cells[column].median(), t.row("floor").Cells[column].median()
+		if own <= 0 || floor <= 0 {
+			b.WriteString(" |")
+			continue
+		}
+		fmt.Fprintf(b, " **%.2f** |", own/floor)
+	}
+	b.WriteString("\n")
 }
 
 func (m *measured) median() float64 {
@@ -286,7 +316,7 @@ func writeDefaults(b *strings.Builder, s suiteResult, images string) error {
 			}
 		}
 		b.WriteString("\n")
-		image := "bench-defaults.svg"
+		image := "bench-" + s.Name + ".svg"
 		if images == "" {
 			continue
 		}

@@ -53,6 +53,7 @@ type worker struct {
 	toWrite    int // calls until the next Put
 	toMaintain int // Puts until the next look at fragmentation
 	buf        []byte
+	put        func(id string, content []byte) error
 	reads      int64
 	writes     int64
 	hits       int64
@@ -123,6 +124,7 @@ func (t *turn) measure() ([]*worker, error) {
 			toWrite:    t.WriteEvery,
 			toMaintain: t.maintainEvery(),
 			buf:        make([]byte, 0, t.contents.largest()),
+			put:        putter(t.peer),
 		}
 		if t.Latency {
 			workers[g].latency = hdrhistogram.New(1, int64(longestTurn), 3)
@@ -215,7 +217,7 @@ func (wk *worker) read(i int, id string) error {
 
 func (wk *worker) write(i int, id string) error {
 	wk.writes++
-	if err := wk.peer.put(id, wk.contents.of(i)); err != nil {
+	if err := wk.put(id, wk.contents.of(i)); err != nil {
 		return fmt.Errorf("writing %q: %w", id, err)
 	}
 	if wk.cycles == nil {

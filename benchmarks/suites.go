@@ -54,7 +54,7 @@ func suites(p profile, traces string) []suite {
 		figureWrite(p, "figure-put", "Put", put),
 		figureMemory(p), figureGC(p),
 		limitSuite(p), contentSuite(p), countSuite(p), goroutineSuite(p), directorySuite(p),
-		memorySuite(p), gcSuite(p), defaultsSuite(p), sustainedSuite(p), utilisationSuite(p),
+		memorySuite(p), gcSuite(p), defaultsSuite(p), millionDefaultsSuite(p), sustainedSuite(p), utilisationSuite(p),
 	}
 	all = append(all, ycsbSuites(p)...)
 	if traces != "" {
@@ -159,7 +159,7 @@ func figureGet(p profile, name string, n int) suite {
 	s := suite{name: name, title: "Get of random memories, " + countName(n),
 		note: "Peers that hand out a pointer do not read the content at all."}
 	peers := []string{"warmtier", "warmtier-get", "fastcache", "bigcache", "freecache",
-		"otter", "otter-unbounded", "otter-copied"}
+		"otter", "otter-unbounded", "otter-copied", "floor"}
 	d := readOnly(p.sized(n, 256))
 	for _, g := range []int{1, 2} {
 		s.cells = append(s.cells, calls("Get of "+d.String(), goroutines(g), peers, d, hit.by(g)))
@@ -169,7 +169,10 @@ func figureGet(p profile, name string, n int) suite {
 
 func figureWrite(p profile, name, table string, w workload) suite {
 	s := suite{name: name, title: "Overwriting: " + table, note: writeNote}
-	peers := []string{"warmtier", "fastcache", "bigcache", "freecache", "otter"}
+	peers := []string{"warmtier", "fastcache", "bigcache", "freecache", "otter", "floor"}
+	if w.WriteEvery == 1 {
+		peers = slices.Insert(peers, 1, "warmtier-batch")
+	}
 	d := p.sized(1_000_000, 256)
 	for _, g := range []int{1, 2} {
 		s.cells = append(s.cells, calls(table+", "+d.String(), goroutines(g), peers, d, w.by(g)))
@@ -225,6 +228,10 @@ func contentSuite(p profile) suite {
 	s := suite{name: "contents", title: "By size of content", note: writeNote}
 	for _, content := range []int{64, 256, 1 << 10, 16 << 10} {
 		d := p.sized(1_000_000, content)
+		peers := caches
+		if content == 16<<10 {
+			peers = append(slices.Clone(caches), "floor")
+		}
 		for _, t := range []struct {
 			table string
 			work  workload
@@ -232,7 +239,7 @@ func contentSuite(p profile) suite {
 			{"Get, uniform", hit}, {"Get, Zipf", hitZipf}, {"Get that finds nothing", miss},
 			{"Put over old ones", put}, {"One write in ten", mixed10}, {"One write in two", mixed50},
 		} {
-			s.cells = append(s.cells, calls(t.table, d.String(), caches, d, t.work))
+			s.cells = append(s.cells, calls(t.table, d.String(), peers, d, t.work))
 		}
 	}
 	return s
@@ -357,6 +364,24 @@ func defaultsSuite(p profile) suite {
 		}
 		s.cells = append(s.cells, cell{table: s.title, column: d.String(), unit: "Puts/s", do: "minute",
 			peers: peers, data: d, work: w})
+	}
+	return s
+}
+
+// millionDefaultsSuite is defaultsSuite for more memories, with one goroutine and with two, and in batches.
+func millionDefaultsSuite(p profile) suite {
+	samples := min(p.samples, 20)
+	s := suite{name: "million-defaults", extra: true, title: "Overwriting a million memories with default options",
+		note: fmt.Sprintf("As above, for %d s each. Of batches, a Put in 64 waits for all 64.", samples)}
+	d := p.sized(1_000_000, 256)
+	for _, g := range []int{1, 2} {
+		w := workload{IDs: "random", WriteEvery: 1, Goroutines: g, Samples: samples, Turn: time.Second}
+		if p.name == "tiny" {
+			w.Turn = p.turn
+		}
+		s.cells = append(s.cells, cell{table: s.title, column: d.String() + ", " + goroutines(g), unit: "Puts/s",
+			do: "minute", peers: []string{"warmtier-default", "warmtier-defaults", "fastcache", "freecache"}, data: d,
+			work: w})
 	}
 	return s
 }
