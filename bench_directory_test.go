@@ -3,11 +3,12 @@
 package warmtier
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/record"
@@ -21,19 +22,6 @@ Files are in the directory of TMPDIR, and in the page cache.
 
 func directoryBenchOptions() *Options {
 	return &Options{SyncInterval: -1, Maintenance: MaintenanceOptions{Disabled: true}}
-}
-
-// turns holds the times of things done by turns.
-type turns map[string][]time.Duration
-
-func (t turns) take(name string, fn func()) {
-	start := time.Now()
-	fn()
-	t[name] = append(t[name], time.Since(start))
-}
-
-func (t turns) report(b *testing.B, what, than, unit string) {
-	b.ReportMetric(float64(median(t[what]))/float64(median(t[than])), unit)
 }
 
 // readAndChecksum reads the records of the segment files in dir on one core, and checks them.
@@ -159,6 +147,102 @@ func BenchmarkDirectoryCalls(b *testing.B) {
 		b.ReportMetric(float64(median(times[call+" directory"]).Nanoseconds())/float64(z.n), call+"-ns")
 		times.report(b, call+" directory", call+" memory", call+"-x-memory")
 	}
+}
+
+// BenchmarkDirectoryCompact compacts stores of which a random half is dead, by turns in memory and in a directory.
+//
+//	memory-ms, directory-ms  medians of the turns
+//	x-memory                 of these
+//	flush-ms                 files of as many bytes as were live, written with pwrite in pieces of 64 KiB and flushed
+//	flush-x                  directory-ms over it
+func BenchmarkDirectoryCompact(b *testing.B) {
+	z := inShort(benchSize{5000, 1024}, benchSize{1_000_000, 1024})
+	stores := map[string]*halfDead{}
+	for _, kind := range []string{"memory", "directory"} {
+		dir := ""
+		if kind == "directory" {
+			dir = b.TempDir()
+		}
+		s, err := Open(dir, directoryBenchOptions())
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer closeBench(b, s)
+		stores[kind] = &halfDead{Store: s, benchSize: z, content: make([]byte, z.content)}
+	}
+	times := turns{}
+	for b.Loop() {
+		for _, kind := range []string{"memory", "directory"} {
+			h := stores[kind]
+			h.prepare(b)
+			if err := h.Sync(); err != nil { // what was written before is not the compaction's to flush
+				b.Fatal(err)
+			}
+			times.take(kind, func() {
+				if _, err := h.Compact(context.Background()); err != nil {
+					b.Fatal(err)
+				}
+			})
+		}
+		live := stores["directory"].Stats().LiveBytes
+		times.take("flush", func() { writeFile(b, filepath.Join(b.TempDir(), "plain"), live, chunkSize, true) })
+	}
+	for kind := range times {
+		b.ReportMetric(median(times[kind]).Seconds()*1e3, kind+"-ms")
+	}
+	times.report(b, "directory", "memory", "x-memory")
+	times.report(b, "directory", "flush", "flush-x")
+}
+
+// writeFile writes a file of so many bytes, a piece at a time, and flushes it in the end if that is asked for.
+func writeFile(b *testing.B, name string, size int64, piece int, flush bool) {
+	b.Helper()
+	f, err := os.Create(name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	content := make([]byte, piece)
+	for at := int64(0); at < size; at += int64(piece) {
+		if _, err := f.WriteAt(content, at); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if flush {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close(), os.Remove(name)); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkDirectoryLarge times Put of new contents of 16 KiB in a directory, by turns with a pwrite of as much into a
+// file, all of it in the page cache and not flushed.
+//
+//	put-µs, pwrite-µs, x-pwrite  of one, medians of the turns
+func BenchmarkDirectoryLarge(b *testing.B) {
+	n, size := inShort(100, 20_000), 16<<10
+	content, times := make([]byte, size), turns{}
+	for b.Loop() {
+		times.take("pwrite", func() { writeFile(b, filepath.Join(b.TempDir(), "plain"), int64(n*size), size, false) })
+		dir := b.TempDir()
+		s, err := Open(dir, directoryBenchOptions())
+		if err != nil {
+			b.Fatal(err)
+		}
+		times.take("put", func() {
+			for i := range n {
+				putBench(b, s, content, i)
+			}
+		})
+		closeBench(b, s)
+		if err := os.RemoveAll(dir); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for what := range times {
+		b.ReportMetric(median(times[what]).Seconds()*1e6/float64(n), what+"-µs")
+	}
+	times.report(b, "put", "pwrite", "x-pwrite")
 }
 
 // BenchmarkFaultGuard times the fault guard alone, around a copy of 512 B: each call on a directory

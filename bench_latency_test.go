@@ -114,6 +114,7 @@ func (p *latencyPair) results() map[string]float64 {
 //	p50-ns …     while a compaction runs
 //	off-p50-ns … without one
 //	p50-x …      with / without, of two windows side by side
+//	worst-ms …   the longest read of all windows with one, off-worst-ms of all without
 //	timer-ns     what the timing alone adds to each figure (p50 of an empty call)
 //
 // The time per op is that of one pair of windows, and means nothing.
@@ -161,6 +162,8 @@ func benchLatency(b *testing.B, z benchSize, call string, workers int) {
 			m.add(q.name+"-x", on[q.name]/off[q.name])
 		}
 	}
+	b.ReportMetric(slices.Max(m["max-ns"])/1e6, "worst-ms")
+	b.ReportMetric(slices.Max(m["off-max-ns"])/1e6, "off-worst-ms")
 	m.report(b)
 	calls := 0
 	p.lat.window(b, func() error { calls++; return nil }, func() bool { return calls > 1_000_000 })

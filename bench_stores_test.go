@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 )
 
 // benchSize is the size of a store.
@@ -215,4 +216,17 @@ func median[T ~int64 | ~float64](values []T) T {
 	slices.Sort(values)
 	n := len(values)
 	return (values[(n-1)/2] + values[n/2]) / 2
+}
+
+// turns holds the times of things done by turns.
+type turns map[string][]time.Duration
+
+func (t turns) take(name string, fn func()) {
+	start := time.Now()
+	fn()
+	t[name] = append(t[name], time.Since(start))
+}
+
+func (t turns) report(b *testing.B, what, than, unit string) {
+	b.ReportMetric(float64(median(t[what]))/float64(median(t[than])), unit)
 }
