@@ -231,11 +231,17 @@ func (wk *worker) write(i int, id string) error {
 	wk.moved += moved
 	if compacted {
 		wk.compacted++
-		if wk.due.Load() {
-			wk.stop.Store(true)
-		}
+	}
+	if wk.due.Load() && (compacted || wk.owesNothing()) {
+		wk.stop.Store(true)
 	}
 	return err
+}
+
+// owesNothing reports whether so many memories were overwritten without a compaction that none is to be expected: of
+// ids that are written in the same order over and over whole segments die, and leave by themselves.
+func (wk *worker) owesNothing() bool {
+	return wk.compacted == 0 && wk.writes*int64(wk.Goroutines) >= 2*int64(wk.contents.N)
 }
 
 func (t *turn) sum(workers []*worker) reply {
