@@ -243,6 +243,7 @@ func (c *checkpoint) linkSealed(ctx context.Context) error {
 		if !c.d.pinFlushed(seg) {
 			continue
 		}
+		_ = c.d.s.hooks.fire(pointCheckpointPinned)
 		err := c.d.settleState(seg)
 		if err == nil {
 			err = c.link(seg)
@@ -266,15 +267,20 @@ func (d *disk) pinFlushed(seg *segment) bool {
 	return true
 }
 
-// settleState makes durable what the last flush of seg wrote into its header. REQUIRES: seg is sealed and clean, and
-// no lane resumes it.
+// settleState makes durable what the last flush of seg wrote into its header. A segment may have left the store since
+// it was pinned, and its file, which cannot be synced then: nothing in it has to be durable any more. REQUIRES: seg is
+// sealed and clean, and no lane resumes it.
 func (d *disk) settleState(seg *segment) (err error) {
 	defer d.s.catchFault(armFaults(), &err)
 	if !seg.inFile.stateUnsynced.Load() {
 		return nil
 	}
 	if err := seg.syncHeader(); err != nil {
-		return d.s.failSync(fmt.Errorf("%s: %w", seg.name(), err))
+		err = fmt.Errorf("%s: %w", seg.name(), err)
+		if !seg.inFile.committed.Load() {
+			return err
+		}
+		return d.s.failSync(err)
 	}
 	seg.inFile.stateUnsynced.Store(false)
 	return nil

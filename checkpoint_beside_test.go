@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -161,4 +162,45 @@ func TestCheckpoint_BesideClose(t *testing.T) {
 	require.ErrorIs(t, s.Checkpoint(context.Background(), to), ErrClosed)
 	require.NoError(t, <-closed)
 	require.NoDirExists(t, filepath.Dir(to))
+}
+
+// Goal: what leaves the store while a checkpoint is about to sync its header fails neither: the file is gone, and with
+// it what the sync was for.
+func TestCheckpoint_SegmentLeavesBeforeItsHeaderIsSynced(t *testing.T) {
+	for name, leave := range map[string]func(t *testing.T, s *Store){
+		"compaction": func(t *testing.T, s *Store) { mustCompact(t, s) },
+		"clear": func(t *testing.T, s *Store) {
+			require.NoError(t, s.Clear())
+			s.clearing.Lock() // its files go in the background
+			defer s.clearing.Unlock()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := fastDir(t)
+			s := openDir(t, filepath.Join(root, "store"), quietly())
+			fill(t, s, 0, 200, 1000)
+			require.NoError(t, s.Sync())
+			deleteWhere(t, s, 0, 200, odd)
+			require.NoError(t, s.Put("kept", []byte("kept")))
+			left := 0
+			s.hooks.at = doAt(pointCheckpointPinned, 1, func() {
+				before := s.segments.all()
+				leave(t, s)
+				for _, seg := range before {
+					if _, err := s.disk.fs.StatFile(seg.name()); errors.Is(err, fs.ErrNotExist) {
+						left++
+					}
+				}
+			})
+			to := filepath.Join(root, "copy")
+			require.NoError(t, s.Checkpoint(t.Context(), to))
+			require.Positive(t, left)
+			require.NoError(t, s.Put("more", nil))
+			require.NoError(t, s.Sync())
+			closeIntact(t, s)
+			c := openDir(t, to, quietly())
+			require.Equal(t, name == "compaction", c.Has("kept"))
+			closeIntact(t, c)
+		})
+	}
 }

@@ -15,7 +15,7 @@ var checkpointFaults = []fault{
 	{
 		name: "checkpoint's manifest comes before the names", file: "checkpoint.go",
 		old: "if err := c.to.Sync(); err != nil { // the names", new: "if err := stopped(ctx); err != nil { // the names",
-		test: "TestCheckpoint_EveryCall",
+		test: "TestCheckpoint_UndoneNotDurably",
 	},
 	{
 		name: "unfinished checkpoint does not say so", file: "checkpoint.go",
@@ -44,6 +44,11 @@ var checkpointFaults = []fault{
 		test: "TestCheckpoint_UndoneNotDurably",
 	},
 	{
+		name: "checkpoint fails over what has left", file: "checkpoint.go",
+		old: "if !seg.inFile.committed.Load() {", new: "if false {",
+		test: "TestCheckpoint_SegmentLeavesBeforeItsHeaderIsSynced",
+	},
+	{
 		name: "lane resumes a linked segment", file: "lane.go",
 		old: "if seg.inFile.linked.Load() {", new: "if false {",
 		test: "TestLinked_NotGivenBackByCompaction",
@@ -65,17 +70,17 @@ var checkpointFaults = []fault{
 	},
 	{
 		name: "checkpoints leave a trail", file: "stats.go",
-		old: "if seg.isUnfilled() {", new: "if false {",
+		old: "case seg.isUnfilled():", new: "case false:",
 		test: "TestCheckpoint_LeavesNoTrail",
 	},
 	{
 		name: "nobody waits for room that checkpoints leave", file: "stats.go",
-		old: "z.DeadBytes + z.ExpiredBytes + z.unfilled }", new: "z.DeadBytes + z.ExpiredBytes }",
+		old: "z.DeadBytes + z.ExpiredBytes + z.unfilled +", new: "z.DeadBytes + z.ExpiredBytes +",
 		test: "TestUnfilled_PutWaitsForIt",
 	},
 	{
 		name: "room counts that merging does not give back", file: "stats.go",
-		old: "room+kept-targetsFor(kept, size)*size", new: "room+size-size",
+		old: "m.room+m.kept-targetsFor(m.kept, size)*size", new: "m.room",
 		test: "TestUnfilled_LittleToGive",
 	},
 	{

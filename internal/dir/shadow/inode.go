@@ -5,6 +5,7 @@ package shadow
 import (
 	"bytes"
 	"encoding/binary"
+	"io/fs"
 	"maps"
 	"slices"
 
@@ -195,6 +196,9 @@ func (m *mapping) Sync(head, tail int) error {
 		return err
 	}
 	defer m.d.Mu.Unlock()
+	if m.d.Files[m.name] != m.file { // which the real one looks for, to see how long it is
+		return &fs.PathError{Op: "stat", Path: m.name, Err: fs.ErrNotExist}
+	}
 	if !skipped { // what lies between was not asked for
 		m.file.sync(0, head)
 		m.file.sync(tail, size)

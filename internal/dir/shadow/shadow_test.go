@@ -3,6 +3,7 @@
 package shadow
 
 import (
+	"io/fs"
 	"slices"
 	"syscall"
 	"testing"
@@ -37,7 +38,7 @@ func TestShadow_Crash(t *testing.T) {
 	after = d.Crash(Loss{Sector: second, Operation: waits}).Files["a"].Current
 	require.Equal(t, []byte{1, 3}, []byte{after[0], after[SectorSize]})
 
-	require.NoError(t, d.Rename("a", "b"))
+	require.NoError(t, f.Rename("b"))
 	require.Contains(t, d.Crash(Loss{Sector: drop, Operation: waits}).Files, "a")
 	require.NotContains(t, d.Crash(Loss{Sector: drop, Operation: waits}).Files, "b")
 	require.Contains(t, d.Crash(Loss{Sector: drop, Operation: happened}).Files, "b")
@@ -53,6 +54,8 @@ func TestShadow_Crash(t *testing.T) {
 	require.NoError(t, f.Sync(4*SectorSize, 4*SectorSize))
 	require.Equal(t, byte(0), d.Crash(Loss{Sector: keep, Operation: happened}).Files["b"].Current[SectorSize],
 		"lost by a failed sync")
+	require.NoError(t, d.Remove("b"))
+	require.ErrorIs(t, f.Sync(4*SectorSize, 4*SectorSize), fs.ErrNotExist)
 	require.NoError(t, f.Close())
 	require.Zero(t, d.Mappings)
 }
