@@ -71,7 +71,13 @@ func TestVerify_FindsWhatIsWrong(t *testing.T) {
 		{"slot that leads to no segment", "no such segment", wreckSlot(func(w slot) slot { return w | 1<<(locationBits-1) })},
 		{"slot with another tag", "its slot is in shard", wreckSlot(func(w slot) slot { return w ^ 1<<tagShift })},
 		{"slot of another memory", "its slot is in shard", func(t *testing.T, s *Store) func() {
-			other := slotOf(t, s, idOf(8))
+			n := 8 // of another shard: in the same one its id would have two slots
+			for mine, _ := s.place(idOf(7)); ; n++ {
+				if other, _ := s.place(idOf(n)); other != mine {
+					break
+				}
+			}
+			other := slotOf(t, s, idOf(n))
 			return wreckSlot(func(slot) slot { return other })(t, s)
 		}},
 		{"slot of an older version", "live bytes: ", func(t *testing.T, s *Store) func() {
