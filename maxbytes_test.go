@@ -82,6 +82,16 @@ func TestMaxBytes_NeverOverNeverRefused(t *testing.T) {
 	}
 }
 
+// Goal: the budget is there to the last byte, and not one more.
+func TestMaxBytes_ClaimedToTheLast(t *testing.T) {
+	m := mapper{limit: 100}
+	require.NoError(t, m.claim(60))
+	require.ErrorIs(t, m.claim(41), errOverBudget)
+	require.NoError(t, m.claim(40))
+	require.ErrorIs(t, m.claim(1), errOverBudget)
+	require.Equal(t, int64(100), m.bytes.Load())
+}
+
 // Goal: options that cannot work are refused, with the least that would do.
 func TestMaxBytes_TooSmall(t *testing.T) {
 	for _, c := range []struct {

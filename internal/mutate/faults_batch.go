@@ -9,7 +9,7 @@ var batchFaults = []fault{
 	},
 	{
 		name: "batch forgets a moment", file: "application.go",
-		old: "if d.deadline = w.until; w.ttl > 0 {", new: "if w.ttl > 0 {",
+		old: "d.deadline = w.until", new: "_ = w.until",
 		test: "TestApply_PutUntil",
 	},
 	{

@@ -15,7 +15,7 @@ var directoryFaults = []fault{
 	{
 		name: "no room for names", file: "reserve.go",
 		old: "[]int{nameSpare, manifestSpare}", new: "[]int{}",
-		test: "TestShrink_",
+		test: "TestShrink_NoSpaceForNames",
 	},
 	{
 		name: "larger spare before others", file: "spares.go",
@@ -91,7 +91,7 @@ var directoryFaults = []fault{
 	{
 		name: "failed flush forgotten", file: "sync.go",
 		old: "return *err\n", new: "return nil\n",
-		test: "TestPower_EveryCallFails/sync",
+		test: "TestRecover_FailedSyncOfDirectory",
 	},
 	{
 		name: "directory gone unnoticed", file: "sync.go",
@@ -142,7 +142,7 @@ var directoryFaults = []fault{
 	{
 		name: "file that is newer than the manifest", file: "candidates.go",
 		old: "case ours && c.isNewer(m):", new: "case false:",
-		test: "TestCopies_FilesOfTwoMoments",
+		test: "TestCandidate_Outcomes",
 	},
 	{
 		name: "end of a closed segment not compared", file: "candidates.go",
@@ -190,8 +190,8 @@ var directoryFaults = []fault{
 		test: "TestRepair_UnlistedAfterClose",
 	},
 	{
-		name: "file with two names resumed", file: "settle.go",
-		old: " && !f.linked {", new: " {",
+		name: "unsealed file with two names opened elsewhere", file: "origin.go",
+		old: "r.elsewhere && f.seg.inFile.linked.Load() && !f.state.Sealed", new: "false",
 		test: "TestOrigin_HardLinks",
 	},
 	{

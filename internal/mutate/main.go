@@ -32,7 +32,7 @@ const testLimit = 3 * time.Minute
 func main() {
 	names := os.Args[1:]
 	var chosen []fault
-	for _, f := range slices.Concat(faults, directoryFaults, batchFaults, checkpointFaults) {
+	for _, f := range allFaults() {
 		if len(names) == 0 || slices.ContainsFunc(names, func(n string) bool { return strings.Contains(f.name, n) }) {
 			chosen = append(chosen, f)
 		}
@@ -41,6 +41,10 @@ func main() {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(1)
 	}
+}
+
+func allFaults() []fault {
+	return slices.Concat(faults, directoryFaults, batchFaults, checkpointFaults)
 }
 
 func run(chosen []fault) error {
@@ -97,7 +101,7 @@ func passesWithout(scratch string, chosen []fault) error {
 			return fmt.Errorf("without a fault: %w\n%s", err, out)
 		}
 		for _, test := range list {
-			if !strings.Contains(out, "--- PASS: "+test) {
+			if !strings.Contains(out, "--- PASS: "+test+" (") {
 				return fmt.Errorf("there is no test %s, or it was skipped", test)
 			}
 		}
