@@ -105,8 +105,8 @@ var checkpointFaults = []fault{
 	},
 	{
 		name: "Close does not wait for an import", file: "warmtier.go",
-		old:  "s.importing.Lock() // one that",
-		new:  "s.lifeMu.Lock()\n\ts.closing = true\n\ts.lifeMu.Unlock()\n\ts.importing.Lock() // one that",
+		old:  "s.importing <- struct{}{} // one that",
+		new:  "s.lifeMu.Lock()\n\ts.closing = true\n\ts.lifeMu.Unlock()\n\ts.importing <- struct{}{} // one that",
 		test: "TestImport_BesideClose",
 	},
 	{
