@@ -14,6 +14,7 @@ import (
 
 	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/dir/shadow"
+	"github.com/warmtier/warmtier/internal/layout"
 )
 
 /*
@@ -188,4 +189,75 @@ func TestLack_Process(t *testing.T) {
 			require.NoError(t, err, out)
 		})
 	}
+}
+
+// Goal: what cannot be read while a directory is opened is an error, and no damage: nothing is repaired or begun anew
+// for it, and the next Open finds what was there.
+func TestLack_WhileOpening(t *testing.T) {
+	t.Parallel()
+	for name, state := range map[string]func(t *testing.T, d *shadow.FS) *shadow.FS{
+		"closed": func(t *testing.T, d *shadow.FS) *shadow.FS {
+			s := unsyncedStore(t, d, true, hooks{})
+			closeShadow(t, s, d)
+			return d
+		},
+		"killed": func(t *testing.T, d *shadow.FS) *shadow.FS {
+			s := unsyncedStore(t, d, true, hooks{})
+			killed := d.Kill()
+			closeShadow(t, s, d)
+			return killed
+		},
+		"no manifest": func(t *testing.T, d *shadow.FS) *shadow.FS {
+			s := unsyncedStore(t, d, true, hooks{})
+			closeShadow(t, s, d)
+			require.NoError(t, d.Remove(layout.ManifestName))
+			return d
+		},
+	} {
+		for _, repair := range []bool{false, true} {
+			if name == "no manifest" && !repair {
+				continue // no store opens
+			}
+			t.Run(fmt.Sprintf("%s/repair=%t", name, repair), func(t *testing.T) {
+				was := state(t, newShadow())
+				opts := shadowOptions()
+				opts.Repair = repair
+				d := was.Kill()
+				s := shadowStore(t, d, opts)
+				want := contentsOf(t, s)
+				require.NotEmpty(t, want)
+				closeShadow(t, s, d)
+				for nth, met := 1, true; met; nth++ {
+					met = openFailing(t, was.Kill(), opts, nth, want)
+				}
+			})
+		}
+	}
+}
+
+// openFailing opens d while its nth look at a file or at names fails, then without a fault, and reports whether there
+// was such a look.
+func openFailing(t *testing.T, d *shadow.FS, opts *Options, nth int, want map[string][]byte) (met bool) {
+	t.Helper()
+	left := 0
+	d.Fault = func(kind shadow.Kind, _ string) error {
+		if kind != shadow.CallNames && kind != shadow.CallOpen && kind != shadow.CallReadFile {
+			return nil
+		}
+		if left++; left != nth {
+			return nil
+		}
+		met = true
+		return syscall.EIO
+	}
+	s, err := openShadow(d, opts, hooks{hash: fixedHash})
+	d.Fault = nil
+	if err != nil {
+		require.ErrorIs(t, err, syscall.EIO, "look %d", nth)
+		require.NoError(t, released(d, s))
+		s = shadowStore(t, d, opts)
+	}
+	require.Equal(t, want, contentsOf(t, s), "look %d", nth)
+	closeShadow(t, s, d)
+	return met
 }

@@ -65,8 +65,10 @@ func (v *salvage) keepBoot(boot [16]byte) { v.r.s.disk.boot = boot }
 func (v *salvage) replaceManifest(damage *CorruptError) (err error) {
 	r, d := v.r, v.r.s.disk
 	if r.manifest, err = r.manifestOfHint(); err != nil {
-		damage.Reason += "; it cannot be replaced: " + err.Error()
-		return damage
+		if errors.Is(err, fs.ErrNotExist) { // the hint: a caller would take it for the store
+			err = errors.New(err.Error())
+		}
+		return fmt.Errorf("%w; it cannot be replaced: %w", damage, err)
 	}
 	d.store = r.manifest.Store
 	r.s.opts.Logger.Error("repair takes the list of segments from the hint", "error", damage)

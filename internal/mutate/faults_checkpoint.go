@@ -111,7 +111,7 @@ var checkpointFaults = []fault{
 	},
 	{
 		name: "import that fails deletes what others have stored", file: "import.go",
-		old: "d.condition = &condition{wanted: v}", new: "_ = v",
+		old: "d.condition = condition{asked: true, wanted: v}", new: "_ = v",
 		test: "TestImport_Undone",
 	},
 	{

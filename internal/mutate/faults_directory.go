@@ -3,6 +3,18 @@ package main
 // directoryFaults are mistakes in what is written to a directory, and in what the next Open makes of it.
 var directoryFaults = []fault{
 	{
+		name: "manifest that cannot be read is damage", file: "recover.go",
+		old: "\tif err != nil {\n\t\treturn false, err\n\t}\n\tm, whole, err",
+		new: "\tif err != nil {\n\t\treturn r.withoutManifest(err.Error())\n\t}\n\tm, whole, err",
+		test: "TestLack_WhileOpening",
+	},
+	{
+		name: "names that cannot be listed are none", file: "recover.go",
+		old:  "names, err := d.fs.Names()\n\tif err != nil {\n\t\treturn false, err\n\t}\n\tif highestID",
+		new:  "names, _ := d.fs.Names()\n\tif highestID",
+		test: "TestLack_WhileOpening",
+	},
+	{
 		name: "spare for one manifest", file: "spares.go",
 		old: "return max(size, 2*size-int(d.spares.manifest.Load()))", new: "return size",
 		test: "TestShrink_ManySegments",
