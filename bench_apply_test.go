@@ -6,8 +6,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkApply overwrites memories of 256 bytes at random, in a store with default options, by turns one by one and in
-// batches of 64.
+// BenchmarkApply overwrites memories of 256 bytes at random, in a store with default options, by turns one by one and
+// in batches of 64.
 //
 //	puts-µs, batch-µs  of 64 writes, medians of the turns
 //	puts-x-batch       of these

@@ -300,7 +300,8 @@ func (w *versionedWriter) write(calls int, conditional bool) error {
 	w.from, w.to = w.to, w.to+calls
 	for i := w.from; i < w.to; i++ {
 		at := i % w.n
-		v, err := w.versions[at], error(nil)
+		v := w.versions[at]
+		var err error
 		if conditional {
 			v, err = w.PutIf(w.uniform.at(at), w.content, v)
 		} else {

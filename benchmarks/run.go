@@ -239,9 +239,10 @@ func (wk *worker) write(i int, id string) error {
 }
 
 // owesNothing reports whether so many memories were overwritten without a compaction that none is to be expected: of
-// ids that are written in the same order over and over whole segments die, and leave by themselves.
+// ids that are written in the same order over and over whole segments die, and leave by themselves. A store of a few
+// segments compacts less often.
 func (wk *worker) owesNothing() bool {
-	return wk.compacted == 0 && wk.writes*int64(wk.Goroutines) >= 2*int64(wk.contents.N)
+	return wk.compacted == 0 && wk.writes*int64(wk.Goroutines) >= max(100_000, 2*int64(wk.contents.N))
 }
 
 func (t *turn) sum(workers []*worker) reply {
