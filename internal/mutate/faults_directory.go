@@ -4,8 +4,8 @@ package main
 var directoryFaults = []fault{
 	{
 		name: "manifest that cannot be read is damage", file: "recover.go",
-		old: "\tif err != nil {\n\t\treturn false, err\n\t}\n\tm, whole, err",
-		new: "\tif err != nil {\n\t\treturn r.withoutManifest(err.Error())\n\t}\n\tm, whole, err",
+		old:  "\tif err != nil {\n\t\treturn false, err\n\t}\n\tm, whole, err",
+		new:  "\tif err != nil {\n\t\treturn r.withoutManifest(err.Error())\n\t}\n\tm, whole, err",
 		test: "TestLack_WhileOpening",
 	},
 	{
