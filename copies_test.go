@@ -3,6 +3,7 @@
 package warmtier
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -177,6 +178,50 @@ func TestCopies_FilesOfTwoMoments(t *testing.T) {
 		}
 	}
 	t.Log(counts)
+}
+
+// A segment of an earlier moment of one Open, put back after a kill, is known by its file alone: it fits the manifest.
+func TestCopies_SegmentOfEarlier(t *testing.T) {
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	fill(t, s, 0, 20, 1000)
+	require.NoError(t, s.Sync())
+	older := d.Kill()
+	fill(t, s, 20, 40, 1000)
+	require.NoError(t, s.Sync())
+	newer := d.Kill()
+	closeShadow(t, s, d)
+	replaced := 0
+	for name, f := range older.Files {
+		_, isSegment := layout.ParseSegmentFileName(name)
+		if now := newer.Files[name]; !isSegment || now == nil || bytes.Equal(f.Current, now.Current) {
+			continue
+		}
+		mixed := newer.Kill()
+		mixed.Replace(name, older)
+		_, err := openShadow(mixed, shadowOptions(), hooks{hash: fixedHash})
+		require.ErrorIs(t, err, ErrCopied, name)
+		replaced++
+	}
+	require.Positive(t, replaced)
+}
+
+// A repair takes a copy of a store that was killed as it is: the user has asked for what can be had.
+func TestCopies_Repaired(t *testing.T) {
+	d := newShadow()
+	s := shadowStore(t, d, shadowOptions())
+	fill(t, s, 0, 40, 1000)
+	require.NoError(t, s.Sync())
+	want := contentsOf(t, s)
+	copied := d.StartCopy(func([]string) {}).End()
+	closeShadow(t, s, d)
+	_, err := openShadow(copied.Kill(), shadowOptions(), hooks{hash: fixedHash})
+	require.ErrorIs(t, err, ErrCopied)
+	opts := shadowOptions()
+	opts.Repair = true
+	s = shadowStore(t, copied, opts)
+	require.Equal(t, want, contentsOf(t, s))
+	closeShadow(t, s, copied)
 }
 
 // A hint of another moment is not believed, whatever the segments are like.

@@ -3,6 +3,16 @@ package main
 // directoryFaults are mistakes in what is written to a directory, and in what the next Open makes of it.
 var directoryFaults = []fault{
 	{
+		name: "segment of another file is believed", file: "origin.go",
+		old: "if r.isOther(c.listed.File, c.file.ID) && !r.elsewhere", new: "if false && !r.elsewhere",
+		test: "TestCopies_SegmentOfEarlier",
+	},
+	{
+		name: "no copy is repaired", file: "origin.go",
+		old: "r.s.opts.AfterPowerLoss || r.salvage != nil", new: "r.s.opts.AfterPowerLoss",
+		test: "TestCopies_Repaired",
+	},
+	{
 		name: "manifest that cannot be read is damage", file: "recover.go",
 		old:  "\tif err != nil {\n\t\treturn false, err\n\t}\n\tm, whole, err",
 		new:  "\tif err != nil {\n\t\treturn r.withoutManifest(err.Error())\n\t}\n\tm, whole, err",
