@@ -443,26 +443,3 @@ func countName(n int) string {
 	}
 	return s
 }
-
-// hitSuite replays traces against caches that evict.
-func hitSuite(traces string) suite {
-	s := suite{name: "hits", extra: true, title: "Share of hits of caches that evict", note: "Traces asked of an empty " +
-		"cache, in their order; what is missing is stored. Each has room for a share of all ids and contents: warmtier as " +
-		"MaxBytes, which bounds everything it takes, the others as the bound of ids and contents that they have. " +
-		"Contents have 256 B where a trace has no sizes (oltp, scarab, p3). Freecache takes no content over 1/1024 of " +
-		"its room, bigcache none over a sixteenth."}
-	for _, t := range []struct{ table, file string }{
-		{"Content server (adapt_size)", "adapt_size.txt.gz"},
-		{"Virtual machine (cloudphysics)", "cloudphysics.csv.gz"},
-		{"Database (oltp)", "oltp.gz"},
-		{"Recommendations (scarab)", "scarab.xz"},
-		{"Workstation (p3)", "p3.gz"},
-	} {
-		for _, share := range []int{5, 10, 20} {
-			s.cells = append(s.cells, cell{table: t.table, column: strconv.Itoa(share) + " %", unit: "% hits",
-				do: "hits", peers: bounded, data: dataset{Sizes: t.file, Traces: traces, Share: share, Empty: true},
-				work: workload{IDs: "trace"}})
-		}
-	}
-	return s
-}
