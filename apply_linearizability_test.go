@@ -14,32 +14,36 @@ import (
 )
 
 /*
-Goal: of calls that write each sees all of a batch or none of it, with compactions running, succeeding and failing.
+Goal: of calls that write each sees all of a batch or none of it, with compactions running, succeeding and failing, and
+with kills.
 
-Method: histories of calls that write, to a few ids of one group: batches with and without checks, Puts, PutIfs and
-Deletes. Whether a check holds says what a call has seen, of all ids of its group at once. Reads, which may see some
-of a batch before the rest, are left out here: TestLinearizable has them, and batches, id by id.
+Method: histories of calls that write, to a few ids of one group: batches with and without checks, Puts, PutIfs,
+Updates and Deletes. Whether a check holds says what a call has seen, of all ids of its group at once. Reads, which may
+see some of a batch before the rest, are left out here: TestLinearizable has them, and batches, id by id.
 */
 
-const groupIDs = 3
+const (
+	groupIDs = 3
+	groups   = 4
+)
 
 // groupCall is a call that writes to ids of a group, if they have the versions that it wants.
 type groupCall struct {
-	group   int
-	write   [groupIDs]uint64 // what it stores: a version, removed, or 0 for nothing
-	checked [groupIDs]bool
-	wanted  [groupIDs]uint64
+	Group   int
+	Write   [groupIDs]uint64 // what it stores: a version, removed, or 0 for nothing
+	Checked [groupIDs]bool
+	Wanted  [groupIDs]uint64
 }
 
 const removed = 1<<64 - 1
 
 // oneGroup is the promise of the store about one group; its state is the version of each id. The output of a call says
-// whether it wrote.
+// whether it wrote, and is nil where nobody knows.
 var oneGroup = porcupine.Model{
 	Partition: func(history []porcupine.Operation) (parts [][]porcupine.Operation) {
 		byGroup := map[int][]porcupine.Operation{}
 		for _, op := range history {
-			group := op.Input.(groupCall).group
+			group := op.Input.(groupCall).Group
 			byGroup[group] = append(byGroup[group], op)
 		}
 		for _, part := range byGroup {
@@ -51,13 +55,17 @@ var oneGroup = porcupine.Model{
 	Step: func(state, in, out any) (bool, any) {
 		versions, call := state.([groupIDs]uint64), in.(groupCall)
 		holds := true
-		for i, checked := range call.checked {
-			holds = holds && (!checked || versions[i] == call.wanted[i])
+		for i, checked := range call.Checked {
+			holds = holds && (!checked || versions[i] == call.Wanted[i])
 		}
-		if wrote := out.(bool); wrote != holds || !wrote {
+		wrote, known := out.(bool)
+		if !known {
+			wrote = holds
+		}
+		if wrote != holds || !wrote {
 			return wrote == holds, versions
 		}
-		for i, v := range call.write {
+		for i, v := range call.Write {
 			switch v {
 			case 0:
 			case removed:
@@ -80,48 +88,78 @@ func (h *historian) look(group int) (found [groupIDs]seen, err error) {
 	return found, err
 }
 
-// writeGroup makes one random call, and returns it as an operation.
-func (h *historian) writeGroup(client, n int, rng *rand.Rand) (op porcupine.Operation, err error) {
+// planGroup returns a random call, and a function that makes it. That returns the call again, since an Update learns
+// what it has found when it is made.
+func (h *historian) planGroup(client, n int, rng *rand.Rand) (groupCall, func() (groupCall, error), error) {
 	version := batchVersion(client, n)
-	call := groupCall{group: rng.IntN(4)}
-	found, err := h.look(call.group)
+	call := groupCall{Group: rng.IntN(groups)}
+	found, err := h.look(call.Group)
 	if err != nil {
-		return op, err
+		return call, nil, err
 	}
 	one := rng.IntN(groupIDs)
-	id := idOf(call.group*groupIDs + one)
-	op = porcupine.Operation{ClientId: client, Call: h.clock.Add(1)}
-	switch rng.IntN(8) {
+	id := idOf(call.Group*groupIDs + one)
+	var do func() error
+	switch rng.IntN(9) {
 	case 0:
-		call.write[one] = version
-		err = h.s.Put(id, versionContent(version))
+		call.Write[one] = version
+		do = func() error { return h.s.Put(id, versionContent(version)) }
 	case 1:
-		call.write[one] = removed
-		_, err = h.s.Delete(id)
+		call.Write[one] = removed
+		do = func() error {
+			_, err := h.s.Delete(id)
+			return err
+		}
 	case 2:
-		call.write[one], call.checked[one], call.wanted[one] = version, true, found[one].content
-		_, err = h.s.PutIf(id, versionContent(version), found[one].store)
+		call.Write[one], call.Checked[one], call.Wanted[one] = version, true, found[one].content
+		do = func() error {
+			_, err := h.s.PutIf(id, versionContent(version), found[one].store)
+			return err
+		}
+	case 3:
+		call.Write[one] = version
+		return call, func() (groupCall, error) {
+			made := call
+			made.Checked[one] = true
+			return made, h.s.Update(id, func(content []byte, exists bool) (_ []byte, err error) {
+				if made.Wanted[one] = 0; exists {
+					made.Wanted[one], err = versionOf(content)
+				}
+				return versionContent(version), err
+			})
+		}, nil
 	default:
 		var b Batch
 		check := rng.IntN(4) > 0
 		for i := range groupIDs {
-			id := idOf(call.group*groupIDs + i)
-			if call.checked[i] = check; check {
-				call.wanted[i] = found[i].content
+			id := idOf(call.Group*groupIDs + i)
+			if call.Checked[i] = check; check {
+				call.Wanted[i] = found[i].content
 				b.Check(id, found[i].store)
 			}
 			switch rng.IntN(6) {
 			case 0: // left as it is
 			case 1:
-				call.write[i] = removed
+				call.Write[i] = removed
 				b.Delete(id)
 			default:
-				call.write[i] = version
+				call.Write[i] = version
 				b.Put(id, versionContent(version))
 			}
 		}
-		err = h.s.Apply(&b)
+		do = func() error { return h.s.Apply(&b) }
 	}
+	return call, func() (groupCall, error) { return call, do() }, nil
+}
+
+// writeGroup makes one random call, and returns it as an operation.
+func (h *historian) writeGroup(client, n int, rng *rand.Rand) (op porcupine.Operation, err error) {
+	_, do, err := h.planGroup(client, n, rng)
+	if err != nil {
+		return op, err
+	}
+	op = porcupine.Operation{ClientId: client, Call: h.clock.Add(1)}
+	call, err := do()
 	op.Return = h.clock.Add(1)
 	op.Input, op.Output = call, err == nil
 	if errors.Is(err, ErrChanged) {
@@ -191,8 +229,8 @@ func TestLinearizable_Batches(t *testing.T) {
 				refused++
 				continue
 			}
-			if call := op.Input.(groupCall); call.checked == [groupIDs]bool{true, true, true} && refused > 0 {
-				call.wanted[0]++ // the check finds a wrong answer
+			if call := op.Input.(groupCall); call.Checked == [groupIDs]bool{true, true, true} && refused > 0 {
+				call.Wanted[0]++ // the check finds a wrong answer
 				history[i].Input = call
 				require.False(t, porcupine.CheckOperations(oneGroup, history))
 				break

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -68,6 +69,10 @@ func TestDirectoryChild(t *testing.T) {
 		require.ErrorIs(t, err, fs.ErrPermission)
 	case strings.HasPrefix(scenario, "limit of "):
 		childLimits(t, dir, strings.TrimPrefix(scenario, "limit of "))
+	case strings.HasPrefix(scenario, "history "):
+		life, err := strconv.Atoi(strings.TrimPrefix(scenario, "history "))
+		require.NoError(t, err)
+		childHistory(t, dir, life)
 	case strings.HasPrefix(scenario, "lack: "):
 		childLack(t, dir, strings.TrimPrefix(scenario, "lack: "))
 	case strings.HasPrefix(scenario, "made cut: "):
