@@ -128,16 +128,18 @@ func TestDestroy_KilledHalfway(t *testing.T) {
 
 // A destruction that cannot be written down has not begun.
 func TestDestroy_NoRoomForItsNote(t *testing.T) {
-	store, err := warmtier.Open(t.TempDir(), &warmtier.Options{MaxBytes: 4 << 20})
+	store, err := warmtier.Open(t.TempDir(), &warmtier.Options{
+		MaxBytes: 4 << 20, Maintenance: warmtier.MaintenanceOptions{Disabled: true},
+	})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, store.Close()) }()
 	engine, err := olricengine.New(store, olricengine.Options{})
 	require.NoError(t, err)
 	f := fork(t, engine)
 	put(t, f, 0, long(10_000), 1)
-	for _, size := range []int{100_000, 1000, 0} {
-		for i, refused := 0, 0; refused < 100; i++ { // every lane is full then
-			if err := store.Put(fmt.Sprint("of nobody ", size, " ", i), make([]byte, size)); err != nil {
+	for stage, size := range []int{100_000, 1000, 0} {
+		for i, refused := 0, 0; refused < 100; i++ { // every lane is full then, for ids as long as a note's
+			if err := store.Put(fmt.Sprintf("%d%07d", stage, i), make([]byte, size)); err != nil {
 				require.ErrorIs(t, err, warmtier.ErrNoSpace)
 				refused++
 			}
