@@ -157,7 +157,7 @@ func textOf(raw json.RawMessage) []byte {
 // hasLoneSurrogate reports whether raw, which is JSON, escapes half of a character: decoded, it would be replaced, and
 // two ids would be one.
 func hasLoneSurrogate(raw []byte) bool {
-	unit := func(at int) rune { // of \uXXXX that begins there
+	unit := func(at int) rune { // of \u and four digits, where these begin
 		if len(raw) < at+6 || raw[at] != '\\' || raw[at+1] != 'u' {
 			return utf8.RuneError
 		}
