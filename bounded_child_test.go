@@ -85,7 +85,6 @@ func prepareRuntime() {
 }
 
 func TestBoundedChild(t *testing.T) {
-	twoProcessors(t)
 	scenario := os.Getenv(boundedVariable)
 	if scenario == "" {
 		t.Skip("is the child process of TestBounded_AddressSpace")

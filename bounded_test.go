@@ -233,7 +233,6 @@ func TestBounded_OneIDOverwritten(t *testing.T) {
 
 // What would break: growth that is bounded by a clock.
 func TestBounded_DefaultOptions(t *testing.T) {
-	twoProcessors(t) // each has two lanes, and each lane a segment
 	const memories, size = 100_000, 1000
 	n := sized(t, memories)
 	s := openTest(t, nil, hooks{})

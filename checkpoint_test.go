@@ -231,7 +231,6 @@ func TestCheckpoint_OtherFileSystem(t *testing.T) {
 // The interleaving that would break it: lanes are sealed one after the other; x goes to one that is sealed already,
 // then y to one that is not. Method: x and y are put, one after the other, when the first lane is locked.
 func TestCheckpoint_IsOneMoment(t *testing.T) {
-	twoProcessors(t)
 	var at latePoints
 	s, _, to, _ := checkpointed(t, hooks{at: at.hook})
 	require.GreaterOrEqual(t, len(s.lanes), 2)

@@ -79,7 +79,6 @@ func TestCompact_ShardResizedDuringRound(t *testing.T) {
 //
 // Method: all of it at once, left to the scheduler.
 func TestCompact_ShardResizesWhileFlipping(t *testing.T) {
-	parallel(t)
 	const n, size = 600, 60
 	more := 3000
 	if raceEnabled {

@@ -51,7 +51,6 @@ func TestDirectoryChild(t *testing.T) {
 	if !ok {
 		t.Skip("is the child process of the directory tests")
 	}
-	twoProcessors(t)
 	switch {
 	case scenario == "expect locked":
 		_, err := Open(dir, nil)

@@ -250,7 +250,6 @@ func TestExpiry_WholeSegmentsLeaveUncopied(t *testing.T) {
 // Goal: with times to live of 1 s, 1 min and 1 h at a steady load a store stays within 1.6 times what has not
 // expired. Method: a clock that moves with the writes; a look whenever the background would have one.
 func TestExpiry_StaysSmall(t *testing.T) {
-	twoProcessors(t)
 	clock := newTestClock()
 	opts := quiet()
 	opts.Maintenance.MinBytes = -1

@@ -87,7 +87,6 @@ func diskIsFull(t *testing.T, s *Store, cycles int) {
 }
 
 func TestPower_FullDisk(t *testing.T) {
-	twoProcessors(t)
 	for _, budget := range []int64{10 * minSegmentSize, 10*minSegmentSize + 4096, 12*minSegmentSize - 4096} {
 		t.Run(fmt.Sprintf("budget=%d", budget), func(t *testing.T) {
 			d := newShadow()
@@ -215,7 +214,6 @@ func empty(t *testing.T, s *Store) {
 // Goal: a store on a real full disk stays alive too, and gets no SIGBUS.
 func TestPower_FullFileSystem(t *testing.T) {
 	t.Parallel()
-	twoProcessors(t)
 	for _, size := range []int{1 << 20, 1<<20 + 12<<10, 3 << 20} {
 		t.Run(fmt.Sprintf("size=%d", size), func(t *testing.T) {
 			dir := t.TempDir()

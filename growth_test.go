@@ -37,7 +37,7 @@ func TestGrowth_SmallStores(t *testing.T) {
 		for _, n := range []int{1, 10, 10_000} {
 			contents := int64(n * (len(idOf(0)) + size))
 			t.Run(fmt.Sprintf("%d memories, %d processors", n, processors), func(t *testing.T) {
-				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors))
+				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors)) // not parallel: see oversubscribe
 				s := openTest(t, nil, hooks{})
 				fill(t, s, 0, n, size)
 				st := s.Stats()
@@ -97,7 +97,6 @@ func requireKeptBack(t testing.TB, s *Store) (largest int) {
 // Goal: segments grow from 64 KiB to SegmentSize, in powers of two, a few of each size; what is kept back is never
 // smaller than one of them.
 func TestGrowth_Sizes(t *testing.T) {
-	twoProcessors(t)
 	for _, kind := range []string{"memory", "directory"} {
 		t.Run(kind, func(t *testing.T) {
 			opts := quiet()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"flag"
 	"hash/crc32"
 	"log/slog"
 	"math"
@@ -22,6 +23,16 @@ import (
 	"github.com/warmtier/warmtier/internal/record"
 	"github.com/warmtier/warmtier/internal/vm"
 )
+
+// TestMain makes stores of tests what they are on a machine with two processors. With more there are more lanes, and
+// other memories share a segment. Benchmarks have the machine as it is.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if flag.Lookup("test.bench").Value.String() == "" {
+		runtime.GOMAXPROCS(2)
+	}
+	os.Exit(m.Run())
+}
 
 // quiet returns options without a background cycle and with small segments, so that a few hundred
 // memories fill several.
@@ -91,13 +102,6 @@ func scaled(n int) int {
 		return max(1, n/20)
 	}
 	return n
-}
-
-// twoProcessors makes the stores of a test what they are on a machine with two processors. With
-// more there are more lanes, and other memories share a segment.
-func twoProcessors(t testing.TB) {
-	before := runtime.GOMAXPROCS(2)
-	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
 }
 
 // sized returns n, and less under the race detector and where every lock is checked against the

@@ -29,8 +29,9 @@ func newCrew(t testing.TB) *crew { return &crew{t: t, ended: make(chan struct{})
 
 // oversubscribe gives every goroutine of a test a thread, so that the operating system interrupts
 // them: anywhere, for milliseconds, and even between two instructions that Go's scheduler would run
-// together.
+// together. No other test may run beside, whose stores would get more lanes: Setenv sees to that.
 func oversubscribe(t testing.TB) {
+	t.Setenv("GOMAXPROCS", "16") // of the processes that the test starts
 	before := runtime.GOMAXPROCS(16)
 	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
 }

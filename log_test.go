@@ -112,7 +112,6 @@ func deleteSecret(t *testing.T, s *Store, from, to int) {
 // and no lock is held when the handler runs. Method: the life of a store, with a handler that calls
 // the store.
 func TestLog_Life(t *testing.T) {
-	twoProcessors(t)
 	for _, kind := range []string{"memory", "directory"} {
 		t.Run(kind, func(t *testing.T) {
 			dir := ""

@@ -142,7 +142,6 @@ func TestMaintain_ChoosesWhatIsWorthIt(t *testing.T) {
 // Goal: an automatic compaction keeps memory for lanes, no more than they have lately used, and for
 // no longer than they need it; memory that anything else gives back goes to the system.
 func TestMaintain_Reserve(t *testing.T) {
-	twoProcessors(t)
 	overwritten := func(t *testing.T) *Store { // returns a fresh store in which most records are dead
 		s := openTest(t, maintained(), hooks{})
 		for version := range 3 {

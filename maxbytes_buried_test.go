@@ -12,7 +12,6 @@ import (
 // Goal: tombstones that fill a budget go, though a lane that is hardly used holds a dead record older than all of
 // them, which keeps them: too little of its segment is dead to be worth a compaction by itself.
 func TestMaxBytes_BuriedByAnIdleLane(t *testing.T) {
-	twoProcessors(t)
 	byRange := placedBy(func(i int) int { return i / 100_000 })
 	s := budgeted(t, "directory", Options{MaxBytes: 2 * fullBytes}, hooks{hash: byRange})
 	require.NotSame(t, s.shards[0].lane, s.shards[1].lane)

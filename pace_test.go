@@ -155,7 +155,6 @@ func TestPace_Urgent(t *testing.T) {
 // Goal: an urgent compaction takes all processors where the user has left the number of workers to
 // the store, and as many workers as were set where not.
 func TestPace_UrgentWorkers(t *testing.T) {
-	twoProcessors(t)
 	for set, want := range map[int]int{0: 2, 1: 1, 3: 3} {
 		c := openTest(t, compacting(set, 1), hooks{}).newCompaction(triggerManual)
 		c.pace.urgent(1)

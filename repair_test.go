@@ -202,7 +202,6 @@ func TestRecover_RepairCutOffAfterPowerLoss(t *testing.T) {
 // Goal: damage to a superseded copy does not cost the memory that superseded it. The copy, of a
 // record that was overwritten while the compaction ran, lies in a target, and no memory has it.
 func TestDamage_RepairSupersededCopy(t *testing.T) {
-	twoProcessors(t)
 	dir := fastDir(t)
 	p := pauseAt(pointCompactWalked)
 	opts := quiet()

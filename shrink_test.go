@@ -66,7 +66,6 @@ func requireRest(t *testing.T, s *Store, n, percent, size int) {
 }
 
 func TestShrink_AnyShare(t *testing.T) {
-	twoProcessors(t)
 	every := thoroughCrashes(t)
 	for i, size := range []int{0, 1000, 12_000, 50_000} {
 		for j, percent := range []int{10, 25, 33, 50, 75, 100} {
@@ -163,7 +162,6 @@ func TestShrink_DeleteStopsWithSpace(t *testing.T) {
 // Goal: a Delete that needs a compaction while one is under way waits for its rounds; one in OnProgress,
 // which would wait for itself, does not wait forever.
 func TestShrink_DeleteBesideCompaction(t *testing.T) {
-	twoProcessors(t)
 	d := newShadow()
 	d.Budget = 40 * minSegmentSize
 	opts := shadowOptions()
@@ -373,7 +371,6 @@ func TestShrink_TombstonesLast(t *testing.T) {
 
 // Goal: the same on a real file system.
 func TestShrink_FileSystem(t *testing.T) {
-	twoProcessors(t)
 	for _, percent := range []int{10, 33, 75} {
 		dir := t.TempDir()
 		out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=7M", "tmpfs", dir).CombinedOutput()

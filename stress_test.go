@@ -35,7 +35,6 @@ func stressConfigs() map[string]*Options {
 // Method: every answer is checked against the ledger. Contents are of one to a few thousand bytes,
 // and now and then larger than a segment; segments are small, so that compactions have many rounds.
 func TestStress_Linearizable(t *testing.T) {
-	parallel(t)
 	for name, opts := range stressConfigs() {
 		t.Run(name, func(t *testing.T) { stressLinearizable(t, opts) })
 	}
@@ -120,7 +119,6 @@ func stressLinearizable(t *testing.T, opts *Options) {
 // Method: few hot counters, each raised by its own writer as fast as it can, each read by every
 // reader in every way; compactions run without pause, and some fail in the middle of a commit.
 func TestStress_CounterNeverGoesBack(t *testing.T) {
-	parallel(t)
 	for name, opts := range stressConfigs() {
 		t.Run(name, func(t *testing.T) {
 			const n, size = 8, 100
@@ -218,7 +216,6 @@ func countersReader(s *Store, n, size int) func() error {
 // Method: the goroutine that writes a memory deletes it and reads it until several compactions have
 // passed; every read must find nothing.
 func TestStress_DeleteUncoversNothing(t *testing.T) {
-	parallel(t)
 	for name, opts := range stressConfigs() {
 		t.Run(name, func(t *testing.T) {
 			const n, size, versions = 4, 500, 20

@@ -142,6 +142,8 @@ func TestDestroy_NoRoomForItsNote(t *testing.T) {
 			if err := store.Put(fmt.Sprintf("%d%07d", stage, i), make([]byte, size)); err != nil {
 				require.ErrorIs(t, err, warmtier.ErrNoSpace)
 				refused++
+			} else {
+				refused = 0
 			}
 		}
 	}
