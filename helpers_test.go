@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	if flag.Lookup("test.bench").Value.String() == "" {
 		runtime.GOMAXPROCS(2)
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 // quiet returns options without a background cycle and with small segments, so that a few hundred
