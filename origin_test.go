@@ -90,6 +90,67 @@ func TestOrigin_AfterPowerLoss(t *testing.T) {
 	closeShadow(t, s, snapshot)
 }
 
+// Goal: where the system tells neither ids of files nor when it started, a kill and a power loss are survived all the
+// same, what was lost that was not synced is no damage, and a copy that was restored is durable once it is open.
+func TestOrigin_NothingKnown(t *testing.T) {
+	d := newShadow()
+	d.NoIDs, d.Boot = true, [16]byte{}
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 20, 1000)
+	require.NoError(t, s.Sync())
+	fill(t, s, 20, 40, 1000)
+	name, end := s.lanes[0].active.name(), int(s.lanes[0].active.inFile.synced.Load())
+	killed, lost := d.Kill(), d.Crash(allKept)
+	lost.Boot = d.Boot
+	closeShadow(t, s, d)
+	clear(lost.Files[name].Current[end : end+100]) // of the first record that was not synced
+	clear(lost.Files[name].Durable[end : end+100])
+	for n, d := range map[int]*shadow.FS{40: killed, 20: lost} {
+		s = oneLaneStore(t, d)
+		requireContents(t, s, 0, n, 1000, all)
+		require.Equal(t, n, s.Len())
+		closeShadow(t, s, d)
+	}
+
+	restored := d.StartCopy(func([]string) {}).End()
+	s = oneLaneStore(t, restored)
+	lost = restored.Crash(nothingKept)
+	closeShadow(t, s, restored)
+	s = oneLaneStore(t, lost)
+	requireContents(t, s, 0, 40, 1000, all)
+	closeShadow(t, s, lost)
+}
+
+// Goal: a system that begins to tell ids, or no longer does, makes no copy of a directory.
+func TestOrigin_IDsComeAndGo(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		d := newShadow()
+		d.NoIDs = before
+		s := oneLaneStore(t, d)
+		fill(t, s, 0, 20, 1000)
+		killed := d.Kill()
+		closeShadow(t, s, d)
+		killed.NoIDs = !before
+		s = oneLaneStore(t, killed)
+		requireContents(t, s, 0, 20, 1000, all)
+		closeShadow(t, s, killed)
+	}
+}
+
+// Goal: a hard link to a file in use, which somebody has made to have it a second time, does not keep its own
+// directory from opening after a kill.
+func TestOrigin_LinkedByOthers(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 20, 1000)
+	require.NoError(t, d.Link(s.lanes[0].active.name(), newShadow()))
+	killed := d.Kill()
+	require.NoError(t, s.Close())
+	s = oneLaneStore(t, killed)
+	requireContents(t, s, 0, 20, 1000, all)
+	require.NoError(t, s.Close())
+}
+
 // Goal: a repair takes no record out of a content. Method: a content that is a record of another memory, as
 // valid as somebody can make it who does not read the file, and damage to the record that holds it.
 func TestOrigin_RepairBelievesNoContent(t *testing.T) {
@@ -323,5 +384,10 @@ func TestOrigin_HardLinks(t *testing.T) {
 	after := snapshot(t, to)
 	delete(after, layout.LockName)
 	require.Equal(t, before, after)
+	readOnly := quietly()
+	readOnly.ReadOnly, readOnly.AfterPowerLoss = true, true // for somebody who says that it is of one moment, and writes nothing
+	reader := openDir(t, to, readOnly)
+	requireContents(t, reader, 0, 100, 300, all)
+	require.NoError(t, reader.Close())
 	closeIntact(t, s)
 }

@@ -54,6 +54,7 @@ func (d *FS) Crash(l Loss) *FS {
 	}
 	after := New()
 	after.Sites, after.ID, after.Mount, after.NamesPerBlock = d.Sites, d.ID, d.Mount+1, d.NamesPerBlock
+	after.NoIDs = d.NoIDs
 	binary.LittleEndian.PutUint64(after.Boot[:], binary.LittleEndian.Uint64(d.Boot[:])+1)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		b := names[name].afterCrash(l)
@@ -86,7 +87,7 @@ func (d *FS) StartCopy(order func(names []string)) *Copying {
 	d.Mu.Lock()
 	defer d.Mu.Unlock()
 	c := &Copying{from: d, to: New()}
-	c.to.Sites, c.to.Boot, c.to.Mount = d.Sites, d.Boot, d.Mount
+	c.to.Sites, c.to.Boot, c.to.Mount, c.to.NoIDs = d.Sites, d.Boot, d.Mount, d.NoIDs
 	c.names = slices.Sorted(maps.Keys(d.Files))
 	order(c.names)
 	return c
@@ -180,7 +181,7 @@ func (d *FS) Kill() *FS {
 	d.Mu.Lock()
 	defer d.Mu.Unlock()
 	after := New()
-	after.Sites, after.Boot, after.ID, after.Mount = d.Sites, d.Boot, d.ID, d.Mount
+	after.Sites, after.Boot, after.ID, after.Mount, after.NoIDs = d.Sites, d.Boot, d.ID, d.Mount, d.NoIDs
 	clones := map[*Inode]*Inode{}
 	clone := func(f *Inode) *Inode {
 		if clones[f] == nil {

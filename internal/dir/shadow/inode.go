@@ -150,11 +150,20 @@ type mapping struct {
 	look   bool // at a file that is mapped already: a copy of its bytes
 }
 
+// stat returns what the system says of f.
+func (d *FS) stat(f *Inode) dir.Stat {
+	st := dir.Stat{ID: f.ID, Links: uint64(f.names())}
+	if d.NoIDs {
+		st.ID = 0
+	}
+	return st
+}
+
 // lookAt maps f once more, for reading. REQUIRES: d.mu held.
 func (d *FS) lookAt(name string, f *Inode) dir.File {
 	d.Mappings++
 	return &mapping{d: d, file: f, mem: slices.Clone(f.Current), name: name, look: true,
-		st: dir.Stat{ID: f.ID, Links: uint64(f.names())}}
+		st: d.stat(f)}
 }
 
 // mapFile maps f. REQUIRES: d.mu held.
@@ -164,7 +173,7 @@ func (d *FS) mapFile(name string, f *Inode) dir.File {
 	}
 	f.change(0, 1)
 	d.Mappings++
-	return &mapping{d: d, file: f, mem: f.Current, name: name, st: dir.Stat{ID: f.ID, Links: uint64(f.names())}}
+	return &mapping{d: d, file: f, mem: f.Current, name: name, st: d.stat(f)}
 }
 
 // Stat is the method of dir.File.

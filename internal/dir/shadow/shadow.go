@@ -65,6 +65,7 @@ type FS struct {
 	Boot   [16]byte
 	Mount  uint64
 	ID     uint64 // of the directory
+	NoIDs  bool   // nobody is told an id, as where the system has none
 	Sites  *Sites
 	Before func(Site)                         // a call that changes or syncs is about to begin
 	Fault  func(kind Kind, name string) error // an error instead of the call
@@ -376,7 +377,11 @@ func (d *FS) SyncName() error { return nil }
 func (d *FS) Stat() (dir.Stat, error) {
 	d.Mu.Lock()
 	defer d.Mu.Unlock()
-	return dir.Stat{ID: d.ID, Links: 1, Mount: d.Mount}, nil
+	st := dir.Stat{ID: d.ID, Links: 1, Mount: d.Mount}
+	if d.NoIDs {
+		st.ID = 0
+	}
+	return st, nil
 }
 
 // StatFile is the method of dir.FS.
@@ -387,7 +392,7 @@ func (d *FS) StatFile(name string) (dir.Stat, error) {
 	if f == nil {
 		return dir.Stat{}, d.missing("stat", name)
 	}
-	return dir.Stat{ID: f.ID, Links: uint64(f.names())}, nil
+	return d.stat(f), nil
 }
 
 // Present is the method of dir.FS.
