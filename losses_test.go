@@ -345,6 +345,43 @@ func TestRepair_UnlistedAfterClose(t *testing.T) {
 	require.Contains(t, d.Files, unlisted)
 }
 
+// Goal: a repair reads a segment of whose first page nothing is left: the manifest knows its salt.
+func TestRepair_FirstPageGone(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 20, 100)
+	name := segmentOf(t, s, idOf(0)).name()
+	require.NoError(t, s.Close())
+	for _, b := range [][]byte{d.Files[name].Current, d.Files[name].Durable} {
+		clear(b[:layout.HeaderSize])
+	}
+	s = repairShadow(t, d)
+	requireContents(t, s, 0, 20, 100, all)
+	require.Equal(t, RepairReport{SegmentsReplaced: 1}, s.Stats().Recovery.Repair)
+	closeShadow(t, s, d)
+}
+
+// Goal: where nothing says how far a segment was durable, its state being lost and no manifest listing it, a repair
+// goes on after a damaged record, which after a power loss could be the end of what there was.
+func TestRepair_UnlistedWithoutState(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 20, 100)
+	name := segmentOf(t, s, idOf(0)).name()
+	lost := d.Crash(allKept)
+	closeShadow(t, s, d)
+	for _, b := range [][]byte{lost.Files[name].Current, lost.Files[name].Durable} {
+		clear(b[96:layout.HeaderSize]) // both copies of the state
+	}
+	damageAt(lost, name, layout.HeaderSize+5*record.Size(len(idOf(0)), 100)+50)
+	opts := shadowOptions()
+	opts.Repair = true
+	s = shadowStore(t, lost, opts)
+	requireContents(t, s, 0, 20, 100, func(i int) bool { return i != 5 })
+	require.Equal(t, 1, s.Stats().Recovery.Repair.RecordsLost)
+	closeShadow(t, s, lost)
+}
+
 // Goal: a repair reads a segment without a header that no manifest lists: the state in it says how.
 func TestRepair_UnlistedWithoutHeader(t *testing.T) {
 	d := newShadow()

@@ -189,14 +189,16 @@ func TestOrigin_FilesOfOthers(t *testing.T) {
 		content func(foreign []byte) []byte
 		refused bool
 	}{
-		{"text", "00000000000000f1", func([]byte) []byte { return text }, false},
-		{"text after zeros", "00000000000000f1", func([]byte) []byte {
+		{"text", "00000000000000f1.seg", func([]byte) []byte { return text }, false},
+		{"text under an id that is soon drawn", "0000000000000009.seg", func([]byte) []byte { return text }, false},
+		{"text, unfinished", "0000000000000009.seg" + layout.NewSuffix, func([]byte) []byte { return text }, false},
+		{"text after zeros", "00000000000000f1.seg", func([]byte) []byte {
 			return append(make([]byte, 8), "0123456789abcdef0123456789abcdef"...)
 		}, false},
-		{"cut segment of another store", "00000000000000f0", func(b []byte) []byte { return b[:40000] }, true},
-		{"highest id, empty", "ffffffffffffffff", func([]byte) []byte { return nil }, false},
-		{"highest id, zeros", "ffffffffffffffff", func([]byte) []byte { return make([]byte, 1000) }, false},
-		{"segment of another store under the highest id", "ffffffffffffffff", func(b []byte) []byte { return b }, false},
+		{"cut segment of another store", "00000000000000f0.seg", func(b []byte) []byte { return b[:40000] }, true},
+		{"highest id, empty", "ffffffffffffffff.seg", func([]byte) []byte { return nil }, false},
+		{"highest id, zeros", "ffffffffffffffff.seg", func([]byte) []byte { return make([]byte, 1000) }, false},
+		{"segment of another store under the highest id", "ffffffffffffffff.seg", func(b []byte) []byte { return b }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir, other := fastDir(t), fastDir(t)
@@ -208,7 +210,8 @@ func TestOrigin_FilesOfOthers(t *testing.T) {
 			s = openDir(t, dir, quietly())
 			fill(t, s, 0, 200, 1000)
 			require.NoError(t, s.Close())
-			path := filepath.Join(dir, c.file+".seg")
+			require.Less(t, readManifestOf(t, dir).Next, uint64(9))
+			path := filepath.Join(dir, c.file)
 			content := c.content(foreign)
 			require.NoError(t, os.WriteFile(path, content, 0o600))
 			reboot := hooks{boot: func() [16]byte { return [16]byte{9} }}
@@ -229,6 +232,7 @@ func TestOrigin_FilesOfOthers(t *testing.T) {
 					require.Fail(t, "ids jump", "next is %x", id)
 				}
 			}
+			require.True(t, c.refused || readManifestOf(t, dir).Next > 9)
 		})
 	}
 }

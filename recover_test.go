@@ -274,3 +274,43 @@ func TestLog_StartupFragmentation(t *testing.T) {
 	require.Equal(t, CompactionResults{OK: 1}, s.Stats().CompactionDetails.Startup)
 	require.NoError(t, s.Close())
 }
+
+// Goal: no id of a segment is drawn twice, whatever has left by the next Open: what is newer has a higher one. Method:
+// segments that have left before a Close, and the target of a compaction that a kill has cut off.
+func TestRecover_NoIDTwice(t *testing.T) {
+	newest := func(d *shadow.FS, id string) uint64 {
+		s := oneLaneStore(t, d)
+		require.NoError(t, s.Put(id, make([]byte, minSegmentSize-500)))
+		seg := segmentOf(t, s, id)
+		closeShadow(t, s, d)
+		return seg.id
+	}
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 300, 1000)
+	deleteWhere(t, s, 0, 300, all)
+	mustCompact(t, s)
+	highest := s.segments.newestID()
+	require.NoError(t, s.Close())
+	require.Less(t, highestID(segmentNames(d)), highest)
+	require.Greater(t, newest(d, "after a Close"), highest)
+
+	var killed *shadow.FS
+	s, err := openShadow(d, shadowOptions(), hooks{hash: func(string) uint64 { return 0 }, at: func(p point) error {
+		if p == pointCompactBuilt && killed == nil {
+			killed = d.Kill()
+		}
+		return nil
+	}})
+	require.NoError(t, err)
+	fill(t, s, 0, 300, 1000)
+	deleteWhere(t, s, 0, 300, odd)
+	require.NoError(t, s.Sync())
+	mustCompact(t, s)
+	require.NoError(t, s.Close())
+	highest = highestID(segmentNames(killed))
+	h, err := layout.DecodeHeader(killed.Files[layout.SegmentFileName(highest)].Current)
+	require.NoError(t, err)
+	require.Equal(t, layout.KindTarget, h.Kind)
+	require.Greater(t, newest(killed, "after a kill"), highest)
+}
