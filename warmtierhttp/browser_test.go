@@ -322,29 +322,39 @@ func inSealedSegment(t *testing.T, s *warmtier.Store) (found string) {
 	return ""
 }
 
-// Goal: a compaction that was asked for on the page can be cancelled there.
+// Goal: a compaction that was asked for on the page can be cancelled there, and what it had done is told, by another
+// connection where the first one is lost.
 func TestBrowser_Cancel(t *testing.T) {
-	s, reached, goOn := stopped(t)
-	gone := make(chan struct{})
-	server := serveStore(t, s, Options{})
-	server.Config.Handler = goneNotifier(server.Config.Handler, gone)
-	b := newBrowser(t)
-	b.show(server.URL, 1600, "dark")
-	b.until(`document.getElementById("connection").textContent === "live"`)
-	b.do(chromedp.Click(chromedp.CSS("#compact")))
-	<-reached
-	b.do(chromedp.Click(chromedp.CSS("#cancel")))
-	<-gone
-	close(goOn)
-	b.until(`document.getElementById("message").textContent.startsWith("Compaction cancelled")`)
-	// Its first round had not ended, so there is nothing that stays. It is no failure, and not red.
-	b.until(`document.getElementById("message").textContent === "Compaction cancelled: nothing has changed."`)
-	b.until(`document.querySelector("#compactions td.soft")?.textContent === "cancelled"`)
-	require.Zero(t, eval[int](b, `document.querySelectorAll("#compactions td.bad").length`))
-	require.Equal(t, "cancelled", eval[string](b, `triggerColour(compactions[0])`))
-	b.picture("cancelled")
-	require.Equal(t, int64(1), s.Stats().CompactionDetails.Manual.Cancelled)
-	require.Empty(t, b.complained())
+	for name, lost := range map[string]bool{"connected": false, "connection lost": true} {
+		t.Run(name, func(t *testing.T) {
+			s, reached, goOn := stopped(t)
+			gone := make(chan struct{})
+			server := serveStore(t, s, Options{})
+			server.Config.Handler = goneNotifier(server.Config.Handler, gone)
+			b := newBrowser(t)
+			b.show(server.URL, 1600, "dark")
+			b.until(`document.getElementById("connection").textContent === "live"`)
+			b.do(chromedp.Click(chromedp.CSS("#compact")))
+			<-reached
+			b.do(chromedp.Click(chromedp.CSS("#cancel")))
+			<-gone
+			if lost {
+				server.CloseClientConnections()
+			}
+			close(goOn)
+			b.until(`document.getElementById("message").textContent.startsWith("Compaction cancelled")`)
+			// Its first round had not ended, so there is nothing that stays. It is no failure, and not red.
+			b.until(`document.getElementById("message").textContent === "Compaction cancelled: nothing has changed."`)
+			b.until(`document.querySelector("#compactions td.soft")?.textContent === "cancelled"`)
+			require.Zero(t, eval[int](b, `document.querySelectorAll("#compactions td.bad").length`))
+			require.Equal(t, "cancelled", eval[string](b, `triggerColour(compactions[0])`))
+			b.picture("cancelled, " + name)
+			require.Equal(t, int64(1), s.Stats().CompactionDetails.Manual.Cancelled)
+			if !lost { // of which the browser complains by itself
+				require.Empty(t, b.complained())
+			}
+		})
+	}
 }
 
 // Goal: the page asks for the token when one is needed, again when it is wrong, and not once it has it.

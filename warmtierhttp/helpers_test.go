@@ -1,6 +1,7 @@
 package warmtierhttp
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -39,13 +40,18 @@ func goneNotifier(h http.Handler, gone chan struct{}) http.Handler {
 		if r.Method == http.MethodPost {
 			stop := make(chan struct{})
 			defer close(stop)
+			asked := r.Context()
+			ctx, cancel := context.WithCancel(context.WithoutCancel(asked))
 			go func() {
+				defer cancel()
 				select {
-				case <-r.Context().Done():
+				case <-asked.Done():
+					cancel() // and with it all that was made of it, which the request's own may reach later
 					close(gone)
 				case <-stop:
 				}
 			}()
+			r = r.WithContext(ctx)
 		}
 		h.ServeHTTP(w, r)
 	})

@@ -7,7 +7,7 @@
 
 let running = null; // AbortController of a compaction asked for here
 let seen = false; // running was seen to run
-let cancelled = false; // one was, here, and its end has not been told yet
+let cancelled = null; // one was, here, and its end has not been told yet: the end of the last one known then, milliseconds
 let token = sessionStorage.getItem("warmtier-token") || "";
 
 // askForToken resolves to false when there is none.
@@ -52,7 +52,8 @@ async function compact() {
     }
   } catch (error) {
     if (error.name === "AbortError") {
-      cancelled = true; // what it had done by then comes with its end
+      // What it had done by then comes with its end, which another connection may bring.
+      cancelled = compactions.length > 0 ? Date.parse(compactions.at(-1).end) : 0;
       say("Compaction cancelled.");
     } else {
       say(seen ? "The connection was lost, and the server ends a compaction that nobody waits for. What it had finished stays." :
@@ -117,7 +118,7 @@ function sayError(what, { body }) {
 
 // tellCancelled says what a cancelled compaction had done, which is all rounds that it had finished.
 function tellCancelled(c) {
-  cancelled = false;
+  cancelled = null;
   say("Compaction cancelled: " + (c.bytes_copied > 0 || c.bytes_reclaimed > 0 ?
     `the rounds that it had finished stay, ${bytes(c.bytes_reclaimed)} given back.` : "nothing has changed."));
 }
@@ -216,8 +217,8 @@ async function connect() {
   });
   on("compactions", (m) => {
     compactions = (m.reset ? [] : compactions).concat(m.compactions || []).slice(-200);
-    const last = cancelled && !m.reset && (m.compactions || []).findLast((c) => c.result.includes("cancelled"));
-    if (last) tellCancelled(last);
+    const last = compactions.findLast((c) => c.result.includes("cancelled"));
+    if (last && cancelled != null && Date.parse(last.end) > cancelled) tellCancelled(last);
     fillCompactions();
     drawCharts();
     drawTimeline();
