@@ -132,6 +132,16 @@ func TestOrigin_IDsComeAndGo(t *testing.T) {
 		closeShadow(t, s, d)
 		killed.NoIDs = !before
 		s = oneLaneStore(t, killed)
+		require.NoError(t, s.Close())
+		copied := killed.StartCopy(func([]string) {}).End()
+		copied.NoIDs = before
+		s = oneLaneStore(t, copied)
+		lost := copied.Crash(nothingKept)
+		closeShadow(t, s, copied)
+		s = oneLaneStore(t, lost)
+		requireContents(t, s, 0, 20, 1000, all)
+		closeShadow(t, s, lost)
+		s = oneLaneStore(t, killed)
 		requireContents(t, s, 0, 20, 1000, all)
 		closeShadow(t, s, killed)
 	}

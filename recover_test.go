@@ -314,3 +314,32 @@ func TestRecover_NoIDTwice(t *testing.T) {
 	require.Equal(t, layout.KindTarget, h.Kind)
 	require.Greater(t, newest(killed, "after a kill"), highest)
 }
+
+// Goal: Open makes the names that a kill has left durable before the manifest that lists them. Method: power losses
+// at each of its calls, which keep a single one of the changes to names, whichever it is.
+func TestRecover_NamesBeforeManifest(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 10, 1000)
+	require.NoError(t, s.Sync())
+	fill(t, s, 10, 200, 1000) // on into segments of which nothing is durable
+	killed := d.Kill()
+	closeShadow(t, s, d)
+	var lost []*shadow.FS
+	killed.Before = func(shadow.Site) {
+		kept := allKept
+		for n, i := 1, 0; i < n; i++ {
+			kept.Operation = func(j, of int) bool { n = of; return j == i }
+			lost = append(lost, killed.Crash(kept))
+		}
+	}
+	s = oneLaneStore(t, killed)
+	killed.Before = nil
+	closeShadow(t, s, killed)
+	require.Greater(t, len(lost), 20)
+	for _, d := range lost {
+		s = oneLaneStore(t, d)
+		requireContents(t, s, 0, 10, 1000, all)
+		closeShadow(t, s, d)
+	}
+}

@@ -31,7 +31,7 @@ func (r *recovery) settle() error {
 	for i := range growingSpare + 1 {
 		names = append(names, spareFileName(i))
 	}
-	if r.elsewhere {
+	if r.elsewhere || d.directory == 0 || r.manifest.Directory == 0 { // somebody else may have made it
 		if err := d.fs.SyncName(); err != nil {
 			return err
 		}

@@ -52,6 +52,9 @@ func (d *FS) Crash(l Loss) *FS {
 			op.apply(names)
 		}
 	}
+	if d.unnamed && !l.Operation(0, 1) {
+		clear(names)
+	}
 	after := New()
 	after.Sites, after.ID, after.Mount, after.NamesPerBlock = d.Sites, d.ID, d.Mount+1, d.NamesPerBlock
 	after.NoIDs = d.NoIDs
@@ -87,6 +90,7 @@ func (d *FS) StartCopy(order func(names []string)) *Copying {
 	d.Mu.Lock()
 	defer d.Mu.Unlock()
 	c := &Copying{from: d, to: New()}
+	c.to.unnamed = true
 	c.to.Sites, c.to.Boot, c.to.Mount, c.to.NoIDs = d.Sites, d.Boot, d.Mount, d.NoIDs
 	c.names = slices.Sorted(maps.Keys(d.Files))
 	order(c.names)
@@ -182,6 +186,7 @@ func (d *FS) Kill() *FS {
 	defer d.Mu.Unlock()
 	after := New()
 	after.Sites, after.Boot, after.ID, after.Mount, after.NoIDs = d.Sites, d.Boot, d.ID, d.Mount, d.NoIDs
+	after.unnamed = d.unnamed
 	clones := map[*Inode]*Inode{}
 	clone := func(f *Inode) *Inode {
 		if clones[f] == nil {

@@ -83,6 +83,7 @@ type FS struct {
 	NamesPerBlock int         // how many names a block of the directory holds; 0: names take no space
 	blocks        []nameBlock // in the order of their hashes
 
+	unnamed bool // its own name, which somebody else has made, is not durable
 	frozen  bool // the machine is gone
 	removed bool // the directory is
 }
@@ -371,7 +372,12 @@ func (d *FS) Sync() error {
 }
 
 // SyncName is the method of dir.FS: the name of the directory is durable.
-func (d *FS) SyncName() error { return nil }
+func (d *FS) SyncName() error {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	d.unnamed = false
+	return nil
+}
 
 // Stat is the method of dir.FS.
 func (d *FS) Stat() (dir.Stat, error) {
