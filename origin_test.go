@@ -398,8 +398,8 @@ func TestOrigin_HardLinks(t *testing.T) {
 	after := snapshot(t, to)
 	delete(after, layout.LockName)
 	require.Equal(t, before, after)
-	readOnly := quietly()
-	readOnly.ReadOnly, readOnly.AfterPowerLoss = true, true // for somebody who says that it is of one moment, and writes nothing
+	readOnly := quietly() // for somebody who says that it is of one moment, and writes nothing
+	readOnly.ReadOnly, readOnly.AfterPowerLoss = true, true
 	reader := openDir(t, to, readOnly)
 	requireContents(t, reader, 0, 100, 300, all)
 	require.NoError(t, reader.Close())
