@@ -97,8 +97,10 @@ func (b *Batch) writesLater(id string, key uint64, later []uint64) bool {
 
 // addWrite adds the draft of w.
 func (a *application) addWrite(s *Store, w *batchWrite, sh *shard, tag uint32) {
-	d := draft{id: w.id, content: w.content, kind: w.kind, sum: w.sum, shard: sh, tag: tag,
-		size: record.Size(len(w.id), len(w.content))}
+	a.writes = append(a.writes, appliedWrite{})
+	d := &a.writes[len(a.writes)-1].draft
+	d.id, d.content, d.kind, d.sum, d.shard, d.tag = w.id, w.content, w.kind, w.sum, sh, tag
+	d.size = record.Size(len(w.id), len(w.content))
 	if s.marksReads {
 		d.hash = s.hash(w.id) // the whole of it: ghosts
 	}
@@ -112,7 +114,6 @@ func (a *application) addWrite(s *Store, w *batchWrite, sh *shard, tag uint32) {
 	if d.kind == record.KindMemory || s.leavesTombstones() {
 		a.size += d.size
 	}
-	a.writes = append(a.writes, appliedWrite{draft: d})
 }
 
 // admitBatch returns an error unless all checks of a hold and the index takes its writes. REQUIRES: the locks of

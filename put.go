@@ -11,6 +11,9 @@ import (
 
 // draft is a record about to be written, where the index keeps its id, and on what terms it is written. Nothing of it
 // changes once made, but what its condition found.
+//
+// Hot paths fill one in where it is to stay, as &draft{…} does. With d := draft{…} it is made elsewhere and copied, 16
+// bytes at a time out of stores of 8, which the processor cannot forward: a PutIf took 25 ns longer.
 type draft struct {
 	id        string
 	content   []byte    // nil for a tombstone
@@ -95,7 +98,7 @@ func (s *Store) enterSynced() (done func(), err error) {
 func (s *Store) putShared(d *draft) error {
 	for {
 		ok, err := s.tryPut(d)
-		if errors.Is(err, ErrNoSpace) { // the index has to grow
+		if err != nil && errors.Is(err, ErrNoSpace) { // the index has to grow
 			ok, err = s.tryPutWithRoom(d)
 		}
 		if ok || err != nil {
@@ -315,8 +318,9 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 		return false, err
 	}
 	defer done()
-	d := s.tombstoneOf(id)
-	existed, err = s.remove(&d)
+	d := &draft{}
+	d.deletes(s, id)
+	existed, err = s.remove(d)
 	if err != nil {
 		return existed, err
 	}
@@ -326,10 +330,15 @@ func (s *Store) removeDurably(id string) (existed bool, err error) {
 }
 
 // tombstoneOf returns the record of id's deletion.
-func (s *Store) tombstoneOf(id string) draft {
-	d := draft{id: id, kind: record.KindTombstone, size: record.Size(len(id), 0), sum: record.Checksum(nil)}
-	d.shard, d.tag = s.place(id)
+func (s *Store) tombstoneOf(id string) (d draft) {
+	d.deletes(s, id)
 	return d
+}
+
+// deletes makes d, which is empty, the record of id's deletion.
+func (d *draft) deletes(s *Store, id string) {
+	d.id, d.kind, d.size, d.sum = id, record.KindTombstone, record.Size(len(id), 0), record.Checksum(nil)
+	d.shard, d.tag = s.place(id)
 }
 
 // remove takes the id of d, a tombstone, out of the index, and makes room for the tombstone where

@@ -111,9 +111,9 @@ func (s *Store) getVersion(dst []byte, id string) ([]byte, Version, error) {
 // evicted for an ErrChanged unless others came between. With SyncWrites what ErrChanged tells of is durable.
 func (s *Store) PutIf(id string, content []byte, v Version) (Version, error) {
 	started := s.meters.sampleWrite()
-	d := draft{id: id, content: content, condition: condition{asked: true, wanted: v}}
-	err := s.putDurably(&d)
-	if errors.Is(err, ErrChanged) {
+	d := &draft{id: id, content: content, condition: condition{asked: true, wanted: v}}
+	err := s.putDurably(d)
+	if err != nil && errors.Is(err, ErrChanged) { // errors.Is takes 8 ns for nil
 		s.meters.putsChanged.Add(1)
 		return d.condition.found, err
 	}
