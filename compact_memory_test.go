@@ -3,6 +3,9 @@ package warmtier
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -211,18 +214,72 @@ func TestCompact_NoLargeAllocation(t *testing.T) {
 		}
 		deleteWhere(t, s, 0, n, func(i int) bool { return i%8 == 7 })
 		afterwards(90 * time.Second)
-		before := allocations(t)
-		rate := runtime.MemProfileRate
-		runtime.MemProfileRate = 16 << 10 // what is larger than a piece is never left out
-		mustCompact(t, s)
-		runtime.MemProfileRate = rate
+		requireInPieces(t, "(*Store).compact", func() { mustCompact(t, s) })
 		require.InDelta(t, n*3/8, s.Len(), 2)
-		for made, objects := range allocations(t) {
-			if objects > before[made] {
-				require.LessOrEqual(t, made.size, int64(pieceBytes), "in one piece:\n%s", functions(made.stack[:]))
+	})
+}
+
+// Goal: as TestCompact_NoLargeAllocation, of whatever else a store does: large or small, it takes no more than
+// pieceBytes in one piece, but for contents that its callers ask for.
+func TestStore_NoLargeAllocation(t *testing.T) {
+	root := fastDir(t)
+	opts := quietly()
+	n := sized(t, 110_000)
+	var s *Store
+	requireInPieces(t, "", func() {
+		s = openDir(t, filepath.Join(root, "store"), opts)
+		for i := range n {
+			if err := s.Put(idOf(i), nil); err != nil {
+				t.Fatal(err)
 			}
 		}
+		var b Batch
+		for i := range MaxBatchLen {
+			b.Put(idOf(i), nil)
+		}
+		require.NoError(t, s.Apply(&b))
+		require.NoError(t, s.Sync())
+		s.Stats()
+		s.Segments()
+		for range s.IDs() {
+			continue
+		}
+		require.NoError(t, s.Checkpoint(t.Context(), filepath.Join(root, "copy")))
+		file, err := os.Create(filepath.Join(root, "export"))
+		require.NoError(t, err)
+		_, err = s.Export(t.Context(), file)
+		require.NoError(t, err)
+		_, err = file.Seek(0, io.SeekStart)
+		require.NoError(t, err)
+		copied := openDir(t, filepath.Join(root, "imported"), opts)
+		_, err = copied.Import(t.Context(), file)
+		require.NoError(t, err)
+		require.NoError(t, file.Close())
+		require.NoError(t, copied.Close())
+		report, err := s.Verify(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, report.Findings)
+		require.NoError(t, s.Close()) // writes the hint
+		s = openDir(t, filepath.Join(root, "store"), opts)
 	})
+	require.Equal(t, n, s.Len())
+	require.NoError(t, s.Close())
+}
+
+// requireInPieces calls fn, and requires that no function of the store that is named, any by "", has allocated more
+// than pieceBytes in one piece meanwhile.
+func requireInPieces(t *testing.T, function string, fn func()) {
+	t.Helper()
+	before := allocations(t, function)
+	rate := runtime.MemProfileRate
+	runtime.MemProfileRate = 16 << 10 // what is larger than a piece is never left out
+	fn()
+	runtime.MemProfileRate = rate
+	for made, objects := range allocations(t, function) {
+		if objects > before[made] {
+			require.LessOrEqual(t, made.size, int64(pieceBytes), "in one piece:\n%s", functions(made.stack[:]))
+		}
+	}
 }
 
 // allocation is a place, with those who called it, that has allocated objects of a size, in bytes.
@@ -231,9 +288,9 @@ type allocation struct {
 	size  int64
 }
 
-// allocations counts the objects that compactions of this process have allocated until now. Hooks of other tests may
-// be among them.
-func allocations(t *testing.T) map[allocation]int64 {
+// allocations counts the objects that a function of the store, any by "", has allocated in this process until now. Hooks
+// of other tests may be among them.
+func allocations(t *testing.T, function string) map[allocation]int64 {
 	runtime.GC() // the profile is of the collection before the last
 	runtime.GC()
 	records := make([]runtime.MemProfileRecord, 100_000)
@@ -241,11 +298,20 @@ func allocations(t *testing.T) map[allocation]int64 {
 	require.True(t, ok)
 	objects := make(map[allocation]int64)
 	for _, r := range records[:found] {
-		if strings.Contains(functions(r.Stack()), "warmtier.(*Store).compact\n") {
+		if ofStore(r.Stack(), function) {
 			objects[allocation{r.Stack0, r.AllocBytes / r.AllocObjects}] += r.AllocObjects
 		}
 	}
 	return objects
+}
+
+// ofStore reports whether stack is one of that function of the store.
+func ofStore(stack []uintptr, function string) bool {
+	names := functions(stack)
+	if function != "" {
+		return strings.Contains(names, "warmtier."+function+"\n")
+	}
+	return strings.Contains(names, "warmtier.(*")
 }
 
 // functions are those of a stack, a line each, the innermost first.

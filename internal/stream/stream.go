@@ -49,7 +49,9 @@ const (
 	chunkSize  = 20 // of what comes before the body
 	memorySize = 16 // of what comes before the id, but for the deadline
 	endSize    = 24
-	maxBody    = 256 << 10
+	// maxBody ends a chunk. Its buffer grows beyond it, and is to stay under 256 KiB where contents are short: more
+	// in one piece of the Go heap could hold up a collection, and with it readers.
+	maxBody = 128 << 10
 
 	flagDeadline = 1
 
