@@ -22,6 +22,7 @@ durable, and its header says so. From its second name on that holds for good, in
 
 	resuming  ends: no lane gets a sealed segment back while a checkpoint is under way (segmentTable.linking)
 	flush     of everything, as Sync; then what is sealed and durable is linked already, with no lock held
+	ahead     each lane that is in use gets its next segment made, so that no call waits for one after the moment
 	moment    with the locks of all lanes held, each active segment is sealed. The numbers of the next segment
 	          and of the last record are read. No flush runs, and manifestMu is held: no round, sweep or
 	          Clear takes effect between this and the last link, so what counts at the moment stays
@@ -185,6 +186,7 @@ func (d *disk) checkpoint(ctx context.Context, to dir.FS) (segments int, err err
 		if !finished {
 			d.s.unsealLanes(c.sealed)
 		}
+		d.s.endAhead()
 	}()
 	if err := c.make(ctx); err != nil {
 		if !errors.Is(err, errStopped) {
@@ -311,7 +313,9 @@ func (c *checkpoint) cut(ctx context.Context) (m layout.Manifest, err error) {
 	if err := d.s.failedSync(); err != nil { // of a commit: which manifest is in force is unknown
 		return m, err
 	}
-	m, without := c.seal()
+	ahead := d.s.rollAhead()
+	_ = d.s.hooks.fire(pointCheckpointAhead)
+	m, without := c.seal(ahead)
 	_ = d.s.hooks.fire(pointCheckpointSealed)
 	counting := map[*segment]bool{}
 	for _, seg := range d.s.segments.all() {
@@ -344,8 +348,9 @@ func (c *checkpoint) cut(ctx context.Context) (m layout.Manifest, err error) {
 
 // seal seals the active segments that hold a record, all at one moment, and returns a manifest of that moment
 // that lists nothing, and the ids below its next one of segments that have nothing to do with it: nobody had written
-// to them. REQUIRES: manifestMu held, no flush under way.
-func (c *checkpoint) seal() (m layout.Manifest, without map[uint64]bool) {
+// to them. ahead are the ids of the segments made for the lanes to go on in: they come after the moment, and so the next
+// id is the first of them, as long as nothing else has drawn one since. REQUIRES: manifestMu held, no flush under way.
+func (c *checkpoint) seal(ahead []uint64) (m layout.Manifest, without map[uint64]bool) {
 	s := c.d.s
 	defer s.contentMu.RUnlock(s.contentMu.RLock())
 	for i := range s.lanes {
@@ -354,6 +359,9 @@ func (c *checkpoint) seal() (m layout.Manifest, without map[uint64]bool) {
 		_ = s.hooks.fire(pointCheckpointLocked)
 	}
 	m, without = c.d.newManifest()
+	if areLast(ahead, m.Next, without) {
+		m.Next = ahead[0]
+	}
 	for i := range s.lanes {
 		ln := &s.lanes[i]
 		switch seg := ln.active; {
@@ -368,6 +376,19 @@ func (c *checkpoint) seal() (m layout.Manifest, without map[uint64]bool) {
 	m.Generation-- // it is of the one in force: what was made under it, and is not listed, is newer
 	m.Closed, m.Hint, m.Pending = true, 0, nil
 	return m, without
+}
+
+// areLast reports whether ids are the last ones below next, and nobody has written to their segments: all are pending.
+func areLast(ids []uint64, next uint64, pending map[uint64]bool) bool {
+	if len(ids) == 0 || ids[0]+uint64(len(ids)) != next {
+		return false
+	}
+	for _, id := range ids {
+		if !pending[id] {
+			return false
+		}
+	}
+	return true
 }
 
 // flush makes all of seg durable, and its header say so. REQUIRES: it is sealed and committed, holdFlushes.

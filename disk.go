@@ -223,6 +223,7 @@ func (d *disk) writeHeader(seg *segment, large bool) (err error) {
 		Kind: seg.kind, Large: large, ID: seg.id, Capacity: uint64(len(seg.mem)), Store: d.store,
 		Salt: seg.salt, Open: d.open, Generation: d.inForce.Load(),
 	}.Encode(seg.mem)
+	seg.putDigest(0, 0) // its page, too: a fault in a new file takes a millisecond, and no lane is locked here
 	return nil
 }
 

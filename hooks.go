@@ -55,6 +55,7 @@ const (
 	pointCheckpointPinned point = "checkpoint: a sealed segment pinned, its header not synced"
 	pointCheckpointLinked point = "checkpoint: a sealed segment linked, the moment not yet"
 	pointCheckpointLocked point = "checkpoint: one more lane locked"
+	pointCheckpointAhead  point = "checkpoint: the next segments of lanes are made, no lane locked"
 	pointCheckpointSealed point = "checkpoint: lanes sealed at one moment, nothing of that flushed"
 	pointCheckpointWhole  point = "checkpoint: every segment linked, no manifest"
 	pointCheckpointListed point = "checkpoint: manifest in force, not durable"

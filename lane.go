@@ -23,6 +23,9 @@ type laneState struct {
 	// active is nil when there is none. It is read with mu held, and set with rolling held as well, but by a
 	// Clear, which holds contentMu for writing.
 	active *segment
+	// next was made ahead for the lane's next roll, by a checkpoint, and is in no table; nil as a rule. Guarded by
+	// rolling.
+	next *segment
 }
 
 // largeSize returns the size of the largest memory's record that shares a segment. Larger ones have
@@ -83,6 +86,10 @@ func (s *Store) roll(ln *lane, d *draft) error {
 	if enough {
 		return nil
 	}
+	if seg := ln.next; seg != nil && seg.room(1) >= d.size {
+		ln.next = nil
+		return s.enlist(ln, seg)
+	}
 	if seg := s.takePartial(d.size); seg != nil {
 		s.resume(ln, seg)
 		return nil
@@ -107,11 +114,72 @@ func (s *Store) roll(ln *lane, d *draft) error {
 	if err != nil {
 		return err
 	}
+	return s.enlist(ln, seg)
+}
+
+// enlist makes seg, which is in no table, the active segment of ln, or gets rid of it. REQUIRES: ln.rolling held.
+func (s *Store) enlist(ln *lane, seg *segment) error {
 	if err := s.segments.assign(seg, s.maxSegments()-1); err != nil { // one number is a compaction's
 		return errors.Join(err, s.discardSegment(seg))
 	}
 	s.install(ln, seg)
 	return nil
+}
+
+// rollAhead makes the next segment of each lane whose active one has a record, where there is room for it, and returns
+// their ids. REQUIRES: no lock held that comes after lane.rolling.
+func (s *Store) rollAhead() (ids []uint64) {
+	for i := range s.lanes {
+		if id := s.lanes[i].rollAhead(s); id != 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// rollAhead is Store.rollAhead for one lane; id is 0 where nothing was made. What a bounded store has left near its
+// limit stays for a lane that needs it at once; and where making one fails, so it will for the write that needs it,
+// which returns why.
+func (ln *lane) rollAhead(s *Store) (id uint64) {
+	ln.rolling.Lock()
+	defer ln.rolling.Unlock()
+	ln.mu.Lock()
+	used := ln.active != nil && ln.active.recordBytes() > 0
+	ln.mu.Unlock()
+	if !used || ln.next != nil || s.nearlyFull() {
+		return 0
+	}
+	seg, err := s.createSegment(segmentSpec{kind: layout.KindLane, size: s.nextSize(0)})
+	if err != nil {
+		return 0
+	}
+	ln.next = seg
+	return seg.id
+}
+
+// endAhead gives each lane that has no active segment the one that was made ahead, and gets rid of the others.
+func (s *Store) endAhead() {
+	for i := range s.lanes {
+		s.warn("segment made ahead could not be used", s.lanes[i].endAhead(s))
+	}
+}
+
+// endAhead is Store.endAhead for one lane.
+func (ln *lane) endAhead(s *Store) error {
+	ln.rolling.Lock()
+	defer ln.rolling.Unlock()
+	seg := ln.next
+	if seg == nil {
+		return nil
+	}
+	ln.next = nil
+	ln.mu.Lock()
+	idle := ln.active == nil
+	ln.mu.Unlock()
+	if !idle {
+		return s.discardSegment(seg)
+	}
+	return s.enlist(ln, seg)
 }
 
 // install publishes seg and makes it the active segment of ln. REQUIRES: ln.rolling held, so that

@@ -169,8 +169,8 @@ type Store struct {
 	clock   clock
 
 	// lane.mu makes one writer at a time of all who write to the lane's shards, and guards the
-	// lane's active segment. One record or batch is written under it. A segment is made under lane.rolling:
-	// only writers that need that segment wait.
+	// lane's active segment. One record or batch is written under it. A segment is made under lane.rolling,
+	// which guards the one made ahead: only writers that need that segment wait.
 	lanes []lane
 
 	// shard.mu guards one part of the index. Slots are written under it, and read where a reader cannot
