@@ -346,10 +346,10 @@ func (c *checkpoint) cut(ctx context.Context) (m layout.Manifest, err error) {
 	return m, nil
 }
 
-// seal seals the active segments that hold a record, all at one moment, and returns a manifest of that moment
-// that lists nothing, and the ids below its next one of segments that have nothing to do with it: nobody had written
-// to them. ahead are the ids of the segments made for the lanes to go on in: they come after the moment, and so the next
-// id is the first of them, as long as nothing else has drawn one since. REQUIRES: manifestMu held, no flush under way.
+// seal seals the active segments that hold a record, all at one moment, and returns a manifest of that moment that
+// lists nothing, and the ids below its next one of segments that have nothing to do with it: nobody had written to
+// them. ahead are the ids of the segments made for the lanes to go on in: they come after the moment, so the next id
+// is the first of them, as long as nothing else has drawn one since. REQUIRES: manifestMu held, no flush under way.
 func (c *checkpoint) seal(ahead []uint64) (m layout.Manifest, without map[uint64]bool) {
 	s := c.d.s
 	defer s.contentMu.RUnlock(s.contentMu.RLock())

@@ -4,7 +4,6 @@ package warmtier
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -198,7 +197,7 @@ func TestCheckpoint_FailsAhead(t *testing.T) {
 		return nil
 	})
 	err := s.Checkpoint(ctx, to)
-	require.True(t, errors.Is(err, context.Canceled), err)
+	require.ErrorIs(t, err, context.Canceled)
 	at.set(nil)
 	requireNoneAhead(t, s, dir)
 	require.Len(t, segmentFiles(t, dir), before)

@@ -288,8 +288,8 @@ type allocation struct {
 	size  int64
 }
 
-// allocations counts the objects that a function of the store, any by "", has allocated in this process until now. Hooks
-// of other tests may be among them.
+// allocations counts the objects that a function of the store, any by "", has allocated in this process until now.
+// Hooks of other tests may be among them.
 func allocations(t *testing.T, function string) map[allocation]int64 {
 	runtime.GC() // the profile is of the collection before the last
 	runtime.GC()
