@@ -21,6 +21,7 @@ func TestCheckpoint_OnFullDisk(t *testing.T) {
 		err = s.Put(idOf(n), contentOf(n, 0, 1000))
 	}
 	require.ErrorIs(t, err, ErrNoSpace)
+	full := len(segmentNames(d))
 	_, err = s.disk.checkpoint(context.Background(), to)
 	require.NoError(t, err)
 	deleted := 0
@@ -41,9 +42,9 @@ func TestCheckpoint_OnFullDisk(t *testing.T) {
 		_, err := s.Delete(idOf(i))
 		require.NoError(t, err)
 	}
-	st, err := s.Compact(context.Background())
-	require.NoError(t, err)
-	require.Positive(t, st.FileBytesReclaimed)
+	mustCompact(t, s)
+	passThrough(&s.dead.running) // segments without a live record leave by themselves, before it or beside it
+	require.Less(t, len(segmentNames(d)), full/4)
 	require.NoError(t, s.Put("x", make([]byte, 1000)))
 	closeShadow(t, s, d)
 }
