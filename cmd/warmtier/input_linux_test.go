@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -145,7 +146,10 @@ func TestInput_SecondInterrupt(t *testing.T) {
 	fill(t, dir, map[string]string{"a": strings.Repeat("x", 1<<20)}) // more than a pipe holds
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
-	defer r.Close() //nolint:errcheck // of no consequence here
+	defer r.Close()                  //nolint:errcheck // of no consequence here
+	heard := make(chan os.Signal, 1) // where interrupts are ignored, as in a script's background, the program would, too
+	signal.Notify(heard, os.Interrupt)
+	defer signal.Stop(heard)
 	cmd := exec.Command(program, "get", "-d", dir, "a")
 	cmd.Stdout = w
 	require.NoError(t, cmd.Start())
