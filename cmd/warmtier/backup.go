@@ -31,6 +31,9 @@ func (c *backupCmd) Run(a *app) error {
 		}
 		return a.result(backupAnswer{to}, [][]string{{"backed up to", showName(to)}})
 	}
+	if c.Target == "" {
+		return usage("the directory of the backup has no name")
+	}
 	return a.with(c.Dir, changing, unattended(warmtier.Options{}), func(s *warmtier.Store) error {
 		if err := s.Checkpoint(a.ctx, c.Target); err != nil {
 			if errors.Is(err, fs.ErrExist) {

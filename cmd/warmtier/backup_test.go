@@ -44,3 +44,10 @@ func TestBackup_OtherFileSystem(t *testing.T) {
 	require.Contains(t, r.err, "it has to be on the file system of the store, from where it can be copied")
 	require.Empty(t, files(t, elsewhere))
 }
+
+func TestBackup_NoName(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	fill(t, dir, nasty)
+	r := command(t, "", "backup", "-d", dir, "").exits(exitUsage)
+	require.Contains(t, r.err, "the directory of the backup has no name")
+}

@@ -213,7 +213,8 @@ func TestLoad_BadInput(t *testing.T) {
 	require.Empty(t, contents(t, dir))
 	command(t, "id\na\n", "load", "-d", dir, "-", "--format", "csv", "--id-field", "sku").exits(exitFinding)
 	for input, message := range map[string]string{
-		"id;name\n1;tea\n": "--delimiter", "id\tname\n": "--delimiter", "id,id\n1,2\n": "two columns",
+		"id;name\n1;tea\n": "--delimiter", "id;a,b\n1;2,3\n": `the first column is "id;a"`,
+		"id\tname\n": "--delimiter", "id,id\n1,2\n": "two columns",
 		"id,name\n1,\xe9\n": `line 2: column "name" is not UTF-8`,
 	} {
 		dir := filepath.Join(t.TempDir(), "store")

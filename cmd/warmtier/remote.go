@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -89,7 +90,7 @@ func (c *client) send(r *http.Request) (*http.Response, error) {
 	}
 	answer, err := c.http.Do(r)
 	if e, ok := errors.AsType[*url.Error](err); ok {
-		return nil, about(c.base, e.Err)
+		return nil, c.unanswered(e.Err)
 	}
 	if err != nil || answer.StatusCode == http.StatusOK {
 		return answer, err
@@ -100,6 +101,21 @@ func (c *client) send(r *http.Request) (*http.Response, error) {
 		return nil, about(c.base, err)
 	}
 	return nil, c.refused(answer, body)
+}
+
+// unanswered returns the error of a request that got no answer of HTTP.
+func (c *client) unanswered(err error) error {
+	switch {
+	case strings.Contains(err.Error(), "malformed HTTP"): // net/http has no other mark for it
+		err = errors.New("what answers there does not speak HTTP")
+	case errors.Is(err, http.ErrSchemeMismatch):
+		err = errors.New("what answers there speaks HTTP, not HTTPS")
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		err = errors.New("the connection was ended without an answer")
+	default:
+		return about(c.base, err)
+	}
+	return fmt.Errorf("no server of warmtier answers at %s: %w", c.base, err)
 }
 
 // refused returns the error that an answer is.
@@ -223,7 +239,8 @@ func (c *client) list(ctx context.Context, path string, read func(io.Reader) err
 	}
 	defer answer.Body.Close()
 	err = read(answer.Body)
-	if errors.Is(err, errEnough) {
+	_, local := errors.AsType[*fs.PathError](err) // of the file that is written, which it names
+	if errors.Is(err, errEnough) || local {
 		return nil, err
 	}
 	if reason := answer.Trailer.Get(errorTrailer); reason != "" {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -167,4 +168,42 @@ func TestBackup_Server(t *testing.T) {
 	r = command(t, "", "put", "-d", dir, "--wait", "0", "a").exits(exitIO)
 	require.NotContains(t, r.err, "--url", "it has none")
 	s.end()
+}
+
+// What is wrong is said in words of the user: of what answers, and of the file that cannot be written.
+func TestRemote_AnotherProtocol(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close() //nolint:errcheck // of no consequence here
+	says := make(chan string, 1)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 4096))
+			_, _ = io.WriteString(conn, <-says)
+			_ = conn.Close()
+		}
+	}()
+	for _, args := range [][]string{{"stats"}, {"ls"}, {"get", "a"}, {"count"}, {"export"}, {"verify"}, {"backup", "a"}} {
+		says <- "-ERR unknown command 'GET'\r\n"
+		r := command(t, "", append(args, "--url", "http://"+l.Addr().String())...).exits(exitIO)
+		require.Contains(t, r.err, "no server of warmtier answers at http://"+l.Addr().String())
+		require.NotContains(t, r.err, "malformed")
+	}
+	dir := filepath.Join(t.TempDir(), "store")
+	fill(t, dir, nasty)
+	t.Setenv("WARMTIER_TOKEN", "secret")
+	s := serve(t, dir)
+	defer s.end()
+	if _, err := os.Stat("/dev/full"); err != nil {
+		t.Skip("no /dev/full here: ", err)
+	}
+	for _, format := range []string{"binary", "jsonl"} {
+		r := command(t, "", "export", "--url", s.url, "--format", format, "-o", "/dev/full").exits(exitIO)
+		require.Contains(t, r.err, "warmtier: write /dev/full: ")
+		require.NotContains(t, r.err, s.url)
+	}
 }

@@ -249,6 +249,10 @@ func (l *loader) columns(header []string) (id, content int, err error) {
 	if len(header) == 1 && strings.ContainsAny(header[0], others) {
 		return 0, 0, badInput(1, finding("one column, %q: say with --delimiter what is between the columns", header[0]))
 	}
+	if l.c.IDField == "" && strings.ContainsAny(header[0], others) {
+		return 0, 0, badInput(1, finding("the first column is %q: say with --delimiter what is between the columns, "+
+			"or with --id-field that this is its name", header[0]))
+	}
 	for i, name := range header {
 		if slices.Contains(header[:i], name) {
 			return 0, 0, badInput(1, finding("two columns are named %q", name))
