@@ -26,6 +26,13 @@ type Chunk struct {
 // No lock is held while send runs.
 func (e *Engine) Offer(partitions uint64, wanted func(partition uint64) bool, send func(Chunk) error) error {
 	var failed error
+	// Forks come first: what was left by earlier lives may be merged into them, and has then been passed.
+	for _, fork := range e.node.liveForks() {
+		err := fork.offer(partitions, wanted, func(c Chunk, _ *payload) { failed = cmp.Or(failed, send(c)) })
+		if err != nil {
+			return err
+		}
+	}
 	for _, fork := range e.node.leftForks() {
 		err := fork.offer(partitions, wanted, func(c Chunk, p *payload) {
 			err := send(c)
@@ -39,12 +46,6 @@ func (e *Engine) Offer(partitions uint64, wanted func(partition uint64) bool, se
 		}
 	}
 	e.node.forgetEmpty()
-	for _, fork := range e.node.liveForks() {
-		err := fork.offer(partitions, wanted, func(c Chunk, _ *payload) { failed = cmp.Or(failed, send(c)) })
-		if err != nil {
-			return err
-		}
-	}
 	return failed
 }
 

@@ -61,6 +61,26 @@ func TestOffer_WhatEarlierLivesLeft(t *testing.T) {
 	require.Equal(t, 1, second.Len(), "what is taken is forgotten, and what this life wrote is not")
 }
 
+// A node that owns what it recovered sends it to itself too. What that merges has been passed.
+func TestOffer_PassesWhatItMergesOnce(t *testing.T) {
+	store := openStore(t, nil)
+	engine, err := olricengine.New(store, olricengine.Options{})
+	require.NoError(t, err)
+	put(t, fork(t, engine), 1, "of an earlier life", 1)
+	engine, err = olricengine.New(store, olricengine.Options{})
+	require.NoError(t, err)
+	f := fork(t, engine)
+	var passed int
+	take := func(c olricengine.Chunk) error {
+		passed += c.Entries
+		return f.Import(c.Payload, f.Put)
+	}
+	require.NoError(t, engine.Offer(1, everywhere, take))
+	require.Equal(t, 1, passed)
+	require.NoError(t, engine.Offer(1, everywhere, take))
+	require.Equal(t, 1+1, passed, "it is offered to owners who are new")
+}
+
 // A write that Olric began when other nodes owned the partition may have gone to those.
 func TestOffer_Late(t *testing.T) {
 	engine := openEngine(t, olricengine.Options{})

@@ -110,9 +110,22 @@ func (p *payload) unchangedLocked(e *Engine, i int) (bool, error) {
 }
 
 // Import calls f for every entry of a payload, in order, and returns the first error of f: the
-// sender then keeps what it sent. Errors: also [ErrFormat], for a payload of another engine, of a
-// newer version, or damaged.
+// sender then keeps what it sent. When it returns nil, everything that this node has is durable, as
+// after Store.Sync: the sender drops its copy, which may have been durable for long, and nothing
+// would order the loss of the one behind the other. That holds for what f finds stored already, too.
+// Errors: also [ErrFormat], for a payload of another engine, of a newer version, or damaged; those of
+// Store.Sync.
 func (e *Engine) Import(data []byte, f func(hkey uint64, entry storage.Entry) error) error {
+	if err := importEach(data, f); err != nil {
+		return err
+	}
+	if err := e.node.store.Sync(); err != nil {
+		return e.fail(err)
+	}
+	return nil
+}
+
+func importEach(data []byte, f func(hkey uint64, entry storage.Entry) error) error {
 	end := len(data) - crc32.Size
 	if end < 1 || data[0] != payloadFormat {
 		return fmt.Errorf("%w: a payload of %d bytes is not of format %d", ErrFormat, len(data), payloadFormat)

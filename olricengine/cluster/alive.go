@@ -71,9 +71,14 @@ func (c *Cluster) cannotStay(err error) {
 	c.opts.Logger.Warn("cluster: cannot write down that the node is there", "node", c.self, "error", err)
 }
 
+// stayedUntil writes down that the node was there. What it has forgotten until now is durably forgotten then: an entry
+// that was offered, and is back after a power loss, must not look as if it had been offered lately.
 func (c *Cluster) stayedUntil(now time.Time) error {
 	if c.opts.Directory == "" || c.engine.Recovered() > 0 {
 		return nil
+	}
+	if err := c.store.Sync(); err != nil {
+		return err
 	}
 	return c.store.Put(aliveID, strconv.AppendInt(nil, now.UnixMilli(), 10))
 }

@@ -81,3 +81,6 @@ func Holders(ctx context.Context, c *Cluster, id string) (map[string]bool, error
 
 // FailStart lets a node find that Olric has ended with err.
 func FailStart(c *Cluster, err error) { c.started <- err }
+
+// StayedUntil writes down that a node was there.
+func StayedUntil(c *Cluster, now time.Time) error { return c.stayedUntil(now) }
