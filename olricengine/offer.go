@@ -15,26 +15,29 @@ type Chunk struct {
 	Partition uint64
 	Payload   []byte // for Import
 	Entries   int
+	Recovered bool // left by an earlier life of the node
 }
 
 // Offer passes every entry that the node holds to send, in chunks of one partition each: those of
-// its forks, and those that earlier lives of the node left in the store. Partitions that wanted is
-// false for are left out. Of what was left by earlier lives it forgets each chunk for which send
+// its forks, and those that it has recovered, which earlier lives of the node left in the store. What wanted is false
+// for is left out. Of what was left by earlier lives it forgets each chunk for which send
 // returned nil; what is in forks stays. An error of send, or of the store when it should forget,
 // keeps no other chunk from being passed; Offer returns the first. One of the store when it should
 // read ends Offer, and is [ErrIncomplete] too; damaged entries are passed over ([Engine.Damaged]).
 // No lock is held while send runs.
-func (e *Engine) Offer(partitions uint64, wanted func(partition uint64) bool, send func(Chunk) error) error {
+func (e *Engine) Offer(
+	partitions uint64, wanted func(partition uint64, recovered bool) bool, send func(Chunk) error,
+) error {
 	var failed error
 	// Forks come first: what was left by earlier lives may be merged into them, and has then been passed.
 	for _, fork := range e.node.liveForks() {
-		err := fork.offer(partitions, wanted, func(c Chunk, _ *payload) { failed = cmp.Or(failed, send(c)) })
+		err := fork.offer(partitions, false, wanted, func(c Chunk, _ *payload) { failed = cmp.Or(failed, send(c)) })
 		if err != nil {
 			return err
 		}
 	}
 	for _, fork := range e.node.leftForks() {
-		err := fork.offer(partitions, wanted, func(c Chunk, p *payload) {
+		err := fork.offer(partitions, true, wanted, func(c Chunk, p *payload) {
 			err := send(c)
 			if err == nil {
 				err = p.dropFrom(fork)
@@ -51,7 +54,9 @@ func (e *Engine) Offer(partitions uint64, wanted func(partition uint64) bool, se
 
 // offer passes the fork's entries on. They are of one partition, unless the number of partitions
 // was another one in an earlier life. Errors: [ErrIncomplete].
-func (e *Engine) offer(partitions uint64, wanted func(uint64) bool, pass func(Chunk, *payload)) error {
+func (e *Engine) offer(
+	partitions uint64, recovered bool, wanted func(uint64, bool) bool, pass func(Chunk, *payload),
+) error {
 	var (
 		p         payload
 		partition uint64
@@ -59,7 +64,7 @@ func (e *Engine) offer(partitions uint64, wanted func(uint64) bool, pass func(Ch
 	)
 	flush := func() {
 		if len(p.places) > 0 {
-			pass(Chunk{Partition: partition, Payload: p.sealed(), Entries: len(p.places)}, &p)
+			pass(Chunk{partition, p.sealed(), len(p.places), recovered}, &p)
 			p = payload{scratch: p.scratch}
 		}
 	}
@@ -68,7 +73,7 @@ func (e *Engine) offer(partitions uint64, wanted func(uint64) bool, pass func(Ch
 			flush()
 			partition = hkey % partitions
 		}
-		if wanted(partition) {
+		if wanted(partition, recovered) {
 			failure = p.add(e, hkey)
 		}
 		return failure == nil

@@ -12,7 +12,7 @@ import (
 
 func storageKey(hkey uint64) string { return strconv.FormatUint(hkey, 10) }
 
-func everywhere(uint64) bool { return true }
+func everywhere(uint64, bool) bool { return true }
 
 func TestOffer_WhatEarlierLivesLeft(t *testing.T) {
 	dir := t.TempDir()
@@ -49,7 +49,7 @@ func TestOffer_WhatEarlierLivesLeft(t *testing.T) {
 		offered[c.Partition] += c.Entries
 		return owner.Import(c.Payload, owner.Put)
 	}
-	require.NoError(t, engine.Offer(7, func(p uint64) bool { return p == 1 }, take))
+	require.NoError(t, engine.Offer(7, func(p uint64, _ bool) bool { return p == 1 }, take))
 	require.Equal(t, map[uint64]int{1: 70}, offered)
 	require.Equal(t, 70, engine.Recovered())
 	require.NoError(t, engine.Offer(7, everywhere, take))

@@ -51,8 +51,13 @@ type Cluster struct {
 	progress Progress
 	latest   *view // the last one for which everything was done
 
-	// offered belongs to the goroutine that reconciles.
+	// last is when the node was there before Open, zero when never.
+	last time.Time
+	// offered and tooLate belong to the goroutine that reconciles, and then to Leave.
 	offered offers
+	// tooLate is set when what was recovered must not be offered any more, and stays, whatever the clock says later: the
+	// owners have been given everything else, and look as if they had everything.
+	tooLate error
 	// announced is the signature of the view of which other nodes know that this one has nothing
 	// more to offer.
 	announced atomic.Uint64
@@ -79,8 +84,17 @@ func Open(opts Options) (*Cluster, error) {
 }
 
 func newCluster(opts Options, store *warmtier.Store) (*Cluster, error) {
-	if err := comeBack(store, opts, time.Now()); err != nil {
+	last, err := lastThere(store, opts)
+	if err == nil {
+		err = opts.away(last, time.Now())
+	}
+	if err != nil {
 		return nil, err
+	}
+	if opts.Directory != "" {
+		if err := opts.makeAliveFile(); err != nil {
+			opts.Logger.Warn("cluster: should the store be full, nobody will know that the node was there", "error", err)
+		}
 	}
 	engine, err := olricengine.New(store, olricengine.Options{
 		Remember: opts.DeletionsKept, Deleted: isMarker, Map: opts.Name,
@@ -99,6 +113,7 @@ func newCluster(opts Options, store *warmtier.Store) (*Cluster, error) {
 	gossip := configuration.MemberlistConfig
 	c := &Cluster{
 		opts:    opts,
+		last:    last,
 		self:    net.JoinHostPort(configuration.BindAddr, strconv.Itoa(configuration.BindPort)),
 		gossip:  net.JoinHostPort(gossip.BindAddr, strconv.Itoa(gossip.BindPort)),
 		store:   store,

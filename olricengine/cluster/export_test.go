@@ -84,3 +84,6 @@ func FailStart(c *Cluster, err error) { c.started <- err }
 
 // StayedUntil writes down that a node was there.
 func StayedUntil(c *Cluster, now time.Time) error { return c.stayedUntil(now) }
+
+// SetClock makes a node take the time of now, when it looks whether what it recovered may still be offered.
+func SetClock(opts *Options, now func() time.Time) { opts.now = now }

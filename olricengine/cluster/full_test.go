@@ -28,7 +28,7 @@ func fillUp(t *testing.T, node *cluster.Cluster) (stop, empty func()) {
 	fill := func(refusals int) {
 		for _, size := range []int{100_000, 1000, 0} {
 			for refused := 0; refused < refusals; {
-				id := fmt.Sprint("filler ", len(ids))
+				id := fmt.Sprintf("filler %06d", len(ids)) // as long as no id of the engine
 				err := node.Store().Put(id, make([]byte, size))
 				if err == nil {
 					ids = append(ids, id)
@@ -182,7 +182,16 @@ func TestOffer_FullDirectory(t *testing.T) {
 	node, err = cluster.Open(opts)
 	require.NoError(t, err)
 	inTrouble(t, "partition 0 to "+node.Address(), node)
-	require.Positive(t, node.Progress().Recovered)
+	require.Equal(t, 201, node.Progress().Recovered, "with what the node has announced")
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	failed := node.Ready(ctx)
+	require.ErrorIs(t, failed, context.DeadlineExceeded)
+	var room *cluster.NoRoomError
+	require.ErrorAs(t, failed, &room)
+	require.Equal(t, [3]any{opts.Directory, 201, true}, [3]any{room.Directory, room.Recovered, room.Bytes > 2_000_000})
+	require.ErrorIs(t, failed, warmtier.ErrNoSpace)
+	require.ErrorAs(t, node.Progress().Trouble, &room)
 	require.NoError(t, node.Close())
 
 	opts.Store.MaxBytes *= 2

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/warmtier/warmtier"
 	"github.com/warmtier/warmtier/olricengine"
 )
 
@@ -73,9 +74,14 @@ func (c *Cluster) offer(ctx context.Context, v *view, unproven map[delivery]bool
 // offer gives every owner what it has not had, and notes who has. What earlier lives of the node left is given like
 // the rest: an owner that has had a partition has had that too, and it stays here until the others have.
 func (p *pass) offer(ctx context.Context, had offers) error {
-	recovered := p.c.engine.Recovered() > 0
+	var tooLate error
 	err := p.c.engine.Offer(uint64(p.c.opts.Partitions),
-		func(partition uint64) bool { return ctx.Err() == nil && (recovered || had.lacks(p.view, partition)) },
+		func(partition uint64, recovered bool) bool {
+			if recovered {
+				tooLate = p.c.mayOffer()
+			}
+			return ctx.Err() == nil && (recovered && tooLate == nil || had.lacks(p.view, partition) && !recovered)
+		},
 		func(chunk olricengine.Chunk) error {
 			return p.give(ctx, chunk, func(o owner) bool { return !had[chunk.Partition][o] })
 		})
@@ -93,7 +99,35 @@ func (p *pass) offer(ctx context.Context, had offers) error {
 		}
 		had[partition] = now
 	}
-	return err
+	return cmp.Or(err, tooLate)
+}
+
+// NoRoomError is Progress.Trouble, and why Ready waits, when a node that has come back with a directory cannot take over
+// what that holds: its store has no room for a second copy of the next chunk, which goes before the first one does.
+// Nothing is lost, and reads have what other replicas hold. The node tries again, at least every 5 s. Close it, and open
+// it with more room: a larger Store.MaxBytes, or a larger disk. It is warmtier.ErrNoSpace too.
+type NoRoomError struct {
+	Directory string
+	Recovered int // entries that are still to be taken over
+	Bytes     int // of the chunk, and about what is missing at the least
+	Err       error
+}
+
+// Error gives the figures.
+func (err *NoRoomError) Error() string {
+	return fmt.Sprintf("cluster: the store of %s has no room to take over what it holds: %d entries wait, the next chunk "+
+		"has %d bytes (see NoRoomError): %v", err.Directory, err.Recovered, err.Bytes, err.Err)
+}
+
+// Unwrap returns the error of the store.
+func (err *NoRoomError) Unwrap() error { return err.Err }
+
+// mayOffer returns an error when what was recovered has come too late to be offered.
+func (c *Cluster) mayOffer() error {
+	if c.tooLate == nil {
+		c.tooLate = c.opts.away(c.last, c.opts.now())
+	}
+	return c.tooLate
 }
 
 // offerLate gives owners what was written while they became owners.
@@ -125,6 +159,9 @@ func (p *pass) give(ctx context.Context, chunk olricengine.Chunk, wants func(own
 			p.c.progress.OfferedBytes += int64(len(chunk.Payload))
 			p.c.mu.Unlock()
 			continue
+		}
+		if chunk.Recovered && o.name == p.c.self && errors.Is(err, warmtier.ErrNoSpace) {
+			err = &NoRoomError{p.c.opts.Directory, p.c.engine.Recovered(), len(chunk.Payload), err}
 		}
 		if answer := redis.Error(nil); !errors.As(err, &answer) {
 			p.gone[o.name] = err
@@ -159,6 +196,9 @@ func (c *Cluster) handOver(ctx context.Context, others []member) error {
 		c.noteAlways("leaving", failed)
 		if failed == nil {
 			return nil
+		}
+		if away := (*AwayError)(nil); errors.As(failed, &away) { // forks were offered before, and nothing helps this
+			return fmt.Errorf("cluster: not everything was handed over: %w", failed)
 		}
 		select {
 		case <-ctx.Done():

@@ -63,9 +63,10 @@ type Options struct {
 	// Logger gets what happens, of Olric too; nil means nothing.
 	Logger *slog.Logger
 
-	expireInterval time.Duration // for tests; 0 means 10s
-	offering       func()        // for tests: called before a node offers what it holds
-	given          func()        // for tests: called when all owners have taken a chunk, before this node forgets it
+	expireInterval time.Duration    // for tests; 0 means 10s
+	now            func() time.Time // for tests: whether what was recovered may still be offered
+	offering       func()           // for tests: called before a node offers what it holds
+	given          func()           // for tests: called when all owners have taken a chunk, before this node forgets it
 }
 
 const (
@@ -107,6 +108,9 @@ func (o Options) withDefaults() Options {
 	o.MinMembers = orDefault(o.MinMembers, o.Replicas)
 	o.DeletionsKept = orDefault(o.DeletionsKept, defaultKept)
 	o.expireInterval = orDefault(o.expireInterval, defaultExpire)
+	if o.now == nil {
+		o.now = time.Now
+	}
 	if o.offering == nil {
 		o.offering = func() {}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/olric-data/olric"
@@ -59,8 +58,7 @@ func (c *Cluster) probeAll(v *view) (unproven map[delivery]bool, refused, err er
 // isFull reports whether a write may have failed since a node has no room. Of another node's refusal Olric passes on
 // the text, or only that there is no quorum.
 func isFull(err error) bool {
-	return errors.Is(err, warmtier.ErrNoSpace) || errors.Is(err, olric.ErrWriteQuorum) ||
-		strings.Contains(err.Error(), warmtier.ErrNoSpace.Error())
+	return errors.Is(known(err), warmtier.ErrNoSpace) || errors.Is(err, olric.ErrWriteQuorum)
 }
 
 // probe writes to the partition, and returns nil when the backup owner has it.

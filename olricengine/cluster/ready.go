@@ -41,12 +41,17 @@ func (c *Cluster) announce(ctx context.Context, v *view) error {
 // Ready waits again; in a rolling restart it belongs between one node and the next. A node that was
 // killed is a member for some seconds more, and Ready does not know better.
 //
-// Errors: that of ctx, with what was missing last; [ErrClosed].
+// Errors: that of ctx, with what was missing last, which is a *[NoRoomError] when this node's own store is full;
+// *[AwayError]; [ErrClosed].
 func (c *Cluster) Ready(ctx context.Context) error {
 	if err := c.usable(ctx); err != nil {
 		return err
 	}
 	for {
+		trouble := c.Progress().Trouble
+		if away := (*AwayError)(nil); errors.As(trouble, &away) {
+			return fmt.Errorf("cluster: not ready: %w", trouble)
+		}
 		missing := c.missing(ctx)
 		if missing == nil {
 			return nil
@@ -55,7 +60,11 @@ func (c *Cluster) Ready(ctx context.Context) error {
 		case <-c.ending.Done():
 			return ErrClosed
 		case <-ctx.Done():
-			return fmt.Errorf("cluster: not ready: %w: %w", missing, context.Cause(ctx))
+			err := fmt.Errorf("cluster: not ready: %w: %w", missing, context.Cause(ctx))
+			if trouble != nil {
+				err = fmt.Errorf("%w; this node, %s, is in trouble: %w", err, c.self, trouble)
+			}
+			return err
 		case <-time.After(reconcileInterval / 2):
 		}
 	}

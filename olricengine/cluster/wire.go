@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/vmihailenco/msgpack/v5"
+	"github.com/warmtier/warmtier"
 	"github.com/warmtier/warmtier/olricengine"
 )
 
@@ -84,10 +86,24 @@ func (w *wire) move(ctx context.Context, to owner, dmap string, chunk olricengin
 		return err
 	}
 	if err := w.to(to.name).Do(ctx, "internal.node.movefragment", packed).Err(); err != nil {
-		return fmt.Errorf("cluster: partition %d to %s: %w", chunk.Partition, to.name, err)
+		return fmt.Errorf("cluster: partition %d to %s: %w", chunk.Partition, to.name, known(err))
 	}
 	return nil
 }
+
+// known returns an error of a node so that it is warmtier.ErrNoSpace if it was there: Olric passes on the text.
+func known(err error) error {
+	if strings.Contains(err.Error(), warmtier.ErrNoSpace.Error()) {
+		return noSpaceError{err}
+	}
+	return err
+}
+
+type noSpaceError struct{ error }
+
+func (noSpaceError) Is(target error) bool { return target == warmtier.ErrNoSpace } //nolint:errorlint // what Is is for
+
+func (err noSpaceError) Unwrap() error { return err.error }
 
 // replica returns what a node has of an id as a backup owner, encoded.
 func (w *wire) replica(ctx context.Context, name, dmap, id string) ([]byte, error) {
