@@ -145,9 +145,12 @@ func TestCheckpoint_BesideAll(t *testing.T) {
 func TestCheckpoint_BesideClose(t *testing.T) {
 	var at latePoints
 	s, _, to, _ := checkpointed(t, hooks{at: at.hook})
-	closed := make(chan error, 1)
+	closed, told := make(chan error, 1), make(chan struct{})
 	at.set(func(p point) error {
-		if p == pointCheckpointSealed {
+		switch p {
+		case pointCloseTold:
+			close(told)
+		case pointCheckpointSealed:
 			ctx, cancel := context.WithCancel(context.Background())
 			second := make(chan error, 1)
 			go func() { second <- s.Checkpoint(ctx, to+"2") }()
@@ -155,7 +158,7 @@ func TestCheckpoint_BesideClose(t *testing.T) {
 			cancel()
 			require.ErrorIs(t, <-second, context.Canceled)
 			go func() { closed <- s.Close() }()
-			require.True(t, waitFor(func() bool { return s.lifetime.Err() != nil }))
+			<-told
 		}
 		return nil
 	})

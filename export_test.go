@@ -359,12 +359,15 @@ func TestImport_BesideClose(t *testing.T) {
 	to, err := open(dir, opts, hooks{at: at.hook})
 	require.NoError(t, err)
 	require.NoError(t, to.Put("mine", nil))
-	closed, puts := make(chan error, 1), 0
+	closed, told, puts := make(chan error, 1), make(chan struct{}), 0
 	at.set(func(p point) error {
-		if p == pointPutAppended {
+		switch p {
+		case pointCloseTold:
+			close(told)
+		case pointPutAppended:
 			if puts++; puts == 5000 {
 				go func() { closed <- to.Close() }()
-				require.True(t, waitFor(func() bool { return to.lifetime.Err() != nil }))
+				<-told
 			}
 		}
 		return nil

@@ -52,6 +52,7 @@ const (
 	pointClearBarred      point = "clear: writes kept out, empty manifest not renamed"
 	pointCleared          point = "clear: index empty, segments in the table"
 	pointCheckpointLooked point = "checkpoint: its directory is empty, not locked yet"
+	pointCloseTold        point = "close: a call under way knows of it"
 	pointCheckpointPinned point = "checkpoint: a sealed segment pinned, its header not synced"
 	pointCheckpointLinked point = "checkpoint: a sealed segment linked, the moment not yet"
 	pointCheckpointLocked point = "checkpoint: one more lane locked"

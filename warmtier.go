@@ -438,7 +438,10 @@ func (s *Store) begin(parent context.Context) (ctx context.Context, done func(),
 		cancel(nil)
 		return nil, nil, err
 	}
-	stop := context.AfterFunc(s.lifetime, func() { cancel(ErrClosed) })
+	stop := context.AfterFunc(s.lifetime, func() {
+		cancel(ErrClosed)
+		_ = s.hooks.fire(pointCloseTold)
+	})
 	return ctx, func() {
 		stop()
 		cancel(nil)
