@@ -378,19 +378,6 @@ func (c *checkpoint) seal(ahead []uint64) (m layout.Manifest, without map[uint64
 	return m, without
 }
 
-// areLast reports whether ids are the last ones below next, and nobody has written to their segments: all are pending.
-func areLast(ids []uint64, next uint64, pending map[uint64]bool) bool {
-	if len(ids) == 0 || ids[0]+uint64(len(ids)) != next {
-		return false
-	}
-	for _, id := range ids {
-		if !pending[id] {
-			return false
-		}
-	}
-	return true
-}
-
 // flush makes all of seg durable, and its header say so. REQUIRES: it is sealed and committed, holdFlushes.
 func (c *checkpoint) flush(seg *segment) error {
 	if seg.isDirty() {

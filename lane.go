@@ -157,6 +157,19 @@ func (ln *lane) rollAhead(s *Store) (id uint64) {
 	return seg.id
 }
 
+// areLast reports whether ids are the last ones below next, and nobody has written to their segments: all are pending.
+func areLast(ids []uint64, next uint64, pending map[uint64]bool) bool {
+	if len(ids) == 0 || ids[0]+uint64(len(ids)) != next {
+		return false
+	}
+	for _, id := range ids {
+		if !pending[id] {
+			return false
+		}
+	}
+	return true
+}
+
 // endAhead gives each lane that has no active segment the one that was made ahead, and gets rid of the others.
 func (s *Store) endAhead() {
 	for i := range s.lanes {

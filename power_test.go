@@ -323,8 +323,9 @@ func (l *powerLife) open() error {
 func TestPower_EveryCall(t *testing.T) {
 	t.Parallel()
 	base := seeded(t).Uint64()
-	var opened atomic.Int64
-	calls, passed := 0, map[point]int{}
+	var opened, calls atomic.Int64
+	var mu sync.Mutex
+	passed := map[point]int{}
 	for round, syncWrites := range []bool{false, true} {
 		l := newPowerLife(base+uint64(round), powerConfig{}, &opened)
 		l.opts.SyncWrites, l.writers, l.rare, l.often = syncWrites, 1, 0, 0
@@ -341,12 +342,14 @@ func TestPower_EveryCall(t *testing.T) {
 			}
 		}
 		l.d.Before = func(site shadow.Site) {
-			calls++
-			take("at call "+site.String(), crashesAtCall(t, calls, round == 0)...)
+			n := int(calls.Add(1))
+			take("at call "+site.String(), crashesAtCall(t, n, round == 0)...)
 		}
-		l.hook = func(p point) {
+		l.hook = func(p point) { // also on the goroutine that gives back what a Clear has taken out
+			mu.Lock()
 			passed[p]++
 			n := passed[p]
+			mu.Unlock()
 			if l.isOften(p) {
 				if n%29 != 0 {
 					return
@@ -368,7 +371,7 @@ func TestPower_EveryCall(t *testing.T) {
 	for _, p := range powerPoints {
 		require.Positive(t, passed[p], "point never reached: %s", p)
 	}
-	t.Logf("%d directories opened after crashes at %d calls", opened.Load(), calls)
+	t.Logf("%d directories opened after crashes at %d calls", opened.Load(), calls.Load())
 }
 
 // Variants of a crash. In 0 to 3 all or none of the sectors, and all or none of the names, are
