@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
-
-	"github.com/tidwall/btree"
 )
 
 // A fork is destroyed entry by entry, and that can fail or be killed halfway. What is left must not be taken for
@@ -73,7 +71,7 @@ func (e *Engine) noteLocked() error {
 func (e *Engine) hideLocked() {
 	e.destroyed = true
 	e.left = e.entries.Keys()
-	e.entries = btree.NewMap[uint64, stamp](degree)
+	e.entries = newEntrySet()
 	e.bytes, e.soonest = 0, 0
 }
 

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/olric-data/olric/pkg/storage"
-	"github.com/tidwall/btree"
 	"github.com/warmtier/warmtier"
 )
 
@@ -83,7 +82,7 @@ type Engine struct {
 
 	// mu makes an entry and its stamp change together. It is held while the store writes.
 	mu        sync.RWMutex
-	entries   *btree.Map[uint64, stamp]
+	entries   *entrySet
 	writes    uint64 // how many there were
 	bytes     int64  // of the contents
 	soonest   int64  // nothing expires before, Unix milliseconds; 0 when nothing does
@@ -102,9 +101,6 @@ type stamp struct {
 const (
 	accessUnit   = 10 * time.Millisecond // 32 bits of them are 497 days
 	tombstoneBit = 1 << 31
-
-	// degree of the trees: nodes so large that a garbage collection finds few of them.
-	degree = 256
 )
 
 var _ storage.Engine = (*Engine)(nil)
@@ -161,7 +157,7 @@ func (n *node) fork() *Engine {
 }
 
 func (n *node) newFork(number uint64) *Engine {
-	return &Engine{node: n, number: number, entries: btree.NewMap[uint64, stamp](degree)}
+	return &Engine{node: n, number: number, entries: newEntrySet()}
 }
 
 const idSize = 16

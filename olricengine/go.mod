@@ -7,7 +7,6 @@ require (
 	github.com/olric-data/olric v0.7.4
 	github.com/redis/go-redis/v9 v9.8.0
 	github.com/stretchr/testify v1.12.1
-	github.com/tidwall/btree v1.7.0
 	github.com/vmihailenco/msgpack/v5 v5.4.1
 	github.com/warmtier/warmtier v0.1.0
 	github.com/warmtier/warmtier/warmtierhttp v0.1.0
@@ -34,6 +33,7 @@ require (
 	github.com/mschoch/smat v0.2.0 // indirect
 	github.com/pkg/errors v0.9.1 // indirect
 	github.com/sean-/seed v0.0.0-20170313163322-e2103e2c3529 // indirect
+	github.com/tidwall/btree v1.7.0 // indirect
 	github.com/tidwall/match v1.1.1 // indirect
 	github.com/tidwall/redcon v1.6.2 // indirect
 	github.com/vmihailenco/tagparser/v2 v2.0.0 // indirect

@@ -42,6 +42,7 @@ type plain struct {
 	dmap   olric.DMap
 	gossip string
 	ended  chan error
+	store  *warmtier.Store // nil for Olric's own engine
 }
 
 // startPlain starts a node, and returns when it can be used.
@@ -59,15 +60,17 @@ func startPlain(t *testing.T, engine string, replicas int, peers ...*plain) *pla
 	// Both engines get what gives memory back soonest.
 	c.DMaps.TriggerCompactionInterval, c.DMaps.CheckEmptyFragmentsInterval = time.Second, time.Second
 	c.DMaps.Engine.Config["maxIdleTableTimeout"] = time.Second
+	p := &plain{}
 	if engine == "warmtier" {
 		store, err := warmtier.Open("", nil)
 		require.NoError(t, err)
+		p.store = store
 		e, err := olricengine.New(store, olricengine.Options{})
 		require.NoError(t, err)
 		c.DMaps.Engine.Implementation = e
 	}
 	gossip := net.JoinHostPort("127.0.0.1", strconv.Itoa(c.MemberlistConfig.BindPort))
-	p := &plain{gossip: gossip, ended: make(chan error, 1)}
+	p.gossip, p.ended = gossip, make(chan error, 1)
 	for _, peer := range peers {
 		c.Peers = append(c.Peers, peer.gossip)
 	}
@@ -202,7 +205,7 @@ func TestBesideChild(t *testing.T) {
 	}
 	const n = 1_000_000
 	p := startPlain(t, engine, 1)
-	empty := collect()
+	t.Logf("figures: empty: %s", described(t, p))
 	content := make([]byte, 1024)
 	for i := range n {
 		for j := range content {
@@ -210,7 +213,8 @@ func TestBesideChild(t *testing.T) {
 		}
 		require.NoError(t, p.dmap.Put(t.Context(), strconv.Itoa(i), content))
 	}
-	full, collection := resident(t), collect()
+	full := resident(t)
+	t.Logf("figures: full: %s", described(t, p))
 	for i := range n {
 		if i%10 != 0 {
 			_, err := p.dmap.Delete(t.Context(), strconv.Itoa(i))
@@ -223,14 +227,15 @@ func TestBesideChild(t *testing.T) {
 		runtime.GC()
 		least = min(least, resident(t))
 	}
-	t.Logf("figures: garbage collection %v (%v before the first entry), resident %d MB, with nine of ten deleted %d MB",
-		collection, empty, full>>20, least>>20)
+	t.Logf("figures: nine of ten deleted: %s; least %d MB resident", described(t, p), least>>20)
 	p.stop(t)
 }
 
-// collect returns how long a full garbage collection takes, the median of 21.
-func collect() time.Duration {
-	times := make([]time.Duration, 21)
+// described describes this process after a garbage collection, and how long a full one takes. On a machine that has other
+// work, however little, a median is what the scheduler makes of it.
+func described(t *testing.T, p *plain) string {
+	t.Helper()
+	times := make([]time.Duration, 201)
 	runtime.GC()
 	for i := range times {
 		began := time.Now()
@@ -238,7 +243,17 @@ func collect() time.Duration {
 		times[i] = time.Since(began)
 	}
 	slices.Sort(times)
-	return times[len(times)/2].Round(10 * time.Microsecond)
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	text := fmt.Sprintf("garbage collection %v (least %v, a tenth %v), resident %d MB, Go heap %d objects, %d of %d MB in use",
+		times[100].Round(time.Microsecond), times[0].Round(time.Microsecond), times[20].Round(time.Microsecond),
+		resident(t)>>20, m.HeapObjects, m.HeapInuse>>20, (m.HeapSys-m.HeapReleased)>>20)
+	if p.store != nil {
+		s := p.store.Stats()
+		text += fmt.Sprintf(", store %d MB mapped, %d MB of records, %d MB of them live, index %d MB",
+			s.MappedBytes>>20, s.TotalBytes>>20, s.LiveBytes>>20, s.IndexBytes>>20)
+	}
+	return text
 }
 
 // resident returns the resident memory of this process, bytes.

@@ -87,3 +87,6 @@ func StayedUntil(c *Cluster, now time.Time) error { return c.stayedUntil(now) }
 
 // SetClock makes a node take the time of now, when it looks whether what it recovered may still be offered.
 func SetClock(opts *Options, now func() time.Time) { opts.now = now }
+
+// IsFull reports whether a probe may have failed since a node has no room.
+var IsFull = isFull
