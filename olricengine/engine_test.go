@@ -279,7 +279,7 @@ func TestEngine_Concurrent(t *testing.T) {
 			f.RangeHKey(func(uint64) bool { return true })
 			engine.Mark(func(uint64) bool { return true })
 			require.NoError(t, engine.OfferLate(7, func(olricengine.Chunk) error { return nil }))
-			require.NoError(t, engine.Offer(7, func(uint64, bool) bool { return true }, func(olricengine.Chunk) error { return nil }))
+			require.NoError(t, engine.Offer(7, everywhere, func(olricengine.Chunk) error { return nil }))
 		}
 	})
 	work.Wait()

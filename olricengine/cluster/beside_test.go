@@ -231,8 +231,8 @@ func TestBesideChild(t *testing.T) {
 	p.stop(t)
 }
 
-// described describes this process after a garbage collection, and how long a full one takes. On a machine that has other
-// work, however little, a median is what the scheduler makes of it.
+// described describes this process after a garbage collection, and how long a full one takes. On a machine that has
+// other work, however little, a median is what the scheduler makes of it.
 func described(t *testing.T, p *plain) string {
 	t.Helper()
 	times := make([]time.Duration, 201)
@@ -245,7 +245,8 @@ func described(t *testing.T, p *plain) string {
 	slices.Sort(times)
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	text := fmt.Sprintf("garbage collection %v (least %v, a tenth %v), resident %d MB, Go heap %d objects, %d of %d MB in use",
+	text := fmt.Sprintf("garbage collection %v (least %v, a tenth %v), resident %d MB, "+
+		"Go heap %d objects, %d of %d MB in use",
 		times[100].Round(time.Microsecond), times[0].Round(time.Microsecond), times[20].Round(time.Microsecond),
 		resident(t)>>20, m.HeapObjects, m.HeapInuse>>20, (m.HeapSys-m.HeapReleased)>>20)
 	if p.store != nil {

@@ -102,10 +102,10 @@ func (p *pass) offer(ctx context.Context, had offers) error {
 	return cmp.Or(err, tooLate)
 }
 
-// NoRoomError is Progress.Trouble, and why Ready waits, when a node that has come back with a directory cannot take over
-// what that holds: its store has no room for a second copy of the next chunk, which goes before the first one does.
-// Nothing is lost, and reads have what other replicas hold. The node tries again, at least every 5 s. Close it, and open
-// it with more room: a larger Store.MaxBytes, or a larger disk. It is warmtier.ErrNoSpace too.
+// NoRoomError is Progress.Trouble, and why Ready waits, when a node that has come back with a directory cannot take
+// over what that holds: its store has no room for a second copy of the next chunk, which is there before the first one
+// goes. Nothing is lost, and reads have what other replicas hold. The node tries again, at least every 5 s. Close it,
+// and open it with more room: a larger Store.MaxBytes, or a larger disk. It is warmtier.ErrNoSpace too.
 type NoRoomError struct {
 	Directory string
 	Recovered int // entries that are still to be taken over

@@ -101,7 +101,7 @@ func known(err error) error {
 
 type noSpaceError struct{ error }
 
-func (noSpaceError) Is(target error) bool { return target == warmtier.ErrNoSpace } //nolint:errorlint // what Is is for
+func (noSpaceError) Is(target error) bool { return target == warmtier.ErrNoSpace }
 
 func (err noSpaceError) Unwrap() error { return err.error }
 
