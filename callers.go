@@ -75,6 +75,29 @@ func checkContext(ctx context.Context) {
 	}
 }
 
+// begin does what enter does, for work that takes a context: ctx ends with parent, and when Close begins.
+func (s *Store) begin(parent context.Context) (ctx context.Context, done func(), err error) {
+	ctx, cancel := context.WithCancelCause(parent) // may panic, so it comes before anything is counted
+	left, err := s.enter()
+	if err != nil {
+		cancel(nil)
+		return nil, nil, err
+	}
+	s.running.Add(1)
+	stop := context.AfterFunc(s.lifetime, func() {
+		defer s.running.Done()
+		cancel(ErrClosed)
+		_ = s.hooks.fire(pointCloseTold)
+	})
+	return ctx, func() {
+		if stop() {
+			s.running.Done()
+		}
+		cancel(nil)
+		left()
+	}, nil
+}
+
 // errStopped is how work fails whose context has ended. It stays inside the store: whyStopped makes
 // it the error that the caller gets.
 var errStopped = errors.New("warmtier: stopped")

@@ -429,22 +429,3 @@ func (s *Store) enter() (done func(), err error) {
 	s.running.Add(1)
 	return s.running.Done, nil
 }
-
-// begin does what enter does, for work that takes a context: ctx ends with parent, and when Close begins.
-func (s *Store) begin(parent context.Context) (ctx context.Context, done func(), err error) {
-	ctx, cancel := context.WithCancelCause(parent) // may panic, so it comes before anything is counted
-	left, err := s.enter()
-	if err != nil {
-		cancel(nil)
-		return nil, nil, err
-	}
-	stop := context.AfterFunc(s.lifetime, func() {
-		cancel(ErrClosed)
-		_ = s.hooks.fire(pointCloseTold)
-	})
-	return ctx, func() {
-		stop()
-		cancel(nil)
-		left()
-	}, nil
-}
