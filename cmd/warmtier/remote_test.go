@@ -170,7 +170,7 @@ func TestBackup_Server(t *testing.T) {
 	s.end()
 }
 
-// What is wrong is said in words of the user: of what answers, and of the file that cannot be written.
+// What is wrong is said in words of the user, of what answers.
 func TestRemote_AnotherProtocol(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -192,18 +192,5 @@ func TestRemote_AnotherProtocol(t *testing.T) {
 		r := command(t, "", append(args, "--url", "http://"+l.Addr().String())...).exits(exitIO)
 		require.Contains(t, r.err, "no server of warmtier answers at http://"+l.Addr().String())
 		require.NotContains(t, r.err, "malformed")
-	}
-	dir := filepath.Join(t.TempDir(), "store")
-	fill(t, dir, nasty)
-	t.Setenv("WARMTIER_TOKEN", "secret")
-	s := serve(t, dir)
-	defer s.end()
-	if _, err := os.Stat("/dev/full"); err != nil {
-		t.Skip("no /dev/full here: ", err)
-	}
-	for _, format := range []string{"binary", "jsonl"} {
-		r := command(t, "", "export", "--url", s.url, "--format", format, "-o", "/dev/full").exits(exitIO)
-		require.Contains(t, r.err, "warmtier: write /dev/full: ")
-		require.NotContains(t, r.err, s.url)
 	}
 }
