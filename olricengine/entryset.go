@@ -131,7 +131,8 @@ func (s *entrySet) Keys() []uint64 {
 	return keys
 }
 
-// find returns where a hash key is, or would be: in which of the leaves, and where in it.
+// find returns where a hash key is, or would be: in which of the leaves, and where in it. The searches are written out:
+// with slices.BinarySearchFunc a Get takes half as long again.
 func (s *entrySet) find(hkey uint64) (i, j int, found bool) {
 	low, high := 0, len(s.leaves) // the last leaf with first <= hkey is in [low-1, high)
 	for low < high {

@@ -152,11 +152,15 @@ type mapping struct {
 
 // stat returns what the system says of f.
 func (d *FS) stat(f *Inode) dir.Stat {
-	st := dir.Stat{ID: f.ID, Links: uint64(f.names())}
+	return dir.Stat{ID: d.told(f.ID), Links: uint64(f.names())}
+}
+
+// told returns what the system says of an id.
+func (d *FS) told(id uint64) uint64 {
 	if d.NoIDs {
-		st.ID = 0
+		return 0
 	}
-	return st
+	return id
 }
 
 // lookAt maps f once more, for reading. REQUIRES: d.mu held.

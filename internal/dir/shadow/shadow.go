@@ -383,11 +383,7 @@ func (d *FS) SyncName() error {
 func (d *FS) Stat() (dir.Stat, error) {
 	d.Mu.Lock()
 	defer d.Mu.Unlock()
-	st := dir.Stat{ID: d.ID, Links: 1, Mount: d.Mount}
-	if d.NoIDs {
-		st.ID = 0
-	}
-	return st, nil
+	return dir.Stat{ID: d.told(d.ID), Links: 1, Mount: d.Mount}, nil
 }
 
 // StatFile is the method of dir.FS.
