@@ -163,10 +163,11 @@ func (s *Store) applyApart(a *application) error {
 	size := segmentSizeFor(a.need.size)
 	spec := segmentSpec{kind: layout.KindLane, size: size, needed: size}
 	var c container
-	fill := func(seg *segment) {
+	fill := func(seg *segment) error {
 		c = container{seg: seg, offset: layout.HeaderSize}
 		c.place(a, s.leavesTombstones(), true)
 		c.putBodies(a)
+		return nil
 	}
 	return s.withNewSegment(spec, false, fill, func(*segment) (published bool, err error) {
 		err = s.applyIn(&c, a)

@@ -17,6 +17,10 @@ import (
 // fits a processor's second cache twice, since a chunk is verified after all of it was copied.
 const chunkSize = 64 << 10
 
+// writtenTargets is how many targets of a round are written with system calls, which takes a descriptor for each. A
+// round has as many as MaxOverhead allows, or as many as there are victims.
+const writtenTargets = 64
+
 // build copies live records of the victims until none is left or the targets are full.
 func (r *round) build(ctx context.Context) error {
 	r.c.stage()
@@ -89,8 +93,9 @@ type chunk struct {
 	headers []record.Header
 	size    int // bytes to be copied
 	target  *segment
-	offset  int // in target
-	record  int // number in target of the first one
+	offset  int    // in target
+	record  int    // number in target of the first one
+	buf     []byte // for copies on their way to a file
 
 	drops      []drop // of the others
 	dropped    int    // bytes of these
@@ -194,7 +199,9 @@ func (r *round) allocate(ch *chunk) (bool, error) {
 			return false, err
 		}
 		target.clears = r.clears
-		r.targets = append(r.targets, target)
+		if r.targets = append(r.targets, target); len(r.targets) > writtenTargets && target.file != nil {
+			target.file.EndWrites()
+		}
 		if target.room(len(ch.headers)) < ch.size { // of a spare that is smaller than a segment
 			return false, fmt.Errorf("%w: target of %d bytes, for %d of records", ErrNoSpace, len(target.mem), ch.size)
 		}
@@ -393,33 +400,48 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 // right after each copy would wait for the lines just written, and that takes as long as the
 // copying.
 func (r *round) copyChunk(ch *chunk, staged *moves) error {
-	seg, target := ch.v.seg, ch.target
-	offset := ch.offset
+	seg := ch.v.seg
+	copies, written := r.placeOfCopies(ch)
+	offset := 0
 	for i, h := range ch.headers {
 		if next := i + 1; next < len(ch.headers) {
 			from := int(ch.live[next]) * record.Align
 			cpu.Prefetch(seg.mem[from : from+min(ch.headers[next].Size(), prefetchLimit)])
 		}
 		from := int(ch.live[i]) * record.Align
-		copy(target.mem[offset:offset+h.Size()], seg.mem[from:])
+		copy(copies[offset:offset+h.Size()], seg.mem[from:])
 		offset += h.Size()
 	}
-	offset = ch.offset
+	offset = 0
 	for i, h := range ch.headers {
-		if err := r.adoptCopy(ch, i, offset, staged); err != nil {
+		if err := r.adoptCopy(ch, i, ch.offset+offset, copies[offset:offset+h.Size()], staged); err != nil {
 			return err
 		}
 		offset += h.Size()
 	}
+	if written {
+		return ch.target.writeAt(ch.offset, copies, nil)
+	}
 	return nil
 }
 
-// adoptCopy verifies the copy of record i of ch, at offset in the target, gives it the checksum of
+// placeOfCopies returns where the records of ch are copied to: their place in the target, or memory of ch that is
+// written to it when they are verified. A record that is larger than a chunk is stored: it would need as much memory.
+func (r *round) placeOfCopies(ch *chunk) (copies []byte, written bool) {
+	if file := ch.target.file; file == nil || !file.Writes() || ch.size > chunkSize {
+		return ch.target.mem[ch.offset : ch.offset+ch.size], false
+	}
+	if ch.buf == nil {
+		ch.buf = make([]byte, chunkSize)
+	}
+	return ch.buf[:ch.size], true
+}
+
+// adoptCopy verifies rec, the copy of record i of ch for offset in the target, gives it the checksum of
 // its new place, and stages the move of its slot.
-func (r *round) adoptCopy(ch *chunk, i, offset int, staged *moves) error {
+func (r *round) adoptCopy(ch *chunk, i, offset int, rec []byte, staged *moves) error {
 	s, seg, target, h := r.c.s, ch.v.seg, ch.target, ch.headers[i]
 	from := int(ch.live[i]) * record.Align
-	rec := target.mem[offset : offset+h.Size()]
 	if h.Kind != record.KindMemory || !record.Intact(rec, h, seg.seedAt(from)) {
 		return ch.v.damaged(from, "checksum mismatch")
 	}

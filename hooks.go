@@ -86,6 +86,7 @@ type hooks struct {
 	looks     <-chan time.Time              // replaces the clock of a writer that waits
 	now       func() int64                  // replaces the clock; Unix time in ms
 	fate      func(id string) fate          // decides what compactions do with live records
+	written   int                           // replaces writtenSize
 	share     func(store int64) int64       // replaces how much of a store of so many bytes a segment is
 	at        func(point) error             // called at every point, with or without locks held
 }

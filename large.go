@@ -92,13 +92,16 @@ func (s *Store) removeIn(seg *segment, d *draft) (existed, published bool, err e
 // write, and no file is removed that the next owner of the directory may have listed.
 func (s *Store) withOwnSegment(d *draft, write func(*segment) (published bool, err error)) error {
 	spec := segmentSpec{kind: layout.KindLane, size: segmentSizeFor(d.size), large: true}
-	body := func(seg *segment) { record.PutBody(seg.mem[layout.HeaderSize:], d.id, d.deadline, d.content) }
+	body := func(seg *segment) error {
+		w := writing{seg: seg, offset: layout.HeaderSize, rec: seg.mem[layout.HeaderSize:]}
+		return s.putBody(&w, d)
+	}
 	return s.withNewSegment(spec, d.kind == record.KindTombstone, body, write)
 }
 
 // withNewSegment is withOwnSegment for bodies that fill writes.
 func (s *Store) withNewSegment(
-	spec segmentSpec, tombstone bool, fill func(*segment), write func(*segment) (published bool, err error),
+	spec segmentSpec, tombstone bool, fill func(*segment) error, write func(*segment) (published bool, err error),
 ) error {
 	lockrank.AssertUnlocked()
 	done, err := s.enter()
@@ -118,7 +121,7 @@ func (s *Store) withNewSegment(
 
 // tryNewSegment is withNewSegment without the wait for memory.
 func (s *Store) tryNewSegment(
-	spec segmentSpec, fill func(*segment), write func(*segment) (published bool, err error),
+	spec segmentSpec, fill func(*segment) error, write func(*segment) (published bool, err error),
 ) error {
 	seg, err := s.newFilledSegment(spec, fill)
 	if err != nil {
@@ -142,7 +145,7 @@ func (s *Store) tryNewSegment(
 }
 
 // newFilledSegment returns a segment, in no table, that holds what fill writes and no record.
-func (s *Store) newFilledSegment(spec segmentSpec, fill func(*segment)) (seg *segment, err error) {
+func (s *Store) newFilledSegment(spec segmentSpec, fill func(*segment) error) (seg *segment, err error) {
 	seg, err = s.createSegment(spec)
 	if err != nil {
 		return nil, err
@@ -154,8 +157,7 @@ func (s *Store) newFilledSegment(spec segmentSpec, fill func(*segment)) (seg *se
 		}
 	}()
 	defer s.catchFault(armFaults(), &err)
-	fill(seg)
-	return seg, nil
+	return seg, fill(seg)
 }
 
 // publishLocked makes the body in seg a record, and puts seg into the table. REQUIRES: the lock of

@@ -138,7 +138,7 @@ func TestMissing_FailedPutDrawsNoNumber(t *testing.T) {
 	s.offsetBits = locationBits - 1
 	large := s.tombstoneOf("large")
 	spec := segmentSpec{kind: layout.KindLane, size: segmentSizeFor(large.size), large: true}
-	require.ErrorIs(t, s.tryNewSegment(spec, func(*segment) {}, func(seg *segment) (bool, error) {
+	require.ErrorIs(t, s.tryNewSegment(spec, func(*segment) error { return nil }, func(seg *segment) (bool, error) {
 		s.publishLocked(seg, &large)
 		return true, nil
 	}), ErrNoSpace)

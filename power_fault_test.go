@@ -199,6 +199,7 @@ func TestPower_EveryCallFails(t *testing.T) {
 	for _, kind := range []shadow.Kind{
 		shadow.CallNames, shadow.CallCreate, shadow.CallOpen, shadow.CallReadFile, shadow.CallWriteFile,
 		shadow.CallSyncFile, shadow.CallRename, shadow.CallRemove, shadow.CallSyncDir, shadow.CallSync, shadow.CallClose,
+		shadow.CallWrite,
 	} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()

@@ -177,7 +177,9 @@ func (s *Store) putInLane(d *draft) (ok bool, err error) {
 		return false, s.changedLocked(d)
 	}
 	defer w.clearUnfinished()
-	record.PutBody(w.rec, d.id, d.deadline, d.content)
+	if err := s.putBody(&w, d); err != nil {
+		return false, err
+	}
 	var old match
 	exists, err := s.probe(&old, d.shard, d.tag, d.id)
 	if err == nil {
@@ -214,6 +216,7 @@ type writing struct {
 	seg    *segment
 	offset int    // where the record goes: seg's tail
 	rec    []byte // its place there
+	prefix []byte // a copy of header, id and deadline, when system calls write the record (written.go); else nil
 }
 
 // beginLocked finds d a place in the active segment of ln; ok is false when there is none. The
@@ -232,7 +235,11 @@ func (ln *lane) beginLocked(d *draft) (w writing, ok bool) {
 // its body would lie where the header of a later record goes, and recovery would take it for one
 // that was begun.
 func (w *writing) clearUnfinished() {
-	if w.seg.file != nil && w.seg.tail.Load() == int64(w.offset) {
+	switch {
+	case w.seg.file == nil || w.seg.tail.Load() != int64(w.offset):
+	case w.prefix != nil:
+		clearPages(w.rec)
+	default:
 		clear(w.rec)
 	}
 }
@@ -250,15 +257,22 @@ func (s *Store) finishLocked(w *writing, d *draft) {
 		h.Flags = record.FlagDeadline
 		seg.deadlines.add(&s.clock, d.deadline, d.size)
 	}
+	prefix := w.rec
+	if w.prefix != nil {
+		prefix = w.prefix
+	}
 	if seg.file != nil {
-		seg.putDigest(int(seg.records.Load()), layout.Digest(record.ID(w.rec, h)))
+		seg.putDigest(int(seg.records.Load()), layout.Digest(record.ID(prefix, h)))
 	}
 	h.Seq = s.sequence.Add(1)
 	seg.noteSeq(h.Seq)
 	if d.condition.asked {
 		d.condition.found = Version(h.Seq)
 	}
-	record.PutHeader(w.rec, h, seg.seedAt(w.offset))
+	record.PutHeader(prefix, h, seg.seedAt(w.offset))
+	if w.prefix != nil {
+		w.writeHeader()
+	}
 	seg.addRecords(1, d.size)
 	next := w.offset + d.size
 	cpu.Prefetch(seg.mem[next:min(next+min(d.size, prefetchLimit), len(seg.mem))])

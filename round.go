@@ -140,6 +140,9 @@ func (r *round) finish(leaving []*segment, dropped *teller) {
 		}
 	}
 	for _, target := range r.targets {
+		if target.file != nil {
+			target.file.EndWrites()
+		}
 		c.s.unclaim(target)
 	}
 	c.shareWithLanes()

@@ -263,11 +263,14 @@ func (seg *segment) name() string {
 	return fmt.Sprintf("segment %d", seg.id)
 }
 
-// seal makes seg immutable; early says that more records would have fitted. REQUIRES: the lock of
+// seal makes seg immutable, but for who has claimed it; early says that more records would have fitted. REQUIRES: the lock of
 // the lane that appends to seg held, or nobody else knows seg yet.
 func (seg *segment) seal(early bool) {
 	seg.sealedEarly.Store(early)
 	seg.state.Store(int32(stateSealed))
+	if seg.file != nil && seg.claimedBy() != ownerTarget { // a target is sealed from the beginning
+		seg.file.EndWrites()
+	}
 }
 
 // pin keeps seg mapped. REQUIRES: contentMu held, seg found in the table, whose reference then

@@ -19,7 +19,7 @@ import (
 // forwarders are functions of the store that pass on calls of the file system: the place that
 // counts is their caller.
 var forwarders = []string{"spaceErrors.Create", "spaceErrors.Open", "spaceErrors.WriteFile", "(*segment).syncFile",
-	"(*segment).syncHeader"}
+	"(*segment).syncHeader", "(*segment).writeAt"}
 
 func newShadow() *shadow.FS { return shadow.New(forwarders...) }
 
@@ -40,6 +40,9 @@ func openShadow(d *shadow.FS, opts *Options, h hooks) (s *Store, err error) {
 	h.settlers = 1 // makes the same calls in the same order each time
 	if h.share == nil {
 		h.share = doublingSegments
+	}
+	if h.written == 0 {
+		h.written = 100 // some records are stored, and some written
 	}
 	if s, err = newStore(opts, h); err != nil {
 		return nil, err

@@ -76,6 +76,14 @@ type File interface {
 	// before, a later one may leave out what the failed one should have written, what lies between
 	// included. The error of a file that has become shorter than its mapping is a [*CutShortError].
 	Sync(head, tail int) error
+	// Writes reports whether WriteAt may be called. It never begins to be true.
+	Writes() bool
+	// WriteAt writes first, and then behind it, to the place at offset, which lies in the file, with a system call: the
+	// mapping has what was written once it returns, in this order at the latest. After an error any part of it may have
+	// been written, and where it was the space or the device that failed no signal comes. REQUIRES: Writes.
+	WriteAt(offset int, first, then []byte) error
+	// EndWrites says that WriteAt will not be called again: a descriptor less.
+	EndWrites()
 	// Rewrite writes the bytes from from to to over themselves: the next Sync leaves none out.
 	Rewrite(from, to int)
 	// Stat says which file this is. It knows what was known when the file was made or opened.
@@ -107,6 +115,15 @@ func (Empty) Bytes() []byte { return nil }
 
 // Sync does nothing.
 func (Empty) Sync(int, int) error { return nil }
+
+// Writes reports false.
+func (Empty) Writes() bool { return false }
+
+// WriteAt returns [errors.ErrUnsupported].
+func (Empty) WriteAt(int, []byte, []byte) error { return errors.ErrUnsupported }
+
+// EndWrites does nothing.
+func (Empty) EndWrites() {}
 
 // Rewrite does nothing.
 func (Empty) Rewrite(int, int) {}

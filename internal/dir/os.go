@@ -23,8 +23,10 @@ const (
 // directory when it is moved, and when another one takes its path.
 type OS struct {
 	dir  *os.File
-	path string   // it was opened by; for messages
-	lock *os.File // nil unless locked, and where a reader could not open it
+	path string // it was opened by; for messages
+	// coherent says that what a write to a file here brings is in every mapping of the file, and the other way round.
+	coherent bool
+	lock     *os.File // nil unless locked, and where a reader could not open it
 }
 
 // At returns the directory at path, which is to be closed.
@@ -33,7 +35,7 @@ func At(path string) (*OS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &OS{dir: f, path: path}, nil
+	return &OS{dir: f, path: path, coherent: isCoherent(f)}, nil
 }
 
 // pathOf returns what a file of the directory is called in messages.
@@ -76,11 +78,19 @@ func (d *OS) Create(name string, size int) (_ File, err error) {
 	if err := reserveSpace(f, int64(size)); err != nil {
 		return nil, fmt.Errorf("cannot reserve %d bytes for %s: %w", size, name, err)
 	}
+	out := noDescriptor
+	if d.coherent {
+		out = duplicate(f) // the mapping does without f
+	}
 	m, err := vm.MapFile(f, size, true)
 	if err != nil {
+		closeDescriptor(out)
 		return nil, err // without m: a nil pointer would not be a nil File
 	}
-	return &mappedFile{m, d, name, st}, nil
+	if out != noDescriptor {
+		m.PrepareEnds()
+	}
+	return &mappedFile{m, d, name, st, out, out != noDescriptor || vm.OnHeap}, nil
 }
 
 // openRegular opens a regular file, and refuses everything else.
@@ -125,7 +135,7 @@ func (d *OS) Open(name string, writable bool) (File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &mappedFile{m, d, name, st}, nil
+	return &mappedFile{m, d, name, st, noDescriptor, false}, nil
 }
 
 // mappedFile is a mapped file and its name.
@@ -134,6 +144,53 @@ type mappedFile struct {
 	d    *OS
 	name string
 	st   Stat
+
+	out    int // the descriptor for WriteAt, noDescriptor when there is none
+	writes bool
+}
+
+// noDescriptor is no descriptor.
+const noDescriptor = -1
+
+// Writes is the method of [File].
+func (m *mappedFile) Writes() bool { return m.writes }
+
+// WriteAt is the method of [File].
+func (m *mappedFile) WriteAt(offset int, first, then []byte) error {
+	for !vm.OnHeap {
+		n, err := writeAt(m.out, offset, first, then)
+		if errors.Is(err, syscall.EFBIG) {
+			break // a limit of the process for system calls, and not for stores
+		}
+		if err == nil && n == 0 && len(first)+len(then) > 0 {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return m.d.failed("write", m.name, err)
+		}
+		offset += n
+		if n >= len(first) {
+			n -= len(first)
+			first, then = then, nil
+		}
+		if first = first[n:]; len(first)+len(then) == 0 {
+			return nil
+		}
+	}
+	copy(m.Bytes()[offset+copy(m.Bytes()[offset:], first):], then)
+	return nil
+}
+
+// EndWrites is the method of [File].
+func (m *mappedFile) EndWrites() {
+	closeDescriptor(m.out)
+	m.out, m.writes = noDescriptor, false
+}
+
+// Close is the method of [File].
+func (m *mappedFile) Close() error {
+	m.EndWrites()
+	return m.Mapping.Close()
 }
 
 // Stat is the method of [File].

@@ -106,3 +106,46 @@ func processExists(pid string) bool {
 
 // syncDevice has nothing to add: msync waits for the device's cache too.
 func (d *OS) syncDevice(string) error { return nil }
+
+// isCoherent reports whether writes to files of f, a directory, and mappings of the files show each other at once. They
+// do where both are the same pages, which file systems of this machine have from the kernel; those of others (FUSE, 9p,
+// NFS) may write past the pages that are mapped, and of those that are not here nobody has looked.
+func isCoherent(f *os.File) bool {
+	var st unix.Statfs_t
+	if uninterrupted(func() error { return unix.Fstatfs(int(f.Fd()), &st) }) != nil {
+		return false
+	}
+	switch uint32(st.Type) { //nolint:gosec // of another type on other machines; the numbers have 32 bits
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.TMPFS_MAGIC:
+		return true
+	}
+	return false
+}
+
+// duplicate returns another descriptor of f, or noDescriptor.
+func duplicate(f *os.File) int {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return noDescriptor
+	}
+	return fd
+}
+
+func closeDescriptor(fd int) {
+	if fd != noDescriptor {
+		_ = unix.Close(fd) // what was written is in the page cache, and flushes report its errors
+	}
+}
+
+// writeAt writes first and then to fd, as much as one call does.
+func writeAt(fd, offset int, first, then []byte) (n int, err error) {
+	err = uninterrupted(func() error {
+		if len(then) == 0 {
+			n, err = unix.Pwrite(fd, first, int64(offset))
+		} else {
+			n, err = unix.Pwritev(fd, [][]byte{first, then}, int64(offset))
+		}
+		return err
+	})
+	return max(0, n), err
+}

@@ -30,3 +30,12 @@ func (d *OS) syncDevice(name string) error {
 	}
 	return errors.Join(f.Sync(), f.Close())
 }
+
+// isCoherent reports false: OpenBSD keeps pages that are mapped and what is written apart, and others were not tried.
+func isCoherent(*os.File) bool { return false }
+
+func duplicate(*os.File) int { return noDescriptor }
+
+func closeDescriptor(int) {}
+
+func writeAt(int, int, []byte, []byte) (n int, err error) { return 0, errors.ErrUnsupported }

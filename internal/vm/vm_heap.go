@@ -45,6 +45,9 @@ func MapFile(f *os.File, size int, writable bool) (*Mapping, error) {
 // Bytes returns the bytes of the file.
 func (m *Mapping) Bytes() []byte { return m.mem }
 
+// PrepareEnds has nothing to do.
+func (m *Mapping) PrepareEnds() {}
+
 // Rewrite has nothing to do: Sync writes what it is told, whatever was written before.
 func (m *Mapping) Rewrite(int, int) {}
 

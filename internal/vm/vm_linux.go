@@ -24,3 +24,16 @@ func adviseHuge(mem []byte) {
 func populate(mem []byte) (ok bool) {
 	return len(mem) == 0 || unix.Madvise(mem, unix.MADV_POPULATE_WRITE) == nil
 }
+
+// prepareEnds makes the first and the last page of mem present, and none beside them. A page that cannot be had is left
+// to whoever touches it.
+func prepareEnds(mem []byte) {
+	if len(mem) < 2*PageSize || unix.Madvise(mem, unix.MADV_RANDOM) != nil {
+		return
+	}
+	last := len(mem) - 1
+	for _, end := range [][]byte{mem[:PageSize], mem[last-last%PageSize:]} {
+		_ = unix.Madvise(end, unix.MADV_POPULATE_WRITE)
+	}
+	_ = unix.Madvise(mem, unix.MADV_NORMAL)
+}

@@ -10,3 +10,6 @@ const discardsToZero = false
 
 // populate does nothing: only Linux knows how.
 func populate([]byte) (ok bool) { return false }
+
+// prepareEnds does nothing: only Linux knows how.
+func prepareEnds([]byte) {}

@@ -36,6 +36,9 @@ func MapFile(*os.File, int, bool) (*Mapping, error) { return nil, errors.ErrUnsu
 // Bytes returns nothing.
 func (*Mapping) Bytes() []byte { return nil }
 
+// PrepareEnds does nothing.
+func (*Mapping) PrepareEnds() {}
+
 // Rewrite does nothing.
 func (*Mapping) Rewrite(int, int) {}
 

@@ -146,6 +146,7 @@ type mapping struct {
 	name string
 	st   dir.Stat
 
+	writes bool // WriteAt may be called
 	unused bool // Close was called
 	look   bool // at a file that is mapped already: a copy of its bytes
 }
@@ -171,7 +172,7 @@ func (d *FS) lookAt(name string, f *Inode) dir.File {
 }
 
 // mapFile maps f. REQUIRES: d.mu held.
-func (d *FS) mapFile(name string, f *Inode) dir.File {
+func (d *FS) mapFile(name string, f *Inode) *mapping {
 	if f.isMapped() {
 		panic("shadow: the store maps a file twice")
 	}
@@ -218,6 +219,32 @@ func (m *mapping) Sync(head, tail int) error {
 	}
 	return nil
 }
+
+// Writes is the method of dir.File.
+func (m *mapping) Writes() bool { return m.writes }
+
+// WriteAt is the method of dir.File. Half of it is written before [FS.Before] is called, and before it fails.
+func (m *mapping) WriteAt(offset int, first, then []byte) error {
+	if !m.writes {
+		panic("shadow: a write to a file of which it was said that there would be none")
+	}
+	to := m.mem[offset : offset+len(first)+len(then)]
+	write := func(to []byte) { copy(to[copy(to, first):], then) }
+	m.d.Mu.Lock()
+	if !m.d.frozen {
+		write(to[:len(to)/2])
+	}
+	m.d.Mu.Unlock()
+	if _, err := m.d.enter(CallWrite, m.name); err != nil {
+		return err
+	}
+	defer m.d.Mu.Unlock()
+	write(to)
+	return nil
+}
+
+// EndWrites is the method of dir.File.
+func (m *mapping) EndWrites() { m.writes = false }
 
 // Rewrite is the method of dir.File.
 func (m *mapping) Rewrite(from, to int) {

@@ -204,7 +204,9 @@ func (d *FS) Create(name string, size int) (dir.File, error) {
 	}
 	f := d.newInode(make([]byte, size))
 	d.log(dirOperation{kind: CallCreate, name: name, file: f})
-	return d.mapFile(name, f), nil
+	m := d.mapFile(name, f)
+	m.writes = true
+	return m, nil
 }
 
 func (d *FS) missing(call, name string) error {

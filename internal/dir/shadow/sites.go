@@ -29,6 +29,7 @@ const (
 	CallSyncDir   Kind = "syncDir"
 	CallSync      Kind = "sync"
 	CallClose     Kind = "close"
+	CallWrite     Kind = "write"
 )
 
 // opens reports whether a call of this kind needs a descriptor.

@@ -1,0 +1,89 @@
+package warmtier
+
+import (
+	"fmt"
+
+	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
+	"github.com/warmtier/warmtier/internal/vm"
+)
+
+/*
+Records are written to a file in one of two ways: with stores into its mapping, or with system calls (pwrite) that put
+them into the same pages of the page cache. The first touch of a page by a store costs a fault, in which the kernel
+fills the page with zeros that are overwritten at once, and after each flush one more; a system call costs as
+much as one or two faults, however many pages it writes. So contents of writtenSize and more, and what a compaction
+copies, are written with system calls, in files of which dir.File says that they take them. docs/design.md, section 15,
+"Two ways into the page cache", says why the two may be mixed.
+
+A digest is always stored. It lies near the end of the file: in a file that somebody else has cut short the store
+is a fault, where a system call would make the file longer again and hide that.
+*/
+
+// writtenSize is from how many bytes of content on a record is written with system calls. Measured: see
+// docs/performance.md, "Large contents in a directory".
+const writtenSize = 8 << 10
+
+// writesAt reports whether a record with so many bytes of content is written to seg with system calls.
+func (s *Store) writesAt(seg *segment, content int) bool {
+	least := writtenSize
+	if s.hooks.written > 0 {
+		least = s.hooks.written
+	}
+	return content >= least && seg.file != nil && seg.file.Writes()
+}
+
+// writeAt writes first, and then behind it, at offset of seg. REQUIRES: its file takes writes.
+func (seg *segment) writeAt(offset int, first, then []byte) error {
+	if err := seg.file.WriteAt(offset, first, then); err != nil {
+		return fmt.Errorf("warmtier: cannot write to %s: %w", seg.name(), noSpace(err))
+	}
+	return nil
+}
+
+// putBody writes the body of d to its place. REQUIRES: as beginLocked, or nobody else knows the segment yet.
+func (s *Store) putBody(w *writing, d *draft) error {
+	if !s.writesAt(w.seg, len(d.content)) {
+		record.PutBody(w.rec, d.id, d.deadline, d.content)
+		return nil
+	}
+	prefix := make([]byte, record.Size(len(d.id), 0)+record.DeadlineSize)
+	record.PutBody(prefix, d.id, d.deadline, nil)
+	n := record.HeaderSize + len(d.id)
+	if d.deadline != 0 {
+		n += record.DeadlineSize
+	}
+	w.prefix = prefix[:n]
+	// The padding is left as it is: what lies beyond the tail is zero.
+	return w.seg.writeAt(w.offset+record.HeaderSize, w.prefix[record.HeaderSize:], d.content)
+}
+
+// writeHeader writes the header in w.prefix to its place, the checksum last: a process that is killed in a system call
+// may leave the pages written that came first, and a header may lie on two. A number was drawn, so there has to be a
+// record: what cannot be written is stored.
+func (w *writing) writeHeader() {
+	const sum = 4 // bytes of the checksum
+	header, rest := w.prefix[:record.HeaderSize], w.prefix[sum:record.HeaderSize]
+	var err error
+	if w.offset%vm.PageSize <= vm.PageSize-record.HeaderSize {
+		err = w.seg.file.WriteAt(w.offset, header, nil)
+	} else if err = w.seg.file.WriteAt(w.offset+sum, rest, nil); err == nil {
+		err = w.seg.file.WriteAt(w.offset, header[:sum], nil)
+	}
+	if err != nil {
+		clear(w.rec[:sum])
+		copy(w.rec[sum:], rest)
+		copy(w.rec, header[:sum])
+	}
+}
+
+// clearPages clears mem, which a system call has written in part. A page that it did not get to is left alone: there may
+// be no space for it, and a store to it would be a fault.
+func clearPages(mem []byte) {
+	for n := 0; len(mem) > 0; mem = mem[n:] {
+		n = min(vm.PageSize, len(mem))
+		if !layout.IsZero(mem[:n]) {
+			clear(mem[:n])
+		}
+	}
+}
