@@ -215,13 +215,20 @@ func writeFile(b *testing.B, name string, size int64, piece int, flush bool) {
 	}
 }
 
-// BenchmarkDirectoryLarge times Put of new contents of 16 KiB in a directory, by turns with a pwrite of as much into a
-// file, all of it in the page cache and not flushed.
+// BenchmarkDirectoryLarge times Put of new contents in a directory, by turns with a pwrite of as much into a file, and then
+// reads of all of them, in another order, all of it in the page cache and not flushed.
 //
 //	put-µs, pwrite-µs, x-pwrite  of one, medians of the turns
+//	get-µs                       the first read of each
 func BenchmarkDirectoryLarge(b *testing.B) {
-	n, size := inShort(100, 20_000), 16<<10
+	for _, size := range []int{1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 64 << 10, 256 << 10} {
+		b.Run(fmt.Sprintf("content=%dKiB", size>>10), func(b *testing.B) { benchLarge(b, inShort(100, 20_000<<14/size), size) })
+	}
+}
+
+func benchLarge(b *testing.B, n, size int) {
 	content, times := make([]byte, size), turns{}
+	const step = 7919 // prime to n
 	for b.Loop() {
 		times.take("pwrite", func() { writeFile(b, filepath.Join(b.TempDir(), "plain"), int64(n*size), size, false) })
 		dir := b.TempDir()
@@ -232,6 +239,14 @@ func BenchmarkDirectoryLarge(b *testing.B) {
 		times.take("put", func() {
 			for i := range n {
 				putBench(b, s, content, i)
+			}
+		})
+		times.take("get", func() {
+			var buf []byte
+			for i := range n {
+				if buf, err = s.AppendContent(buf[:0], benchID(i*step%n)); err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
 		closeBench(b, s)

@@ -400,6 +400,9 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 // right after each copy would wait for the lines just written, and that takes as long as the
 // copying.
 func (r *round) copyChunk(ch *chunk, staged *moves) error {
+	if len(ch.headers) == 0 {
+		return nil
+	}
 	seg := ch.v.seg
 	copies, written := r.placeOfCopies(ch)
 	offset := 0

@@ -59,6 +59,7 @@ func (f *powerFault) forgivable(what string) bool {
 		_, isSegment := layout.ParseSegmentFileName(name)
 		switch {
 		case f.kind == shadow.CallClose:
+		case f.kind == shadow.CallWrite: // of a header: it is stored
 		case f.kind == shadow.CallRemove && isSegment:
 		case f.kind == shadow.CallCreate && f.errno == syscall.ENOSPC && what != "open": // or a segment had room
 		case f.kind == shadow.CallRename && f.errno == syscall.ENOSPC && strings.HasSuffix(name, layout.NewSuffix):

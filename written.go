@@ -21,7 +21,7 @@ is a fault, where a system call would make the file longer again and hide that.
 */
 
 // writtenSize is from how many bytes of content on a record is written with system calls. Measured: see
-// docs/performance.md, "Large contents in a directory".
+// docs/performance.md, "Figures of the second round".
 const writtenSize = 8 << 10
 
 // writesAt reports whether a record with so many bytes of content is written to seg with system calls.
@@ -63,7 +63,9 @@ func (s *Store) putBody(w *writing, d *draft) error {
 // record: what cannot be written is stored.
 func (w *writing) writeHeader() {
 	const sum = 4 // bytes of the checksum
-	header, rest := w.prefix[:record.HeaderSize], w.prefix[sum:record.HeaderSize]
+	// Memory of 32 bytes lies within a page too, where the kernel copies from.
+	header := append(make([]byte, 0, 32), w.prefix[:record.HeaderSize]...)
+	rest := header[sum:]
 	var err error
 	if w.offset%vm.PageSize <= vm.PageSize-record.HeaderSize {
 		err = w.seg.file.WriteAt(w.offset, header, nil)

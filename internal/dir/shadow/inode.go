@@ -223,7 +223,8 @@ func (m *mapping) Sync(head, tail int) error {
 // Writes is the method of dir.File.
 func (m *mapping) Writes() bool { return m.writes }
 
-// WriteAt is the method of dir.File. Half of it is written before [FS.Before] is called, and before it fails.
+// WriteAt is the method of dir.File. The pages of its first half are written before [FS.Before] is called, and before it
+// fails: a system call is cut off between two pages, and not within one.
 func (m *mapping) WriteAt(offset int, first, then []byte) error {
 	if !m.writes {
 		panic("shadow: a write to a file of which it was said that there would be none")
@@ -232,7 +233,8 @@ func (m *mapping) WriteAt(offset int, first, then []byte) error {
 	write := func(to []byte) { copy(to[copy(to, first):], then) }
 	m.d.Mu.Lock()
 	if !m.d.frozen {
-		write(to[:len(to)/2])
+		middle := offset + len(to)/2
+		write(to[:max(0, middle-middle%vm.PageSize-offset)])
 	}
 	m.d.Mu.Unlock()
 	if _, err := m.d.enter(CallWrite, m.name); err != nil {
