@@ -263,7 +263,8 @@ func (seg *segment) name() string {
 	return fmt.Sprintf("segment %d", seg.id)
 }
 
-// seal makes seg immutable, but for who has claimed it; early says that more records would have fitted. REQUIRES: the lock of
+// seal makes seg immutable, but for a round whose target it is; early says that more records would have fitted.
+// REQUIRES: the lock of
 // the lane that appends to seg held, or nobody else knows seg yet.
 func (seg *segment) seal(early bool) {
 	seg.sealedEarly.Store(early)

@@ -79,8 +79,8 @@ func (w *writing) writeHeader() {
 	}
 }
 
-// clearPages clears mem, which a system call has written in part. A page that it did not get to is left alone: there may
-// be no space for it, and a store to it would be a fault.
+// clearPages clears mem, which a system call has written in part. A page that it did not get to is left alone:
+// there may be no space for it, and a store to it would be a fault.
 func clearPages(mem []byte) {
 	for n := 0; len(mem) > 0; mem = mem[n:] {
 		n = min(vm.PageSize, len(mem))

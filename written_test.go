@@ -15,8 +15,8 @@ import (
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
-// What would break: a system call writes a part of a record and fails; a shorter record is acknowledged in its place, and
-// recovery finds bytes after the last one. Or a number was drawn for a record that is not there.
+// What would break: a system call writes a part of a record and fails; a shorter record is acknowledged in its
+// place, and recovery finds bytes after the last one. Or a number was drawn for a record that is not there.
 func TestWritten_EveryWriteFails(t *testing.T) {
 	calls := map[string]func(s *Store) error{
 		"put":     func(s *Store) error { return s.Put("new", bytes.Repeat([]byte{0xff}, 3*vm.PageSize)) },
