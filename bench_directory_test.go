@@ -215,14 +215,16 @@ func writeFile(b *testing.B, name string, size int64, piece int, flush bool) {
 	}
 }
 
-// BenchmarkDirectoryLarge times Put of new contents in a directory, by turns with a pwrite of as much into a file, and then
-// reads of all of them, in another order, all of it in the page cache and not flushed.
+// BenchmarkDirectoryLarge times Put of new contents in a directory, by turns with a pwrite of as much into a file, and
+// then reads of all of them, in another order, all of it in the page cache and not flushed.
 //
 //	put-µs, pwrite-µs, x-pwrite  of one, medians of the turns
 //	get-µs                       the first read of each
 func BenchmarkDirectoryLarge(b *testing.B) {
 	for _, size := range []int{1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 64 << 10, 256 << 10} {
-		b.Run(fmt.Sprintf("content=%dKiB", size>>10), func(b *testing.B) { benchLarge(b, inShort(100, 20_000<<14/size), size) })
+		b.Run(fmt.Sprintf("content=%dKiB", size>>10), func(b *testing.B) {
+			benchLarge(b, inShort(100, 20_000<<14/size), size)
+		})
 	}
 }
 

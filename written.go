@@ -82,10 +82,11 @@ func (w *writing) writeHeader() {
 // clearPages clears mem, which a system call has written in part. A page that it did not get to is left alone:
 // there may be no space for it, and a store to it would be a fault.
 func clearPages(mem []byte) {
-	for n := 0; len(mem) > 0; mem = mem[n:] {
-		n = min(vm.PageSize, len(mem))
+	for len(mem) > 0 {
+		n := min(vm.PageSize, len(mem))
 		if !layout.IsZero(mem[:n]) {
 			clear(mem[:n])
 		}
+		mem = mem[n:]
 	}
 }

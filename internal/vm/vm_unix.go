@@ -74,8 +74,8 @@ func MapFile(f *os.File, size int, writable bool) (*Mapping, error) {
 func (m *Mapping) Bytes() []byte { return m.mem }
 
 // PrepareEnds makes the first and the last page of a new file present, alone. The first touch of a page in a file
-// has the kernel fill what its read-ahead says around it, up to megabytes of zeros, and who writes the rest with system calls
-// has no use for them. It does what it can.
+// has the kernel fill what its read-ahead says around it, up to megabytes of zeros, and who writes the rest with system
+// calls has no use for them. It does what it can.
 func (m *Mapping) PrepareEnds() { prepareEnds(m.mem) }
 
 // Close unmaps the file. What was written and not synced stays in the operating system's cache. After an

@@ -223,8 +223,8 @@ func (m *mapping) Sync(head, tail int) error {
 // Writes is the method of dir.File.
 func (m *mapping) Writes() bool { return m.writes }
 
-// WriteAt is the method of dir.File. The pages of its first half are written before [FS.Before] is called, and before it
-// fails: a system call is cut off between two pages, and not within one.
+// WriteAt is the method of dir.File. The pages of its first half are written before [FS.Before] is called, and before
+// it fails: a system call is cut off between two pages, and not within one.
 func (m *mapping) WriteAt(offset int, first, then []byte) error {
 	if !m.writes {
 		panic("shadow: a write to a file of which it was said that there would be none")
