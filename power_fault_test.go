@@ -16,6 +16,7 @@ import (
 
 	"github.com/warmtier/warmtier/internal/dir/shadow"
 	"github.com/warmtier/warmtier/internal/layout"
+	"github.com/warmtier/warmtier/internal/record"
 )
 
 /*
@@ -34,8 +35,9 @@ type powerFault struct {
 	forever bool
 	errno   syscall.Errno
 
+	d      *shadow.FS
 	passed int
-	hits   []string // since the last operation
+	hits   []string // since the last operation; without headers that were not written: they are stored
 	total  int
 }
 
@@ -45,7 +47,9 @@ func (f *powerFault) fail(kind shadow.Kind, name string) error {
 	}
 	f.passed++
 	if f.passed == f.nth || f.forever && f.passed > f.nth {
-		f.hits = append(f.hits, name)
+		if kind != shadow.CallWrite || f.d.Writing.Load() > record.HeaderSize {
+			f.hits = append(f.hits, name)
+		}
 		f.total++
 		return f.errno
 	}
@@ -59,7 +63,7 @@ func (f *powerFault) forgivable(what string) bool {
 		_, isSegment := layout.ParseSegmentFileName(name)
 		switch {
 		case f.kind == shadow.CallClose:
-		case f.kind == shadow.CallWrite: // of a header: it is stored
+		case f.kind == shadow.CallWrite && f.errno == syscall.ENOSPC: // another segment had room
 		case f.kind == shadow.CallRemove && isSegment:
 		case f.kind == shadow.CallCreate && f.errno == syscall.ENOSPC && what != "open": // or a segment had room
 		case f.kind == shadow.CallRename && f.errno == syscall.ENOSPC && strings.HasSuffix(name, layout.NewSuffix):
@@ -225,7 +229,7 @@ func TestPower_EveryCallFails(t *testing.T) {
 						errno: []syscall.Errno{syscall.EIO, syscall.ENOSPC}[variant>>1&1]}
 					l := newPowerLife(base, powerConfig{}, &opened)
 					l.opts.SyncWrites, l.writers = variant>>2 != 0, 1
-					l.d.Fault = f.fail
+					f.d, l.d.Fault = l.d, f.fail
 					err := (&powerFaultRun{l: l, f: f}).run()
 					require.NoError(t, err, "call %d of %s fails with %v, forever %t, SyncWrites %t",
 						nth, kind, f.errno, f.forever, l.opts.SyncWrites)

@@ -238,7 +238,7 @@ func (w *writing) clearUnfinished() {
 	switch {
 	case w.seg.file == nil || w.seg.tail.Load() != int64(w.offset):
 	case w.prefix != nil:
-		clearPages(w.rec)
+		clearPages(w.rec, w.offset)
 	default:
 		clear(w.rec)
 	}

@@ -79,14 +79,14 @@ func (w *writing) writeHeader() {
 	}
 }
 
-// clearPages clears mem, which a system call has written in part. A page that it did not get to is left alone:
-// there may be no space for it, and a store to it would be a fault.
-func clearPages(mem []byte) {
+// clearPages clears mem, the bytes of a segment from offset on, which a system call has written in part. A page that it
+// did not get to is left alone: there may be no space for it, and a store to it would be a fault.
+func clearPages(mem []byte, offset int) {
 	for len(mem) > 0 {
-		n := min(vm.PageSize, len(mem))
+		n := min(vm.PageSize-offset%vm.PageSize, len(mem))
 		if !layout.IsZero(mem[:n]) {
 			clear(mem[:n])
 		}
-		mem = mem[n:]
+		mem, offset = mem[n:], offset+n
 	}
 }
