@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/warmtier/warmtier/internal/cpu"
-	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/record"
 )
 
@@ -208,74 +207,6 @@ func (s *Store) admitLocked(d *draft) error {
 		return errSuperseded
 	}
 	return nil
-}
-
-// writing is a record being written at the tail of a segment. It is no part of the segment before
-// it is finished: readers look below the tail only.
-type writing struct {
-	seg    *segment
-	offset int    // where the record goes: seg's tail
-	rec    []byte // its place there
-	prefix []byte // a copy of header, id and deadline, when system calls write the record (written.go); else nil
-}
-
-// beginLocked finds d a place in the active segment of ln; ok is false when there is none. The
-// caller defers clearUnfinished, writes the body, and then calls finishLocked. REQUIRES: ln.mu
-// held, contentMu read-held.
-func (ln *lane) beginLocked(d *draft) (w writing, ok bool) {
-	if !ln.hasRoomLocked(d) {
-		return writing{}, false
-	}
-	seg := ln.active
-	tail := int(seg.tail.Load())
-	return writing{seg: seg, offset: tail, rec: seg.mem[tail : tail+d.size]}, true
-}
-
-// clearUnfinished clears, in a file, a record that an error or a fault kept from being finished:
-// its body would lie where the header of a later record goes, and recovery would take it for one
-// that was begun.
-func (w *writing) clearUnfinished() {
-	switch {
-	case w.seg.file == nil || w.seg.tail.Load() != int64(w.offset):
-	case w.prefix != nil:
-		clearPages(w.rec, w.offset)
-	default:
-		clear(w.rec)
-	}
-}
-
-// finishLocked writes the header, which makes the body in w a record, and moves the tail.
-// REQUIRES: as beginLocked.
-//
-// A number that was drawn has a record, or Open would miss it (missingRecords). So the digest comes before the
-// draw: it may fault, and it shows after a kill that a record was begun.
-func (s *Store) finishLocked(w *writing, d *draft) {
-	_ = s.hooks.fire(pointPutBody)
-	seg := w.seg
-	h := record.Header{ContentSum: d.sum, Kind: d.kind, IDLen: len(d.id), ContentLen: len(d.content)}
-	if d.deadline != 0 {
-		h.Flags = record.FlagDeadline
-		seg.deadlines.add(&s.clock, d.deadline, d.size)
-	}
-	prefix := w.rec
-	if w.prefix != nil {
-		prefix = w.prefix
-	}
-	if seg.file != nil {
-		seg.putDigest(int(seg.records.Load()), layout.Digest(record.ID(prefix, h)))
-	}
-	h.Seq = s.sequence.Add(1)
-	seg.noteSeq(h.Seq)
-	if d.condition.asked {
-		d.condition.found = Version(h.Seq)
-	}
-	record.PutHeader(prefix, h, seg.seedAt(w.offset))
-	if w.prefix != nil {
-		w.writeHeader()
-	}
-	seg.addRecords(1, d.size)
-	next := w.offset + d.size
-	cpu.Prefetch(seg.mem[next:min(next+min(d.size, prefetchLimit), len(seg.mem))])
 }
 
 // pointTo points the index to the record of d, which was written at offset in seg. old is what the

@@ -5,8 +5,8 @@ package warmtier
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -76,7 +76,7 @@ func TestWritten_EveryWriteFails(t *testing.T) {
 // no record that was not finished. Method: kills in each of the calls, with the header on one page and on two.
 func TestWritten_KilledInEachWrite(t *testing.T) {
 	for _, left := range []int{8, 16, 24, record.HeaderSize, 2 * record.HeaderSize} { // of the page, for the header
-		t.Run(fmt.Sprint(left), func(t *testing.T) {
+		t.Run(strconv.Itoa(left), func(t *testing.T) {
 			d := newShadow()
 			s := oneLaneStore(t, d)
 			require.NoError(t, s.Put("first", make([]byte, vm.PageSize-left-layout.HeaderSize-record.HeaderSize-len("first"))))
