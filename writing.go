@@ -17,7 +17,8 @@ much as one or two faults, however many pages it writes. So contents of writtenS
 copies, are written with system calls, in files of which dir.File says that they take them. docs/design.md, section 15,
 "Two ways into the page cache", says why the two may be mixed.
 
-A digest is always stored. It lies near the end of the file: in a file that somebody else has cut short the store
+A header is always stored: behind a call it costs a fault, as much as a call of its own, and nothing can be left of it
+but what a store leaves. So is a digest. It lies near the end of the file: in a file that somebody else has cut short the store
 is a fault, where a system call would make the file longer again and hide that.
 */
 
@@ -49,7 +50,7 @@ func (w *writing) clearUnfinished() {
 	switch {
 	case w.seg.file == nil || w.seg.tail.Load() != int64(w.offset):
 	case w.prefix != nil:
-		clearPages(w.rec, w.offset)
+		w.clearWritten()
 	default:
 		clear(w.rec)
 	}
@@ -71,6 +72,7 @@ func (s *Store) finishLocked(w *writing, d *draft) {
 	prefix := w.rec
 	if w.prefix != nil {
 		prefix = w.prefix
+		w.touchHeader()
 	}
 	if seg.file != nil {
 		seg.putDigest(int(seg.records.Load()), layout.Digest(record.ID(prefix, h)))
@@ -82,7 +84,9 @@ func (s *Store) finishLocked(w *writing, d *draft) {
 	}
 	record.PutHeader(prefix, h, seg.seedAt(w.offset))
 	if w.prefix != nil {
-		w.writeHeader()
+		const sum = 4 // bytes of the checksum, which comes last
+		copy(w.rec[sum:], prefix[sum:record.HeaderSize])
+		copy(w.rec, prefix[:sum])
 	}
 	seg.addRecords(1, d.size)
 	next := w.offset + d.size
@@ -127,35 +131,27 @@ func (s *Store) putBody(w *writing, d *draft) error {
 	return w.seg.writeAt(w.offset+record.HeaderSize, w.prefix[record.HeaderSize:], d.content)
 }
 
-// writeHeader writes the header in w.prefix to its place, the checksum last: a process that is killed in a system call
-// may leave the pages written that came first, and a header may lie on two. A number was drawn, so there has to be a
-// record: what cannot be written is stored.
-func (w *writing) writeHeader() {
-	const sum = 4 // bytes of the checksum
-	// Memory of 32 bytes lies within a page too, where the kernel copies from.
-	header := append(make([]byte, 0, 32), w.prefix[:record.HeaderSize]...)
-	rest := header[sum:]
-	var err error
-	if w.offset%vm.PageSize <= vm.PageSize-record.HeaderSize {
-		err = w.seg.file.WriteAt(w.offset, header, nil)
-	} else if err = w.seg.file.WriteAt(w.offset+sum, rest, nil); err == nil {
-		err = w.seg.file.WriteAt(w.offset, header[:sum], nil)
-	}
-	if err != nil {
-		clear(w.rec[:sum])
-		copy(w.rec[sum:], rest)
-		copy(w.rec, header[:sum])
-	}
+// touchHeader makes the pages writable that the header goes to, where the body did not come by stores: what cannot be
+// had is a fault before a number is drawn.
+func (w *writing) touchHeader() {
+	w.rec[0], w.rec[record.HeaderSize-1] = 0, 0
 }
 
-// clearPages clears mem, the bytes of a segment from offset on, which a system call has written in part. A page that it
-// did not get to is left alone: there may be no space for it, and a store to it would be a fault.
-func clearPages(mem []byte, offset int) {
-	for len(mem) > 0 {
-		n := min(vm.PageSize-offset%vm.PageSize, len(mem))
-		if !layout.IsZero(mem[:n]) {
-			clear(mem[:n])
+// clearWritten clears what system calls have written of the record, page by page, in the same way: on a file system
+// that copies on writing, and is full, a store to what was written may be a fault. A page that they did not get to is
+// left alone, since there may be no space for it.
+func (w *writing) clearWritten() {
+	var zeros []byte
+	for at := 0; at < len(w.rec); {
+		n := min(vm.PageSize-(w.offset+at)%vm.PageSize, len(w.rec)-at)
+		if part := w.rec[at : at+n]; !layout.IsZero(part) {
+			if zeros == nil {
+				zeros = make([]byte, vm.PageSize)
+			}
+			if w.seg.file.WriteAt(w.offset+at, zeros[:n], nil) != nil {
+				clear(part)
+			}
 		}
-		mem, offset = mem[n:], offset+n
+		at += n
 	}
 }

@@ -237,7 +237,6 @@ func (m *mapping) WriteAt(offset int, first, then []byte) error {
 		write(to[:max(0, middle-middle%vm.PageSize-offset)])
 	}
 	m.d.Mu.Unlock()
-	m.d.Writing.Store(int64(len(to)))
 	if _, err := m.d.enter(CallWrite, m.name); err != nil {
 		return err
 	}

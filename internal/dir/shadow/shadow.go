@@ -70,8 +70,7 @@ type FS struct {
 	Before func(Site)                         // a call that changes or syncs is about to begin
 	Fault  func(kind Kind, name string) error // an error instead of the call
 
-	NoDescriptors atomic.Bool  // the process has none; set at any time
-	Writing       atomic.Int64 // bytes of the write that Before and Fault are called for
+	NoDescriptors atomic.Bool // the process has none; set at any time
 
 	Mu       sync.Mutex
 	Files    map[string]*Inode
