@@ -264,14 +264,13 @@ func (seg *segment) name() string {
 }
 
 // seal makes seg immutable, but for a round whose target it is; early says that more records would have fitted.
-// REQUIRES: the lock of
-// the lane that appends to seg held, or nobody else knows seg yet.
+// REQUIRES: the lock of the lane that appends to seg held, or nobody else knows seg yet.
 func (seg *segment) seal(early bool) {
+	if seg.file != nil && seg.claimedBy() != ownerTarget { // a target is sealed from the beginning
+		seg.file.EndWrites() // first: any lane may resume what is sealed
+	}
 	seg.sealedEarly.Store(early)
 	seg.state.Store(int32(stateSealed))
-	if seg.file != nil && seg.claimedBy() != ownerTarget { // a target is sealed from the beginning
-		seg.file.EndWrites()
-	}
 }
 
 // pin keeps seg mapped. REQUIRES: contentMu held, seg found in the table, whose reference then

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/dir/shadow"
 	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/record"
@@ -139,4 +140,26 @@ func TestWritten_MixedWithStores(t *testing.T) {
 	s = openDir(t, dir, quietly())
 	check()
 	closeIntact(t, s)
+}
+
+// endingFile calls a function when writes to it end.
+type endingFile struct {
+	dir.Empty
+	ending func()
+}
+
+func (f endingFile) EndWrites() { f.ending() }
+
+// What would break: a segment counts as sealed before its descriptor is closed; another lane resumes it, and writes to
+// the descriptor, whose number is that of a file of the host by then.
+func TestSeal_EndsWritesBefore(t *testing.T) {
+	ended := false
+	seg := newSegment(1, make([]byte, minSegmentSize), layout.KindLane, 1)
+	seg.file = endingFile{ending: func() {
+		ended = true
+		require.False(t, seg.is(stateSealed))
+	}}
+	seg.seal(true)
+	require.True(t, ended)
+	require.True(t, seg.is(stateSealed))
 }
