@@ -217,6 +217,7 @@ func (d *disk) make(id uint64, spec segmentSpec) (_ *segment, err error) {
 // writeHeader writes the header of a new segment file.
 func (d *disk) writeHeader(seg *segment, large bool) (err error) {
 	defer d.s.catchFault(armFaults(), &err)
+	seg.file.PrepareEnds()
 	seg.writeState(seg.extent(), false)
 	seg.inFile.made(seg.kind)
 	layout.Header{

@@ -76,6 +76,10 @@ type File interface {
 	// before, a later one may leave out what the failed one should have written, what lies between
 	// included. The error of a file that has become shorter than its mapping is a [*CutShortError].
 	Sync(head, tail int) error
+	// PrepareEnds makes the first and the last page of a new file present, alone, where WriteAt is going to write what
+	// lies between: the first store would have the kernel fill as much as its read-ahead says around it. It does what
+	// it can.
+	PrepareEnds()
 	// Writes reports whether WriteAt may be called. It never begins to be true.
 	Writes() bool
 	// WriteAt writes first, and then behind it, to the place at offset, which lies in the file, with a system call: the
@@ -115,6 +119,9 @@ func (Empty) Bytes() []byte { return nil }
 
 // Sync does nothing.
 func (Empty) Sync(int, int) error { return nil }
+
+// PrepareEnds does nothing.
+func (Empty) PrepareEnds() {}
 
 // Writes reports false.
 func (Empty) Writes() bool { return false }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/warmtier/warmtier/internal/vm"
@@ -26,8 +27,13 @@ type OS struct {
 	path string // it was opened by; for messages
 	// coherent says that what a write to a file here brings is in every mapping of the file, and the other way round.
 	coherent bool
-	lock     *os.File // nil unless locked, and where a reader could not open it
+	kept     atomic.Int32 // descriptors for WriteAt
+	lock     *os.File     // nil unless locked, and where a reader could not open it
 }
+
+// maxKept is how many descriptors for WriteAt are kept at once. What is written beyond it is stored: the process has
+// use for its descriptors, and any number of callers may be writing files of their own.
+const maxKept = 128
 
 // At returns the directory at path, which is to be closed.
 func At(path string) (*OS, error) {
@@ -78,19 +84,35 @@ func (d *OS) Create(name string, size int) (_ File, err error) {
 	if err := reserveSpace(f, int64(size)); err != nil {
 		return nil, fmt.Errorf("cannot reserve %d bytes for %s: %w", size, name, err)
 	}
-	out := noDescriptor
-	if d.coherent {
-		out = duplicate(f) // the mapping does without f
-	}
+	out := d.keep(f) // the mapping does without f
 	m, err := vm.MapFile(f, size, true)
 	if err != nil {
-		closeDescriptor(out)
+		d.letGo(out)
 		return nil, err // without m: a nil pointer would not be a nil File
 	}
-	if out != noDescriptor {
-		m.PrepareEnds()
-	}
 	return &mappedFile{m, d, name, st, out, out != noDescriptor || vm.OnHeap}, nil
+}
+
+// keep returns another descriptor of f, for WriteAt, or noDescriptor.
+func (d *OS) keep(f *os.File) int {
+	if !d.coherent {
+		return noDescriptor
+	}
+	if d.kept.Add(1) <= maxKept {
+		if out := duplicate(f); out != noDescriptor {
+			return out
+		}
+	}
+	d.kept.Add(-1)
+	return noDescriptor
+}
+
+// letGo closes what keep has returned.
+func (d *OS) letGo(out int) {
+	if out != noDescriptor {
+		closeDescriptor(out)
+		d.kept.Add(-1)
+	}
 }
 
 // openRegular opens a regular file, and refuses everything else.
@@ -152,6 +174,13 @@ type mappedFile struct {
 // noDescriptor is no descriptor.
 const noDescriptor = -1
 
+// PrepareEnds is the method of [File].
+func (m *mappedFile) PrepareEnds() {
+	if m.out != noDescriptor {
+		m.Mapping.PrepareEnds()
+	}
+}
+
 // Writes is the method of [File].
 func (m *mappedFile) Writes() bool { return m.writes }
 
@@ -183,7 +212,7 @@ func (m *mappedFile) WriteAt(offset int, first, then []byte) error {
 
 // EndWrites is the method of [File].
 func (m *mappedFile) EndWrites() {
-	closeDescriptor(m.out)
+	m.d.letGo(m.out)
 	m.out, m.writes = noDescriptor, false
 }
 

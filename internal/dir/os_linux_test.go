@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // A process that is alive and noted in the file holds nothing unless the kernel says so.
@@ -58,11 +60,71 @@ func TestFile_WriteAt(t *testing.T) {
 		clear(f.Bytes()[20_000:])
 		clear(want[20_000:])
 	}
-	inFile, err := os.ReadFile(filepath.Join(d.path, "f"))
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(want, inFile))
+	if !vm.OnHeap {
+		inFile, err := os.ReadFile(filepath.Join(d.path, "f"))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, inFile))
+	}
+
+	usual := pwritev
+	for _, errno := range []unix.Errno{unix.ENOSYS, unix.EPERM} { // of a sandbox
+		pwritev = func(int, [][]byte, int64) (int, error) { return -1, errno }
+		write(30_000, 100, 10_000)
+	}
+	pwritev = usual
 	f.EndWrites()
 	require.False(t, f.Writes())
 	require.NoError(t, f.Close())
+	require.NoError(t, d.Close())
+}
+
+// A file that was made has its space, and nothing in it: a spare that was written to would have to be written anew by
+// who takes it, for which a full file system that copies on writing has no space.
+func TestCreate_WritesNothing(t *testing.T) {
+	if vm.OnHeap {
+		t.Skip("files are read onto the heap, and so into the page cache")
+	}
+	d := at(t, t.TempDir())
+	file, err := d.Create("f", 64<<10)
+	require.NoError(t, err)
+	f, err := os.Open(filepath.Join(d.path, "f"))
+	require.NoError(t, err)
+	_, err = unix.Seek(int(f.Fd()), 0, unix.SEEK_DATA)
+	require.ErrorIs(t, err, unix.ENXIO)
+	require.NoError(t, f.Close())
+	file.PrepareEnds()
+	require.NoError(t, file.Close())
+	require.NoError(t, d.Close())
+}
+
+// What would break: each of any number of files that are being written takes a descriptor from the process.
+func TestCreate_DescriptorsAreBounded(t *testing.T) {
+	d := at(t, t.TempDir())
+	files := make([]File, maxKept+2)
+	for i := range files {
+		f, err := d.Create(strconv.Itoa(i), 4<<10)
+		require.NoError(t, err)
+		files[i] = f
+	}
+	if vm.OnHeap || !files[0].Writes() {
+		t.Skip("files are not written to with system calls here")
+	}
+	for i, f := range files {
+		require.Equal(t, i < maxKept, f.Writes())
+	}
+	files[0].EndWrites()
+	require.NoError(t, files[1].Close())
+	for i := range 3 {
+		f, err := d.Create("further"+strconv.Itoa(i), 4<<10)
+		require.NoError(t, err)
+		require.Equal(t, i < 2, f.Writes())
+		files = append(files, f)
+	}
+	for i, f := range files {
+		if i != 1 {
+			require.NoError(t, f.Close())
+		}
+	}
+	require.Zero(t, d.kept.Load())
 	require.NoError(t, d.Close())
 }

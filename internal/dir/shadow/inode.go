@@ -220,6 +220,9 @@ func (m *mapping) Sync(head, tail int) error {
 	return nil
 }
 
+// PrepareEnds is the method of dir.File.
+func (m *mapping) PrepareEnds() {}
+
 // Writes is the method of dir.File.
 func (m *mapping) Writes() bool { return m.writes }
 
