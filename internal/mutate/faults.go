@@ -160,7 +160,7 @@ var faults = []fault{
 		test: "TestMappings_NearLimit",
 	},
 	{
-		name: "failed put leaves its body", file: "put.go",
+		name: "failed put leaves its body", file: "writing.go",
 		old: "\t\tclear(w.rec)\n", new: "\t\t_ = w\n",
 		test: "TestDirectory_FailedPutLeavesNoBody",
 	},
@@ -215,7 +215,7 @@ var faults = []fault{
 		test: "TestStore_RandomHistory/one_lane",
 	},
 	{
-		name: "copy not verified", file: "build.go",
+		name: "copy not verified", file: "copies.go",
 		old: " || !record.Intact(rec, h, seg.seedAt(from))", new: "",
 		test: "TestCompact_UndoneOnCorruptRecord",
 	},
@@ -357,7 +357,7 @@ var faults = []fault{
 		test: "TestDrop_WaitsForWriteOfItsLane",
 	},
 	{
-		name: "copy without its flag", file: "build.go",
+		name: "copy without its flag", file: "copies.go",
 		old: "\trecord.Reseed(rec, h, target.seedAt(offset))", new: "\trec[9], h.Flags = 0, 0; record.Reseed(rec, h, target.seedAt(offset))",
 		test: "TestExpiry_CompactionsKeepDeadlines",
 	},

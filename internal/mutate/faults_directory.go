@@ -321,4 +321,30 @@ var directoryFaults = []fault{
 		old: "if offset < f.floor() {", new: "if false {",
 		test: "TestUnsynced_RepairRefusesBelowTheMark",
 	},
+	{
+		name: "what was written of a body stays", file: "writing.go",
+		old: "w.clearWritten()\n", new: "_ = 0\n",
+		test: "TestWritten_EveryWriteFails",
+	},
+	{
+		name: "written body cleared by stores", file: "writing.go",
+		old: "if w.seg.file.WriteAt(w.offset+at, zeros[:n], nil) != nil {", new: "if true {",
+		test: "TestRecover_FaultInUnfinishedRecord",
+	},
+	{
+		name: "number drawn before the header", file: "writing.go",
+		old: "\t\tw.touchHeader()\n", new: "",
+		test: "TestRecover_FaultInUnfinishedRecord",
+	},
+	{
+		name: "copies that were not written", file: "copies.go",
+		old: "return ch.target.writeAt(ch.offset, copies, nil)", new: "_ = ch.target.writeAt(ch.offset, copies, nil)",
+		test: "TestWritten_EveryWriteFails/compact",
+	},
+	{
+		name: "sealed before writes end", file: "segment.go",
+		old:  "\t\tseg.file.EndWrites() // first: any lane may resume what is sealed\n",
+		new:  "\t\tdefer seg.file.EndWrites()\n",
+		test: "TestSeal_EndsWritesBefore",
+	},
 }
