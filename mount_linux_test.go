@@ -24,15 +24,18 @@ type loopFS struct {
 	at    string // where it is mounted
 }
 
-func newLoopFS(t *testing.T) *loopFS {
+func newLoopFS(t *testing.T) *loopFS { return newLoopFSOf(t, 64<<20, "mkfs.ext4", "-q", "-m", "0") }
+
+// newLoopFSOf mounts a file system of so many bytes that the command makes.
+func newLoopFSOf(t *testing.T, size int64, command ...string) *loopFS {
 	if os.Getuid() != 0 {
 		t.Skip("only root mounts file systems")
 	}
 	l := &loopFS{t: t, image: filepath.Join(t.TempDir(), "image")}
 	require.NoError(t, os.WriteFile(l.image, nil, 0o600))
-	require.NoError(t, os.Truncate(l.image, 64<<20))
-	if out, err := exec.Command("mkfs.ext4", "-q", "-m", "0", l.image).CombinedOutput(); err != nil {
-		t.Skipf("no ext4 can be made: %v %s", err, out)
+	require.NoError(t, os.Truncate(l.image, size))
+	if out, err := exec.Command(command[0], append(command[1:], l.image)...).CombinedOutput(); err != nil {
+		t.Skipf("the file system cannot be made: %v %s", err, out)
 	}
 	l.mount()
 	return l
@@ -159,5 +162,77 @@ func TestMount_CopiesByTools(t *testing.T) {
 			requireContents(t, s, 0, 100, 300, all)
 			closeIntact(t, s)
 		})
+	}
+}
+
+// Goal: what was reserved takes large contents on a full file system, written with system calls.
+func TestMount_WrittenWhenFull(t *testing.T) {
+	const size, segment = 20_000, 1 << 20
+	for name, make := range map[string]func(t *testing.T) *loopFS{
+		"ext4": newLoopFS,
+		"ext4 with small blocks": func(t *testing.T) *loopFS {
+			return newLoopFSOf(t, 64<<20, "mkfs.ext4", "-q", "-m", "0", "-b", "1024")
+		},
+		"xfs": func(t *testing.T) *loopFS { return newLoopFSOf(t, 320<<20, "mkfs.xfs", "-q") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := make(t)
+			at := filepath.Join(l.at, "store")
+			h := hooks{hash: oneLane, share: func(int64) int64 { return segment }}
+			opts := quietly()
+			opts.SegmentSize = segment
+			s, err := open(at, opts, h)
+			require.NoError(t, err)
+			require.NoError(t, s.Put(idOf(0), contentOf(0, 0, size)))
+			require.NoError(t, s.Sync())
+			require.True(t, s.lanes[0].active.file.Writes())
+			free := fillFileSystem(t, l.at)
+			n := 1
+			for ; err == nil; n++ {
+				err = s.Put(idOf(n), contentOf(n, 0, size))
+			}
+			require.ErrorIs(t, err, ErrNoSpace)
+			n-- // the one that found no room
+			require.Greater(t, n, segment*9/10/size)
+			require.NoError(t, s.Sync())
+			requireContents(t, s, 0, n, size, all)
+			deleteWhere(t, s, 0, n, odd)
+			// Copies to reserved space are no fault. xfs has no space for names then, which is an error of the round.
+			if _, err := s.Compact(t.Context()); err != nil {
+				require.ErrorIs(t, err, ErrNoSpace)
+			}
+			requireContents(t, s, 0, n, size, func(i int) bool { return !odd(i) })
+			free()
+			closeIntact(t, s)
+			s, err = open(at, opts, h)
+			require.NoError(t, err)
+			requireContents(t, s, 0, n, size, func(i int) bool { return !odd(i) })
+			closeIntact(t, s)
+		})
+	}
+}
+
+// fillFileSystem takes all space of the file system of path, until free.
+func fillFileSystem(t *testing.T, path string) (free func()) {
+	t.Helper()
+	var names []string
+	for i, piece := range []int{1 << 20, 64 << 10, 4 << 10, 1 << 10} { // metadata takes what is left of a larger one
+		name := filepath.Join(path, fmt.Sprint("full ", i))
+		f, err := os.Create(name)
+		if err == nil {
+			for b := make([]byte, piece); err == nil; {
+				if _, err = f.Write(b); err == nil {
+					err = f.Sync()
+				}
+			}
+			_ = f.Close() // its error is that of the last write
+			names = append(names, name)
+		}
+		require.ErrorIs(t, err, unix.ENOSPC)
+	}
+	return func() {
+		for _, name := range names {
+			require.NoError(t, os.Remove(name))
+		}
 	}
 }
