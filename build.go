@@ -387,7 +387,7 @@ func (c *compaction) emptySegment(size int) (*segment, error) {
 		least = leastTarget(size)
 	}
 	seg, err := c.s.createSegment(segmentSpec{
-		kind: layout.KindTarget, size: size, large: size > c.s.opts.SegmentSize, least: least,
+		kind: layout.KindTarget, size: size, large: size > c.s.opts.SegmentSize, written: true, least: least,
 	})
 	if err == nil {
 		c.extra += int64(size)

@@ -227,6 +227,9 @@ func (child *crashChild) open(t *testing.T) {
 	if child.c.Seed%2 == 1 {
 		h.share = doublingSegments
 	}
+	if child.c.Seed%4 >= 2 {
+		h.written = 1 // all contents
+	}
 	s, err := open(child.c.Dir, opts, h)
 	require.NoError(t, err)
 	child.s = s

@@ -139,6 +139,19 @@ func (s *Store) cut() {
 	s.releaseTables(replaced)
 }
 
+// endWrites has no more written to the active segments with system calls. Nobody is writing, and the cut, which seals
+// them, would close their descriptors with all readers waiting. REQUIRES: writes are kept out.
+func (s *Store) endWrites() {
+	for i := range s.lanes {
+		ln := &s.lanes[i]
+		ln.mu.Lock()
+		if ln.active != nil {
+			ln.active.file.EndWrites()
+		}
+		ln.mu.Unlock()
+	}
+}
+
 // emptyLocked takes all memories out of sh, and appends its tables to tables. REQUIRES: contentMu write-held.
 func (sh *shard) emptyLocked(tables []table) []table {
 	sh.mu.Lock() // compactions flip and walk without contentMu
@@ -244,6 +257,7 @@ func (d *disk) clear() error {
 		d.s.letWritesIn()
 		return err
 	}
+	d.s.endWrites()
 	d.s.cut()
 	for _, seg := range d.s.segments.all() {
 		if d.s.segments.isCleared(seg) {

@@ -205,7 +205,7 @@ func (d *disk) make(id uint64, spec segmentSpec) (_ *segment, err error) {
 			err = errors.Join(err, d.fs.Remove(name), d.detach(seg))
 		}
 	}()
-	if err := d.writeHeader(seg, spec.large); err != nil {
+	if err := d.writeHeader(seg, spec); err != nil {
 		return nil, err
 	}
 	if err := d.rename(file, seg.name()); err != nil {
@@ -215,13 +215,15 @@ func (d *disk) make(id uint64, spec segmentSpec) (_ *segment, err error) {
 }
 
 // writeHeader writes the header of a new segment file.
-func (d *disk) writeHeader(seg *segment, large bool) (err error) {
+func (d *disk) writeHeader(seg *segment, spec segmentSpec) (err error) {
 	defer d.s.catchFault(armFaults(), &err)
-	seg.file.PrepareEnds()
+	if spec.written { // otherwise what the first store reads ahead saves as much time, with the lane locked
+		seg.file.PrepareEnds()
+	}
 	seg.writeState(seg.extent(), false)
 	seg.inFile.made(seg.kind)
 	layout.Header{
-		Kind: seg.kind, Large: large, ID: seg.id, Capacity: uint64(len(seg.mem)), Store: d.store,
+		Kind: seg.kind, Large: spec.large, ID: seg.id, Capacity: uint64(len(seg.mem)), Store: d.store,
 		Salt: seg.salt, Open: d.open, Generation: d.inForce.Load(),
 	}.Encode(seg.mem)
 	seg.putDigest(0, 0) // its page, too: a fault in a new file takes a millisecond, and no lane is locked here

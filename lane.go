@@ -95,6 +95,7 @@ func (s *Store) roll(ln *lane, d *draft) error {
 		return nil
 	}
 	spec := segmentSpec{kind: layout.KindLane, size: s.nextSize(d.size), needed: segmentSizeFor(d.size)}
+	spec.written = s.isWritten(len(d.content))
 	seg, err := s.createSegment(spec)
 	if kept := s.medium.keptSize(); errors.Is(err, ErrNoSpace) && spec.needed <= kept && kept < spec.size {
 		spec.size = kept

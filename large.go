@@ -92,6 +92,7 @@ func (s *Store) removeIn(seg *segment, d *draft) (existed, published bool, err e
 // write, and no file is removed that the next owner of the directory may have listed.
 func (s *Store) withOwnSegment(d *draft, write func(*segment) (published bool, err error)) error {
 	spec := segmentSpec{kind: layout.KindLane, size: segmentSizeFor(d.size), large: true}
+	spec.written = s.isWritten(len(d.content))
 	body := func(seg *segment) error {
 		w := writing{seg: seg, offset: layout.HeaderSize, rec: seg.mem[layout.HeaderSize:]}
 		return s.putBody(&w, d)

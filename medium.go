@@ -81,11 +81,12 @@ type medium interface {
 
 // segmentSpec says what segment is wanted.
 type segmentSpec struct {
-	kind   layout.SegmentKind
-	size   int  // bytes
-	needed int  // bytes: memory of the segment pool that has these will do; 0 for none
-	large  bool // for one record
-	least  int  // on a full disk: the size of kept-back space that would do, bytes; 0 for none
+	kind    layout.SegmentKind
+	size    int  // bytes
+	needed  int  // bytes: memory of the segment pool that has these will do; 0 for none
+	large   bool // for one record
+	written bool // in a file most of it is going to be written with system calls
+	least   int  // on a full disk: the size of kept-back space that would do, bytes; 0 for none
 }
 
 // createSegment makes a segment that is in no table yet.

@@ -1,6 +1,7 @@
 package warmtier
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/warmtier/warmtier/internal/cpu"
@@ -97,14 +98,8 @@ func (s *Store) finishLocked(w *writing, d *draft) {
 // docs/performance.md, "Figures of the second round".
 const writtenSize = 8 << 10
 
-// writesAt reports whether a record with so many bytes of content is written to seg with system calls.
-func (s *Store) writesAt(seg *segment, content int) bool {
-	least := writtenSize
-	if s.hooks.written > 0 {
-		least = s.hooks.written
-	}
-	return content >= least && seg.file != nil && seg.file.Writes()
-}
+// isWritten reports whether a record with so many bytes of content is written with system calls, where these may be.
+func (s *Store) isWritten(content int) bool { return content >= cmp.Or(s.hooks.written, writtenSize) }
 
 // writeAt writes first, and then behind it, at offset of seg. REQUIRES: its file takes writes.
 func (seg *segment) writeAt(offset int, first, then []byte) error {
@@ -116,7 +111,7 @@ func (seg *segment) writeAt(offset int, first, then []byte) error {
 
 // putBody writes the body of d to its place. REQUIRES: as beginLocked, or nobody else knows the segment yet.
 func (s *Store) putBody(w *writing, d *draft) error {
-	if !s.writesAt(w.seg, len(d.content)) {
+	if file := w.seg.file; file == nil || !file.Writes() || !s.isWritten(len(d.content)) {
 		record.PutBody(w.rec, d.id, d.deadline, d.content)
 		return nil
 	}

@@ -144,22 +144,44 @@ func TestWritten_MixedWithStores(t *testing.T) {
 
 // endingFile calls a function when writes to it end.
 type endingFile struct {
-	dir.Empty
+	dir.File
 	ending func()
 }
 
-func (f endingFile) EndWrites() { f.ending() }
+func (f endingFile) EndWrites() {
+	f.ending()
+	f.File.EndWrites()
+}
 
 // What would break: a segment counts as sealed before its descriptor is closed; another lane resumes it, and writes to
 // the descriptor, whose number is that of a file of the host by then.
 func TestSeal_EndsWritesBefore(t *testing.T) {
 	ended := false
 	seg := newSegment(1, make([]byte, minSegmentSize), layout.KindLane, 1)
-	seg.file = endingFile{ending: func() {
+	seg.file = endingFile{File: dir.Empty{}, ending: func() {
 		ended = true
 		require.False(t, seg.is(stateSealed))
 	}}
 	seg.seal(true)
 	require.True(t, ended)
 	require.True(t, seg.is(stateSealed))
+}
+
+// What would break: a Clear closes descriptors while it holds contentMu, and readers wait for system calls.
+func TestClear_EndsWritesBeforeTheCut(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 10, 300)
+	seg, ended := s.lanes[0].active, false
+	file := seg.file
+	seg.file = endingFile{File: file, ending: func() {
+		if file.Writes() {
+			ended = true
+			require.Same(t, seg, s.lanes[0].active) // the cut takes it away
+		}
+	}}
+	require.NoError(t, s.Clear())
+	require.True(t, ended)
+	fill(t, s, 0, 10, 300)
+	closeShadow(t, s, d)
 }
