@@ -339,12 +339,17 @@ var directoryFaults = []fault{
 	{
 		name: "copies that were not written", file: "copies.go",
 		old: "return ch.target.writeAt(ch.offset, copies, nil)", new: "_ = ch.target.writeAt(ch.offset, copies, nil)",
-		test: "TestWritten_EveryWriteFails/compact",
+		test: "TestWritten_EveryWriteFails",
 	},
 	{
 		name: "sealed before writes end", file: "segment.go",
 		old:  "\t\tseg.file.EndWrites() // first: any lane may resume what is sealed\n",
 		new:  "\t\tdefer seg.file.EndWrites()\n",
 		test: "TestSeal_EndsWritesBefore",
+	},
+	{
+		name: "cut closes descriptors", file: "clear.go",
+		old: "\td.s.endWrites()\n", new: "",
+		test: "TestClear_EndsWritesBeforeTheCut",
 	},
 }
