@@ -19,8 +19,8 @@ copies, are written with system calls, in files of which dir.File says that they
 "Two ways into the page cache", says why the two may be mixed.
 
 A header is always stored: behind a call it costs a fault, as much as a call of its own, and nothing can be left of it
-but what a store leaves. So is a digest. It lies near the end of the file: in a file that somebody else has cut short the store
-is a fault, where a system call would make the file longer again and hide that.
+but what a store leaves. So is a digest. It lies near the end of the file: in a file that somebody else has cut short
+the store is a fault, where a system call would make the file longer again and hide that.
 */
 
 // writing is a record being written at the tail of a segment. It is no part of the segment before
