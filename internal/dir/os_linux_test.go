@@ -126,5 +126,20 @@ func TestCreate_DescriptorsAreBounded(t *testing.T) {
 		}
 	}
 	require.Zero(t, d.kept.Load())
+
+	next, err := unix.Dup(0) // the lowest that is free
+	require.NoError(t, err)
+	require.NoError(t, unix.Close(next))
+	var limit unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	last := limit
+	last.Cur = uint64(next) + 1
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &last))
+	f, err := d.Create("last", 4<<10)
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.NoError(t, err)
+	require.False(t, f.Writes())
+	require.NoError(t, f.Close())
+	require.Zero(t, d.kept.Load())
 	require.NoError(t, d.Close())
 }
