@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/warmtier/warmtier/internal/dir"
+	"github.com/warmtier/warmtier/internal/record"
 	"github.com/warmtier/warmtier/internal/vm"
 )
 
@@ -33,19 +34,24 @@ func TestRecover_FaultInUnfinishedRecord(t *testing.T) {
 		page    func(mem []byte) []byte // returns the pages that cannot be accessed as usual
 		access  int                     // to these
 		written int                     // as in hooks
+		tail    int                     // where the record begins, 0: behind the first one
 		call    func(s *Store) error
 	}{
 		"stored body": {
 			func(mem []byte) []byte { return mem[vm.PageSize : 2*vm.PageSize] },
-			unix.PROT_NONE, math.MaxInt, big,
+			unix.PROT_NONE, math.MaxInt, 0, big,
 		},
 		"digest of a tombstone": {
 			func(mem []byte) []byte { return mem[len(mem)-vm.PageSize:] },
-			unix.PROT_NONE, 0, func(s *Store) error { _, err := s.Delete(long); return err },
+			unix.PROT_NONE, 0, 0, func(s *Store) error { _, err := s.Delete(long); return err },
 		},
-		"header of a written body": {func(mem []byte) []byte { return mem[:vm.PageSize] }, unix.PROT_READ, 1, big},
+		"header of a stored body": { // its page was written back since
+			func(mem []byte) []byte { return mem[:vm.PageSize] }, unix.PROT_READ, math.MaxInt,
+			vm.PageSize - record.HeaderSize, big,
+		},
+		"header of a written body": {func(mem []byte) []byte { return mem[:vm.PageSize] }, unix.PROT_READ, 1, 0, big},
 		"digest of a written body, and clearing it": {
-			func(mem []byte) []byte { return mem[vm.PageSize:] }, unix.PROT_READ, 1, big,
+			func(mem []byte) []byte { return mem[vm.PageSize:] }, unix.PROT_READ, 1, 0, big,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -54,6 +60,13 @@ func TestRecover_FaultInUnfinishedRecord(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, s.Put(long, nil))
 			sh, _ := s.place(long)
+			want := 2
+			if c.tail > 0 {
+				rest := c.tail - int(sh.lane.active.tail.Load())
+				require.NoError(t, s.Put("filler", make([]byte, rest-record.HeaderSize-len("filler"))))
+				require.EqualValues(t, c.tail, sh.lane.active.tail.Load())
+				want++
+			}
 			page := c.page(sh.lane.active.mem)
 			require.NoError(t, unix.Mprotect(page, c.access))
 			require.ErrorIs(t, c.call(s), ErrCorrupt)
@@ -63,7 +76,7 @@ func TestRecover_FaultInUnfinishedRecord(t *testing.T) {
 			require.NoError(t, s.Close())
 
 			s = openDir(t, killed, quietly())
-			require.Equal(t, 2, s.Len())
+			require.Equal(t, want, s.Len())
 			closeIntact(t, s)
 		})
 	}

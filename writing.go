@@ -47,13 +47,26 @@ func (ln *lane) beginLocked(d *draft) (w writing, ok bool) {
 // clearUnfinished clears, in a file, a record that an error or a fault kept from being finished:
 // its body would lie where the header of a later record goes, and recovery would take it for one
 // that was begun.
+//
+// It goes page by page, and leaves alone those that nothing was written to: there may be no space for them, and a store
+// would be a fault. What a call has written a call clears: on a file system that copies on writing, and is full, a
+// store to it may be a fault too.
 func (w *writing) clearUnfinished() {
-	switch {
-	case w.seg.file == nil || w.seg.tail.Load() != int64(w.offset):
-	case w.prefix != nil:
-		w.clearWritten()
-	default:
-		clear(w.rec)
+	if w.seg.file == nil || w.seg.tail.Load() != int64(w.offset) {
+		return
+	}
+	var zeros []byte
+	for at := 0; at < len(w.rec); {
+		n := min(vm.PageSize-(w.offset+at)%vm.PageSize, len(w.rec)-at)
+		if part := w.rec[at : at+n]; !layout.IsZero(part) {
+			if w.prefix != nil && zeros == nil {
+				zeros = make([]byte, vm.PageSize)
+			}
+			if w.prefix == nil || w.seg.file.WriteAt(w.offset+at, zeros[:n], nil) != nil {
+				clear(part)
+			}
+		}
+		at += n
 	}
 }
 
@@ -66,17 +79,17 @@ func (s *Store) finishLocked(w *writing, d *draft) {
 	_ = s.hooks.fire(pointPutBody)
 	seg := w.seg
 	h := record.Header{ContentSum: d.sum, Kind: d.kind, IDLen: len(d.id), ContentLen: len(d.content)}
-	if d.deadline != 0 {
-		h.Flags = record.FlagDeadline
-		seg.deadlines.add(&s.clock, d.deadline, d.size)
-	}
 	prefix := w.rec
 	if w.prefix != nil {
 		prefix = w.prefix
-		w.touchHeader()
 	}
 	if seg.file != nil {
+		w.touchHeader()
 		seg.putDigest(int(seg.records.Load()), layout.Digest(record.ID(prefix, h)))
+	}
+	if d.deadline != 0 {
+		h.Flags = record.FlagDeadline
+		seg.deadlines.add(&s.clock, d.deadline, d.size)
 	}
 	h.Seq = s.sequence.Add(1)
 	seg.noteSeq(h.Seq)
@@ -126,27 +139,8 @@ func (s *Store) putBody(w *writing, d *draft) error {
 	return w.seg.writeAt(w.offset+record.HeaderSize, w.prefix[record.HeaderSize:], d.content)
 }
 
-// touchHeader makes the pages writable that the header goes to, where the body did not come by stores: what cannot be
-// had is a fault before a number is drawn.
+// touchHeader makes the pages writable that the header goes to. They may be others than those of the body, and that one
+// may have come by a call: what cannot be had is a fault before a number is drawn.
 func (w *writing) touchHeader() {
 	w.rec[0], w.rec[record.HeaderSize-1] = 0, 0
-}
-
-// clearWritten clears what system calls have written of the record, page by page, in the same way: on a file system
-// that copies on writing, and is full, a store to what was written may be a fault. A page that they did not get to is
-// left alone, since there may be no space for it.
-func (w *writing) clearWritten() {
-	var zeros []byte
-	for at := 0; at < len(w.rec); {
-		n := min(vm.PageSize-(w.offset+at)%vm.PageSize, len(w.rec)-at)
-		if part := w.rec[at : at+n]; !layout.IsZero(part) {
-			if zeros == nil {
-				zeros = make([]byte, vm.PageSize)
-			}
-			if w.seg.file.WriteAt(w.offset+at, zeros[:n], nil) != nil {
-				clear(part)
-			}
-		}
-		at += n
-	}
 }
