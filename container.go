@@ -51,7 +51,7 @@ func (c *container) clearUnfinished() {
 	if c.seg.file == nil || c.seg.tail.Load() != int64(c.offset) {
 		return
 	}
-	clear(c.seg.mem[c.offset:c.end])
+	clearStored(c.seg.mem[c.offset:c.end], c.offset)
 	if c.records > 0 {
 		n, size := int(c.seg.records.Load()), len(c.seg.mem)
 		clear(c.seg.mem[layout.DigestAt(size, n+c.records) : layout.DigestAt(size, n)+layout.DigestSize])
@@ -68,6 +68,8 @@ func (s *Store) finishContainer(c *container, a *application) {
 	}
 	drawn := c.records
 	if c.wrapped {
+		headers := c.seg.mem[c.offset:][:2*record.HeaderSize]
+		headers[0], headers[len(headers)-1] = 0, 0 // as writing.touchHeader, with that of the first record
 		c.putDigests(a)
 		drawn++
 	}

@@ -49,6 +49,14 @@ func TestRecover_FaultInUnfinishedRecord(t *testing.T) {
 			func(mem []byte) []byte { return mem[:vm.PageSize] }, unix.PROT_READ, math.MaxInt,
 			vm.PageSize - record.HeaderSize, big,
 		},
+		"headers of a batch": {
+			func(mem []byte) []byte { return mem[:vm.PageSize] }, unix.PROT_READ, 0, vm.PageSize - 2*record.HeaderSize,
+			func(s *Store) error {
+				var b Batch
+				b.Put("big", bytes.Repeat([]byte{0xff}, 2*vm.PageSize))
+				return s.Apply(&b)
+			},
+		},
 		"header of a written body": {func(mem []byte) []byte { return mem[:vm.PageSize] }, unix.PROT_READ, 1, 0, big},
 		"digest of a written body, and clearing it": {
 			func(mem []byte) []byte { return mem[vm.PageSize:] }, unix.PROT_READ, 1, 0, big,

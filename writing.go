@@ -144,3 +144,14 @@ func (s *Store) putBody(w *writing, d *draft) error {
 func (w *writing) touchHeader() {
 	w.rec[0], w.rec[record.HeaderSize-1] = 0, 0
 }
+
+// clearStored clears mem, at offset in a segment, as clearUnfinished does where nothing came by a call.
+func clearStored(mem []byte, offset int) {
+	for len(mem) > 0 {
+		n := min(vm.PageSize-offset%vm.PageSize, len(mem))
+		if !layout.IsZero(mem[:n]) {
+			clear(mem[:n])
+		}
+		mem, offset = mem[n:], offset+n
+	}
+}
