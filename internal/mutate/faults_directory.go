@@ -337,6 +337,11 @@ var directoryFaults = []fault{
 		test: "TestRecover_FaultInUnfinishedRecord",
 	},
 	{
+		name: "numbers drawn before the headers of a batch", file: "container.go",
+		old: "headers[0], headers[len(headers)-1] = 0, 0", new: "_ = headers",
+		test: "TestRecover_FaultInUnfinishedRecord",
+	},
+	{
 		name: "copies that were not written", file: "copies.go",
 		old: "return ch.target.writeAt(ch.offset, copies, nil)", new: "_ = ch.target.writeAt(ch.offset, copies, nil)",
 		test: "TestWritten_EveryWriteFails",
