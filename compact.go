@@ -17,7 +17,7 @@ round is all or nothing, and readers hold a lock for a moment where theirs are i
 	seal    every lane continues in a new segment with its next record. From here on victims are
 	        immutable, and what is written lands elsewhere. (Automatic maintenance leaves the active
 	        segments alone that are not worth it: they are no victims.)
-	walk    the index is read once for the victims ahead (victims.go). It knows which records are
+	walk    the index is read for the victims ahead (victims.go), a few times at most. It knows which records are
 	        live, so dead ones are never touched.
 	round   build   workers copy live records to targets, verify the copies, and stage a move for
 	                each: old slot, new slot (build.go). Nothing of it is visible.
@@ -105,6 +105,7 @@ func (s *Store) runCompaction(ctx context.Context, c *compaction, trigger trigge
 		s.room.answer(heard, gave, st.reclaimable())
 	}()
 	c.own = onOwnGoroutine(ctx)
+	c.liveBytes = st.LiveBytes
 	c.recordSize = float64(max(1, st.LiveBytes)) / float64(max(1, st.Memories))
 	c.stats.before(st.Stats)
 	c.unfilled = st.unfilled + st.halfEmpty
@@ -144,9 +145,11 @@ type compaction struct {
 	size       int          // of a target, unless one record is larger, bytes
 	maxTargets int          // of one round
 	recordSize float64      // of a live record on average, bytes
+	liveBytes  int64        // of the store, when it began
 	claimed    []*victim    // all that it has chosen
 	victims    []*victim    // chosen, not walked yet
-	work       []*victim    // walked, with records left to copy
+	walked     []*victim    // walked, and not in work yet
+	work       []*victim    // that the next rounds choose from, with records left to copy
 	sealed     []sealedLane // lanes whose active segment it sealed
 	pool       [][]byte     // the survivor, and memory of victims, to be used again; the last ones first
 	present    int          // bytes of pool[0] whose pages are there
@@ -268,7 +271,7 @@ func (c *compaction) nextRound(ctx context.Context) error {
 	}
 	n := allowed.victims
 	if n == 0 { // they stay until more of them is dead, or more of them are there
-		c.work, c.victims = nil, nil
+		c.work, c.walked, c.victims = nil, nil, nil
 		return nil
 	}
 	held := c.work[n:]

@@ -334,3 +334,24 @@ func TestCompact_CyclesDoNotGrow(t *testing.T) {
 		require.Equal(t, contentOf(i, 99, 500), got)
 	}
 }
+
+// Goal: however small the segments are, a compaction reads the whole index a few times. Once for each few rounds would
+// be work that grows with the square of the memories. Method: count walks, in rounds of one segment.
+func TestCompact_WalksAreFew(t *testing.T) {
+	const n = 100_000
+	opts := quiet()
+	opts.SegmentSize, opts.Compaction.MaxOverhead = minSegmentSize, minSegmentSize
+	walks := 0
+	s := openTest(t, opts, hooks{at: func(p point) error {
+		if p == pointCompactWalked {
+			walks++
+		}
+		return nil
+	}})
+	fill(t, s, 0, n, 200)
+	deleteWhere(t, s, 0, n, odd)
+	stats := mustCompact(t, s)
+	require.Greater(t, stats.Rounds, walkAhead*mostWalks, "so there would be as many walks")
+	require.LessOrEqual(t, walks, mostWalks+1)
+	requireContents(t, s, 0, n, 200, func(i int) bool { return !odd(i) })
+}

@@ -301,6 +301,11 @@ var faults = []fault{
 		test: "TestPace_PreemptionEarnsNothing",
 	},
 	{
+		name: "a walk for each few rounds", file: "victims.go",
+		old: "max(rounds, c.liveBytes/mostWalks)", new: "rounds",
+		test: "TestCompact_WalksAreFew",
+	},
+	{
 		name: "debt forgotten at each shard", file: "walk.go",
 		old:  "\tslots := make([]slot, 0, 2*walkBatch)\n",
 		new:  "\tslots := make([]slot, 0, 2*walkBatch)\n\tc.pace.workers[worker] = account{}\n",
