@@ -47,6 +47,16 @@ func TestMessages(t *testing.T) {
 		{exitUsage, "unknown command eat", []string{"help", "eat"}},
 		{exitUsage, "no command", []string{}},
 		{exitUsage, "--dir is the last word: its value is missing", []string{"ls", "-d"}},
+		{exitUsage, "put: --dir is missing: say which directory", []string{"put", "--dir=", "a"}},
+		{exitUsage, "load: --dir is missing: say which directory", []string{"load", "-d", "", os.DevNull}},
+		{exitUsage, "--url is empty: want a value", []string{"stats", "-d", dir, "--url", ""}},
+		{exitUsage, "--to is empty: want a value", []string{"repair", "-d", dir, "--to="}},
+		{exitUsage, "-o is empty: want a value", []string{"export", "-d", dir, "-o", ""}},
+		{exitUsage, "--in is empty: want a value", []string{"bench", "--in="}},
+		{exitUsage, "--token is empty: want a value", []string{"serve", "-d", dir, "--token", ""}},
+		{exitUsage, "the name of the file is empty", []string{"put", "-d", dir, "a", ""}},
+		{exitUsage, "the name of the file is empty", []string{"import", "-d", dir + "2", ""}},
+		{exitUsage, "the name of the file is empty", []string{"load", "-d", dir + "2", ""}},
 		{exitUsage, "--dir and --url are two stores", []string{"ls", "-d", dir, "--url", "http://localhost"}},
 		{exitUsage, "an id has 1 to 65535 bytes, this one has 0", []string{"put", "-d", dir, ""}},
 		{exitUsage, "an id has 1 to 65535 bytes, this one has 0", []string{"get", "-d", dir, "a", "hex:"}},
@@ -124,6 +134,9 @@ func TestWhereAndQuiet(t *testing.T) {
 	s := serve(t, dir)
 	t.Setenv("WARMTIER_DIR", "/no/such")
 	require.Equal(t, "1\n", command(t, "", "count", "--url", s.url).exits(exitOK).out)
+	t.Setenv("WARMTIER_DIR", "") // not a store in memory, of which nothing would be left
+	require.Contains(t, command(t, "", "put", "a").exits(exitUsage).err, "put: --dir is missing")
+	command(t, "", "doctor").exits(exitOK)
 	require.NoError(t, os.Unsetenv("WARMTIER_DIR"))
 	s.end()
 	file := filepath.Join(t.TempDir(), "export")

@@ -47,6 +47,9 @@ func checkLength(size int64) error {
 // openInput opens a file, or standard input for "-", of which all is one content or not.
 func (a *app) openInput(name string, oneContent bool) (in *input, err error) {
 	f := a.in
+	if name == "" {
+		return nil, usage("the name of the file is empty")
+	}
 	if name != "-" {
 		if f, err = openNamed(a.ctx, name, os.O_RDONLY); err != nil {
 			return nil, err

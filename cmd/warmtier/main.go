@@ -197,9 +197,12 @@ func (versionFlag) BeforeReset(k *kong.Kong) error { //nolint:unparam // as kong
 	return nil
 }
 
-// checkWhere refuses a command line that names both a directory and a server, or two of anything of which there is
-// one. WARMTIER_DIR may be set beside a server.
+// checkWhere refuses a command line that names both a directory and a server, two of anything of which there is one,
+// or something by an empty name. WARMTIER_DIR may be set beside a server.
 func checkWhere(parsed *kong.Context) error {
+	if flag := emptyFlag(parsed.Args); flag != "" {
+		return usage("%s is empty: want a value", flag)
+	}
 	given := map[string]bool{}
 	for _, part := range parsed.Path {
 		if part.Flag == nil || part.Resolved {
@@ -215,4 +218,21 @@ func checkWhere(parsed *kong.Context) error {
 		return usage("--dir and --url are two stores: want one of them")
 	}
 	return nil
+}
+
+// emptyFlag returns the flag in args, if any, that was given an empty value where that means something else than was
+// wanted, as "$DIR" is when DIR is not set: the directory one is in, or a server without a token. Of --dir the commands
+// say so, since WARMTIER_DIR may be empty too.
+func emptyFlag(args []string) string {
+	flags := []string{"--url", "--to", "-o", "--output", "--backups", "--in", "--hdr", "--resp", "--token"}
+	for i, arg := range args {
+		if arg == "--" {
+			break // ids follow
+		}
+		flag, empty := strings.CutSuffix(arg, "=")
+		if slices.Contains(flags, flag) && (empty || i+1 < len(args) && args[i+1] == "") {
+			return flag
+		}
+	}
+	return ""
 }

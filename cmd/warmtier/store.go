@@ -17,6 +17,14 @@ type dirFlag struct {
 	Dir string `short:"d" required:"" env:"WARMTIER_DIR" placeholder:"DIR" help:"Directory of the store."`
 }
 
+// Validate refuses what an empty WARMTIER_DIR says: "" is a store in memory.
+func (d dirFlag) Validate() error {
+	if d.Dir == "" {
+		return errors.New("--dir is missing: say which directory")
+	}
+	return nil
+}
+
 // newDirFlag names a store that is made when it is missing.
 type newDirFlag struct {
 	dirFlag

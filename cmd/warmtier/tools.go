@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -57,6 +58,7 @@ type check struct {
 }
 
 func (c *doctorCmd) Run(a *app) error {
+	c.Dir = cmp.Or(c.Dir, ".") // WARMTIER_DIR may be set to nothing
 	if info, err := os.Stat(c.Dir); err != nil {
 		return err
 	} else if !info.IsDir() {
