@@ -97,7 +97,7 @@ func (s *Store) readIDs(sh *shard, b *idBatch) (err error) {
 		}
 		var m match
 		damage := s.follow(&m, b.slots[i].location())
-		bytes += m.h.IDLen
+		bytes += m.h.IDLen()
 		if damage != nil {
 			s.corruptRecords.Add(1)
 			err = errors.Join(err, damage)

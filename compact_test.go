@@ -104,7 +104,7 @@ func TestCompact_LocationsUpdated(t *testing.T) {
 				seg, offset := locationOf(t, s, idOf(i))
 				require.Greater(t, seg.id, newest, "memory %d is in an old segment", i)
 				require.Same(t, seg, s.segments.at(seg.index))
-				require.Equal(t, idOf(i), string(record.ID(seg.mem[offset:], record.Header{IDLen: len(idOf(i))})))
+				require.Equal(t, idOf(i), string(seg.mem[offset+record.HeaderSize:][:len(idOf(i))]))
 			}
 			table := s.segments.all()
 			for _, seg := range old {

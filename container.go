@@ -75,7 +75,7 @@ func (s *Store) finishContainer(c *container, a *application) {
 	}
 	_ = s.hooks.fire(pointApplyDigests)
 	seq := s.sequence.Add(uint64(drawn)) - uint64(drawn) + 1
-	h := record.Header{Kind: record.KindContainer, ContentLen: c.end - c.offset - record.HeaderSize, Seq: seq}
+	first := seq
 	seg.noteSeq(seq)
 	if c.wrapped {
 		seq++
@@ -89,7 +89,9 @@ func (s *Store) finishContainer(c *container, a *application) {
 	}
 	if c.wrapped {
 		rec := seg.mem[c.offset:c.end]
-		h.ContentSum = record.ContainerSum(rec[record.HeaderSize:])
+		records := rec[record.HeaderSize:]
+		h := record.NewHeader(record.KindContainer, 0, len(records), record.ContainerSum(records))
+		h.Seq = first
 		_ = s.hooks.fire(pointApplyHeaders)
 		record.PutHeader(rec, h, seg.seedAt(c.offset))
 	}
@@ -121,9 +123,10 @@ func (c *container) putDigests(a *application) {
 
 // putHeader makes the body of w in seg a record.
 func (w *appliedWrite) putHeader(seg *segment, seq uint64) {
-	h := record.Header{ContentSum: w.sum, Kind: w.kind, IDLen: len(w.id), ContentLen: len(w.content), Seq: seq}
+	h := record.NewHeader(w.kind, len(w.id), len(w.content), w.sum)
+	h.Seq = seq
 	if w.deadline != 0 {
-		h.Flags = record.FlagDeadline
+		h = h.WithDeadline()
 	}
 	record.PutHeader(seg.mem[w.offset:], h, seg.seedAt(w.offset))
 }

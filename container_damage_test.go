@@ -101,7 +101,7 @@ func TestContainer_RepairKeepsTheRest(t *testing.T) {
 			opts.Repair = true
 			s := shadowStore(t, d, opts)
 			want := len(c.after)
-			if n > 0 && h.Kind == record.KindMemory {
+			if n > 0 && h.Kind() == record.KindMemory {
 				want--
 			}
 			require.Len(t, contentsOf(t, s), want, "record %d at %d", n, at)

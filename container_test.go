@@ -170,7 +170,7 @@ func placeContainer(t *testing.T, flushed bool) placedContainer {
 	for offset := layout.HeaderSize; offset < int(seg.tail.Load()); c.number++ {
 		h, ok := record.Decode(seg.mem[offset:])
 		require.True(t, ok)
-		if h.Kind == record.KindContainer {
+		if h.Kind() == record.KindContainer {
 			c.offset, c.size = offset, h.Size()
 			break
 		}

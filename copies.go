@@ -55,11 +55,11 @@ func (r *round) placeOfCopies(ch *chunk) (copies []byte, written bool) {
 func (r *round) adoptCopy(ch *chunk, i, offset int, rec []byte, staged *moves) error {
 	s, seg, target, h := r.c.s, ch.v.seg, ch.target, ch.headers[i]
 	from := int(ch.live[i]) * record.Align
-	if h.Kind != record.KindMemory || !record.Intact(rec, h, seg.seedAt(from)) {
+	if h.Kind() != record.KindMemory || !record.Intact(rec, h, seg.seedAt(from)) {
 		return ch.v.damaged(from, "checksum mismatch")
 	}
 	record.Reseed(rec, h, target.seedAt(offset))
-	if h.Flags != 0 {
+	if h.Flags() != 0 {
 		target.deadlines.add(&s.clock, record.Deadline(rec, h), h.Size())
 	}
 	if target.file != nil {

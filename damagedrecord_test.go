@@ -89,7 +89,7 @@ func TestGet_EveryByteDamaged(t *testing.T) {
 				owner := string(record.ID(seg.mem[offset:], h))
 				live := s.pointsTo(owner, s.locate(seg, offset))
 				for i := 0; i < h.Size(); i += damageStride() {
-					padding := i >= record.HeaderSize+h.IDLen+h.ContentLen
+					padding := i >= record.HeaderSize+h.IDLen()+h.ContentLen()
 					for _, flip := range flips(t, i) {
 						seg.mem[offset+i] ^= flip
 						requireNeverWrong(t, s, model, func(id string, err error) {

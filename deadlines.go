@@ -111,7 +111,7 @@ func (d *deadlines) decode(base int64, list []layout.HintDeadlines) {
 
 // deadlineOf returns when the record at rec expires, Unix time in ms; 0 means never.
 func deadlineOf(rec []byte, h record.Header) int64 {
-	if h.Flags == 0 {
+	if h.Flags() == 0 {
 		return 0
 	}
 	return record.Deadline(rec, h)

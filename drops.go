@@ -59,7 +59,7 @@ const dropBatch = 64
 
 // fateOf decides about the live record at rec, whose header h is not verified yet.
 func (r *round) fateOf(rec []byte, h record.Header) fate {
-	if h.Flags != 0 && record.Deadline(rec, h) <= r.now {
+	if h.Flags() != 0 && record.Deadline(rec, h) <= r.now {
 		return fateExpired
 	}
 	if decide := r.c.s.hooks.fate; decide != nil {
@@ -73,7 +73,7 @@ func (ch *chunk) drop(s *Store, offset int, h record.Header, f fate) {
 	loc := s.locate(ch.v.seg, offset)
 	ch.drops = append(ch.drops, drop{slot: slot(loc), size: uint32(h.Size()), fate: f})
 	if s.leavesTombstones() {
-		ch.tombstones += record.Size(h.IDLen, 0) + layout.DigestSize
+		ch.tombstones += record.Size(h.IDLen(), 0) + layout.DigestSize
 	}
 }
 
@@ -89,7 +89,7 @@ func (r *round) stageDrops(ch *chunk) error {
 		_, offset := s.resolve(d.slot.location())
 		rec := seg.mem[offset:int(seg.tail.Load())]
 		h, ok := record.Decode(rec)
-		if !ok || h.Kind != record.KindMemory || !record.IntactPrefix(rec, h, seg.seedAt(offset)) {
+		if !ok || h.Kind() != record.KindMemory || !record.IntactPrefix(rec, h, seg.seedAt(offset)) {
 			return ch.v.damaged(offset, "damaged header or id")
 		}
 		hash := s.hashBytes(record.ID(rec, h))

@@ -71,7 +71,7 @@ func (m *match) deadline() int64 { return deadlineOf(m.rec, m.h) }
 
 // isExpired reports whether the memory at m is absent for callers, since its deadline is over.
 func (s *Store) isExpired(m *match) bool {
-	return m.h.Flags != 0 && record.Deadline(m.rec, m.h) <= s.clock.now()
+	return m.h.Flags() != 0 && record.Deadline(m.rec, m.h) <= s.clock.now()
 }
 
 // findUnexpired goes on from a find that has found m, a memory with a deadline. One that has expired is absent.

@@ -96,7 +96,7 @@ func (s *Store) readMemory(m *stream.Memory, id string) (err error) {
 			return err
 		}
 		m.Version, m.Deadline = found.h.Seq, 0
-		if found.h.Flags == 0 {
+		if found.h.Flags() == 0 {
 			return nil
 		}
 		deadline, v, err := s.expiry(id)

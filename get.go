@@ -75,7 +75,7 @@ func (s *Store) appendContent(dst []byte, m *match, id string, counted bool) (co
 		return dst, err
 	}
 	var out []byte
-	if copiesLong(dst, m.h.ContentLen) {
+	if copiesLong(dst, m.h.ContentLen()) {
 		if out, err = s.copyPinned(dst, &h, m); err != nil {
 			return dst, err
 		}
@@ -88,7 +88,7 @@ func (s *Store) appendContent(dst []byte, m *match, id string, counted bool) (co
 		return dst, m.corrupt(id, "checksum mismatch")
 	}
 	if m.started != 0 {
-		s.meters.readEnded(m.started, m.h.ContentLen)
+		s.meters.readEnded(m.started, m.h.ContentLen())
 	}
 	return out, nil
 }
@@ -160,7 +160,7 @@ func (s *Store) viewPinned(id string, m *match, fn func(content []byte) error) (
 		return m.corrupt(id, "checksum mismatch")
 	}
 	if m.started != 0 {
-		s.meters.readEnded(m.started, m.h.ContentLen)
+		s.meters.readEnded(m.started, m.h.ContentLen())
 	}
 	if err := s.hooks.fire(pointViewPinned); err != nil {
 		return err
@@ -239,7 +239,7 @@ func (s *Store) lookup(h *readHold, m *match, id string, counted bool) error {
 		m.started = s.meters.sampleRead(&h.Hold)
 	}
 	exists, err := s.find(m, sh, tag, id)
-	if exists && m.h.Flags != 0 {
+	if exists && m.h.Flags() != 0 {
 		exists, err = s.findUnexpired(m, sh, tag, id)
 	}
 	switch {
@@ -348,7 +348,7 @@ func (s *Store) follow(m *match, loc location) error {
 	m.rec = seg.mem[offset:tail]
 	var ok bool
 	m.h, ok = record.Decode(m.rec)
-	if !ok || m.h.Kind != record.KindMemory || !record.IntactPrefix(m.rec, m.h, seg.seedAt(offset)) {
+	if !ok || m.h.Kind() != record.KindMemory || !record.IntactPrefix(m.rec, m.h, seg.seedAt(offset)) {
 		return m.corrupt("", "damaged header or id")
 	}
 	return nil

@@ -158,11 +158,11 @@ func (s *Store) readHeld(b *batch, ids []string, h *readHold) error {
 		}
 		p := &b.places[i]
 		exists, err := s.find(&m, p.sh, p.tag, id)
-		if exists && m.h.Flags != 0 {
+		if exists && m.h.Flags() != 0 {
 			exists, err = s.findUnexpired(&m, p.sh, p.tag, id)
 		}
-		if exists && m.h.ContentLen <= maxLockedCopy {
-			if i > 0 && len(b.copies)+m.h.ContentLen > maxLockedCopy {
+		if exists && m.h.ContentLen() <= maxLockedCopy {
+			if i > 0 && len(b.copies)+m.h.ContentLen() > maxLockedCopy {
 				break
 			}
 			b.copies = append(b.copies, m.content()...)
@@ -182,7 +182,7 @@ func (s *Store) readHeld(b *batch, ids []string, h *readHold) error {
 			f.err = ErrNotFound
 			misses++
 			continue
-		case m.h.ContentLen > maxLockedCopy:
+		case m.h.ContentLen() > maxLockedCopy:
 			f.long = true // counted when it is read
 			continue
 		}
@@ -219,7 +219,7 @@ func (s *Store) deliver(b *batch, ids []string, from int, fn func(int, []byte, e
 				return true
 			}
 		case err == nil:
-			end := f.from + f.h.ContentLen
+			end := f.from + f.h.ContentLen()
 			content = b.copies[f.from:end:end]
 			if !record.IntactContent(content, f.h) {
 				s.countDamage()

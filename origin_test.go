@@ -166,8 +166,8 @@ func TestOrigin_LinkedByOthers(t *testing.T) {
 func TestOrigin_RepairBelievesNoContent(t *testing.T) {
 	d := newShadow()
 	s := oneLaneStore(t, d)
-	h := record.Header{Kind: record.KindMemory, IDLen: 6, ContentLen: 4, Seq: 1 << 40}
-	h.ContentSum = record.Checksum([]byte("evil"))
+	h := record.NewHeader(record.KindMemory, 6, 4, record.Checksum([]byte("evil")))
+	h.Seq = 1 << 40
 	forged := make([]byte, h.Size())
 	record.PutBody(forged, "forged", 0, []byte("evil"))
 	outer := "outer id" // so that its content begins at a multiple of 8
@@ -340,7 +340,7 @@ func TestOrigin_UnknownRecord(t *testing.T) {
 		require.True(t, ok)
 		change(rec)
 		seed := record.SeedAt(record.SegmentSeed(1, header.Salt), layout.HeaderSize)
-		binary.LittleEndian.PutUint32(rec, max(1, record.Checksum(rec[4:record.HeaderSize+h.IDLen])^seed))
+		binary.LittleEndian.PutUint32(rec, max(1, record.Checksum(rec[4:record.HeaderSize+h.IDLen()])^seed))
 		for _, repair := range []bool{false, true} {
 			opts := shadowOptions()
 			opts.Repair = repair

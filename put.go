@@ -225,7 +225,7 @@ func (s *Store) pointTo(d *draft, seg *segment, offset int, old *match, exists b
 	if exists {
 		oldSize := old.h.Size()
 		superseded, _ := s.resolve(sh.current().get(old.pos).location())
-		if old.h.Flags != 0 {
+		if old.h.Flags() != 0 {
 			superseded.deadlines.remove(old.deadline(), oldSize)
 		}
 		if superseded.live.Add(-int64(oldSize)) == 0 {
@@ -359,7 +359,7 @@ func (s *Store) appendTombstoneLocked(ln *lane, d *draft) (ok bool) {
 // existed for callers. REQUIRES: the lane's lock held, contentMu read-held.
 func (s *Store) removeLocked(d *draft, m *match) (existed bool) {
 	_ = s.hooks.fire(pointDeleteAppended)
-	if existed = m.h.Flags == 0 || !s.isExpired(m); existed {
+	if existed = m.h.Flags() == 0 || !s.isExpired(m); existed {
 		d.shard.deletes.Add(1)
 	} else {
 		d.shard.deleteMisses.Add(1)

@@ -77,7 +77,7 @@ func partlyEvacuated(t *testing.T) (d *shadow.FS, places map[string][]shadowPlac
 			h, ok := record.Decode(mem[at:])
 			require.True(t, ok)
 			id := string(record.ID(mem[at:], h))
-			if h.Kind == record.KindMemory {
+			if h.Kind() == record.KindMemory {
 				if was, ok := seqs[id]; ok {
 					require.Equal(t, was, h.Seq, "another version")
 				}

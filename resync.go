@@ -34,7 +34,7 @@ func (v *salvage) resync(f *foundSegment, offset int) (next int, ok bool) {
 	seg := f.seg
 	rec := seg.mem[offset:f.end()]
 	if h, ok := record.Decode(rec); ok && record.IntactPrefix(rec, h, seg.seedAt(offset)) {
-		if h.Kind == record.KindContainer { // something in it is damaged
+		if h.Kind() == record.KindContainer { // something in it is damaged
 			seg.records.Add(1)
 			seg.noteSeq(h.Seq)
 			return offset + h.Next(), true

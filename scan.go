@@ -79,7 +79,7 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 			if r.salvage == nil {
 				return &CorruptError{File: seg.name(), Offset: int64(offset), Reason: f.damage(offset)}
 			}
-			if h.Kind == record.KindContainer {
+			if h.Kind() == record.KindContainer {
 				contained = offset + h.Size()
 			}
 			next, ok := r.salvage.resync(f, offset)
@@ -96,7 +96,7 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 		if h.Seq > r.manifest.MaxSeq {
 			newer++
 		}
-		if h.Kind == record.KindContainer {
+		if h.Kind() == record.KindContainer {
 			contained = offset + h.Size()
 			offset += h.Next()
 			continue
@@ -105,7 +105,7 @@ func (r *recovery) scanSegment(ctx context.Context, f *foundSegment, batches *sh
 		if err != nil {
 			return err
 		}
-		if h.Kind == record.KindTombstone {
+		if h.Kind() == record.KindTombstone {
 			seg.addTombstone(offset, h.Size())
 			tombstones = append(tombstones, place)
 		}
@@ -234,7 +234,7 @@ func (r *recovery) add(b *shardBatches, seg *segment, offset int, id []byte, h r
 	s := r.s
 	shardIndex, tag := splitHash(s.hashBytes(id))
 	sc := scanned{w: makeSlot(tag, s.locate(seg, offset)), seg: seg, seq: h.Seq}
-	if h.Kind == record.KindMemory {
+	if h.Kind() == record.KindMemory {
 		sc.size = uint32(h.Size())
 		sc.deadline = deadlineOf(seg.mem[offset:], h)
 	}
@@ -297,7 +297,7 @@ func (s *Store) putScanned(sh *shard, sc scanned) {
 // tombstone does: the memory was dropped. Of two copies of one version the one at the lower location does,
 // whichever came first, so that recovery always ends the same.
 func (sc *scanned) replaces(old slot, oldHeader record.Header) bool {
-	if tombstone := sc.size == 0; tombstone != (oldHeader.Kind == record.KindTombstone) {
+	if tombstone := sc.size == 0; tombstone != (oldHeader.Kind() == record.KindTombstone) {
 		return tombstone
 	}
 	return sc.w.location() < old.location()
@@ -315,7 +315,7 @@ func (s *Store) sameID(a, b slot) (seg *segment, h record.Header, same bool) {
 
 // countDead takes the bytes of the record at offset off the live ones. Those of a tombstone never were.
 func countDead(sh *shard, seg *segment, offset int, h record.Header) {
-	if h.Kind == record.KindMemory {
+	if h.Kind() == record.KindMemory {
 		seg.deadlines.remove(deadlineOf(seg.mem[offset:], h), h.Size())
 		seg.live.Add(-int64(h.Size()))
 		sh.liveBytes.Add(-int64(h.Size()))

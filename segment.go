@@ -116,13 +116,13 @@ func (seg *segment) read(offset int, rec []byte) (h record.Header, digest uint32
 	switch {
 	case !ok:
 		return record.Header{}, 0, false
-	case h.Kind != record.KindContainer:
+	case h.Kind() != record.KindContainer:
 		return h, layout.Digest(record.ID(rec, h)), record.Intact(rec, h, seg.seedAt(offset))
 	case !record.IntactPrefix(rec, h, seg.seedAt(offset)):
 		return h, 0, false
 	}
 	n, sum, ok := record.Contained(rec, h, func(behind int) uint32 { return seg.seedAt(offset + behind) })
-	return h, uint32(n), ok && sum == h.ContentSum
+	return h, uint32(n), ok && sum == h.ContentSum()
 }
 
 // room returns how many bytes are left for n records. A file keeps some for their digests, and for

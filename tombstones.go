@@ -119,9 +119,8 @@ func (r *round) leaveTombstone(v *victim, d *drop, oldest uint64) error {
 	if dropped.Seq < oldest {
 		return nil
 	}
-	h := record.Header{
-		ContentSum: record.Checksum(nil), Kind: record.KindTombstone, IDLen: dropped.IDLen, Seq: dropped.Seq,
-	}
+	h := record.NewHeader(record.KindTombstone, dropped.IDLen(), 0, record.Checksum(nil))
+	h.Seq = dropped.Seq
 	ch := chunk{v: v, headers: []record.Header{h}, size: h.Size()}
 	if _, err := r.allocate(&ch); err != nil {
 		return err

@@ -147,21 +147,21 @@ func (v *verifier) checkSegment(ctx context.Context, seg *segment) (err error) {
 		}
 		rec := seg.mem[offset:tail]
 		h, digest, intact := seg.read(offset, rec)
-		if h.Kind == 0 {
+		if h.Kind() == 0 {
 			// Where the next record begins is unknown. Those that the index points to are checked
 			// by checkIndex.
 			v.found(Finding{File: seg.name(), Offset: int64(offset), Problem: "no valid header"})
 			return nil
 		}
 		id := string(record.ID(rec, h))
-		whose := intact || h.Kind != record.KindContainer // the digest of a container says what it holds
+		whose := intact || h.Kind() != record.KindContainer // the digest of a container says what it holds
 		if !intact {
 			v.found(Finding{File: seg.name(), Offset: int64(offset), ID: id, Problem: "checksum mismatch"})
 		}
 		if seg.file != nil && !v.s.opts.ReadOnly && whose && seg.digestOf(n) != digest {
 			v.found(Finding{File: seg.name(), Offset: int64(offset), ID: id, Problem: "digest mismatch"})
 		}
-		if h.Kind == record.KindMemory && v.s.pointsTo(id, v.s.locate(seg, offset)) {
+		if h.Kind() == record.KindMemory && v.s.pointsTo(id, v.s.locate(seg, offset)) {
 			v.reachable++
 			v.live[seg.id] += int64(h.Size())
 		}
@@ -252,7 +252,7 @@ func (v *verifier) readSlots(sh *shard, from uint32, slots []slot) (_ []slot, id
 		v.report.Memories++
 		var m match
 		err := v.s.follow(&m, w.location())
-		bytes += m.h.IDLen
+		bytes += m.h.IDLen()
 		if err != nil {
 			v.found(Finding{File: "index", Offset: int64(w.location()), Problem: err.Error()})
 			continue

@@ -78,7 +78,7 @@ func (w *writing) clearUnfinished() {
 func (s *Store) finishLocked(w *writing, d *draft) {
 	_ = s.hooks.fire(pointPutBody)
 	seg := w.seg
-	h := record.Header{ContentSum: d.sum, Kind: d.kind, IDLen: len(d.id), ContentLen: len(d.content)}
+	h := record.NewHeader(d.kind, len(d.id), len(d.content), d.sum)
 	prefix := w.rec
 	if w.prefix != nil {
 		prefix = w.prefix
@@ -88,7 +88,7 @@ func (s *Store) finishLocked(w *writing, d *draft) {
 		seg.putDigest(int(seg.records.Load()), layout.Digest(record.ID(prefix, h)))
 	}
 	if d.deadline != 0 {
-		h.Flags = record.FlagDeadline
+		h = h.WithDeadline()
 		seg.deadlines.add(&s.clock, d.deadline, d.size)
 	}
 	h.Seq = s.sequence.Add(1)

@@ -111,14 +111,13 @@ type Lock struct {
 	under  sync.RWMutex
 }
 
-// Hold is what RLock hands to RUnlock.
+// Hold is what RLock hands to RUnlock. Go keeps four words in registers, and not five.
 type Hold struct {
 	Gets   uint64        // the reads that the hold counts as; set by its holder
-	Waited time.Duration // for a writer
+	Waited time.Duration // for a writer; if it is not 0, the RWMutex is held instead of the slot
 
-	slot  *slot
-	under bool   // the RWMutex is held instead of the slot
-	nth   uint64 // gets that the slot had counted
+	slot *slot
+	nth  uint64 // gets that the slot had counted
 }
 
 // Init makes the lock ready, for so many processors; 0 gives it a single counter. Nobody may hold it.
@@ -157,12 +156,12 @@ func (l *Lock) queue(sl *slot, nth uint64) Hold {
 	sl.word.Add(^uint64(0))
 	start := time.Now()
 	l.under.RLock()
-	return Hold{slot: sl, under: true, nth: nth, Waited: time.Since(start)}
+	return Hold{slot: sl, nth: nth, Waited: max(1, time.Since(start))}
 }
 
 // RUnlock ends a hold, and counts its gets.
 func (l *Lock) RUnlock(h Hold) {
-	if h.under {
+	if h.Waited != 0 {
 		if h.Gets > 0 {
 			h.slot.count(h.Gets, 0)
 		}

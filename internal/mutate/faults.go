@@ -363,7 +363,7 @@ var faults = []fault{
 	},
 	{
 		name: "copy without its flag", file: "copies.go",
-		old: "\trecord.Reseed(rec, h, target.seedAt(offset))", new: "\trec[9], h.Flags = 0, 0; record.Reseed(rec, h, target.seedAt(offset))",
+		old: "\trecord.Reseed(rec, h, target.seedAt(offset))", new: "\trec[9] = 0; h, _ = record.Decode(rec); record.Reseed(rec, h, target.seedAt(offset))",
 		test: "TestExpiry_CompactionsKeepDeadlines",
 	},
 	{

@@ -72,7 +72,7 @@ var directoryFaults = []fault{
 	},
 	{
 		name: "copy of a dropped memory counts", file: "scan.go",
-		old: "tombstone != (oldHeader.Kind == record.KindTombstone)", new: "tombstone && !tombstone",
+		old: "tombstone != (oldHeader.Kind() == record.KindTombstone)", new: "tombstone && !tombstone",
 		test: "TestDrop_CopyOfSameNumberStays",
 	},
 	{

@@ -21,13 +21,14 @@ func encodeRecord(h Header, id string, content []byte, seed uint32) []byte {
 
 // encodeDeadline is the bytes of a record with a deadline, 0 for none.
 func encodeDeadline(h Header, id string, deadline int64, content []byte, seed uint32) []byte {
-	h.IDLen, h.ContentLen = len(id), len(content)
+	seq := h.Seq
+	h = NewHeader(h.Kind(), len(id), len(content), Checksum(content))
+	h.Seq = seq
 	if deadline != 0 {
-		h.Flags = FlagDeadline
+		h = h.WithDeadline()
 	}
 	rec := make([]byte, h.Size())
 	PutBody(rec, id, deadline, content)
-	h.ContentSum = Checksum(content)
 	PutHeader(rec, h, seed)
 	return rec
 }
@@ -55,11 +56,11 @@ func TestRecord_GoldenBytes(t *testing.T) {
 		seed    uint32
 		want    string
 	}{
-		{"memory of segment 1", Header{Kind: KindMemory, Seq: 7}, "ab", []byte("hello"), SegmentSeed(1, 0),
+		{"memory of segment 1", Header{form: KindMemory, Seq: 7}, "ab", []byte("hello"), SegmentSeed(1, 0),
 			"a81d1484" + "4cbb719a" + "01000200" + "05000000" + "0700000000000000" + "616268656c6c6f00"},
-		{"memory without content, no seed", Header{Kind: KindMemory, Seq: math.MaxUint64}, "\x00", nil, 0,
+		{"memory without content, no seed", Header{form: KindMemory, Seq: math.MaxUint64}, "\x00", nil, 0,
 			"595fa708" + "00000000" + "01000100" + "00000000" + "ffffffffffffffff" + "0000000000000000"},
-		{"tombstone", Header{Kind: KindTombstone, Seq: 1 << 32}, "gone", nil, 0xffffffff,
+		{"tombstone", Header{form: KindTombstone, Seq: 1 << 32}, "gone", nil, 0xffffffff,
 			"d56b684e" + "00000000" + "02000400" + "00000000" + "0000000001000000" + "676f6e6500000000"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -74,7 +75,7 @@ func TestRecord_RoundTrip(t *testing.T) {
 	for _, idLen := range []int{1, 2, 3, 4, 5, 11, 12, 13, 255, 256, MaxIDLen} {
 		for _, contentLen := range []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 4096} {
 			id, content := strings.Repeat("i", idLen), patterned(contentLen)
-			in := Header{Kind: KindMemory, Seq: uint64(idLen)<<32 | uint64(contentLen)}
+			in := Header{form: KindMemory, Seq: uint64(idLen)<<32 | uint64(contentLen)}
 			rec := encodeRecord(in, id, content, 42)
 			require.Zero(t, len(rec)%Align)
 			require.LessOrEqual(t, len(rec), idLen+contentLen+32)
@@ -82,7 +83,7 @@ func TestRecord_RoundTrip(t *testing.T) {
 			h, ok := Decode(append(rec, "what lies behind"...))
 			require.True(t, ok)
 			require.Equal(t, len(rec), h.Size())
-			require.Equal(t, in.Kind, h.Kind)
+			require.Equal(t, in.Kind(), h.Kind())
 			require.Equal(t, in.Seq, h.Seq)
 			require.Equal(t, id, string(ID(rec, h)))
 			require.True(t, bytes.Equal(content, Content(rec, h)))
@@ -97,7 +98,7 @@ func TestRecord_RoundTrip(t *testing.T) {
 // either seed.
 func TestRecord_CopyChangesSeed(t *testing.T) {
 	from, to := SegmentSeed(1, 0), SegmentSeed(1, 1)
-	rec := encodeRecord(Header{Kind: KindMemory, Seq: 9}, "id", []byte("some content"), from)
+	rec := encodeRecord(Header{form: KindMemory, Seq: 9}, "id", []byte("some content"), from)
 	h, ok := Decode(rec)
 	require.True(t, ok)
 	Reseed(rec, h, to)
@@ -109,7 +110,7 @@ func TestRecord_CopyChangesSeed(t *testing.T) {
 func TestRecord_EveryFlippedBitDetected(t *testing.T) {
 	const id = "flip"
 	content := []byte("every single bit of it")
-	rec := encodeRecord(Header{Kind: KindMemory, Seq: 3}, id, content, 77)
+	rec := encodeRecord(Header{form: KindMemory, Seq: 3}, id, content, 77)
 	behind := make([]byte, 1024) // so that a longer length stays in bounds
 	for bit := range (HeaderSize + len(id) + len(content)) * 8 {
 		damaged := append(bytes.Clone(rec), behind...)
@@ -122,7 +123,7 @@ func TestRecord_EveryFlippedBitDetected(t *testing.T) {
 // Goal: lengths that reach out of bounds, unknown kinds and flags, and bytes that never were a record
 // are refused before anything is read through them. Method: a table of damaged headers.
 func TestRecord_HostileHeadersRefused(t *testing.T) {
-	good := encodeRecord(Header{Kind: KindMemory, Seq: 1}, "id", []byte("content"), 0)
+	good := encodeRecord(Header{form: KindMemory, Seq: 1}, "id", []byte("content"), 0)
 	with := func(change func(rec []byte)) []byte {
 		rec := bytes.Clone(good)
 		change(rec)
@@ -193,7 +194,7 @@ func TestSeedAt_EveryOffsetItsOwn(t *testing.T) {
 // its prefix is intact, which with flag 1 has a deadline behind the id.
 func TestRecord_Unknown(t *testing.T) {
 	build := func(kind, flags byte, id string, deadline []byte) []byte {
-		rec := encodeRecord(Header{Kind: KindMemory, Seq: 3}, id, append(bytes.Clone(deadline), "content"...), 77)
+		rec := encodeRecord(Header{form: KindMemory, Seq: 3}, id, append(bytes.Clone(deadline), "content"...), 77)
 		rec[8], rec[9] = kind, flags
 		binary.LittleEndian.PutUint32(rec, max(1, Checksum(rec[4:HeaderSize+len(id)+len(deadline)])^77))
 		return append(rec, make([]byte, 64)...)
@@ -249,7 +250,8 @@ func containerOf(seed uint32, records ...[]byte) []byte {
 		h, _ := Decode(inner)
 		Reseed(rec[len(rec)-len(inner):], h, SeedAt(seed, len(rec)-len(inner)))
 	}
-	h := Header{Kind: KindContainer, ContentLen: len(rec) - HeaderSize, ContentSum: ContainerSum(rec[HeaderSize:]), Seq: 9}
+	h := NewHeader(KindContainer, 0, len(rec)-HeaderSize, ContainerSum(rec[HeaderSize:]))
+	h.Seq = 9
 	PutHeader(rec, h, SeedAt(seed, 0))
 	return rec
 }
@@ -258,15 +260,15 @@ func containerOf(seed uint32, records ...[]byte) []byte {
 // tombstones. Method: each byte changed, and contents that no writer makes.
 func TestContained(t *testing.T) {
 	const seed = 77
-	memory := encodeRecord(Header{Kind: KindMemory, Seq: 1}, "an id", []byte("content"), 0)
-	tombstone := encodeRecord(Header{Kind: KindTombstone, Seq: 2}, "another", nil, 0)
+	memory := encodeRecord(Header{form: KindMemory, Seq: 1}, "an id", []byte("content"), 0)
+	tombstone := encodeRecord(Header{form: KindTombstone, Seq: 2}, "another", nil, 0)
 	look := func(rec []byte) (n int, ok bool) {
 		h, ok := Decode(rec)
 		if !ok || !IntactPrefix(rec, h, SeedAt(seed, 0)) {
 			return 0, false
 		}
 		n, sum, ok := Contained(rec, h, func(offset int) uint32 { return SeedAt(seed, offset) })
-		return n, ok && sum == h.ContentSum
+		return n, ok && sum == h.ContentSum()
 	}
 	rec := containerOf(seed, memory, tombstone)
 	n, ok := look(rec)
@@ -307,8 +309,8 @@ func TestContained(t *testing.T) {
 // FuzzRecord: whatever the bytes, decoding them does not panic, and what it accepts lies within them.
 // What is intact besides is exactly what encoding gives, padding aside.
 func FuzzRecord(f *testing.F) {
-	whole := encodeRecord(Header{Kind: KindMemory, Seq: 5}, "an id", []byte("and its content"), 7)
-	tombstone := encodeRecord(Header{Kind: KindTombstone, Seq: math.MaxUint64}, "\x00", nil, 7)
+	whole := encodeRecord(Header{form: KindMemory, Seq: 5}, "an id", []byte("and its content"), 7)
+	tombstone := encodeRecord(Header{form: KindTombstone, Seq: math.MaxUint64}, "\x00", nil, 7)
 	hostile := bytes.Clone(whole)
 	copy(hostile[6:], bytes.Repeat([]byte{0xff}, 6))
 	for _, data := range [][]byte{
@@ -325,13 +327,13 @@ func FuzzRecord(f *testing.F) {
 		}
 		require.LessOrEqual(t, h.Size(), len(data))
 		require.Zero(t, h.Size()%Align)
-		require.GreaterOrEqual(t, h.Size(), HeaderSize+h.IDLen+h.ContentLen)
+		require.GreaterOrEqual(t, h.Size(), HeaderSize+h.IDLen()+h.ContentLen())
 		id, content := ID(data, h), Content(data, h)
-		require.Len(t, id, h.IDLen)
-		require.Len(t, content, h.ContentLen)
+		require.Len(t, id, h.IDLen())
+		require.Len(t, content, h.ContentLen())
 		require.Equal(t, len(content), cap(content))
 		again := encodeRecord(h, string(id), content, seed)
-		covered := HeaderSize + h.IDLen + h.ContentLen
+		covered := HeaderSize + h.IDLen() + h.ContentLen()
 		require.Equal(t, bytes.Equal(again[:covered], data[:covered]), Intact(data, h, seed))
 		require.Equal(t, before, data, "reading wrote")
 	})
@@ -340,14 +342,14 @@ func FuzzRecord(f *testing.F) {
 // Goal: a deadline takes eight bytes, of the prefix, and a copy keeps it. Method: literals, made with another
 // implementation of CRC-32C; every flipped bit; no kind but a memory has one.
 func TestRecord_Deadline(t *testing.T) {
-	h := Header{Kind: KindMemory, Seq: 7}
+	h := Header{form: KindMemory, Seq: 7}
 	rec := encodeDeadline(h, "ab", 0x0102030405060708, []byte("hello"), SegmentSeed(1, 0))
 	require.Equal(t, "11b79c92"+"4cbb719a"+"01010200"+"05000000"+"0700000000000000"+
 		"6162"+"0807060504030201"+"68656c6c6f"+"00", hex.EncodeToString(rec))
 	require.Len(t, rec, Size(2, 5)+DeadlineSize)
 	h, ok := Decode(rec)
 	require.True(t, ok && Intact(rec, h, SegmentSeed(1, 0)))
-	require.EqualValues(t, FlagDeadline, h.Flags)
+	require.EqualValues(t, FlagDeadline, h.Flags())
 	require.Equal(t, len(rec), h.Size())
 	require.Equal(t, int64(0x0102030405060708), Deadline(rec, h))
 	require.Equal(t, "ab", string(ID(rec, h)))
@@ -364,7 +366,7 @@ func TestRecord_Deadline(t *testing.T) {
 	require.True(t, Intact(rec, h, 42))
 	require.Equal(t, int64(0x0102030405060708), Deadline(rec, h))
 
-	tombstone := encodeDeadline(Header{Kind: KindTombstone, Seq: 7}, "ab", 5, nil, 42)
+	tombstone := encodeDeadline(Header{form: KindTombstone, Seq: 7}, "ab", 5, nil, 42)
 	_, ok = Decode(tombstone)
 	require.False(t, ok)
 	require.True(t, Unknown(tombstone, 42))
