@@ -111,7 +111,7 @@ type Lock struct {
 	under  sync.RWMutex
 }
 
-// Hold is what RLock hands to RUnlock. Go keeps four words in registers, and not five.
+// Hold is what RLock hands to RUnlock. It has four words, since Go keeps no more in registers (see record.Header).
 type Hold struct {
 	Gets   uint64        // the reads that the hold counts as; set by its holder
 	Waited time.Duration // for a writer; if it is not 0, the RWMutex is held instead of the slot

@@ -1,6 +1,7 @@
 package biaslock
 
 import (
+	"reflect"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -235,4 +236,11 @@ func TestLock_CountsFold(t *testing.T) {
 // Goal: two slots never share a cache line, nor a pair of lines that is fetched together.
 func TestLock_SlotsApart(t *testing.T) {
 	require.Zero(t, unsafe.Sizeof(slot{})%cpu.CacheLines)
+}
+
+// Goal: a hold stays in registers on its way from RLock to RUnlock. Go keeps a struct there that has at most four
+// fields and four words.
+func TestHold_FitsRegisters(t *testing.T) {
+	require.LessOrEqual(t, reflect.TypeFor[Hold]().NumField(), 4)
+	require.LessOrEqual(t, reflect.TypeFor[Hold]().Size(), 4*reflect.TypeFor[uint64]().Size())
 }

@@ -90,9 +90,9 @@ func SeedAt(segmentSeed uint32, offset int) uint32 {
 }
 
 // Header is the header of a record as it lies there: three words, little endian. Go keeps a struct of up to four
-// words in registers. One field for each part of a header would be seven, which Go puts together in memory in
-// stores of 1 to 8 bytes and copies with loads of 16, and the processor waits each time until the stores are
-// through: a Get took twice as long.
+// fields, four words, in registers. With a field for each part of the header it would have seven: Go puts such a struct
+// together in memory in stores of 1 to 8 bytes and copies it in loads of 16, each of which waits until the stores are
+// through. A Get of a memory in the processor's caches took a third longer.
 type Header struct {
 	sums uint64 // prefix checksum (32 bits, the lowest) ‖ content checksum
 	form uint64 // kind (8) ‖ flags (8) ‖ id length (16) ‖ content length (32)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -370,4 +371,10 @@ func TestRecord_Deadline(t *testing.T) {
 	_, ok = Decode(tombstone)
 	require.False(t, ok)
 	require.True(t, Unknown(tombstone, 42))
+}
+
+// Goal: a header is passed in registers. Go keeps a struct there that has at most four fields and four words.
+func TestHeader_FitsRegisters(t *testing.T) {
+	require.LessOrEqual(t, reflect.TypeFor[Header]().NumField(), 4)
+	require.LessOrEqual(t, reflect.TypeFor[Header]().Size(), 4*reflect.TypeFor[uint64]().Size())
 }
