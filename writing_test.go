@@ -108,6 +108,29 @@ func TestWritten_KilledInWrite(t *testing.T) {
 	}
 }
 
+// What would break: the disk is idle while a round is built, and then all of it waits for the disk.
+func TestWritten_SyncOfTargetsIsBegun(t *testing.T) {
+	d := newShadow()
+	o := shadowOptions()
+	o.SegmentSize = 4 * syncPart
+	s, err := openShadow(d, o, hooks{})
+	require.NoError(t, err)
+	const n, size = 600, 16 << 10
+	for i := range n {
+		require.NoError(t, s.Put(idOf(i), contentOf(i, 0, size)))
+	}
+	deleteWhere(t, s, 0, n, odd)
+	require.Zero(t, d.Begun.Load())
+	st := mustCompact(t, s)
+	require.Positive(t, st.MemoriesMoved)
+	// All but the ends of targets, each less than a part.
+	least := st.MemoriesMoved*size - int64(st.SegmentsAfter)*syncPart
+	require.GreaterOrEqual(t, d.Begun.Load(), least)
+	require.Positive(t, least)
+	requireIntact(t, s)
+	closeShadow(t, s, d)
+}
+
 // Goal: what is written to the page cache is what readers of the mapping find, and what stores and flushes go on with.
 func TestWritten_MixedWithStores(t *testing.T) {
 	dir := fastDir(t)

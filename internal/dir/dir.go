@@ -86,7 +86,11 @@ type File interface {
 	// mapping has what was written once it returns, in this order at the latest. After an error any part of it may have
 	// been written, and where it was the space or the device that failed no signal comes. REQUIRES: Writes.
 	WriteAt(offset int, first, then []byte) error
-	// EndWrites says that WriteAt will not be called again: a descriptor less.
+	// BeginSync has the system begin to write what WriteAt brought below to from from on, and does not wait for it: less is
+	// left to do for the next Sync, which alone makes bytes durable, and reports the errors of this writing too.
+	// REQUIRES: Writes.
+	BeginSync(from, to int)
+	// EndWrites says that WriteAt and BeginSync will not be called again: a descriptor less.
 	EndWrites()
 	// Rewrite writes the bytes from from to to over themselves: the next Sync leaves none out.
 	Rewrite(from, to int)
@@ -128,6 +132,9 @@ func (Empty) Writes() bool { return false }
 
 // WriteAt returns [errors.ErrUnsupported].
 func (Empty) WriteAt(int, []byte, []byte) error { return errors.ErrUnsupported }
+
+// BeginSync does nothing.
+func (Empty) BeginSync(int, int) {}
 
 // EndWrites does nothing.
 func (Empty) EndWrites() {}

@@ -210,6 +210,9 @@ func (m *mappedFile) WriteAt(offset int, first, then []byte) error {
 	return nil
 }
 
+// BeginSync is the method of [File].
+func (m *mappedFile) BeginSync(from, to int) { beginSync(m.out, from, to) }
+
 // EndWrites is the method of [File].
 func (m *mappedFile) EndWrites() {
 	m.d.letGo(m.out)

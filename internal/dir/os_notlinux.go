@@ -39,3 +39,5 @@ func duplicate(*os.File) int { return noDescriptor }
 func closeDescriptor(int) {}
 
 func writeAt(int, int, []byte, []byte) (n int, err error) { return 0, errors.ErrUnsupported }
+
+func beginSync(int, int, int) {}

@@ -248,6 +248,14 @@ func (m *mapping) WriteAt(offset int, first, then []byte) error {
 	return nil
 }
 
+// BeginSync is the method of dir.File. What a disk has written by itself is for the power losses of tests to say.
+func (m *mapping) BeginSync(from, to int) {
+	if !m.writes || from < 0 || from >= to || to > len(m.mem) {
+		panic("shadow: nothing is written to this part of a file")
+	}
+	m.d.Begun.Add(int64(to - from))
+}
+
 // EndWrites is the method of dir.File.
 func (m *mapping) EndWrites() { m.writes = false }
 

@@ -70,7 +70,8 @@ type FS struct {
 	Before func(Site)                         // a call that changes or syncs is about to begin
 	Fault  func(kind Kind, name string) error // an error instead of the call
 
-	NoDescriptors atomic.Bool // the process has none; set at any time
+	NoDescriptors atomic.Bool  // the process has none; set at any time
+	Begun         atomic.Int64 // bytes that files were asked to begin to sync
 
 	Mu       sync.Mutex
 	Files    map[string]*Inode
