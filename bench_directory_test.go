@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/warmtier/warmtier/internal/dir"
 	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/record"
+	"github.com/warmtier/warmtier/internal/vm"
 )
 
 /*
@@ -153,8 +155,10 @@ func BenchmarkDirectoryCalls(b *testing.B) {
 //
 //	memory-ms, directory-ms  medians of the turns
 //	x-memory                 of these
-//	flush-ms                 files of as many bytes as were live, written with pwrite in pieces of 64 KiB and flushed
-//	flush-x                  directory-ms over it
+//	write-ms                 a file of as many bytes as were live, written with pwrite in pieces of 64 KiB
+//	flush-ms                 its fsync after that
+//	remove-ms                removing a file of as many bytes as the records had before, page by page in the page cache
+//	floor-x                  memory-ms, write-ms and remove-ms together over memory-ms: if the disk took no time
 func BenchmarkDirectoryCompact(b *testing.B) {
 	z := inShort(benchSize{5000, 1024}, benchSize{1_000_000, 1024})
 	stores := map[string]*halfDead{}
@@ -172,45 +176,72 @@ func BenchmarkDirectoryCompact(b *testing.B) {
 	}
 	times := turns{}
 	for b.Loop() {
+		var total int64
 		for _, kind := range []string{"memory", "directory"} {
 			h := stores[kind]
 			h.prepare(b)
 			if err := h.Sync(); err != nil { // what was written before is not the compaction's to flush
 				b.Fatal(err)
 			}
+			total = h.Stats().TotalBytes
 			times.take(kind, func() {
 				if _, err := h.Compact(context.Background()); err != nil {
 					b.Fatal(err)
 				}
 			})
 		}
-		live := stores["directory"].Stats().LiveBytes
-		times.take("flush", func() { writeFile(b, filepath.Join(b.TempDir(), "plain"), live, chunkSize, true) })
+		timePlainFiles(b, times, stores["directory"].Stats().LiveBytes, total)
 	}
 	for kind := range times {
 		b.ReportMetric(median(times[kind]).Seconds()*1e3, kind+"-ms")
 	}
 	times.report(b, "directory", "memory", "x-memory")
-	times.report(b, "directory", "flush", "flush-x")
+	memory, write, remove := median(times["memory"]), median(times["write"]), median(times["remove"])
+	b.ReportMetric(float64(memory+write+remove)/float64(memory), "floor-x")
 }
 
-// writeFile writes a file of so many bytes, a piece at a time, and flushes it in the end if that is asked for.
-func writeFile(b *testing.B, name string, size int64, piece int, flush bool) {
+// timePlainFiles times what a compaction in a directory does to files, with plain ones: it writes and flushes as many
+// bytes as are live, and removes as many as there are in all.
+func timePlainFiles(b *testing.B, times turns, live, total int64) {
+	f := createFile(b)
+	times.take("write", func() { writeFile(b, f, live, chunkSize) })
+	times.take("flush", func() {
+		if err := f.Sync(); err != nil {
+			b.Fatal(err)
+		}
+	})
+	removeFile(b, f)
+	f = createFile(b)
+	writeFile(b, f, total, vm.PageSize)
+	if err := f.Sync(); err != nil {
+		b.Fatal(err)
+	}
+	times.take("remove", func() { removeFile(b, f) })
+}
+
+func createFile(b *testing.B) *os.File {
 	b.Helper()
-	f, err := os.Create(name)
+	f, err := os.Create(filepath.Join(b.TempDir(), "plain"))
 	if err != nil {
 		b.Fatal(err)
 	}
+	return f
+}
+
+// writeFile writes so many bytes to f, a piece at a time.
+func writeFile(b *testing.B, f *os.File, size int64, piece int) {
+	b.Helper()
 	content := make([]byte, piece)
 	for at := int64(0); at < size; at += int64(piece) {
 		if _, err := f.WriteAt(content, at); err != nil {
 			b.Fatal(err)
 		}
 	}
-	if flush {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close(), os.Remove(name)); err != nil {
+}
+
+func removeFile(b *testing.B, f *os.File) {
+	b.Helper()
+	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
 		b.Fatal(err)
 	}
 }
@@ -219,6 +250,8 @@ func writeFile(b *testing.B, name string, size int64, piece int, flush bool) {
 // then reads of all of them, in another order, all of it in the page cache and not flushed.
 //
 //	put-µs, pwrite-µs, x-pwrite  of one, medians of the turns
+//	log-µs, x-log                with pwrite where the records lie, which is no multiple of a page, in files of a segment's
+//	                             size that have their space: the least that a log does
 //	get-µs                       the first read of each
 func BenchmarkDirectoryLarge(b *testing.B) {
 	for _, size := range []int{1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 64 << 10, 256 << 10} {
@@ -232,7 +265,10 @@ func benchLarge(b *testing.B, n, size int) {
 	content, times := make([]byte, size), turns{}
 	const step = 7919 // prime to n
 	for b.Loop() {
-		times.take("pwrite", func() { writeFile(b, filepath.Join(b.TempDir(), "plain"), int64(n*size), size, false) })
+		f := createFile(b)
+		times.take("pwrite", func() { writeFile(b, f, int64(n*size), size) })
+		removeFile(b, f)
+		timeLog(b, times, n, content)
 		dir := b.TempDir()
 		s, err := Open(dir, directoryBenchOptions())
 		if err != nil {
@@ -260,6 +296,48 @@ func benchLarge(b *testing.B, n, size int) {
 		b.ReportMetric(median(times[what]).Seconds()*1e6/float64(n), what+"-µs")
 	}
 	times.report(b, "put", "pwrite", "x-pwrite")
+	times.report(b, "put", "log", "x-log")
+}
+
+// timeLog writes n records with content to files as a store does, with one system call each, and nothing else.
+func timeLog(b *testing.B, times turns, n int, content []byte) {
+	path := b.TempDir()
+	d, err := dir.At(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var files []dir.File
+	prefix := make([]byte, record.HeaderSize+benchIDLen)
+	size, capacity := record.Size(benchIDLen, len(content)), defaultSegmentSize
+	create := func() dir.File {
+		f, err := d.Create(fmt.Sprint(len(files)), capacity)
+		if err != nil {
+			b.Fatal(err)
+		}
+		files = append(files, f)
+		return f
+	}
+	if !create().Writes() { // there are no such system calls here
+		n = 0
+	}
+	times.take("log", func() {
+		for at := layout.HeaderSize; n > 0; n-- {
+			if at+size > capacity {
+				create()
+				at = layout.HeaderSize
+			}
+			if err := files[len(files)-1].WriteAt(at, prefix, content); err != nil {
+				b.Fatal(err)
+			}
+			at += size
+		}
+	})
+	for _, f := range files {
+		err = errors.Join(err, f.Close())
+	}
+	if err := errors.Join(err, d.Close(), os.RemoveAll(path)); err != nil {
+		b.Fatal(err)
+	}
 }
 
 // BenchmarkFaultGuard times the fault guard alone, around a copy of 512 B: each call on a directory
