@@ -51,7 +51,7 @@ func suites(p profile, traces string) []suite {
 	all := []suite{
 		figureGet(p, "figure-get", 1_000_000), figureGet(p, "figure-cached", 10_000),
 		figureWrite(p, "figure-mixed", "one write in ten", mixed10),
-		figureWrite(p, "figure-put", "Put", put),
+		figureWrite(p, "figure-put", "Put", put), figureLarge(p),
 		figureMemory(p), figureGC(p),
 		limitSuite(p), contentSuite(p), countSuite(p), goroutineSuite(p), directorySuite(p),
 		memorySuite(p), gcSuite(p), defaultsSuite(p), millionDefaultsSuite(p), sustainedSuite(p), utilisationSuite(p),
@@ -178,6 +178,13 @@ func figureWrite(p profile, name, table string, w workload) suite {
 		s.cells = append(s.cells, calls(table+", "+d.String(), goroutines(g), peers, d, w.by(g)))
 	}
 	return s
+}
+
+func figureLarge(p profile) suite {
+	d := p.sized(1_000_000, 16<<10)
+	peers := []string{"warmtier", "fastcache", "freecache", "floor"}
+	return suite{name: "figure-large", title: "Overwriting: large contents", note: writeNote,
+		cells: []cell{calls("Put, "+d.String(), goroutines(1), peers, d, put.by(1))}}
 }
 
 const writeNote = "Warmtier's compactions run in the goroutine that writes, and its turns are whole " +
