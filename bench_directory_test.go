@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/warmtier/warmtier/internal/dir"
@@ -250,8 +251,8 @@ func removeFile(b *testing.B, f *os.File) {
 // then reads of all of them, in another order, all of it in the page cache and not flushed.
 //
 //	put-µs, pwrite-µs, x-pwrite  of one, medians of the turns
-//	log-µs, x-log                with pwrite where the records lie, which is no multiple of a page, in files of a segment's
-//	                             size that have their space: the least that a log does
+//	log-µs, x-log                with pwrite where the records lie, which is no multiple of a page, in files of a
+//	                             segment's size that have their space: the least that a log does
 //	get-µs                       the first read of each
 func BenchmarkDirectoryLarge(b *testing.B) {
 	for _, size := range []int{1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 64 << 10, 256 << 10} {
@@ -310,7 +311,7 @@ func timeLog(b *testing.B, times turns, n int, content []byte) {
 	prefix := make([]byte, record.HeaderSize+benchIDLen)
 	size, capacity := record.Size(benchIDLen, len(content)), defaultSegmentSize
 	create := func() dir.File {
-		f, err := d.Create(fmt.Sprint(len(files)), capacity)
+		f, err := d.Create(strconv.Itoa(len(files)), capacity)
 		if err != nil {
 			b.Fatal(err)
 		}

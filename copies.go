@@ -45,9 +45,9 @@ func (r *round) copyChunk(ch *chunk, staged *moves) error {
 // syncPart is how many bytes of a target are filled before the system is asked to write them.
 const syncPart = 1 << 20
 
-// beginSync has the system begin to write what lies before to, when the copies from from on have filled another part of
-// a target. Otherwise the disk would be idle during a build, and the build of the next round wait for it. Another worker
-// may not have written all of that part yet: the flush of the target makes up for it.
+// beginSync has the system begin to write what lies before to, when the copies from from on have filled another part
+// of a target. Otherwise the disk would be idle during a build, and the build of the next round wait for it. Another
+// worker may not have written all of that part yet: the flush of the target makes up for it.
 func (seg *segment) beginSync(from, to int) {
 	if end := to - to%syncPart; from < end {
 		seg.file.BeginSync(end-syncPart, end)

@@ -86,8 +86,8 @@ type File interface {
 	// mapping has what was written once it returns, in this order at the latest. After an error any part of it may have
 	// been written, and where it was the space or the device that failed no signal comes. REQUIRES: Writes.
 	WriteAt(offset int, first, then []byte) error
-	// BeginSync has the system begin to write what WriteAt brought below to from from on, and does not wait for it: less is
-	// left to do for the next Sync, which alone makes bytes durable, and reports the errors of this writing too.
+	// BeginSync has the system begin to write what WriteAt brought below to from from on, and does not wait for it: less
+	// is left to do for the next Sync, which alone makes bytes durable, and reports the errors of this writing too.
 	// REQUIRES: Writes.
 	BeginSync(from, to int)
 	// EndWrites says that WriteAt and BeginSync will not be called again: a descriptor less.
