@@ -1,6 +1,8 @@
 package warmtier
 
 import (
+	"fmt"
+
 	"github.com/warmtier/warmtier/internal/cpu"
 	"github.com/warmtier/warmtier/internal/layout"
 	"github.com/warmtier/warmtier/internal/record"
@@ -38,8 +40,7 @@ func (r *round) copyChunk(ch *chunk, staged *moves) error {
 	if err := ch.target.writeAt(ch.offset, copies, nil); err != nil {
 		return err
 	}
-	ch.target.beginSync(ch.offset, ch.offset+ch.size)
-	return nil
+	return ch.target.beginSync(ch.offset, ch.offset+ch.size)
 }
 
 // syncPart is how many bytes of a target are filled before the system is asked to write them.
@@ -48,10 +49,15 @@ const syncPart = 1 << 20
 // beginSync has the system begin to write what lies before to, when the copies from from on have filled another part
 // of a target. Otherwise the disk would be idle during a build, and the build of the next round wait for it. Another
 // worker may not have written all of that part yet: the flush of the target makes up for it.
-func (seg *segment) beginSync(from, to int) {
-	if end := to - to%syncPart; from < end {
-		seg.file.BeginSync(end-syncPart, end)
+func (seg *segment) beginSync(from, to int) error {
+	end := to - to%syncPart
+	if from >= end {
+		return nil
 	}
+	if err := seg.file.BeginSync(end-syncPart, end); err != nil {
+		return fmt.Errorf("warmtier: cannot write %s: %w", seg.name(), noSpace(err))
+	}
+	return nil
 }
 
 // placeOfCopies returns where the records of ch are copied to: their place in the target, or memory of ch that is

@@ -121,6 +121,18 @@ func TestWritten_SyncOfTargetsIsBegun(t *testing.T) {
 	}
 	deleteWhere(t, s, 0, n, odd)
 	require.Zero(t, d.Begun.Load())
+	d.Fault = func(kind shadow.Kind, _ string) error {
+		if kind == shadow.CallBeginSync {
+			return syscall.EIO
+		}
+		return nil
+	}
+	_, err = s.Compact(context.Background())
+	require.ErrorIs(t, err, syscall.EIO) // the next flush need not say it
+	d.Fault = nil
+	require.Equal(t, n/2, s.Len())
+	requireIntact(t, s)
+	require.Zero(t, d.Begun.Load())
 	st := mustCompact(t, s)
 	require.Positive(t, st.MemoriesMoved)
 	// All but the ends of targets, each less than a part.

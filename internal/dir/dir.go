@@ -87,9 +87,9 @@ type File interface {
 	// been written, and where it was the space or the device that failed no signal comes. REQUIRES: Writes.
 	WriteAt(offset int, first, then []byte) error
 	// BeginSync has the system begin to write what WriteAt brought below to from from on, and does not wait for it: less
-	// is left to do for the next Sync, which alone makes bytes durable, and reports the errors of this writing too.
-	// REQUIRES: Writes.
-	BeginSync(from, to int)
+	// is left to do for the next Sync, which alone makes bytes durable, and reports the errors of this writing too. Those
+	// that are known at once are returned: the bytes may be lost then. REQUIRES: Writes.
+	BeginSync(from, to int) error
 	// EndWrites says that WriteAt and BeginSync will not be called again: a descriptor less.
 	EndWrites()
 	// Rewrite writes the bytes from from to to over themselves: the next Sync leaves none out.
@@ -134,7 +134,7 @@ func (Empty) Writes() bool { return false }
 func (Empty) WriteAt(int, []byte, []byte) error { return errors.ErrUnsupported }
 
 // BeginSync does nothing.
-func (Empty) BeginSync(int, int) {}
+func (Empty) BeginSync(int, int) error { return nil }
 
 // EndWrites does nothing.
 func (Empty) EndWrites() {}

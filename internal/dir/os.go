@@ -211,7 +211,9 @@ func (m *mappedFile) WriteAt(offset int, first, then []byte) error {
 }
 
 // BeginSync is the method of [File].
-func (m *mappedFile) BeginSync(from, to int) { beginSync(m.out, from, to) }
+func (m *mappedFile) BeginSync(from, to int) error {
+	return m.d.failed("write", m.name, beginSync(m.out, from, to))
+}
 
 // EndWrites is the method of [File].
 func (m *mappedFile) EndWrites() {

@@ -152,8 +152,15 @@ func writeAt(fd, offset int, first, then []byte) (n int, err error) {
 	return max(0, n), err
 }
 
-// beginSync has the kernel begin to write the pages of a range that are dirty. An error of this writing stays with the
-// file until an msync or fsync asks for it: sync_file_range would take it away only if it were told to wait.
-func beginSync(fd, from, to int) {
-	_ = unix.SyncFileRange(fd, int64(from), int64(to-from), unix.SYNC_FILE_RANGE_WRITE)
+// beginSync has the kernel begin to write the pages of a range that are dirty, as it would by itself some time later.
+// An error of the device stays with the file until an msync or fsync asks for it: sync_file_range would take it away
+// only if it were told to wait. What it says itself is of the beginning, and where it is not allowed there is none.
+func beginSync(fd, from, to int) error {
+	err := uninterrupted(func() error {
+		return unix.SyncFileRange(fd, int64(from), int64(to-from), unix.SYNC_FILE_RANGE_WRITE)
+	})
+	if errors.Is(err, unix.EIO) || IsNoSpace(err) {
+		return err
+	}
+	return nil
 }

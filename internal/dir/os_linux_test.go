@@ -72,7 +72,7 @@ func TestFile_WriteAt(t *testing.T) {
 		write(30_000, 100, 10_000)
 	}
 	pwritev = usual
-	f.BeginSync(0, 32<<10)
+	require.NoError(t, f.BeginSync(0, 32<<10))
 	write(3, 100, 20_000) // while the disk has it
 	f.EndWrites()
 	require.False(t, f.Writes())

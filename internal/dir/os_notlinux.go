@@ -40,4 +40,4 @@ func closeDescriptor(int) {}
 
 func writeAt(int, int, []byte, []byte) (n int, err error) { return 0, errors.ErrUnsupported }
 
-func beginSync(int, int, int) {}
+func beginSync(int, int, int) error { return nil }

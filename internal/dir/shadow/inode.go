@@ -249,11 +249,16 @@ func (m *mapping) WriteAt(offset int, first, then []byte) error {
 }
 
 // BeginSync is the method of dir.File. What a disk has written by itself is for the power losses of tests to say.
-func (m *mapping) BeginSync(from, to int) {
+func (m *mapping) BeginSync(from, to int) error {
 	if !m.writes || from < 0 || from >= to || to > len(m.mem) {
 		panic("shadow: nothing is written to this part of a file")
 	}
+	if _, err := m.d.enter(CallBeginSync, m.name); err != nil {
+		return err
+	}
+	defer m.d.Mu.Unlock()
 	m.d.Begun.Add(int64(to - from))
+	return nil
 }
 
 // EndWrites is the method of dir.File.

@@ -30,6 +30,7 @@ const (
 	CallSync      Kind = "sync"
 	CallClose     Kind = "close"
 	CallWrite     Kind = "write"
+	CallBeginSync Kind = "beginSync"
 )
 
 // opens reports whether a call of this kind needs a descriptor.
