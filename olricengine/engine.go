@@ -53,7 +53,8 @@ type node struct {
 
 	clock clock
 
-	marked atomic.Pointer[mark] // by the last Engine.Mark; never nil
+	marked atomic.Pointer[mark]   // by the last Engine.Mark; never nil
+	owners atomic.Pointer[Owners] // of the last Engine.SetOwners; nil before the first
 
 	// mu guards what follows. It may be taken while the lock of a fork is held, and not the other
 	// way round.

@@ -64,7 +64,7 @@ func (e *Engine) offer(
 	)
 	flush := func() {
 		if len(p.places) > 0 {
-			pass(Chunk{partition, p.sealed(), len(p.places), recovered}, &p)
+			pass(Chunk{partition, p.sealed(e.node.owners.Load()), len(p.places), recovered}, &p)
 			p = payload{scratch: p.scratch}
 		}
 	}
@@ -166,10 +166,17 @@ func (n *node) passOver(p place) {
 	n.damaged[p] = struct{}{}
 }
 
-func (n *node) passedOver() []place {
+func (n *node) passedOver() []place { return slices.Collect(maps.Keys(n.damagedPlaces())) }
+
+// damagedPlaces returns the entries that could not be read when they should have gone to another node.
+func (n *node) damagedPlaces() map[place]bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return slices.Collect(maps.Keys(n.damaged))
+	places := make(map[place]bool, len(n.damaged))
+	for p := range n.damaged {
+		places[p] = true
+	}
+	return places
 }
 
 // mark is one change of owners.
@@ -195,7 +202,9 @@ func (e *Engine) OfferLate(partitions uint64, send func(Chunk) error) error {
 		var p payload
 		err := p.add(l.fork, l.hkey)
 		if err == nil && len(p.places) > 0 {
-			err = send(Chunk{Partition: l.hkey % partitions, Payload: p.sealed(), Entries: 1})
+			err = send(Chunk{
+				Partition: l.hkey % partitions, Payload: p.sealed(e.node.owners.Load()), Entries: 1,
+			})
 		}
 		if err == nil {
 			delete(late, l)

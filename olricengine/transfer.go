@@ -11,10 +11,13 @@ import (
 	"github.com/warmtier/warmtier"
 )
 
-// A payload carries entries to another node: the format, the entries, each as hash key, length and
-// what Entry.Encode returned, and a CRC-32C of all that. Numbers are big-endian.
+// A payload carries entries of one partition to another node: the format, what stands for the owners that the sender
+// sees (see Owners), the entries, each as hash key, length and what Entry.Encode returned, and a CRC-32C of all that.
+// Numbers are big-endian.
 const (
-	payloadFormat = 1
+	payloadFormat = 2
+
+	payloadHead = 9 // bytes before the entries
 
 	// payloadSize is what a payload is filled to. Olric moves one per partition and round of its
 	// balancer, with the fragment locked, so it must be neither small nor slow to send. An entry
@@ -57,7 +60,7 @@ func (p *payload) add(e *Engine, hkey uint64) error {
 		return err
 	}
 	if len(p.buf) == 0 {
-		p.buf = append(p.buf, payloadFormat)
+		p.buf = binary.BigEndian.AppendUint64(append(p.buf, payloadFormat), 0) // set by sealed
 	}
 	p.scratch = en.appendTo(p.scratch[:0])
 	p.buf = binary.BigEndian.AppendUint64(p.buf, hkey)
@@ -69,8 +72,9 @@ func (p *payload) add(e *Engine, hkey uint64) error {
 
 func (p *payload) full() bool { return len(p.buf) >= payloadSize }
 
-// sealed returns the bytes to send. The payload takes no more entries.
-func (p *payload) sealed() []byte {
+// sealed returns the bytes to send, for a node that sees the same owners. The payload takes no more entries.
+func (p *payload) sealed(owners *Owners) []byte {
+	binary.BigEndian.PutUint64(p.buf[1:], owners.number(p.places[0]))
 	return binary.BigEndian.AppendUint32(p.buf, crc32.Checksum(p.buf, castagnoli))
 }
 
@@ -113,27 +117,40 @@ func (p *payload) unchangedLocked(e *Engine, i int) (bool, error) {
 // sender then keeps what it sent. When it returns nil, everything that this node has is durable, as
 // after Store.Sync: the sender drops its copy, which may have been durable for long, and nothing
 // would order the loss of the one behind the other. That holds for what f finds stored already, too.
-// Errors: also [ErrFormat], for a payload of another engine, of a newer version, or damaged; those of
-// Store.Sync.
+// Errors: also [ErrFormat], for a payload of another engine, of another version, or damaged;
+// [ErrOtherOwners]; those of Store.Sync.
 func (e *Engine) Import(data []byte, f func(hkey uint64, entry storage.Entry) error) error {
-	if err := importEach(data, f); err != nil {
+	number, entries, err := opened(data)
+	if err != nil {
+		return err
+	}
+	if err := e.node.agrees(number, entries); err != nil {
+		return err
+	}
+	if err := importEach(entries, f); err != nil {
 		return err
 	}
 	if err := e.node.store.Sync(); err != nil {
 		return e.fail(err)
 	}
-	return nil
+	// Had this node seen other owners before the last entry was stored, it might not offer it to them.
+	return e.node.agrees(number, entries)
 }
 
-func importEach(data []byte, f func(hkey uint64, entry storage.Entry) error) error {
+// opened returns what a payload carries: what stands for the owners that the sender sees, and the entries.
+func opened(data []byte) (number uint64, entries []byte, err error) {
 	end := len(data) - crc32.Size
-	if end < 1 || data[0] != payloadFormat {
-		return fmt.Errorf("%w: a payload of %d bytes is not of format %d", ErrFormat, len(data), payloadFormat)
+	if end < payloadHead || data[0] != payloadFormat {
+		return 0, nil, fmt.Errorf("%w: a payload of %d bytes is not of format %d", ErrFormat, len(data), payloadFormat)
 	}
 	if crc32.Checksum(data[:end], castagnoli) != binary.BigEndian.Uint32(data[end:]) {
-		return fmt.Errorf("%w: a payload of %d bytes is damaged", ErrFormat, len(data))
+		return 0, nil, fmt.Errorf("%w: a payload of %d bytes is damaged", ErrFormat, len(data))
 	}
-	for rest := data[1:end]; len(rest) > 0; {
+	return binary.BigEndian.Uint64(data[1:]), data[payloadHead:end], nil
+}
+
+func importEach(rest []byte, f func(hkey uint64, entry storage.Entry) error) error {
+	for len(rest) > 0 {
 		if len(rest) < 12 || uint64(len(rest)-12) < uint64(binary.BigEndian.Uint32(rest[8:])) {
 			return fmt.Errorf("%w: a payload ends within an entry", ErrFormat)
 		}
@@ -155,11 +172,24 @@ func (e *Engine) TransferIterator() storage.TransferIterator { return &transfer{
 
 type transfer struct {
 	fork *Engine
-	sent []*payload // those exported, by index
+	sent []export // by index
+}
+
+// export is a payload that was exported, and the owners that the node saw then.
+type export struct {
+	*payload
+	owners *Owners
 }
 
 // Next reports whether there is anything to export.
-func (t *transfer) Next() bool { return t.fork.movable() > 0 }
+func (t *transfer) Next() bool {
+	leaves := t.fork.leaving(t.fork.node.owners.Load())
+	damaged := t.fork.node.damagedPlaces()
+	return !t.fork.walk(0, func(hkey uint64) bool {
+		at := place{t.fork, hkey}
+		return !leaves(hkey) || damaged[at] && at.damage() != nil
+	})
+}
 
 // Export returns entries for Import on another node, with the index by which Drop knows them;
 // io.EOF when there is none. Without a Drop the next call returns the same ones.
@@ -167,9 +197,13 @@ func (t *transfer) Export() ([]byte, int, error) {
 	var (
 		p       payload
 		failure error
+		owners  = t.fork.node.owners.Load()
+		leaves  = t.fork.leaving(owners)
 	)
 	t.fork.walk(0, func(hkey uint64) bool {
-		failure = p.add(t.fork, hkey)
+		if leaves(hkey) {
+			failure = p.add(t.fork, hkey)
+		}
 		return failure == nil && !p.full()
 	})
 	if failure != nil {
@@ -178,16 +212,21 @@ func (t *transfer) Export() ([]byte, int, error) {
 	if len(p.places) == 0 {
 		return nil, 0, io.EOF
 	}
-	data := p.sealed()
+	data := p.sealed(owners)
 	p.buf, p.scratch = nil, nil
-	t.sent = append(t.sent, &p)
+	t.sent = append(t.sent, export{&p, owners})
 	return data, len(t.sent) - 1, nil
 }
 
-// Drop removes what Export returned with the index, but entries that were written since.
+// Drop removes what Export returned with the index, but entries that were written since. It removes nothing when other
+// owners are seen since: Export will have it again when they have had it.
 func (t *transfer) Drop(index int) error {
 	if index < 0 || index >= len(t.sent) {
 		return fmt.Errorf("olricengine: nothing was exported with index %d", index)
 	}
-	return t.sent[index].dropFrom(t.fork)
+	sent := t.sent[index]
+	if now := t.fork.node.owners.Load(); !now.agree(sent.owners, now.partition(sent.places[0])) {
+		return nil
+	}
+	return sent.dropFrom(t.fork)
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"github.com/olric-data/olric/hasher"
@@ -61,22 +62,29 @@ func ConnectionsAfter(c *Cluster, name string) (int, error) {
 // AfterChunks makes a node call fn when all owners have taken a chunk, before it forgets it.
 func AfterChunks(opts *Options, fn func()) { opts.given = fn }
 
-// Holders returns the nodes that must have an id, and says of each whether it has.
-func Holders(ctx context.Context, c *Cluster, id string) (map[string]bool, error) {
+// Lacking returns how many of the ids each node lacks that must have them.
+func Lacking(ctx context.Context, c *Cluster, ids iter.Seq[string]) (map[string]int, error) {
 	v, err := c.see(ctx)
 	if err != nil {
 		return nil, err
 	}
-	partition := hasher.NewDefaultHasher().Sum64([]byte(c.opts.Name+id)) % uint64(c.opts.Partitions)
-	holders := make(map[string]bool)
-	for _, o := range v.owners[partition] {
-		command := []any{"dm.getentry", c.opts.Name, id}
-		if o.kind == backup {
-			command = append(command, "RC")
+	lacking := make(map[string]int)
+	for id := range ids {
+		owners := v.owners[hasher.NewDefaultHasher().Sum64([]byte(c.opts.Name+id))%uint64(c.opts.Partitions)]
+		if len(owners) != c.opts.Replicas {
+			return nil, errUnsettled
 		}
-		holders[o.name] = c.wire.to(o.name).Do(ctx, command...).Err() == nil
+		for _, o := range owners {
+			command := []any{"dm.getentry", c.opts.Name, id}
+			if o.kind == backup {
+				command = append(command, "RC")
+			}
+			if c.wire.to(o.name).Do(ctx, command...).Err() != nil {
+				lacking[o.name]++
+			}
+		}
 	}
-	return holders, nil
+	return lacking, nil
 }
 
 // FailStart lets a node find that Olric has ended with err.

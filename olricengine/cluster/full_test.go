@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -101,19 +102,9 @@ func TestOffer_FullReceiver(t *testing.T) {
 	inTrouble(t, full, all[1:]...) // those who have what it becomes the owner of
 	// The others have everything that they should have, before the full node has room.
 	require.Eventually(t, func() bool {
-		missing := 0
-		for id := range l.want {
-			holders, err := cluster.Holders(timeout(t), all[1], id)
-			if err != nil || len(holders) != 2 {
-				return false
-			}
-			for name, has := range holders {
-				if name != full && !has {
-					missing++
-				}
-			}
-		}
-		return missing == 0
+		lacking, err := cluster.Lacking(timeout(t), all[1], maps.Keys(l.want))
+		delete(lacking, full)
+		return err == nil && len(lacking) == 0
 	}, within, 100*time.Millisecond)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()

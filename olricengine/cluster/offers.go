@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -26,6 +28,29 @@ func (had offers) lacks(v *view, partition uint64) bool {
 	return false
 }
 
+// forget forgets who has had a partition and is none of its owners any more: as an owner again it may lack it.
+func (had offers) forget(v *view) {
+	for partition, owners := range had {
+		maps.DeleteFunc(owners, func(o owner, _ bool) bool { return !slices.Contains(v.owners[partition], o) })
+	}
+}
+
+// enter tells the engine whose the partitions are, and which of them all owners have had. From then on it takes only
+// what comes from nodes that see the same owners, and keeps what not all owners have had.
+func (c *Cluster) enter(v *view, had offers) {
+	owners := &olricengine.Owners{
+		Numbers: make([]uint64, len(v.owners)),
+		Keeps:   make([]bool, len(v.owners)),
+		Given:   make([]bool, len(v.owners)),
+	}
+	for partition, all := range v.owners {
+		owners.Numbers[partition] = number(all)
+		owners.Keeps[partition] = slices.ContainsFunc(all, func(o owner) bool { return o.name == c.self })
+		owners.Given[partition] = !had.lacks(v, uint64(partition))
+	}
+	c.engine.SetOwners(owners)
+}
+
 // offeredAll reports whether all owners have had what this node holds.
 func (c *Cluster) offeredAll(v *view) bool {
 	for partition := range v.owners {
@@ -41,9 +66,11 @@ func (c *Cluster) offeredAll(v *view) bool {
 type pass struct {
 	c        *Cluster
 	view     *view
+	looked   time.Time         // when the view was looked at last
+	stale    bool              // there is another one, so this pass need not go on
 	unproven map[delivery]bool // what owners must get again, since writes may not reach them
 	failed   map[delivery]bool // what they did not take
-	gone     map[string]error  // by name: those that did not answer, and are not asked again in this pass
+	gone     map[string]error  // by name: those that did not answer, or see other owners; they are not asked again
 }
 
 // delivery is what an owner must have of a partition.
@@ -53,7 +80,7 @@ type delivery struct {
 }
 
 func (c *Cluster) pass(v *view) *pass {
-	return &pass{c: c, view: v, failed: make(map[delivery]bool), gone: make(map[string]error)}
+	return &pass{c: c, view: v, looked: time.Now(), failed: make(map[delivery]bool), gone: make(map[string]error)}
 }
 
 // offer gives every owner what it has not had.
@@ -61,7 +88,9 @@ func (c *Cluster) offer(ctx context.Context, v *view, unproven map[delivery]bool
 	c.opts.offering()
 	p := c.pass(v)
 	p.unproven = unproven
-	if err := p.offer(ctx, c.offered); err != nil {
+	err := p.offer(ctx, c.offered)
+	c.enter(v, c.offered)
+	if err != nil {
 		return err
 	}
 	if n, err := c.engine.Damaged(); n != 0 {
@@ -80,13 +109,17 @@ func (p *pass) offer(ctx context.Context, had offers) error {
 			if recovered {
 				tooLate = p.c.mayOffer()
 			}
-			return ctx.Err() == nil && (recovered && tooLate == nil || had.lacks(p.view, partition) && !recovered)
+			return ctx.Err() == nil && !p.stale && (recovered && tooLate == nil || had.lacks(p.view, partition) && !recovered)
 		},
 		func(chunk olricengine.Chunk) error {
+			p.look(ctx)
 			return p.give(ctx, chunk, func(o owner) bool { return !had[chunk.Partition][o] })
 		})
 	if ctx.Err() != nil {
 		return cmp.Or(err, context.Cause(ctx))
+	}
+	if p.stale {
+		return fmt.Errorf("%w: there are other owners", errUnsettled)
 	}
 	if errors.Is(err, olricengine.ErrIncomplete) {
 		return err
@@ -100,6 +133,20 @@ func (p *pass) offer(ctx context.Context, had offers) error {
 		had[partition] = now
 	}
 	return cmp.Or(err, tooLate)
+}
+
+// lookInterval is how long a pass goes on before it looks whether there are other owners, who would take nothing of it.
+const lookInterval = time.Second
+
+// look ends the pass when the node sees other owners than it began with.
+func (p *pass) look(ctx context.Context) {
+	if time.Since(p.looked) < lookInterval || p.c.ending.Err() != nil { // a node that leaves sees nobody any more
+		return
+	}
+	p.looked = time.Now()
+	if v, err := p.c.see(ctx); err == nil && v.signature != p.view.signature {
+		p.stale = true
+	}
 }
 
 // NoRoomError is Progress.Trouble, and why Ready waits, when a node that has come back with a directory cannot take
@@ -163,7 +210,7 @@ func (p *pass) give(ctx context.Context, chunk olricengine.Chunk, wants func(own
 		if chunk.Recovered && o.name == p.c.self && errors.Is(err, warmtier.ErrNoSpace) {
 			err = &NoRoomError{p.c.opts.Directory, p.c.engine.Recovered(), len(chunk.Payload), err}
 		}
-		if answer := redis.Error(nil); !errors.As(err, &answer) {
+		if answer := redis.Error(nil); !errors.As(err, &answer) || errors.Is(err, errUnsettled) {
 			p.gone[o.name] = err
 		}
 		p.failed[delivery{chunk.Partition, o}] = true
@@ -191,6 +238,8 @@ func (c *Cluster) handOver(ctx context.Context, others []member) error {
 		// As long as they still list this node, it cannot be reached.
 		v, failed := c.wire.view(ctx, asked.name, c.opts)
 		if failed == nil {
+			had.forget(v)
+			c.enter(v, had)
 			failed = c.pass(v).offer(ctx, had)
 		}
 		c.noteAlways("leaving", failed)

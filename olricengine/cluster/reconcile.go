@@ -66,6 +66,8 @@ func (c *Cluster) follow() (*view, error) {
 	if before := c.view(); before != nil && before.signature == v.signature && c.offeredAll(v) {
 		return v, c.offerLate(v)
 	}
+	c.offered.forget(v)
+	c.enter(v, c.offered)
 	unproven, refused, err := c.probeAll(v)
 	if err != nil {
 		return nil, err

@@ -154,6 +154,13 @@ func (v *view) ownersOf(id string, opts Options) (names []string) {
 	return names
 }
 
+// number stands for the owners of a partition. It is never 0.
+func number(owners []owner) uint64 {
+	hash := fnv.New64a()
+	fmt.Fprintln(hash, owners)
+	return max(hash.Sum64(), 1)
+}
+
 // sign sets the signature.
 func (v *view) sign() {
 	hash := fnv.New64a()

@@ -91,10 +91,14 @@ func (w *wire) move(ctx context.Context, to owner, dmap string, chunk olricengin
 	return nil
 }
 
-// known returns an error of a node so that it is warmtier.ErrNoSpace if it was there: Olric passes on the text.
+// known returns an error of a node so that it is warmtier.ErrNoSpace if it was there, or errUnsettled if the node sees
+// other owners: Olric passes on the text.
 func known(err error) error {
-	if strings.Contains(err.Error(), warmtier.ErrNoSpace.Error()) {
+	switch text := err.Error(); {
+	case strings.Contains(text, warmtier.ErrNoSpace.Error()):
 		return noSpaceError{err}
+	case strings.Contains(text, olricengine.ErrOtherOwners.Error()):
+		return fmt.Errorf("%w: %w", errUnsettled, err)
 	}
 	return err
 }
