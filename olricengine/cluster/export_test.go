@@ -59,6 +59,9 @@ func ConnectionsAfter(c *Cluster, name string) (int, error) {
 	return len(c.wire.clients), err
 }
 
+// BeforeProbes makes a node call fn before it looks whether writes reach another one, which fails with its error.
+func BeforeProbes(opts *Options, fn func(name string) error) { opts.probing = fn }
+
 // AfterChunks makes a node call fn when all owners have taken a chunk, before it forgets it.
 func AfterChunks(opts *Options, fn func()) { opts.given = fn }
 
@@ -98,3 +101,6 @@ func SetClock(opts *Options, now func() time.Time) { opts.now = now }
 
 // IsFull reports whether a probe may have failed since a node has no room.
 var IsFull = isFull
+
+// Like returns an error without figures.
+var Like = like

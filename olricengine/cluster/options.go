@@ -63,10 +63,11 @@ type Options struct {
 	// Logger gets what happens, of Olric too; nil means nothing.
 	Logger *slog.Logger
 
-	expireInterval time.Duration    // for tests; 0 means 10s
-	now            func() time.Time // for tests: whether what was recovered may still be offered
-	offering       func()           // for tests: called before a node offers what it holds
-	given          func()           // for tests: called when all owners have taken a chunk, before this node forgets it
+	expireInterval time.Duration      // for tests; 0 means 10s
+	now            func() time.Time   // for tests: whether what was recovered may still be offered
+	offering       func()             // for tests: called before a node offers what it holds
+	probing        func(string) error // for tests: called before a write that shall reach a node, which fails with its error
+	given          func()             // for tests: called when all owners have taken a chunk, before this node forgets it
 }
 
 const (
@@ -113,6 +114,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.offering == nil {
 		o.offering = func() {}
+	}
+	if o.probing == nil {
+		o.probing = func(string) error { return nil }
 	}
 	if o.given == nil {
 		o.given = func() {}

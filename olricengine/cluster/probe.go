@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"time"
 
@@ -39,7 +40,10 @@ func (c *Cluster) probeAll(v *view) (unproven map[delivery]bool, refused, err er
 				continue
 			}
 			if !full[o.name] {
-				err := c.probe(c.ending, partition, o)
+				err := c.opts.probing(o.name)
+				if err == nil {
+					err = c.probe(c.ending, partition, o)
+				}
 				if err == nil {
 					continue
 				}
@@ -56,9 +60,12 @@ func (c *Cluster) probeAll(v *view) (unproven map[delivery]bool, refused, err er
 }
 
 // isFull reports whether a write may have failed since a node has no room. Of another node's refusal Olric passes on
-// the text, or only that there is no quorum.
+// the text, or only that there is no quorum; and a store waits for a compaction, for longer than Olric waits for an
+// answer, before it refuses.
 func isFull(err error) bool {
-	return errors.Is(known(err), warmtier.ErrNoSpace) || errors.Is(err, olric.ErrWriteQuorum)
+	network := net.Error(nil)
+	return errors.Is(known(err), warmtier.ErrNoSpace) || errors.Is(err, olric.ErrWriteQuorum) ||
+		errors.As(err, &network) && network.Timeout()
 }
 
 // probe writes to the partition, and returns nil when the backup owner has it.

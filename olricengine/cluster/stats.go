@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"errors"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/warmtier/warmtier"
 )
@@ -75,9 +77,19 @@ func (c *Cluster) noteAlways(doing string, err error) {
 	}
 	c.mu.Unlock()
 	switch {
-	case err != nil && (before == nil || before.Error() != err.Error()) && !errors.Is(err, errUnsettled):
+	case err != nil && (before == nil || like(before) != like(err)) && !errors.Is(err, errUnsettled):
 		c.opts.Logger.Warn("cluster: "+doing, "node", c.self, "error", err)
 	case err == nil && before != nil:
 		c.opts.Logger.Info("cluster: "+doing+" goes on", "node", c.self)
 	}
+}
+
+// like returns an error without figures: those of a store without room change all the time, and the log has them once.
+func like(err error) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsDigit(r) {
+			return -1
+		}
+		return r
+	}, err.Error())
 }
