@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,7 @@ type node struct {
 	store *warmtier.Store
 	opts  Options
 	files bool      // the store is in a directory
+	life  uint64    // of this node alone, and never 0
 	began time.Time // last accesses are counted from here
 
 	clock clock
@@ -111,7 +113,7 @@ var _ storage.Engine = (*Engine)(nil)
 // not its contents. Olric does not see it; [Engine.Offer] passes it on. What is left of destroyed forks is removed, now
 // or by [Engine.Expire].
 func New(store *warmtier.Store, opts Options) (*Engine, error) {
-	n := &node{store: store, opts: opts, began: time.Now(), forks: make(map[uint64]*Engine)}
+	n := &node{store: store, opts: opts, began: time.Now(), life: rand.Uint64() | 1, forks: make(map[uint64]*Engine)}
 	n.late, n.damaged = make(map[place]struct{}), make(map[place]struct{})
 	n.marked.Store(&mark{primary: func(uint64) bool { return true }})
 	n.files = store.Stats().Directory != ""

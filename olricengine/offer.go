@@ -20,36 +20,86 @@ type Chunk struct {
 
 // Offer passes every entry that the node holds to send, in chunks of one partition each: those of
 // its forks, and those that it has recovered, which earlier lives of the node left in the store. What wanted is false
-// for is left out. Of what was left by earlier lives it forgets each chunk for which send
-// returned nil; what is in forks stays. An error of send, or of the store when it should forget,
+// for is left out. Of what was left by earlier lives it forgets those chunks for which send
+// returned nil, after a sync of the store, 8 MiB at a time; what is in forks stays. An error of send, or of the store when it should forget,
 // keeps no other chunk from being passed; Offer returns the first. One of the store when it should
 // read ends Offer, and is [ErrIncomplete] too; damaged entries are passed over ([Engine.Damaged]).
 // No lock is held while send runs.
 func (e *Engine) Offer(
 	partitions uint64, wanted func(partition uint64, recovered bool) bool, send func(Chunk) error,
 ) error {
-	var failed error
+	var (
+		failed error
+		t      taken
+		passed bool
+	)
 	// Forks come first: what was left by earlier lives may be merged into them, and has then been passed.
 	for _, fork := range e.node.liveForks() {
-		err := fork.offer(partitions, false, wanted, func(c Chunk, _ *payload) { failed = cmp.Or(failed, send(c)) })
-		if err != nil {
-			return err
-		}
-	}
-	for _, fork := range e.node.leftForks() {
-		err := fork.offer(partitions, true, wanted, func(c Chunk, p *payload) {
-			err := send(c)
-			if err == nil {
-				err = p.dropFrom(fork)
-			}
-			failed = cmp.Or(failed, err)
+		err := fork.offer(partitions, false, wanted, func(c Chunk, _ *payload) {
+			failed, passed = cmp.Or(failed, send(c)), true
 		})
 		if err != nil {
 			return err
 		}
 	}
+	if passed { // what leaves a fork, because the node has it in another one, must be durable there
+		failed = cmp.Or(failed, e.sync())
+	}
+	for _, fork := range e.node.leftForks() {
+		err := fork.offer(partitions, true, wanted, func(c Chunk, p *payload) {
+			err := send(c)
+			if err == nil {
+				t.add(fork, p)
+			}
+			if err != nil || t.bytes >= payloadSize { // after an error too: it may have been for want of room
+				err = cmp.Or(err, t.forget())
+			}
+			failed = cmp.Or(failed, err)
+		})
+		if err != nil {
+			return cmp.Or(t.forget(), err)
+		}
+	}
+	failed = cmp.Or(failed, t.forget())
 	e.node.forgetEmpty()
 	return failed
+}
+
+// taken is what all owners have taken of what was recovered. It is forgotten once a sync has made durable what this node
+// has taken itself: one for many chunks, since a partition may be small.
+type taken struct {
+	payloads []*payload
+	forks    []*Engine // of each
+	bytes    int
+}
+
+func (t *taken) add(fork *Engine, p *payload) {
+	t.bytes += len(p.buf)
+	t.payloads = append(t.payloads, &payload{places: p.places, versions: p.versions, writes: p.writes})
+	t.forks = append(t.forks, fork)
+}
+
+// forget removes it. What cannot be removed is offered again.
+func (t *taken) forget() (failed error) {
+	if len(t.payloads) == 0 {
+		return nil
+	}
+	defer func() { *t = taken{} }()
+	if err := t.forks[0].sync(); err != nil {
+		return err
+	}
+	for i, p := range t.payloads {
+		failed = cmp.Or(failed, p.dropFrom(t.forks[i]))
+	}
+	return failed
+}
+
+// sync makes everything durable that the node has.
+func (e *Engine) sync() error {
+	if err := e.node.store.Sync(); err != nil {
+		return e.fail(err)
+	}
+	return nil
 }
 
 // offer passes the fork's entries on. They are of one partition, unless the number of partitions
@@ -64,7 +114,7 @@ func (e *Engine) offer(
 	)
 	flush := func() {
 		if len(p.places) > 0 {
-			pass(Chunk{partition, p.sealed(e.node.owners.Load()), len(p.places), recovered}, &p)
+			pass(Chunk{partition, p.sealed(e.node.owners.Load(), e.node.life), len(p.places), recovered}, &p)
 			p = payload{scratch: p.scratch}
 		}
 	}
@@ -203,7 +253,7 @@ func (e *Engine) OfferLate(partitions uint64, send func(Chunk) error) error {
 		err := p.add(l.fork, l.hkey)
 		if err == nil && len(p.places) > 0 {
 			err = send(Chunk{
-				Partition: l.hkey % partitions, Payload: p.sealed(e.node.owners.Load()), Entries: 1,
+				Partition: l.hkey % partitions, Payload: p.sealed(e.node.owners.Load(), 0), Entries: 1,
 			})
 		}
 		if err == nil {

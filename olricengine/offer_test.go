@@ -81,6 +81,64 @@ func TestOffer_PassesWhatItMergesOnce(t *testing.T) {
 	require.Equal(t, 1+1, passed, "it is offered to owners who are new")
 }
 
+// What a node recovered has been durable for long, so it is not forgotten before the copies of it are: those of many
+// chunks with one sync. The same holds for a copy in another fork, for which Olric drops the one in the first.
+func TestOffer_ForgetsWhatIsDurable(t *testing.T) {
+	const partitions = 20
+	dir := t.TempDir()
+	opts := &warmtier.Options{SyncInterval: -1} // nothing syncs by itself
+	store, err := warmtier.Open(dir, opts)
+	require.NoError(t, err)
+	engine, err := olricengine.New(store, olricengine.Options{})
+	require.NoError(t, err)
+	for h := range uint64(partitions) {
+		put(t, fork(t, engine), h, "recovered", 1)
+	}
+	require.NoError(t, store.Close())
+
+	store, err = warmtier.Open(dir, opts)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, store.Close()) }()
+	unsynced := func() int64 { return store.Stats().Sync.UnsyncedBytes }
+	taken, removed := false, 0
+	var engineOptions olricengine.Options
+	olricengine.BeforeRemovals(&engineOptions, func() error {
+		if taken {
+			require.Zero(t, unsynced())
+		}
+		taken = false
+		removed++
+		return nil
+	})
+	engine, err = olricengine.New(store, engineOptions)
+	require.NoError(t, err)
+	f := fork(t, engine)
+	take := func(c olricengine.Chunk) error {
+		taken = true
+		return f.Import(c.Payload, f.Put)
+	}
+	syncs := store.Stats().Sync.OK
+	require.NoError(t, engine.Offer(partitions, everywhere, take))
+	require.Equal(t, partitions, removed)
+	require.LessOrEqual(t, store.Stats().Sync.OK-syncs, int64(1))
+	require.Positive(t, unsynced(), "the removals")
+
+	// Others do not know when the sender syncs.
+	elsewhere, err := warmtier.Open(t.TempDir(), opts)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, elsewhere.Close()) }()
+	other, err := olricengine.New(elsewhere, olricengine.Options{})
+	require.NoError(t, err)
+	require.NoError(t, engine.Offer(partitions, everywhere, func(c olricengine.Chunk) error {
+		err := other.Import(c.Payload, other.Put)
+		require.Zero(t, elsewhere.Stats().Sync.UnsyncedBytes)
+		return err
+	}))
+	f = fork(t, engine)
+	require.NoError(t, engine.Offer(partitions, everywhere, take))
+	require.Zero(t, unsynced())
+}
+
 // A write that Olric began when other nodes owned the partition may have gone to those.
 func TestOffer_Late(t *testing.T) {
 	engine := openEngine(t, olricengine.Options{})

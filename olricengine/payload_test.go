@@ -16,7 +16,7 @@ import (
 func TestImport_LengthBeyondPayload(t *testing.T) {
 	engine := openEngine(t, olricengine.Options{})
 	for _, size := range []uint32{1, 1 << 31, math.MaxUint32} {
-		data := binary.BigEndian.AppendUint64([]byte{2}, 0) // of no owners
+		data := append([]byte{2}, make([]byte, 16)...) // of no owners, and no life
 		data = binary.BigEndian.AppendUint64(data, 7)
 		data = binary.BigEndian.AppendUint32(data, size)
 		data = binary.BigEndian.AppendUint32(data, crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)))

@@ -11,13 +11,16 @@ import (
 	"github.com/warmtier/warmtier"
 )
 
-// A payload carries entries of one partition to another node: the format, what stands for the owners that the sender
-// sees (see Owners), the entries, each as hash key, length and what Entry.Encode returned, and a CRC-32C of all that.
-// Numbers are big-endian.
+// A payload carries entries of one partition to another node. Numbers are big-endian.
+//
+//	0  format, 2
+//	1  what stands for the owners that the sender sees: see Owners
+//	9  the life of the sender, if it syncs before it drops anything: see Import; otherwise 0
+//	17 entries, each as hash key, length and what Entry.Encode returned
+//	   CRC-32C of all that
 const (
 	payloadFormat = 2
-
-	payloadHead = 9 // bytes before the entries
+	payloadHead   = 17
 
 	// payloadSize is what a payload is filled to. Olric moves one per partition and round of its
 	// balancer, with the fragment locked, so it must be neither small nor slow to send. An entry
@@ -60,7 +63,8 @@ func (p *payload) add(e *Engine, hkey uint64) error {
 		return err
 	}
 	if len(p.buf) == 0 {
-		p.buf = binary.BigEndian.AppendUint64(append(p.buf, payloadFormat), 0) // set by sealed
+		p.buf = append(p.buf, payloadFormat)
+		p.buf = append(p.buf, make([]byte, payloadHead-1)...) // set by sealed
 	}
 	p.scratch = en.appendTo(p.scratch[:0])
 	p.buf = binary.BigEndian.AppendUint64(p.buf, hkey)
@@ -72,9 +76,11 @@ func (p *payload) add(e *Engine, hkey uint64) error {
 
 func (p *payload) full() bool { return len(p.buf) >= payloadSize }
 
-// sealed returns the bytes to send, for a node that sees the same owners. The payload takes no more entries.
-func (p *payload) sealed(owners *Owners) []byte {
+// sealed returns the bytes to send, for a node that sees the same owners; life is that of a node that syncs before it
+// drops what it sends, or 0. The payload takes no more entries.
+func (p *payload) sealed(owners *Owners, life uint64) []byte {
 	binary.BigEndian.PutUint64(p.buf[1:], owners.number(p.places[0]))
+	binary.BigEndian.PutUint64(p.buf[9:], life)
 	return binary.BigEndian.AppendUint32(p.buf, crc32.Checksum(p.buf, castagnoli))
 }
 
@@ -116,11 +122,12 @@ func (p *payload) unchangedLocked(e *Engine, i int) (bool, error) {
 // Import calls f for every entry of a payload, in order, and returns the first error of f: the
 // sender then keeps what it sent. When it returns nil, everything that this node has is durable, as
 // after Store.Sync: the sender drops its copy, which may have been durable for long, and nothing
-// would order the loss of the one behind the other. That holds for what f finds stored already, too.
+// would order the loss of the one behind the other. That holds for what f finds stored already, too. What this engine
+// sends itself by [Engine.Offer] is durable when Offer drops it, many payloads with one sync.
 // Errors: also [ErrFormat], for a payload of another engine, of another version, or damaged;
 // [ErrOtherOwners]; those of Store.Sync.
 func (e *Engine) Import(data []byte, f func(hkey uint64, entry storage.Entry) error) error {
-	number, entries, err := opened(data)
+	number, life, entries, err := opened(data)
 	if err != nil {
 		return err
 	}
@@ -130,23 +137,25 @@ func (e *Engine) Import(data []byte, f func(hkey uint64, entry storage.Entry) er
 	if err := importEach(entries, f); err != nil {
 		return err
 	}
-	if err := e.node.store.Sync(); err != nil {
-		return e.fail(err)
+	if life != e.node.life {
+		if err := e.sync(); err != nil {
+			return err
+		}
 	}
 	// Had this node seen other owners before the last entry was stored, it might not offer it to them.
 	return e.node.agrees(number, entries)
 }
 
-// opened returns what a payload carries: what stands for the owners that the sender sees, and the entries.
-func opened(data []byte) (number uint64, entries []byte, err error) {
+// opened returns what a payload carries: what stands for the owners that the sender sees, its life, and the entries.
+func opened(data []byte) (number, life uint64, entries []byte, err error) {
 	end := len(data) - crc32.Size
 	if end < payloadHead || data[0] != payloadFormat {
-		return 0, nil, fmt.Errorf("%w: a payload of %d bytes is not of format %d", ErrFormat, len(data), payloadFormat)
+		return 0, 0, nil, fmt.Errorf("%w: a payload of %d bytes is not of format %d", ErrFormat, len(data), payloadFormat)
 	}
 	if crc32.Checksum(data[:end], castagnoli) != binary.BigEndian.Uint32(data[end:]) {
-		return 0, nil, fmt.Errorf("%w: a payload of %d bytes is damaged", ErrFormat, len(data))
+		return 0, 0, nil, fmt.Errorf("%w: a payload of %d bytes is damaged", ErrFormat, len(data))
 	}
-	return binary.BigEndian.Uint64(data[1:]), data[payloadHead:end], nil
+	return binary.BigEndian.Uint64(data[1:]), binary.BigEndian.Uint64(data[9:]), data[payloadHead:end], nil
 }
 
 func importEach(rest []byte, f func(hkey uint64, entry storage.Entry) error) error {
@@ -212,7 +221,7 @@ func (t *transfer) Export() ([]byte, int, error) {
 	if len(p.places) == 0 {
 		return nil, 0, io.EOF
 	}
-	data := p.sealed(owners)
+	data := p.sealed(owners, 0)
 	p.buf, p.scratch = nil, nil
 	t.sent = append(t.sent, export{&p, owners})
 	return data, len(t.sent) - 1, nil

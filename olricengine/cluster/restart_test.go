@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -149,37 +148,14 @@ func TestRestart_AllAtOnce(t *testing.T) {
 	l.hold(t, nodes(t, 3, func(i int, o *cluster.Options) { options(2-i, o) })...)
 }
 
-// What a node recovered has been durable for long. It is not forgotten before the copies of it are, nor does the node
-// say that it was there, and knows what was deleted, before what it has forgotten is durably forgotten.
-func TestRestart_ForgetsWhatIsDurableElsewhere(t *testing.T) {
+// A node does not say that it was there, and knows what was deleted, before what it has forgotten is durably forgotten.
+func TestRestart_SaysWhatIsDurable(t *testing.T) {
 	opts := small()
 	opts.Replicas, opts.Directory = 1, filepath.Join(t.TempDir(), "node")
 	opts.Store.SyncInterval = -1 // nothing syncs by itself
-	node, err := cluster.Open(opts)
-	require.NoError(t, err)
+	node := open(t, opts)
 	ready(t, node)
-	l := newLedger()
-	l.fill(t, node, 100)
-	require.NoError(t, node.Close())
-
-	var (
-		store            *warmtier.Store
-		opened           = make(chan struct{})
-		chunks, unsynced atomic.Int64
-	)
-	cluster.AfterChunks(&opts, func() {
-		<-opened
-		chunks.Add(1)
-		unsynced.Add(store.Stats().Sync.UnsyncedBytes)
-	})
-	node = open(t, opts)
-	store = node.Store()
-	close(opened)
-	ready(t, node)
-	require.Positive(t, chunks.Load())
-	require.Zero(t, unsynced.Load())
-	l.hold(t, node)
-
+	store := node.Store()
 	require.NoError(t, store.Put("of nobody", make([]byte, 10_000)))
 	require.NoError(t, cluster.StayedUntil(node, time.Now()))
 	require.Less(t, store.Stats().Sync.UnsyncedBytes, int64(1000), "that it was there, and no more")
