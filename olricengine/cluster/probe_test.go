@@ -73,7 +73,7 @@ func TestProbe_FullBackup(t *testing.T) {
 	defer cancel()
 	require.ErrorIs(t, all[1].Ready(ctx), context.DeadlineExceeded)
 	before := offered()
-	require.Eventually(t, func() bool { return offered() > before+100 }, within, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return offered() > before+10 }, within, 10*time.Millisecond)
 
 	full.Store(nil)
 	ready(t, all...)
