@@ -64,6 +64,10 @@
 // contents. Writes of others than this package are at their own risk, and those to another map are
 // refused: it would not come back with a directory.
 //
+// The client of Redis' protocol that Olric and this package use, github.com/redis/go-redis/v9, writes to standard error
+// when a node does not answer, unless the program gives it another log with its SetLogger. What matters of that is in
+// Options.Logger.
+//
 // Olric knows ids by a 64-bit hash (XXH64) of map and id, without a secret. Two ids with one hash
 // are one memory to it: the later write stays, and is what both ids have. By chance two ids have
 // one hash in one of 18 * 10^18 cases; whoever chooses ids can make such a pair, so do not let

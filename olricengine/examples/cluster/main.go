@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/warmtier/warmtier"
 	"github.com/warmtier/warmtier/olricengine/cluster"
 	"github.com/warmtier/warmtier/olricengine/internal/nodeapi"
@@ -82,13 +83,21 @@ func serve(ctx context.Context, arguments []string) error {
 	}
 	opts.Partitions = 71
 	opts.Store = warmtier.Options{MaxBytes: 256 << 20}
-	opts.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	// A warning is what is tried again, and here that one node is away. The client of Redis' protocol would print each
+	// try, in every program with nodes, unless told not to.
+	opts.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	redis.SetLogger(silent{})
 	node, err := cluster.Open(opts)
 	if err != nil {
 		return err
 	}
 	return errors.Join(answer(ctx, node), node.Close())
 }
+
+// silent is a log that nothing is written to.
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
 
 // answer serves the calls of the client, and the page of the node's store.
 func answer(ctx context.Context, node *cluster.Cluster) error {

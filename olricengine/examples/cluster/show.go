@@ -88,7 +88,23 @@ type show struct {
 	nodes  []*process
 	kills  int
 	faults nodeapi.Faults
+
+	mu   sync.Mutex
+	said []string // what was printed, for the page
 }
+
+// say prints a line, and shows it on the page.
+func (s *show) say(format string, arguments ...any) {
+	line := fmt.Sprintf(format, arguments...)
+	fmt.Println(line)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.said = append(s.said, time.Now().Format(time.TimeOnly)+" "+line)
+	s.said = s.said[max(0, len(s.said)-maxSaid):]
+}
+
+// maxSaid is how many lines the page has.
+const maxSaid = 30
 
 // up returns the nodes that are not away.
 func (s *show) up() []nodeapi.Client {
@@ -117,10 +133,14 @@ func (s *show) run(ctx context.Context, page string) error {
 		return err
 	}
 	defer closePage()
-	fmt.Printf("three nodes, and a page: %s\n", url)
+	fmt.Printf("three nodes are starting; this page shows them: %s\n", url)
+	if s.kills > 0 {
+		fmt.Printf("the program ends after it has killed a node %d times; with -kills 0, when it is interrupted\n", s.kills)
+	}
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
+	s.say("the nodes are ready; a client writes, overwrites and deletes %d memories", ids)
 	ledger := nodeapi.NewLedger("example", ids)
 	for round := 1; s.kills == 0 || round <= s.kills; round++ {
 		if err := s.round(ctx, ledger); err != nil {
@@ -130,7 +150,7 @@ func (s *show) run(ctx context.Context, page string) error {
 			return err
 		}
 	}
-	fmt.Printf("in all: %d writes acknowledged, %d lost, %d older, %d back\n",
+	s.say("in all: %d writes acknowledged, %d lost, %d older than they must be, %d back though deleted",
 		ledger.Acknowledged, s.faults.Lost, s.faults.Older, s.faults.Back)
 	if s.faults != (nodeapi.Faults{}) {
 		return errors.New("the cluster is not as it must be")
@@ -168,7 +188,7 @@ func (s *show) round(ctx context.Context, ledger *nodeapi.Ledger) error {
 	victim := s.nodes[rand.IntN(len(s.nodes))]
 	pause(ctx, 2*time.Second)
 	victim.kill()
-	fmt.Printf("node %d is killed\n", victim.number)
+	s.say("node %d is killed; the client goes on with the others", victim.number)
 	pause(ctx, 6*time.Second)
 	began := time.Now()
 	err := victim.start(ctx, s.nodes)
@@ -180,7 +200,8 @@ func (s *show) round(ctx context.Context, ledger *nodeapi.Ledger) error {
 	if err := errors.Join(err, failed); err != nil {
 		return err
 	}
-	fmt.Printf("node %d is back, and ready after %v\n", victim.number, time.Since(began).Round(100*time.Millisecond))
+	s.say("node %d is back, and the cluster ready %v after its start: any node may go again", victim.number,
+		time.Since(began).Round(100*time.Millisecond))
 	for _, node := range s.up() {
 		faults, err := ledger.Check(ctx, node)
 		if err != nil {
@@ -190,7 +211,7 @@ func (s *show) round(ctx context.Context, ledger *nodeapi.Ledger) error {
 		s.faults.Older += faults.Older
 		s.faults.Back += faults.Back
 	}
-	fmt.Printf("the client: %d writes acknowledged, %d tries refused; so far %d lost, %d older, %d back\n",
+	s.say("%d writes acknowledged since, %d refused at first; read from each node, in all so far: %d lost, %d older, %d back",
 		ledger.Acknowledged-before, ledger.Failures-refused, s.faults.Lost, s.faults.Older, s.faults.Back)
 	return nil
 }
