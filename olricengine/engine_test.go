@@ -192,6 +192,39 @@ func TestEngine_HandsOutCopies(t *testing.T) {
 	require.Equal(t, "content", value(t, engine, 1))
 }
 
+// An entry that was decoded is encoded as what it was made of, unless it was changed.
+func TestEntry_EncodeAfterChanges(t *testing.T) {
+	engine := openEngine(t, olricengine.Options{})
+	raw := entry(engine, "key 1", "value", 7).Encode()
+	for what, change := range map[string]func(storage.Entry){
+		"nothing":     func(storage.Entry) {},
+		"last access": func(en storage.Entry) { en.SetLastAccess(9) },
+		"key":         func(en storage.Entry) { en.SetKey("key 2") },
+		"value":       func(en storage.Entry) { en.SetValue([]byte("another")) },
+		"ttl":         func(en storage.Entry) { en.SetTTL(9) },
+		"timestamp":   func(en storage.Entry) { en.SetTimestamp(9) },
+	} {
+		decoded := &olricengine.Entry{}
+		decoded.Decode(raw)
+		change(decoded)
+		made := &olricengine.Entry{}
+		made.SetKey(decoded.Key())
+		made.SetValue(decoded.Value())
+		made.SetTTL(decoded.TTL())
+		made.SetTimestamp(decoded.Timestamp())
+		require.Equal(t, made.Encode(), decoded.Encode(), what)
+	}
+	require.NoError(t, engine.PutRaw(1, raw))
+	changed := entry(engine, "key 1", "", 8)
+	changed.SetTTL(1 << 50)
+	require.NoError(t, engine.UpdateTTL(1, changed))
+	got, err := engine.GetRaw(1)
+	require.NoError(t, err)
+	en := &olricengine.Entry{}
+	en.Decode(got)
+	require.Equal(t, [2]int64{1 << 50, 8}, [2]int64{en.TTL(), en.Timestamp()})
+}
+
 func TestEngine_UnknownFormat(t *testing.T) {
 	engine := openEngine(t, olricengine.Options{})
 	put(t, engine, 1, "stays", 1)

@@ -45,6 +45,9 @@ type Entry struct {
 	lastAccess int64
 	// tombstone: nothing is left of the entry but its timestamp, so that no older one comes back.
 	tombstone bool
+	// encoded is what the entry was decoded from, nil when that is not known or the entry has changed. Of each Get two
+	// nodes encode what they have decoded.
+	encoded []byte
 	// node is where Olric begins a write with the entry, nil for an entry from elsewhere.
 	node *node
 	// begun is the last mark of the node when the write began. See Engine.Mark.
@@ -54,19 +57,19 @@ type Entry struct {
 var _ storage.Entry = (*Entry)(nil)
 
 // SetKey sets the key.
-func (en *Entry) SetKey(key string) { en.key = key }
+func (en *Entry) SetKey(key string) { en.key, en.encoded = key, nil }
 
 // Key returns the key.
 func (en *Entry) Key() string { return en.key }
 
 // SetValue sets the value, which must not be changed afterwards.
-func (en *Entry) SetValue(value []byte) { en.value = value }
+func (en *Entry) SetValue(value []byte) { en.value, en.encoded = value, nil }
 
 // Value returns the value, which is the caller's in an entry that [Engine.Get] returned.
 func (en *Entry) Value() []byte { return en.value }
 
 // SetTTL sets when the entry expires, in Unix milliseconds; 0 means never.
-func (en *Entry) SetTTL(ttl int64) { en.ttl = ttl }
+func (en *Entry) SetTTL(ttl int64) { en.ttl, en.encoded = ttl, nil }
 
 // TTL returns when the entry expires, in Unix milliseconds, or 0 for never.
 func (en *Entry) TTL() int64 {
@@ -84,7 +87,7 @@ func (en *Entry) SetTimestamp(timestamp int64) {
 	if en.node != nil {
 		timestamp = en.node.clock.after(timestamp)
 	}
-	en.timestamp = timestamp
+	en.timestamp, en.encoded = timestamp, nil
 }
 
 // Timestamp returns when the entry was written, in Unix nanoseconds.
@@ -96,19 +99,20 @@ func (en *Entry) SetLastAccess(lastAccess int64) { en.lastAccess = lastAccess }
 // LastAccess returns when the entry was last used, in Unix nanoseconds.
 func (en *Entry) LastAccess() int64 { return en.lastAccess }
 
-// Encode returns the entry in the form that [Engine.PutRaw] takes, the caller's.
+// Encode returns the entry in the form that [Engine.PutRaw] takes. The bytes must not be changed: of an entry that was
+// decoded they are what Value is part of.
 func (en *Entry) Encode() []byte {
+	if en.encoded != nil {
+		return en.encoded
+	}
 	return en.appendTo(make([]byte, 0, headerSize+len(en.key)+len(en.value)))
 }
 
 // Decode sets the entry to what Encode returned. Olric leaves no way to report bytes that are
 // something else: the entry is then without key and value, and older than any other.
 func (en *Entry) Decode(encoded []byte) {
-	if decoded, err := decode(encoded); err == nil {
-		*en = *decoded
-	} else {
-		*en = Entry{}
-	}
+	*en = Entry{}
+	_ = en.decode(encoded) // which leaves it as it is then
 }
 
 // appendTo encodes the entry behind buf.
@@ -127,23 +131,32 @@ func (en *Entry) appendTo(buf []byte) []byte {
 
 // decode returns an entry whose value is part of encoded.
 func decode(encoded []byte) (*Entry, error) {
+	en := &Entry{}
+	if err := en.decode(encoded); err != nil {
+		return nil, err
+	}
+	return en, nil
+}
+
+// decode makes an empty entry what encoded says; value is part of it. After an error the entry is still empty.
+func (en *Entry) decode(encoded []byte) error {
 	if len(encoded) < headerSize {
-		return nil, fmt.Errorf("%w: %d bytes", ErrFormat, len(encoded))
+		return fmt.Errorf("%w: %d bytes", ErrFormat, len(encoded))
 	}
 	if encoded[0] != format || encoded[1] > kindTombstone {
-		return nil, fmt.Errorf("%w: format %d, kind %d, this node knows format %d", ErrFormat, encoded[0], encoded[1], format)
+		return fmt.Errorf("%w: format %d, kind %d, this node knows format %d", ErrFormat, encoded[0], encoded[1], format)
 	}
 	behindKey := headerSize + int(binary.BigEndian.Uint16(encoded[2:]))
 	if len(encoded) < behindKey {
-		return nil, fmt.Errorf("%w: %d bytes, of which the key needs %d", ErrFormat, len(encoded), behindKey)
+		return fmt.Errorf("%w: %d bytes, of which the key needs %d", ErrFormat, len(encoded), behindKey)
 	}
-	return &Entry{
-		key:       string(encoded[headerSize:behindKey]),
-		value:     encoded[behindKey:],
-		ttl:       int64(binary.BigEndian.Uint64(encoded[4:])),
-		timestamp: int64(binary.BigEndian.Uint64(encoded[12:])),
-		tombstone: encoded[1] == kindTombstone,
-	}, nil
+	en.encoded = encoded[:len(encoded):len(encoded)]
+	en.key = string(encoded[headerSize:behindKey])
+	en.value = encoded[behindKey:]
+	en.ttl = int64(binary.BigEndian.Uint64(encoded[4:]))
+	en.timestamp = int64(binary.BigEndian.Uint64(encoded[12:]))
+	en.tombstone = encoded[1] == kindTombstone
+	return nil
 }
 
 // expired reports whether the entry's time is over, which for a tombstone is when it need not be

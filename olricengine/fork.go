@@ -298,6 +298,6 @@ func (e *Engine) UpdateTTL(hkey uint64, data storage.Entry) error {
 	if err != nil {
 		return err
 	}
-	en.ttl, en.timestamp = data.TTL(), data.Timestamp()
+	en.ttl, en.timestamp, en.encoded = data.TTL(), data.Timestamp(), nil
 	return e.writeLocked(hkey, en, en.Encode())
 }
