@@ -18,13 +18,12 @@ type Chunk struct {
 	Recovered bool // left by an earlier life of the node
 }
 
-// Offer passes every entry that the node holds to send, in chunks of one partition each: those of
-// its forks, and those that it has recovered, which earlier lives of the node left in the store. What wanted is false
-// for is left out. Of what was left by earlier lives it forgets those chunks for which send
-// returned nil, after a sync of the store, 8 MiB at a time; what is in forks stays. An error of send, or of the store when it should forget,
-// keeps no other chunk from being passed; Offer returns the first. One of the store when it should
-// read ends Offer, and is [ErrIncomplete] too; damaged entries are passed over ([Engine.Damaged]).
-// No lock is held while send runs.
+// Offer passes every entry that the node holds to send, in chunks of one partition each: those of its forks, and those
+// that it has recovered, which earlier lives of the node left in the store. What wanted is false for is left out. Of
+// what was left by earlier lives it forgets those chunks for which send returned nil, after a sync of the store, 8 MiB
+// at a time; what is in forks stays. An error of send, or of the store when it should forget, keeps no other chunk from
+// being passed; Offer returns the first. One of the store when it should read ends Offer, and is [ErrIncomplete] too;
+// damaged entries are passed over ([Engine.Damaged]). No lock is held while send runs.
 func (e *Engine) Offer(
 	partitions uint64, wanted func(partition uint64, recovered bool) bool, send func(Chunk) error,
 ) error {
@@ -65,8 +64,8 @@ func (e *Engine) Offer(
 	return failed
 }
 
-// taken is what all owners have taken of what was recovered. It is forgotten once a sync has made durable what this node
-// has taken itself: one for many chunks, since a partition may be small.
+// taken is what all owners have taken of what was recovered. It is forgotten once a sync has made durable what this
+// node has taken itself: one for many chunks, since a partition may be small.
 type taken struct {
 	payloads []*payload
 	forks    []*Engine // of each

@@ -66,7 +66,7 @@ type Options struct {
 	expireInterval time.Duration      // for tests; 0 means 10s
 	now            func() time.Time   // for tests: whether what was recovered may still be offered
 	offering       func()             // for tests: called before a node offers what it holds
-	probing        func(string) error // for tests: called before a write that shall reach a node, which fails with its error
+	probing        func(string) error // for tests: called before a probe of a node, which fails with its error
 	given          func()             // for tests: called when all owners have taken a chunk, before this node forgets it
 }
 

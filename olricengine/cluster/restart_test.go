@@ -98,12 +98,12 @@ func (l *ledger) hold(t *testing.T, nodes ...*cluster.Cluster) {
 	}
 }
 
-// rollingRestart restarts each of three nodes, with writes in each outage, and more when the node
+// rollingRestart restarts each of some nodes, with writes in each outage, and more when the node
 // is back.
-func rollingRestart(t *testing.T, directory string, end func(*cluster.Cluster) error) {
+func rollingRestart(t *testing.T, many int, directory string, end func(*cluster.Cluster) error) {
 	const n = 300
-	var opts [3]cluster.Options
-	all := nodes(t, 3, func(i int, o *cluster.Options) {
+	opts := make([]cluster.Options, many)
+	all := nodes(t, many, func(i int, o *cluster.Options) {
 		if directory != "" {
 			o.Directory = filepath.Join(directory, strconv.Itoa(i))
 		}
@@ -113,11 +113,13 @@ func rollingRestart(t *testing.T, directory string, end func(*cluster.Cluster) e
 	l.fill(t, all[0], n)
 	for i := range all {
 		require.NoError(t, end(all[i]))
-		other := all[(i+1)%3]
-		l.change(t, other, n, i)
+		l.change(t, all[(i+1)%many], n, i)
 
 		opts[i].Address, opts[i].GossipAddress = all[i].Address(), all[i].GossipAddress()
-		opts[i].Peers = []string{all[(i+1)%3].GossipAddress(), all[(i+2)%3].GossipAddress()}
+		opts[i].Peers = nil
+		for j := 1; j < many; j++ {
+			opts[i].Peers = append(opts[i].Peers, all[(i+j)%many].GossipAddress())
+		}
 		all[i] = open(t, opts[i])
 		ready(t, all[i])
 		l.hold(t, all...)
@@ -128,9 +130,13 @@ func rollingRestart(t *testing.T, directory string, end func(*cluster.Cluster) e
 	l.hold(t, all...)
 }
 
-func TestRestart_InMemory(t *testing.T) { rollingRestart(t, "", (*cluster.Cluster).Close) }
+func TestRestart_InMemory(t *testing.T) { rollingRestart(t, 3, "", (*cluster.Cluster).Close) }
 
-func TestRestart_Directories(t *testing.T) { rollingRestart(t, t.TempDir(), (*cluster.Cluster).Close) }
+func TestRestart_Directories(t *testing.T) {
+	rollingRestart(t, 3, t.TempDir(), (*cluster.Cluster).Close)
+}
+
+func TestRestart_FourNodes(t *testing.T) { rollingRestart(t, 4, t.TempDir(), (*cluster.Cluster).Close) }
 
 // The whole cluster stops, and starts again in another order.
 func TestRestart_AllAtOnce(t *testing.T) {

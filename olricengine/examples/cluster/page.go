@@ -24,7 +24,8 @@ var page = template.Must(template.New("page").Parse(`<!doctype html>
 {{- else if .Stats.Trouble}}tries again: {{.Stats.Trouble}}
 {{- else if .Stats.Recovered}}sends what it has found in its directory: {{.Stats.Recovered}} entries
 {{- else}}sends others what they lack{{end}}
-<td>{{len .Stats.Members}} nodes<td>{{.Stats.Memories}}<td>{{.KiB}} KiB<td><a href="{{.URL}}/store/">its store</a>{{end}}</tr>
+<td>{{len .Stats.Members}} nodes<td>{{.Stats.Memories}}<td>{{.KiB}} KiB
+<td><a href="{{.URL}}/store/">its store</a>{{end}}</tr>
 {{end}}</table>
 <p>Any Redis client can read at each address: <code>DM.GET warmtier "example 7"</code>. Deleted memories are markers.
 <h2>What has happened</h2>
@@ -58,7 +59,9 @@ func (s *show) answer(w http.ResponseWriter, r *http.Request) {
 	for _, n := range s.nodes {
 		client := n.reached()
 		stats, err := client.Stats(ctx)
-		lines = append(lines, line{Number: n.number, Away: err != nil, URL: client.URL, Stats: stats, KiB: stats.MappedBytes >> 10})
+		lines = append(lines, line{
+			Number: n.number, Away: err != nil, URL: client.URL, Stats: stats, KiB: stats.MappedBytes >> 10,
+		})
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	s.mu.Lock()

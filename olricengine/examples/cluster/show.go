@@ -211,7 +211,7 @@ func (s *show) round(ctx context.Context, ledger *nodeapi.Ledger) error {
 		s.faults.Older += faults.Older
 		s.faults.Back += faults.Back
 	}
-	s.say("%d writes acknowledged since, %d refused at first; read from each node, in all so far: %d lost, %d older, %d back",
+	s.say("%d writes acknowledged since, %d refused at first; read from each node, so far: %d lost, %d older, %d back",
 		ledger.Acknowledged-before, ledger.Failures-refused, s.faults.Lost, s.faults.Older, s.faults.Back)
 	return nil
 }
