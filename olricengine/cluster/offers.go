@@ -66,11 +66,11 @@ func (c *Cluster) offeredAll(v *view) bool {
 type pass struct {
 	c        *Cluster
 	view     *view
-	looked   time.Time         // when the view was looked at last
-	stale    bool              // there is another one, so this pass need not go on
-	unproven map[delivery]bool // what owners must get again, since writes may not reach them
-	failed   map[delivery]bool // what they did not take
-	gone     map[string]error  // by name: those that did not answer, or see other owners; they are not asked again
+	looked   time.Time          // when the view was looked at last
+	changed  map[uint64]bool    // partitions that have other owners by now, whom the next pass is for
+	unproven map[delivery]bool  // what owners must get again, since writes may not reach them
+	failed   map[delivery]error // what they did not take
+	gone     map[string]error   // by name: those that did not answer, and are not asked again in this pass
 }
 
 // delivery is what an owner must have of a partition.
@@ -80,7 +80,10 @@ type delivery struct {
 }
 
 func (c *Cluster) pass(v *view) *pass {
-	return &pass{c: c, view: v, looked: time.Now(), failed: make(map[delivery]bool), gone: make(map[string]error)}
+	return &pass{
+		c: c, view: v, looked: time.Now(), changed: make(map[uint64]bool),
+		failed: make(map[delivery]error), gone: make(map[string]error),
+	}
 }
 
 // offer gives every owner what it has not had.
@@ -109,7 +112,7 @@ func (p *pass) offer(ctx context.Context, had offers) error {
 			if recovered {
 				tooLate = p.c.mayOffer()
 			}
-			return ctx.Err() == nil && !p.stale && (recovered && tooLate == nil || had.lacks(p.view, partition) && !recovered)
+			return ctx.Err() == nil && !p.changed[partition] && (recovered && tooLate == nil || had.lacks(p.view, partition) && !recovered)
 		},
 		func(chunk olricengine.Chunk) error {
 			p.look(ctx)
@@ -118,19 +121,22 @@ func (p *pass) offer(ctx context.Context, had offers) error {
 	if ctx.Err() != nil {
 		return cmp.Or(err, context.Cause(ctx))
 	}
-	if p.stale {
-		return fmt.Errorf("%w: there are other owners", errUnsettled)
-	}
 	if errors.Is(err, olricengine.ErrIncomplete) {
 		return err
 	}
 	for partition, owners := range p.view.owners {
+		if p.changed[uint64(partition)] {
+			continue
+		}
 		now := make(map[owner]bool, len(owners))
 		for _, o := range owners {
 			d := delivery{uint64(partition), o}
-			now[o] = had[partition][o] || !p.failed[d] && !p.unproven[d]
+			now[o] = had[partition][o] || p.failed[d] == nil && !p.unproven[d]
 		}
 		had[partition] = now
+	}
+	if len(p.changed) > 0 {
+		err = cmp.Or(err, fmt.Errorf("%w: %d partitions have other owners", errUnsettled, len(p.changed)))
 	}
 	return cmp.Or(err, tooLate)
 }
@@ -138,14 +144,20 @@ func (p *pass) offer(ctx context.Context, had offers) error {
 // lookInterval is how long a pass goes on before it looks whether there are other owners, who would take nothing of it.
 const lookInterval = time.Second
 
-// look ends the pass when the node sees other owners than it began with.
+// look finds out which partitions have other owners than when the pass began. What is sent of them would be refused.
 func (p *pass) look(ctx context.Context) {
 	if time.Since(p.looked) < lookInterval || p.c.ending.Err() != nil { // a node that leaves sees nobody any more
 		return
 	}
 	p.looked = time.Now()
-	if v, err := p.c.see(ctx); err == nil && v.signature != p.view.signature {
-		p.stale = true
+	v, err := p.c.see(ctx)
+	if err != nil || v.signature == p.view.signature {
+		return
+	}
+	for partition, owners := range v.owners {
+		if !slices.Equal(owners, p.view.owners[partition]) {
+			p.changed[uint64(partition)] = true
+		}
 	}
 }
 
@@ -197,7 +209,11 @@ func (p *pass) give(ctx context.Context, chunk olricengine.Chunk, wants func(own
 			continue
 		}
 		sent++
+		d := delivery{chunk.Partition, o}
 		err := p.gone[o.name]
+		if before := p.failed[d]; errors.Is(before, errUnsettled) {
+			err = before // it would refuse the next chunk as well
+		}
 		if err == nil {
 			err = p.c.wire.move(ctx, o, p.c.opts.Name, chunk)
 		}
@@ -210,10 +226,10 @@ func (p *pass) give(ctx context.Context, chunk olricengine.Chunk, wants func(own
 		if chunk.Recovered && o.name == p.c.self && errors.Is(err, warmtier.ErrNoSpace) {
 			err = &NoRoomError{p.c.opts.Directory, p.c.engine.Recovered(), len(chunk.Payload), err}
 		}
-		if answer := redis.Error(nil); !errors.As(err, &answer) || errors.Is(err, errUnsettled) {
+		if answer := redis.Error(nil); !errors.As(err, &answer) {
 			p.gone[o.name] = err
 		}
-		p.failed[delivery{chunk.Partition, o}] = true
+		p.failed[d] = cmp.Or(p.failed[d], err)
 		failed = cmp.Or(failed, err)
 	}
 	if failed == nil && sent > 0 {
