@@ -112,7 +112,8 @@ func (p *pass) offer(ctx context.Context, had offers) error {
 			if recovered {
 				tooLate = p.c.mayOffer()
 			}
-			return ctx.Err() == nil && !p.changed[partition] && (recovered && tooLate == nil || had.lacks(p.view, partition) && !recovered)
+			return ctx.Err() == nil && !p.changed[partition] &&
+				(recovered && tooLate == nil || had.lacks(p.view, partition) && !recovered)
 		},
 		func(chunk olricengine.Chunk) error {
 			p.look(ctx)

@@ -21,7 +21,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/warmtier/warmtier"
 	"github.com/warmtier/warmtier/olricengine/cluster"
 	"github.com/warmtier/warmtier/olricengine/internal/nodeapi"
@@ -86,18 +85,13 @@ func serve(ctx context.Context, arguments []string) error {
 	// A warning is what is tried again, and here that one node is away. The client of Redis' protocol would print each
 	// try, in every program with nodes, unless told not to.
 	opts.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	redis.SetLogger(silent{})
+	nodeapi.SilenceRedis()
 	node, err := cluster.Open(opts)
 	if err != nil {
 		return err
 	}
 	return errors.Join(answer(ctx, node), node.Close())
 }
-
-// silent is a log that nothing is written to.
-type silent struct{}
-
-func (silent) Printf(context.Context, string, ...any) {}
 
 // answer serves the calls of the client, and the page of the node's store.
 func answer(ctx context.Context, node *cluster.Cluster) error {
