@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -136,7 +137,12 @@ func TestRestart_Directories(t *testing.T) {
 	rollingRestart(t, 3, t.TempDir(), (*cluster.Cluster).Close)
 }
 
-func TestRestart_FourNodes(t *testing.T) { rollingRestart(t, 4, t.TempDir(), (*cluster.Cluster).Close) }
+func TestRestart_FourNodes(t *testing.T) {
+	if os.Getenv("WARMTIER_CLUSTER_FOUR") == "" {
+		t.Skip("set WARMTIER_CLUSTER_FOUR to 1: on a busy machine it may wait in vain, see docs/scale-out.md")
+	}
+	rollingRestart(t, 4, t.TempDir(), (*cluster.Cluster).Close)
+}
 
 // The whole cluster stops, and starts again in another order.
 func TestRestart_AllAtOnce(t *testing.T) {
