@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -34,15 +35,26 @@ type powerFault struct {
 	forever bool
 	errno   syscall.Errno
 
+	mu     sync.Mutex // calls of the store's own goroutines fail too
 	passed int
 	hits   []string // since the last operation
 	total  int
+}
+
+// take returns the hits since the last operation.
+func (f *powerFault) take() (hits []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	hits, f.hits = f.hits, nil
+	return hits
 }
 
 func (f *powerFault) fail(kind shadow.Kind, name string) error {
 	if kind != f.kind {
 		return nil
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.passed++
 	if f.passed == f.nth || f.forever && f.passed > f.nth {
 		f.hits = append(f.hits, name)
@@ -54,8 +66,8 @@ func (f *powerFault) fail(kind shadow.Kind, name string) error {
 
 // forgivable reports whether the hits lose nothing: the next Open removes the files, or they only
 // save time, or a spare takes their place.
-func (f *powerFault) forgivable(what string) bool {
-	for _, name := range f.hits {
+func (f *powerFault) forgivable(hits []string, what string) bool {
+	for _, name := range hits {
 		_, isSegment := layout.ParseSegmentFileName(name)
 		switch {
 		case f.kind == shadow.CallClose:
@@ -88,9 +100,9 @@ type powerFaultRun struct {
 // judge decides whether the result of an operation is right.
 func (r *powerFaultRun) judge(what string, err error) error {
 	l, f := r.l, r.f
-	defer func() { f.hits = nil }()
+	hits := f.take()
 	wrong := func(format string, args ...any) error {
-		return fmt.Errorf("%s: %s; hits %q, error %w", what, fmt.Sprintf(format, args...), f.hits, err)
+		return fmt.Errorf("%s: %s; hits %q, error %w", what, fmt.Sprintf(format, args...), hits, err)
 	}
 	if err != nil {
 		r.refusals++
@@ -98,7 +110,7 @@ func (r *powerFaultRun) judge(what string, err error) error {
 	noSpace := errors.Is(err, ErrNoSpace) || errors.Is(err, syscall.ENOSPC)
 	r.failed = what != "open" && (r.failed || l.s != nil && l.s.failedSync() != nil)
 	switch {
-	case err == nil && len(f.hits) > 0 && !f.forgivable(what):
+	case err == nil && len(hits) > 0 && !f.forgivable(hits, what):
 		return wrong("silent")
 	case err == nil:
 	case errors.Is(err, ErrCorrupt):
@@ -110,11 +122,11 @@ func (r *powerFaultRun) judge(what string, err error) error {
 	case r.full:
 	case r.failed && !errors.Is(err, ErrSyncFailed):
 		return wrong("a failed store says something else")
-	case !r.failed && len(f.hits) == 0:
+	case !r.failed && len(hits) == 0:
 		return wrong("error without a cause")
-	case len(f.hits) > 0 && !errors.Is(err, f.errno) && !noSpace:
+	case len(hits) > 0 && !errors.Is(err, f.errno) && !noSpace:
 		return wrong("the cause is not wrapped")
-	case len(f.hits) > 0 && f.errno == syscall.ENOSPC && (f.kind == shadow.CallCreate || f.kind == shadow.CallWriteFile) &&
+	case len(hits) > 0 && f.errno == syscall.ENOSPC && (f.kind == shadow.CallCreate || f.kind == shadow.CallWriteFile) &&
 		!errors.Is(err, ErrNoSpace):
 		return wrong("not called ErrNoSpace")
 	}
@@ -129,7 +141,7 @@ func (r *powerFaultRun) judge(what string, err error) error {
 			return wrong("after a failed flush: %v", err)
 		}
 	}
-	if r.operations++; len(f.hits) == 0 && r.operations%16 != 0 {
+	if r.operations++; len(hits) == 0 && r.operations%16 != 0 {
 		return nil
 	}
 	for i := range powerMemories {
