@@ -277,8 +277,8 @@ func TestSelect_ByPrefix(t *testing.T) {
 		}
 		return list
 	}
-	require.Equal(t, []string{"figure-get", "figure-cached", "figure-mixed", "figure-put", "figure-memory",
-		"figure-gc"}, names("figures"))
+	require.Equal(t, []string{"figure-get", "figure-cached", "figure-mixed", "figure-put", "figure-large",
+		"figure-memory", "figure-gc"}, names("figures"))
 	require.Equal(t, []string{"gc"}, names("gc"))
 	require.NotContains(t, names(), "sustained")
 	chosen, err := selectSuites(all, []string{"gc"})

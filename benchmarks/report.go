@@ -17,8 +17,8 @@ const (
 )
 
 // order is the order of sections in the document.
-var order = []string{"figure-get", "figure-cached", "figure-mixed", "figure-put", "figure-memory",
-	"figure-gc", "limits", "contents",
+var order = []string{"figure-get", "figure-cached", "figure-mixed", "figure-put", "figure-large",
+	"figure-memory", "figure-gc", "limits", "contents",
 	"counts", "goroutines", "production", "trace", "hits", "directories", ycsbSection, "memory", "gc",
 	"defaults", "million-defaults", "sustained", "utilisation"}
 
