@@ -218,16 +218,21 @@ func (c *conn) getex(args [][]byte) {
 	var l life
 	var wrong error // matters only where there is something
 	id, options := string(args[1]), args[2:]
-	switch {
-	case len(options) == 0:
+	if len(options) == 0 {
 		c.read(id)
 		return
-	case len(options) == 1 && string(c.lower(options[0])) == "persist":
-	case len(options) == 2 && timeUnits[string(c.lower(options[0]))].ms != 0:
-		l, wrong = parseLife(timeUnits[string(c.lower(options[0]))], options[1], "getex")
-	default:
-		c.fail(errSyntax)
-		return
+	}
+	for first := string(c.lower(options[0])); len(options) > 0; { // the last one counts, of several of one kind
+		unit, timed := timeUnits[first]
+		if string(c.lower(options[0])) != first || !timed && first != "persist" || timed && len(options) == 1 {
+			c.fail(errSyntax)
+			return
+		}
+		options = options[1:]
+		if timed {
+			l, wrong = parseLife(unit, options[0], "getex")
+			options = options[1:]
+		}
 	}
 	var before held
 	room := func(_ string, length int) error { return c.replyRoom(length) }
