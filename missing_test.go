@@ -151,3 +151,38 @@ func TestMissing_FailedPutDrawsNoNumber(t *testing.T) {
 	require.Equal(t, drawn, s.sequence.Load())
 	_ = s.Close()
 }
+
+// A recovery that is cut off leaves what says that a record was begun, until a manifest has its number. What would break:
+//
+//	a Put                       another Put         first recovery             second recovery
+//	draws 4
+//	                            stores number 5
+//	killed: a digest, no record
+//	                                                cuts the tail, clears
+//	                                                the digest
+//	                                                killed: no manifest yet
+//	                                                                           4 is in no file: damage
+func TestMissing_RecoveryCutOff(t *testing.T) {
+	d := newShadow()
+	s := oneLaneStore(t, d)
+	fill(t, s, 0, 4, 100)
+	require.NoError(t, s.Put("large", make([]byte, 70_000)))
+	seg, offset := locationOf(t, s, idOf(3))
+	killed := d.Kill()
+	closeShadow(t, s, d)
+	clear(killed.Files[seg.name()].Current[offset:][:4])
+	var again []*shadow.FS
+	killed.Before = func(shadow.Site) { again = append(again, killed.Kill()) }
+	s = oneLaneStore(t, killed)
+	killed.Before = nil
+	require.Equal(t, 4, s.Len())
+	closeShadow(t, s, killed)
+	require.Greater(t, len(again), 5)
+	for i, d := range again {
+		s, err := openShadow(d, shadowOptions(), hooks{hash: fixedHash})
+		require.NoError(t, err, "cut off before call %d", i)
+		require.Equal(t, 4, s.Len())
+		require.NoError(t, s.Put(idOf(3), nil))
+		closeShadow(t, s, d)
+	}
+}

@@ -16,7 +16,11 @@ import (
 func (r *recovery) settle() error {
 	s, d := r.s, r.s.disk
 	r.dropEmpty()
-	if err := r.settleSegments(); err != nil {
+	begun, others := r.partBegun()
+	if err := r.each(others, r.settleSegment); err != nil {
+		return err
+	}
+	if err := r.each(begun, r.flushSegment); err != nil {
 		return err
 	}
 	_ = s.hooks.fire(pointRecoverSealed)
@@ -50,6 +54,9 @@ func (r *recovery) settle() error {
 		s.sequence.Add(versionGap) // with the manifest that has it: a kill before must not miss numbers in between
 	}
 	if _, err := d.writeManifest(d.snapshotManifest(nil, nil)); err != nil {
+		return err
+	}
+	if err := r.each(begun, r.settleSegment); err != nil {
 		return err
 	}
 	_ = s.hooks.fire(pointRecoverListed)
@@ -100,14 +107,28 @@ func (r *recovery) offerPartial() {
 	r.s.segments.setPartial(segs)
 }
 
-// settleSegments settles several segments at a time, since each waits for the disk.
-func (r *recovery) settleSegments() error {
+// partBegun parts the segments in which a record was begun, and not finished, from the others. Its digest says so, and
+// that its number is in no file. A recovery that is killed must leave that until a manifest has the number: the next one
+// would miss a record. See TestMissing_RecoveryCutOff.
+func (r *recovery) partBegun() (begun, others []*foundSegment) {
+	for _, f := range r.found {
+		if !f.damaged && !f.state.Sealed && f.unfinished() > 0 {
+			begun = append(begun, f)
+		} else {
+			others = append(others, f)
+		}
+	}
+	return begun, others
+}
+
+// each calls do for several segments at a time, since each waits for the disk.
+func (r *recovery) each(segments []*foundSegment, do func(*foundSegment) error) error {
 	var g errgroup.Group
 	g.SetLimit(cmp.Or(r.s.hooks.settlers, settlers))
-	for _, f := range r.found {
+	for _, f := range segments {
 		g.Go(func() (err error) {
 			defer r.s.catchFault(armFaults(), &err)
-			return r.settleSegment(f)
+			return do(f)
 		})
 	}
 	return g.Wait()
@@ -141,18 +162,27 @@ func (r *recovery) settleSegment(f *foundSegment) error {
 		seg.file.Rewrite(0, layout.HeaderSize)
 		return seg.syncHeader()
 	}
-	for _, d := range f.redigest {
-		seg.putDigest(d.n, d.digest)
-	}
 	seg.clearRemains()
-	seg.file.Rewrite(0, layout.HeaderSize)
-	seg.file.Rewrite(min(int(f.state.Synced), int(e.tail)), int(e.tail))
-	seg.file.Rewrite(layout.DigestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
-	if err := seg.syncFile(len(seg.mem), len(seg.mem)); err != nil {
+	if err := r.flushSegment(f); err != nil {
 		return err
 	}
 	seg.writeState(e, true)
 	return seg.syncHeader()
+}
+
+// flushSegment makes all of a segment durable, and does not seal it. Pages may have been written to no file, or to
+// another one, and not be dirty.
+func (r *recovery) flushSegment(f *foundSegment) error {
+	seg := f.seg
+	e := seg.extent()
+	seg.inFile.flushed(e, true)
+	for _, d := range f.redigest {
+		seg.putDigest(d.n, d.digest)
+	}
+	seg.file.Rewrite(0, layout.HeaderSize)
+	seg.file.Rewrite(min(int(f.state.Synced), int(e.tail)), int(e.tail))
+	seg.file.Rewrite(layout.DigestAt(len(seg.mem), int(e.records)-1), len(seg.mem))
+	return seg.syncFile(len(seg.mem), len(seg.mem))
 }
 
 // clearRemains zeroes what lies between the records of seg and their digests, and reports whether

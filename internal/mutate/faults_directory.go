@@ -358,4 +358,9 @@ var directoryFaults = []fault{
 		old: "\td.s.endWrites()\n", new: "",
 		test: "TestClear_EndsWritesBeforeTheCut",
 	},
+	{
+		name: "recovery forgets what was begun", file: "settle.go",
+		old: "!f.damaged && !f.state.Sealed && f.unfinished() > 0", new: "false",
+		test: "TestMissing_RecoveryCutOff",
+	},
 }
