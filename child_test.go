@@ -24,8 +24,8 @@ import (
 // passed, and when a point is passed that is not listed.
 var allPoints = []point{
 	pointApplyLocked, pointApplyDigests, pointApplyHeaders, pointApplyIndexed,
-	pointPutFound, pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated, pointSegmentMade,
-	pointTableMoved, pointLaneRolled, pointViewPinned,
+	pointPutFound, pointPutBody, pointPutDrawn, pointPutAppended, pointDeleteAppended, pointSegmentCreated,
+	pointSegmentMade, pointTableMoved, pointLaneRolled, pointViewPinned,
 	pointSweepClaimed, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
 	pointCompactDead, pointCompactBuilt, pointTargetsPublished,
 	pointCompactFlip, pointCompactCommitted, pointCompactDrop, pointCompactSwapped, pointSegmentsRemoved, pointUnlink,

@@ -270,8 +270,8 @@ func TestCrash_DuringRecovery(t *testing.T) {
 	seed := seeded(t).Uint64()
 	var kills atomic.Int64
 	t.Run("points", func(t *testing.T) {
-		for _, first := range []point{pointPutBody, pointLaneRolled, pointCompactCommitted, pointManifestRenamed,
-			pointCompactSwapped, pointUnlink, pointCloseFlushed} {
+		for _, first := range []point{pointPutBody, pointPutDrawn, pointLaneRolled, pointCompactCommitted,
+			pointManifestRenamed, pointCompactSwapped, pointUnlink, pointCloseFlushed} {
 			for _, p := range recoveryPoints {
 				t.Run(strings.ReplaceAll(string(first+"/"+p), " ", "_"), func(t *testing.T) {
 					t.Parallel()

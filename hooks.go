@@ -10,6 +10,7 @@ const (
 	pointFindOther        point = "find: slot with the tag of the id met, its record has another id"
 	pointPutFound         point = "put: old record asked for, lane not locked"
 	pointPutBody          point = "put: body written, header not"
+	pointPutDrawn         point = "put: number drawn, header not written"
 	pointPutAppended      point = "put: record written, index not"
 	pointDeleteAppended   point = "delete: tombstone written, index not"
 	pointApplyLocked      point = "apply: one more lane locked"

@@ -163,7 +163,8 @@ func (l *powerLife) dropped(d Drop) {
 // isOften reports whether every record passes p.
 func (l *powerLife) isOften(p point) bool {
 	switch p {
-	case pointPutBody, pointPutAppended, pointCompactRecord, pointCompactFlip, pointDeleteAppended, pointApplyIndexed:
+	case pointPutBody, pointPutDrawn, pointPutAppended, pointCompactRecord, pointCompactFlip, pointDeleteAppended,
+		pointApplyIndexed:
 		return true
 	}
 	return false

@@ -80,7 +80,7 @@ func powerRun(base uint64, c powerConfig) (opened int64, err error) {
 }
 
 // powerPoints are the points that directory stores pass.
-var powerPoints = []point{pointPutBody, pointPutAppended, pointDeleteAppended, pointSegmentCreated,
+var powerPoints = []point{pointPutBody, pointPutDrawn, pointPutAppended, pointDeleteAppended, pointSegmentCreated,
 	pointApplyLocked, pointApplyDigests, pointApplyHeaders, pointApplyIndexed,
 	pointLaneRolled, pointCompactSealed, pointCompactWalked, pointCompactTarget, pointCompactRecord,
 	pointCompactDead, pointCompactBuilt, pointCompactFlip, pointCompactCommitted, pointCompactDrop, pointCompactSwapped,

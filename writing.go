@@ -92,6 +92,7 @@ func (s *Store) finishLocked(w *writing, d *draft) {
 		seg.deadlines.add(&s.clock, d.deadline, d.size)
 	}
 	h.Seq = s.sequence.Add(1)
+	_ = s.hooks.fire(pointPutDrawn)
 	seg.noteSeq(h.Seq)
 	if d.condition.asked {
 		d.condition.found = Version(h.Seq)
