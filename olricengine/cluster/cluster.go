@@ -110,6 +110,7 @@ func newCluster(opts Options, store *warmtier.Store) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	configuration.Client.MaxRetries = maxRetries // nobody is called yet
 	gossip := configuration.MemberlistConfig
 	c := &Cluster{
 		opts:    opts,

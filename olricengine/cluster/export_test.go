@@ -5,6 +5,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/hashicorp/memberlist"
 	"github.com/olric-data/olric/hasher"
 	"github.com/warmtier/warmtier/olricengine"
 )
@@ -101,6 +102,15 @@ func SetClock(opts *Options, now func() time.Time) { opts.now = now }
 
 // IsFull reports whether a probe may have failed since a node has no room.
 var IsFull = isFull
+
+// Gossip returns how a node tells others about members.
+func Gossip(opts Options) (*memberlist.Config, error) {
+	configuration, err := opts.withDefaults().olric(nil)
+	if err != nil {
+		return nil, err
+	}
+	return configuration.MemberlistConfig, nil
+}
 
 // Like returns an error without figures.
 var Like = like

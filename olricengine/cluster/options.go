@@ -87,6 +87,25 @@ const (
 	// some MiB on a busy machine; the connections to a node that is missed are closed sooner.
 	callTimeout = 10 * time.Second
 
+	// poolTimeout is how long a call waits while all connections to a node are in use, at most PoolSize of Olric's. While
+	// tables differ, two nodes may take each other for the primary owner of a partition, and a call for it goes to and
+	// fro (dmap.(*DMap).put and Get pass it on) until it has used up the connections of both. The coordinator needs one
+	// of them to send the table that ends this. So the last call in such a circle gives up, and with it all, long before
+	// those that wait for it do, and nobody repeats his part of it (see maxRetries).
+	poolTimeout = 2 * time.Second
+
+	// maxRetries is go-redis' number for none. Olric makes its default out of it, three, so it is set after olric.New.
+	maxRetries = -1
+
+	// What one node tells another about members is sent to gossipNodes others every gossipInterval, and to gossipNodes in
+	// all, times the digits of how many there are: to everybody at once in a cluster of nine. For loopback memberlist's
+	// own is two in all. A coordinator that hears that the one before has gone sends its table within milliseconds; a
+	// node that has not heard it refuses (routingtable.(*RoutingTable).verifyRoutingTable), and goes on with the table of
+	// before, and writes to the node that has gone, until it is sent another, after tableInterval. And one that never
+	// heard of a node that is there again learned of it after 15 s, or 30 s.
+	gossipNodes    = 8
+	gossipInterval = 25 * time.Millisecond
+
 	// bootstrapTimeout is how long a node that has no table yet keeps a call of another one waiting.
 	// Olric's own 10 s are spent under the lock of a fragment, by writes to a node that was killed
 	// and is there again before it was missed, and by the balancer, which moves one fragment after
@@ -235,6 +254,7 @@ func (o Options) olric(engine *olricengine.Engine) (*config.Config, error) {
 		return nil, err
 	}
 	gossip.BindAddr, gossip.BindPort, gossip.AdvertisePort = gossipHost, gossipPort, gossipPort
+	gossip.GossipNodes, gossip.RetransmitMult, gossip.GossipInterval = gossipNodes, gossipNodes, gossipInterval
 
 	c := config.New(network)
 	c.BindAddr, c.BindPort = host, port
@@ -247,8 +267,8 @@ func (o Options) olric(engine *olricengine.Engine) (*config.Config, error) {
 	c.ReplicationMode = config.SyncReplicationMode
 	c.TriggerBalancerInterval, c.RoutingTablePushInterval = balanceInterval, tableInterval
 	c.LeaveTimeout, c.BootstrapTimeout = leaveTimeout, bootstrapTimeout
-	c.Client.ReadTimeout, c.Client.WriteTimeout, c.Client.PoolTimeout = callTimeout, callTimeout, callTimeout
-	c.LogLevel, c.LogVerbosity = config.LogLevelInfo, 2
+	c.Client.ReadTimeout, c.Client.WriteTimeout, c.Client.PoolTimeout = callTimeout, callTimeout, poolTimeout
+	c.LogLevel, c.LogVerbosity = config.LogLevelWarn, 2 // for Olric, Info is above Warn and Error, and hides them
 	c.Logger = slog.NewLogLogger(o.Logger.Handler(), slog.LevelInfo)
 	c.DMaps.Engine.Implementation = engine
 	c.DMaps.Engine.Name = engine.Name()
