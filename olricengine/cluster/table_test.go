@@ -67,8 +67,8 @@ func sendTable(t *testing.T, client *redis.Client, coordinator uint64, primary, 
 }
 
 // Two nodes that take each other for the owner of a partition pass a call for it to and fro, over all connections that
-// they have to each other. One of those is the coordinator's for the table that ends it. So the call ends in time, since
-// there is no connection left, and not when those who wait for it give up, and repeat it.
+// they have to each other. The coordinator needs one of those for the table that ends it. So the call ends in time,
+// since there is no connection left, and not when those who wait for it give up, and repeat it.
 func TestTable_CallsInACircleEnd(t *testing.T) {
 	all := nodes(t, 2, nil)
 	var (
