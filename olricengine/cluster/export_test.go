@@ -103,6 +103,9 @@ func SetClock(opts *Options, now func() time.Time) { opts.now = now }
 // IsFull reports whether a probe may have failed since a node has no room.
 var IsFull = isFull
 
+// PushInterval is how often the coordinator sends its table.
+var PushInterval = Options.pushInterval
+
 // Gossip returns how a node tells others about members.
 func Gossip(opts Options) (*memberlist.Config, error) {
 	configuration, err := opts.withDefaults().olric(nil)

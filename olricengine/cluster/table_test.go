@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 	"github.com/olric-data/olric/hasher"
@@ -151,6 +152,15 @@ func TestGossip_ReachesEverybodyAtOnce(t *testing.T) {
 		for range others {
 			require.Len(t, queue.GetBroadcasts(0, 100), 1)
 		}
+	}
+}
+
+// A table that was refused is sent again soon, but the coordinator does not ask for lengths all the time.
+func TestPushInterval(t *testing.T) {
+	for partitions, want := range map[int]time.Duration{
+		23: 500 * time.Millisecond, 271: 1084 * time.Millisecond, 20_011: 5 * time.Second,
+	} {
+		require.Equal(t, want, cluster.PushInterval(cluster.Options{Partitions: partitions}))
 	}
 }
 
