@@ -31,9 +31,9 @@ func checkID(id string) error {
 // Put stores a memory, on Options.WriteQuorum nodes before it returns nil. An id has 1 to 255
 // bytes. Put may be called again after an error: the content may then be there, on some nodes or on
 // all, or not. For some seconds after a node was killed, writes whose partition it had a copy of
-// fail. After a Close or Leave few do, if any: nodes may have different tables for some milliseconds, seldom for a second
-// (five, with more than 1,250 partitions), and a write that they pass to and fro fails after 2 s, as any does that waits
-// so long for a connection. The error is redis.ErrPoolTimeout of go-redis then, or has its text.
+// fail. After a Close or Leave few do, if any: nodes may have different tables for some milliseconds, seldom for a
+// second (five, with more than 1,250 partitions), and a write that they pass to and fro fails after 2 s, as any does
+// that waits so long for a connection. The error is redis.ErrPoolTimeout of go-redis then, or has its text.
 //
 // Errors: warmtier.ErrInvalidID; olric.ErrWriteQuorum, olric.ErrClusterQuorum and others of Olric
 // and the network; that of ctx, which is looked at before the write and not within. When this node
