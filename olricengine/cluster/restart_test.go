@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -138,9 +137,6 @@ func TestRestart_Directories(t *testing.T) {
 }
 
 func TestRestart_FourNodes(t *testing.T) {
-	if os.Getenv("WARMTIER_CLUSTER_FOUR") == "" {
-		t.Skip("set WARMTIER_CLUSTER_FOUR to 1: on a busy machine it may wait in vain, see docs/scale-out.md")
-	}
 	rollingRestart(t, 4, t.TempDir(), (*cluster.Cluster).Close)
 }
 
