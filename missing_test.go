@@ -152,7 +152,8 @@ func TestMissing_FailedPutDrawsNoNumber(t *testing.T) {
 	_ = s.Close()
 }
 
-// A recovery that is cut off leaves what says that a record was begun, until a manifest has its number. What would break:
+// A recovery that is cut off leaves what says that a record was begun, until a manifest has its number. What would
+// break:
 //
 //	a Put                       another Put         first recovery             second recovery
 //	draws 4

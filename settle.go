@@ -108,8 +108,8 @@ func (r *recovery) offerPartial() {
 }
 
 // partBegun parts the segments in which a record was begun, and not finished, from the others. Its digest says so, and
-// that its number is in no file. A recovery that is killed must leave that until a manifest has the number: the next one
-// would miss a record. See TestMissing_RecoveryCutOff.
+// that its number is in no file. A recovery that is killed must leave that until a manifest has the number: the next
+// one would miss a record. See TestMissing_RecoveryCutOff.
 func (r *recovery) partBegun() (begun, others []*foundSegment) {
 	for _, f := range r.found {
 		if !f.damaged && !f.state.Sealed && f.unfinished() > 0 {
