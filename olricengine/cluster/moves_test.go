@@ -50,31 +50,17 @@ func (l lines) most() int {
 // until it has offered it.
 func TestOffer_BeforeOlricMoves(t *testing.T) {
 	moves := lines{slog.DiscardHandler, moving, new(sync.Mutex), make(map[string]int)}
-	var (
-		mu   sync.Mutex
-		hold chan struct{}
-	)
+	var offers heldOffers
 	all := nodes(t, 4, func(i int, opts *cluster.Options) {
 		opts.Partitions = 71 // so many that of some both owners are new
 		if i == 0 {
 			opts.Logger = slog.New(moves)
-			cluster.BeforeOffers(opts, func() {
-				mu.Lock()
-				held := hold
-				mu.Unlock()
-				if held != nil {
-					<-held
-				}
-			})
+			cluster.BeforeOffers(opts, offers.wait)
 		}
 	})
 	l := newLedger()
 	l.fill(t, all[1], 800)
-	mu.Lock()
-	hold = make(chan struct{})
-	mu.Unlock()
-	release := sync.OnceFunc(func() { close(hold) })
-	t.Cleanup(release) // runs before the nodes are closed
+	release := offers.hold(t)
 	moves.mu.Lock()
 	clear(moves.seen)
 	moves.mu.Unlock()

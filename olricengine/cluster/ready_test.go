@@ -14,31 +14,44 @@ import (
 	"github.com/warmtier/warmtier/olricengine/cluster"
 )
 
+// heldOffers keeps back what nodes offer.
+type heldOffers struct {
+	mu   sync.Mutex
+	gate chan struct{} // nil: open
+}
+
+// wait is for cluster.BeforeOffers.
+func (h *heldOffers) wait() {
+	h.mu.Lock()
+	gate := h.gate
+	h.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
+}
+
+// hold keeps back what is offered from now on, until release, and no longer than until the nodes are closed.
+func (h *heldOffers) hold(t *testing.T) (release func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	gate := make(chan struct{})
+	h.gate = gate
+	release = sync.OnceFunc(func() { close(gate) })
+	t.Cleanup(release)
+	return release
+}
+
 // A node that has just come has nothing to offer, and is not ready as long as another one has.
 func TestReady_WaitsForTheOthers(t *testing.T) {
-	var (
-		mu   sync.Mutex
-		hold chan struct{}
-	)
+	var offers heldOffers
 	all := nodes(t, 3, func(i int, opts *cluster.Options) {
 		if i == 0 {
-			cluster.BeforeOffers(opts, func() {
-				mu.Lock()
-				held := hold
-				mu.Unlock()
-				if held != nil {
-					<-held
-				}
-			})
+			cluster.BeforeOffers(opts, offers.wait)
 		}
 	})
 	l := newLedger()
 	l.fill(t, all[0], 200)
-	mu.Lock()
-	hold = make(chan struct{})
-	mu.Unlock()
-	release := sync.OnceFunc(func() { close(hold) })
-	t.Cleanup(release) // runs before the nodes are closed
+	release := offers.hold(t)
 
 	require.NoError(t, all[2].Close())
 	all[2] = open(t, small(all[0], all[1]))
