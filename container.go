@@ -51,7 +51,9 @@ func (c *container) clearUnfinished() {
 	if c.seg.file == nil || c.seg.tail.Load() != int64(c.offset) {
 		return
 	}
-	clearStored(c.seg.mem[c.offset:c.end], c.offset)
+	for _, part := range usedPages(c.seg.mem[c.offset:c.end], c.offset) {
+		clear(part)
+	}
 	if c.records > 0 {
 		n, size := int(c.seg.records.Load()), len(c.seg.mem)
 		clear(c.seg.mem[layout.DigestAt(size, n+c.records) : layout.DigestAt(size, n)+layout.DigestSize])

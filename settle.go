@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/warmtier/warmtier/internal/layout"
-	"github.com/warmtier/warmtier/internal/vm"
 )
 
 // settle makes what was found durable, and the directory one of a running store.
@@ -191,11 +190,9 @@ func (r *recovery) flushSegment(f *foundSegment) error {
 // a power loss they may lie in a sealed segment too, where a lane had resumed it and its old header
 // is back.
 func (seg *segment) clearRemains() (found bool) {
-	for rest := seg.rest(); len(rest) > 0; rest = rest[min(vm.PageSize, len(rest)):] {
-		if part := rest[:min(vm.PageSize, len(rest))]; !layout.IsZero(part) {
-			clear(part)
-			found = true
-		}
+	for _, part := range usedPages(seg.rest(), int(seg.tail.Load())) {
+		clear(part)
+		found = true
 	}
 	return found
 }

@@ -3,6 +3,7 @@ package warmtier
 import (
 	"cmp"
 	"fmt"
+	"iter"
 
 	"github.com/warmtier/warmtier/internal/cpu"
 	"github.com/warmtier/warmtier/internal/layout"
@@ -56,17 +57,13 @@ func (w *writing) clearUnfinished() {
 		return
 	}
 	var zeros []byte
-	for at := 0; at < len(w.rec); {
-		n := min(vm.PageSize-(w.offset+at)%vm.PageSize, len(w.rec)-at)
-		if part := w.rec[at : at+n]; !layout.IsZero(part) {
-			if w.prefix != nil && zeros == nil {
-				zeros = make([]byte, vm.PageSize)
-			}
-			if w.prefix == nil || w.seg.file.WriteAt(w.offset+at, zeros[:n], nil) != nil {
-				clear(part)
-			}
+	for at, part := range usedPages(w.rec, w.offset) {
+		if w.prefix != nil && zeros == nil {
+			zeros = make([]byte, vm.PageSize)
 		}
-		at += n
+		if w.prefix == nil || w.seg.file.WriteAt(w.offset+at, zeros[:len(part)], nil) != nil {
+			clear(part)
+		}
 	}
 }
 
@@ -146,13 +143,16 @@ func (w *writing) touchHeader() {
 	w.rec[0], w.rec[record.HeaderSize-1] = 0, 0
 }
 
-// clearStored clears mem, at offset in a segment, as clearUnfinished does where nothing came by a call.
-func clearStored(mem []byte, offset int) {
-	for len(mem) > 0 {
-		n := min(vm.PageSize-offset%vm.PageSize, len(mem))
-		if !layout.IsZero(mem[:n]) {
-			clear(mem[:n])
+// usedPages yields the parts of mem, which lies at offset in a segment, that are not all zero, page by page, each with
+// its place in mem.
+func usedPages(mem []byte, offset int) iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		for at := 0; at < len(mem); {
+			n := min(vm.PageSize-(offset+at)%vm.PageSize, len(mem)-at)
+			if part := mem[at : at+n]; !layout.IsZero(part) && !yield(at, part) {
+				return
+			}
+			at += n
 		}
-		mem, offset = mem[n:], offset+n
 	}
 }
